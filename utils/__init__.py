@@ -1,0 +1,1 @@
+"""Data preparation and reports; each module is one command."""

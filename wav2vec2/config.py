@@ -1,0 +1,257 @@
+"""What a model is (`Architecture`) and what a recipe chooses about its training.
+
+The architecture says what the weights mean: it travels inside the checkpoint, and contradicting it
+is an error.  Everything else here always comes from the recipe, never from a checkpoint.
+Field comments carry unit and source; numbers without a source are those of the paper.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class Hourglass:
+    """Shortened middle layers (arXiv 2110.13711), written `[pre,(middle,factor),post]`."""
+
+    pre: int
+    """Layers at full frame rate before shortening."""
+    middle: int
+    """Layers at the shortened rate."""
+    factor: int
+    """Shortening factor: frames pooled into one."""
+    post: int
+    """Layers at full frame rate after up-sampling."""
+    resampling: Literal["naive", "linear"] = "naive"
+    """`naive` pools by mean and repeats; `linear` learns both maps."""
+
+    def __post_init__(self) -> None:
+        _check(
+            min(self.pre, self.post) >= 0 and self.middle >= 1 and self.factor >= 1,
+            f"--hourglass {self}: layer counts must not be negative, and the middle layers and the "
+            "factor must be at least 1",
+        )
+        _check(
+            self.resampling in ("naive", "linear"),
+            f"--hourglass_resampling {self.resampling}: choose naive or linear",
+        )
+
+    def __str__(self) -> str:
+        return f"[{self.pre},({self.middle},{self.factor}),{self.post}]"
+
+    @property
+    def layers(self) -> int:
+        return self.pre + self.middle + self.post
+
+    @classmethod
+    def parse(cls, text: str, resampling: str = "naive") -> "Hourglass | None":
+        """`[2,(8,4),2]` -> Hourglass(2, 8, 4, 2); an empty text -> None, the plain encoder."""
+        if not text.strip():
+            return None
+        match = re.fullmatch(
+            r"\[(\d+),\((\d+),(\d+)\),(\d+)\]", text.replace(" ", ""), flags=re.ASCII
+        )
+        if not match:
+            raise ValueError(f"--hourglass {text!r}: write it like [2,(8,4),2], or '' for none")
+        return cls(*map(int, match.groups()), resampling=resampling)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shapes and norms of a model.  The defaults are Base; presets state differences."""
+
+    conv_layers: tuple[tuple[int, int, int], ...] = (
+        (512, 10, 5),
+        *((512, 3, 2),) * 4,
+        *((512, 2, 2),) * 2,
+    )
+    """Feature extractor: (channels, kernel, stride) of each convolution."""
+    extractor_norm: Literal["group", "layer"] = "group"
+    """`group`: GroupNorm after the first convolution only; `layer`: LayerNorm after each."""
+    conv_bias: bool = False
+    """Whether the extractor's convolutions have a bias."""
+    normalize_input: bool = False
+    """Whether each utterance is brought to zero mean and unit variance first."""
+    dim: int = 768
+    """Encoder width D."""
+    ffn_dim: int = 3072
+    """Inner width of the feed-forward block."""
+    heads: int = 12
+    """Attention heads."""
+    layers: int = 12
+    """Transformer layers, an hourglass' three parts together."""
+    norm_first: bool = False
+    """Pre-LN with a final LayerNorm, instead of post-LN."""
+    position_kernel: int = 128
+    """Frames under the positional convolution."""
+    position_groups: int = 16
+    """Groups of the positional convolution."""
+    hourglass: Hourglass | None = None
+    """Shortened middle layers, or None for the plain encoder."""
+    final_dim: int = 256
+    """Width of the contrastive space and of a whole codebook vector."""
+    codebook_groups: int = 2
+    """Codebooks G."""
+    codebook_entries: int = 320
+    """Entries V in each codebook."""
+
+    def __post_init__(self) -> None:
+        _check(self.dim % self.heads == 0, f"dim {self.dim} is not divisible by {self.heads} heads")
+        _check(
+            self.dim % self.position_groups == 0,
+            f"dim {self.dim} is not divisible by position_groups {self.position_groups}",
+        )
+        _check(
+            self.final_dim % self.codebook_groups == 0,
+            f"final_dim {self.final_dim} is not divisible by {self.codebook_groups} codebooks",
+        )
+        _check(
+            self.extractor_norm in ("group", "layer"),
+            f"extractor_norm {self.extractor_norm!r}: choose group or layer",
+        )
+        if self.hourglass is not None:
+            _check(
+                self.hourglass.layers == self.layers,
+                f"--hourglass {self.hourglass} has {self.hourglass.layers} layers, the model has "
+                f"{self.layers}; change it so that pre + middle + post is {self.layers}",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for a checkpoint or a log."""
+        return {**asdict(self), "conv_layers": [list(layer) for layer in self.conv_layers]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Architecture":
+        """The inverse of `to_dict`; ValueError names a field this version does not know."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        _check(not unknown, f"architecture has fields unknown to this version: {unknown}")
+        values = dict(values)
+        if "conv_layers" in values:
+            values["conv_layers"] = tuple(tuple(layer) for layer in values["conv_layers"])
+        if values.get("hourglass") is not None:
+            values["hourglass"] = Hourglass(**values["hourglass"])
+        return cls(**values)
+
+
+BASE = Architecture()
+
+LARGE = Architecture(
+    extractor_norm="layer",
+    conv_bias=True,
+    normalize_input=True,
+    dim=1024,
+    ffn_dim=4096,
+    heads=16,
+    layers=24,
+    norm_first=True,
+    final_dim=768,
+)
+
+# Small enough to learn a vocabulary of command words in minutes on two CPU cores; pre-LN and the
+# `layer` extractor because small models train far faster so (docs/quickstart.md has the figures).
+MINI = Architecture(
+    conv_layers=((64, 10, 5), (96, 3, 2), (96, 3, 2), *((128, 3, 2),) * 2, *((128, 2, 2),) * 2),
+    extractor_norm="layer",
+    conv_bias=True,
+    normalize_input=True,
+    dim=144,
+    ffn_dim=576,
+    heads=4,
+    layers=4,
+    norm_first=True,
+    position_kernel=32,
+    final_dim=64,
+    codebook_entries=64,
+)
+
+PRESETS = {"base": BASE, "large": LARGE, "mini": MINI}
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """Dropouts, LayerDrop and the extractor's gradient.  The defaults are Base pre-training."""
+
+    dropout: float = 0.1
+    """Probability after attention, feed-forward and the encoder's input."""
+    dropout_input: float = 0.1
+    """Probability on the projected features that enter the encoder."""
+    dropout_features: float = 0.1
+    """Probability on the features that enter the quantizer."""
+    attention_dropout: float = 0.1
+    """Probability on the attention weights."""
+    activation_dropout: float = 0.0
+    """Probability inside the feed-forward block, after GELU."""
+    final_dropout: float = 0.0
+    """Probability before the output layer of a fine-tuned model."""
+    layerdrop: float = 0.05
+    """Probability that an update skips a transformer layer altogether."""
+    feature_grad_mult: float = 0.1
+    """Factor on the gradient that flows back into the feature extractor; 0 freezes it."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            top = "at least 0" if item.name == "feature_grad_mult" else "within [0, 1)"
+            _check(
+                value >= 0 and (value < 1 or item.name == "feature_grad_mult"),
+                f"--{item.name} {value}: must be {top}",
+            )
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Span masks over time and, for fine-tuning, over channels."""
+
+    mask_prob: float = 0.65
+    """Share of the frames that would be masked if spans never overlapped."""
+    mask_span: int = 10
+    """Frames in one time mask span (mean, for random span lengths)."""
+    mask_distribution: Literal["static", "uniform", "normal", "poisson"] = "static"
+    """Distribution of the span lengths."""
+    mask_other: float = 0.0
+    """Second parameter of that distribution: least length (uniform) or deviation (normal)."""
+    mask_channel_prob: float = 0.0
+    """Share of the encoder-input channels that would be zeroed if spans never overlapped."""
+    mask_channel_span: int = 64
+    """Channels in one channel mask span."""
+
+    def __post_init__(self) -> None:
+        for name in ("mask_prob", "mask_channel_prob"):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"--{name} {value}: must be within [0, 1]")
+        for name in ("mask_span", "mask_channel_span"):
+            value = getattr(self, name)
+            _check(value >= 1, f"--{name} {value}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class ContrastiveObjective:
+    """The pre-training task."""
+
+    distractors: int = 100
+    """Wrong candidates K beside the true one, drawn for each masked frame."""
+    logit_temperature: float = 0.1
+    """Divides the cosine similarities."""
+    loss_weights: tuple[float, float] = (0.1, 10.0)
+    """Weights of the diversity loss and of the features penalty, each times the masked frames."""
+    gumbel_temperature: tuple[float, float, float] = field(default=(2.0, 0.5, 0.999995))
+    """Start, end, and decay per update of the Gumbel-softmax temperature."""
+
+    def __post_init__(self) -> None:
+        _check(self.distractors >= 1, f"--distractors {self.distractors}: must be at least 1")
+        _check(self.logit_temperature > 0, "--logit_temperature: must be positive")
+        start, end, decay = self.gumbel_temperature
+        _check(
+            start >= end > 0 and 0 < decay <= 1,
+            f"--gumbel_temperature {start} {end} {decay}: needs start >= end > 0, 0 < decay <= 1",
+        )
+
+    def temperature(self, update: int) -> float:
+        """Gumbel temperature during update `update`, counted from 1."""
+        start, end, decay = self.gumbel_temperature
+        return max(start * decay ** (update - 1), end)
