@@ -155,9 +155,7 @@ LARGE = Architecture(
 # Small enough to learn a vocabulary of command words in minutes on two CPU cores; pre-LN and the
 # `layer` extractor because small models train far faster so (docs/quickstart.md has the figures).
 MINI = Architecture(
-    conv_layers=((64, 10, 5), (96, 3, 2), (96, 3, 2), *((128, 3, 2),) * 2, *((128, 2, 2),) * 2),
-    extractor_norm="layer",
-    conv_bias=True,
+    conv_layers=((32, 10, 5), (64, 3, 2), (64, 3, 2), (96, 3, 2), (128, 3, 2), *((128, 2, 2),) * 2),
     normalize_input=True,
     dim=144,
     ffn_dim=576,

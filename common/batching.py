@@ -1,0 +1,126 @@
+"""Which utterances form which batch: a pure function of lengths, seed, epoch and geometry.
+
+Words used here: a *sub-batch* is what the loss' constants are defined over; a *group* is
+`concat` neighbouring sub-batches that run through the model as one batch; an *update* consumes
+`ranks x accumulate` groups.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import UserError
+from common.randomness import numpy_generator
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How one update's sub-batches are spread."""
+
+    ranks: int = 1
+    """Processes in all."""
+    concat: int = 1
+    """Sub-batches that run through the model as one batch."""
+    accumulate: int = 1
+    """Groups each process takes one after the other."""
+
+    @property
+    def groups(self) -> int:
+        return self.ranks * self.accumulate
+
+    @property
+    def product(self) -> int:
+        """Sub-batches an update: what a recipe keeps whatever the number of devices."""
+        return self.groups * self.concat
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ranks} processes x {self.concat} concatenated x {self.accumulate} accumulated"
+        )
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """What a loader worker is asked for: one group of one epoch."""
+
+    epoch: int
+    index: int
+    """Position of the group in the epoch's global order."""
+    sub_batches: tuple[tuple[int, ...], ...]
+    """Utterance numbers of each sub-batch."""
+
+    def sub_batch_number(self, position: int) -> int:
+        """Index of a sub-batch in the epoch's global order: the key of all its draws."""
+        return self.index * len(self.sub_batches) + position
+
+
+def token_budget_batches(lengths: Sequence[int], max_tokens: int, seed: int) -> list[list[int]]:
+    """Batches of utterance numbers, longest first, ties in random order.
+
+    A batch is filled while utterances x its longest length <= `max_tokens`; sizes are below 8 or
+    multiples of 8.  Every length must fit `max_tokens` (UserError otherwise).
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    ties = numpy_generator("batching ties", seed).permutation(len(sizes))
+    order = np.lexsort((ties, -sizes))
+    batches = []
+    start = 0
+    while start < len(order):
+        longest = int(sizes[order[start]])
+        count = min(max_tokens // longest, len(order) - start)
+        if count == 0:
+            raise UserError(
+                f"--max_tokens {max_tokens}: too small for an utterance of {longest} samples; "
+                "raise it, or lower --max_sample_size"
+            )
+        if count >= 8:
+            count -= count % 8
+        batches.append(order[start : start + count].tolist())
+        start += count
+    return batches
+
+
+class BatchPlan:
+    """Every epoch's groups, and who takes them when."""
+
+    def __init__(
+        self, lengths: Sequence[int], *, max_tokens: int, seed: int, geometry: Geometry, flags: str
+    ):
+        """`lengths`: samples of each utterance as batched.  `flags` names the way out if the set
+        is too small for one update."""
+        self.geometry = geometry
+        self.seed = seed
+        batches = token_budget_batches(lengths, max_tokens, seed)
+        n = geometry.concat
+        self.groups = [tuple(map(tuple, batches[i : i + n])) for i in range(0, len(batches), n)]
+        if len(self.groups[-1]) < n:
+            self.groups.pop()
+        self.batches = len(batches)
+        self.updates_per_epoch = len(self.groups) // geometry.groups
+        if self.updates_per_epoch == 0:
+            raise UserError(
+                f"{flags}: {len(batches)} batches are too few for one update, which takes "
+                f"{geometry.product} ({geometry}); lower these or --max_tokens, or add audio"
+            )
+
+    @property
+    def dropped_batches(self) -> int:
+        """Batches an epoch leaves out because they do not fill an update."""
+        return self.batches - self.updates_per_epoch * self.geometry.product
+
+    def epoch_order(self, epoch: int) -> list[int]:
+        """Group numbers in the order of `epoch`, cut to whole updates."""
+        order = numpy_generator("epoch order", self.seed, epoch).permutation(len(self.groups))
+        return order[: self.updates_per_epoch * self.geometry.groups].tolist()
+
+    def requests(self, epoch: int, rank: int = 0, start_update: int = 0) -> Iterator[GroupRequest]:
+        """The groups `rank` takes in `epoch` from its update `start_update` (counted from 0) on.
+
+        Within an update, the ranks' first micro-batches come first in the global order, then
+        their second ones.
+        """
+        order = self.epoch_order(epoch)
+        first = start_update * self.geometry.groups + rank
+        for index in range(first, len(order), self.geometry.ranks):
+            yield GroupRequest(epoch, index, self.groups[order[index]])

@@ -1,0 +1,177 @@
+"""Utterances as batches: cropping for pre-training, padding for everything else.
+
+A dataset answers a `GroupRequest` with a whole batch, as a pure function of the request, so that
+losses do not depend on how many loader workers there are.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.audio import SAMPLE_RATE, normalize, read_utterance
+from common.batching import GroupRequest
+from common.errors import UserError
+from common.manifest import Utterance
+from common.randomness import numpy_generator
+
+DrawTask = Callable[[list[int], tuple[int, ...]], Any]
+"""(samples of each row of a sub-batch, key of its draws) -> what the model needs drawn for it."""
+
+
+@dataclass
+class AudioBatch:
+    """Rows of audio with what was drawn for them; rows of one sub-batch are neighbours."""
+
+    ids: list[str]
+    waveforms: Tensor
+    """`[batch, samples]`, float32; zeros after a row's own length."""
+    lengths: Tensor
+    """`[batch]`, int64, samples of each row; stays on the CPU."""
+    key: tuple[int, ...]
+    """Key of the first sub-batch's draws: seeds dropout for the batch."""
+    labels: list[Sequence[int]] = field(default_factory=list)
+    """Unit ids of each row; empty without labels."""
+    draws: list[Any] = field(default_factory=list)
+    """What `DrawTask` returned, one a sub-batch."""
+
+    @property
+    def audio_seconds(self) -> float:
+        return float(self.lengths.sum()) / SAMPLE_RATE
+
+    def to(self, device: torch.device) -> "AudioBatch":
+        """Move the waveforms; lengths and labels stay where the host can read them."""
+        return replace(self, waveforms=self.waveforms.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "AudioBatch":
+        return replace(self, waveforms=self.waveforms.pin_memory())
+
+
+@dataclass
+class LoadFailure:
+    """A user's mistake met inside a loader worker, carried to the main process in one piece."""
+
+    message: str
+
+
+def pad(rows: Sequence[np.ndarray]) -> Tensor:
+    """Waveforms `[samples]` of any lengths -> `[batch, longest]`, zeros after each one's end."""
+    padded = torch.zeros(len(rows), max(map(len, rows)))
+    for target, row in zip(padded, rows):
+        target[: len(row)] = torch.from_numpy(row)
+    return padded
+
+
+class UtteranceDataset(Dataset):
+    """Decoded, normalised, cropped or padded batches.
+
+    `crop=True`: all rows of a group are cropped to its shortest utterance (or `max_samples`),
+    each at its own random offset.  `crop=False`: rows are padded to the longest; one longer than
+    `max_samples` is cut at a random offset.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        seed: int,
+        crop: bool,
+        max_samples: int | None = None,
+        normalize_input: bool = False,
+        labels: Sequence[Sequence[int]] | None = None,
+        draw: DrawTask | None = None,
+    ):
+        """`labels`: unit ids of each utterance, in the order of `utterances`."""
+        self.utterances = utterances
+        self.seed = seed
+        self.crop = crop
+        self.max_samples = max_samples
+        self.normalize_input = normalize_input
+        self.labels = labels
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, request: GroupRequest) -> AudioBatch | LoadFailure:
+        try:
+            return self.load(request)
+        except UserError as error:
+            return LoadFailure(str(error))
+
+    def load(self, request: GroupRequest) -> AudioBatch:
+        """The batch of `request`.  Raises UserError for audio that cannot be used."""
+        numbers = [n for sub_batch in request.sub_batches for n in sub_batch]
+        waveforms = [self._waveform(n) for n in numbers]
+        limit = self.max_samples or max(map(len, waveforms))
+        if self.crop:
+            limit = min(limit, min(map(len, waveforms)))
+
+        rows: list[np.ndarray] = []
+        draws = []
+        for position, sub_batch in enumerate(request.sub_batches):
+            key = self._key(request, position)
+            offsets = numpy_generator("crop", *key)
+            cropped = []
+            for waveform in waveforms[len(rows) : len(rows) + len(sub_batch)]:
+                start = int(offsets.integers(0, max(len(waveform) - limit, 0) + 1))
+                cropped.append(waveform[start : start + limit])
+            rows += cropped
+            if self.draw is not None:
+                draws.append(self.draw([len(row) for row in cropped], key))
+
+        return AudioBatch(
+            ids=[self.utterances[n].id for n in numbers],
+            waveforms=pad(rows),
+            lengths=torch.tensor([len(row) for row in rows]),
+            key=self._key(request, 0),
+            labels=[self.labels[n] for n in numbers] if self.labels else [],
+            draws=draws,
+        )
+
+    def _key(self, request: GroupRequest, position: int) -> tuple[int, ...]:
+        return (self.seed, request.epoch, request.sub_batch_number(position))
+
+    def _waveform(self, number: int) -> np.ndarray:
+        utterance = self.utterances[number]
+        waveform = read_utterance(utterance.path, utterance.samples)
+        return normalize(waveform) if self.normalize_input else waveform
+
+
+class _Requests:
+    """Lets DataLoader draw requests one by one, from a generator that may never end."""
+
+    def __init__(self, requests: Iterable[GroupRequest]):
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[GroupRequest]:
+        return iter(self.requests)
+
+
+def load_batches(
+    dataset: UtteranceDataset,
+    requests: Iterable[GroupRequest],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterator[AudioBatch]:
+    """The batches of `requests`, in order, decoded by `workers` processes (0: by this one).
+
+    Raises UserError here, in the main process, for what went wrong inside a worker.
+    """
+    loader = DataLoader(
+        dataset,
+        sampler=_Requests(requests),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, LoadFailure):
+            raise UserError(batch.message)
+        yield batch

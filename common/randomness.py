@@ -1,0 +1,37 @@
+"""Every key and every generator.
+
+A draw is keyed by what it is for, never by who draws it: no rank, worker or micro-batch number is
+part of a key.  So the same sub-batch sees the same crops, masks and dropout in whichever process,
+and however the update's sub-batches are spread; and nothing random needs saving for a resume.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def key(purpose: str, *parts: int) -> int:
+    """A 63-bit seed for `purpose` and the integers that say which draw it is.
+
+    For example `key("mask", seed, epoch, sub_batch)`, `sub_batch` counting in the epoch's global
+    order, or `key("layerdrop", seed, update)`.
+    """
+    text = ":".join([purpose, *(str(int(part)) for part in parts)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def numpy_generator(purpose: str, *parts: int) -> np.random.Generator:
+    """A NumPy generator for one draw, see `key`."""
+    return np.random.Generator(np.random.PCG64(key(purpose, *parts)))
+
+
+def torch_generator(purpose: str, *parts: int) -> torch.Generator:
+    """A CPU torch generator for one draw, see `key`."""
+    return torch.Generator().manual_seed(key(purpose, *parts))
+
+
+def reseed(purpose: str, *parts: int) -> None:
+    """Reseed torch's default generators (CPU and devices), which dropout draws from."""
+    torch.manual_seed(key(purpose, *parts))

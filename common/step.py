@@ -1,0 +1,79 @@
+"""One update: micro-batches, reduce, normalise, clip, check, apply."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import distributed
+from common.metrics import Sums
+
+
+@dataclass
+class MicroBatchResult:
+    """What a forward pass hands to the step."""
+
+    loss: Tensor
+    """Scalar, summed (not averaged) over the micro-batch' targets."""
+    targets: int
+    """What the gradient is divided by, summed over the whole update: masked frames in
+    pre-training, utterances in fine-tuning."""
+    sums: dict[str, Tensor | float] = field(default_factory=dict)
+    """What is to be reported, as sums."""
+
+
+@dataclass
+class UpdateReport:
+    """What became of an update."""
+
+    grad_norm: float
+    """Norm of the gradient after division by the count of targets, before clipping."""
+    applied: bool
+    """False if the gradient was not finite: weights and moments are then untouched."""
+
+
+def run_update(
+    micro_batches: Iterable[Any],
+    forward: Callable[[Any], MicroBatchResult],
+    optimizer: torch.optim.Optimizer,
+    *,
+    learning_rate: float,
+    clip_norm: float,
+    sums: Sums,
+    device: torch.device,
+) -> UpdateReport:
+    """Train on one update's micro-batches; every process calls this together.
+
+    Gradients are summed over micro-batches and processes and divided once by the summed count of
+    targets.  A parameter that took no part (a layer skipped by LayerDrop) has a zero gradient on
+    every process alike; one that does not require a gradient is left out of the update.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    targets = 0
+    for batch in micro_batches:
+        result = forward(batch)
+        result.loss.backward()
+        targets += result.targets
+        sums.add(result.sums)
+
+    parameters = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in parameters]
+    distributed.sum_gradients(gradients)
+    count = distributed.sum_over_ranks(torch.tensor(float(targets), device=device))
+    torch._foreach_div_(gradients, count)
+
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if clip_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
+    grad_norm = float(norm)  # the one place where the step waits for the device
+    applied = grad_norm < float("inf")  # false for NaN too
+    if applied:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+    return UpdateReport(grad_norm=grad_norm, applied=applied)

@@ -1,0 +1,55 @@
+# Sourced by the training recipes: checks their variables, then starts train.py, under torchrun
+# when there is more than one process.  A recipe's own variables stand in its own file.
+
+: "${NUM_NODES:=1}"            # machines; several need MASTER_ADDR and NODE_RANK on each
+: "${NUM_WORKERS:=4}"          # processes that decode audio beside each training process
+: "${VALIDATE_FREQUENCY:=1}"   # epochs between validations
+: "${LOG_FREQUENCY:=10}"       # updates between log lines
+: "${SAVE_EVERY_UPDATES:=0}"   # updates between checkpoints, besides SAVE_FREQUENCY; 0: none
+: "${EPOCHS_THIS_JOB:=0}"      # stop after so many epochs, to be continued; 0: no limit
+: "${NO_SAVE:=false}"          # write no checkpoints
+: "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
+: "${PYTHON:=python3}"
+
+recipe=$(realpath "$0")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+"$PYTHON" -m utils.check_variables "$recipe"
+
+# launch COMMAND [FLAG ...]: run train.py with what all recipes share; returns its exit code.
+launch() {
+    local command=$1
+    shift
+    local arguments=("$command"
+        --output_dir "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"
+        --train_subset "$TRAIN_SUBSET" --valid_subset "$VALID_SUBSET"
+        --num_workers "$NUM_WORKERS" --validate_frequency "$VALIDATE_FREQUENCY"
+        --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
+        --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
+
+    if [[ $NUM_GPUS == 1 && $NUM_NODES == 1 ]]; then
+        "$PYTHON" train.py "${arguments[@]}"
+        return
+    fi
+    if [[ $CPU == true && -z ${OMP_NUM_THREADS:-} ]]; then
+        # torchrun would give each process a single thread.
+        local share=$(($(nproc) / NUM_GPUS))
+        export OMP_NUM_THREADS=$((share > 0 ? share : 1))
+    fi
+    local rendezvous=(--standalone)
+    if [[ $NUM_NODES != 1 ]]; then
+        : "${MASTER_ADDR:?NUM_NODES is $NUM_NODES: set MASTER_ADDR to the first machine\'s address}"
+        : "${NODE_RANK:?NUM_NODES is $NUM_NODES: set NODE_RANK to this machine\'s number, from 0}"
+        rendezvous=(--nnodes "$NUM_NODES" --node_rank "$NODE_RANK"
+            --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
+    fi
+    local code=0
+    rm -f "$OUTPUT_DIR/last_exit.json"
+    "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
+        train.py "${arguments[@]}" || code=$?
+    if [[ $code != 0 && -f $OUTPUT_DIR/last_exit.json ]]; then
+        # torchrun turns every worker's exit code into 1; the worker wrote its own down.
+        code=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["code"])' \
+            "$OUTPUT_DIR/last_exit.json")
+    fi
+    return "$code"
+}

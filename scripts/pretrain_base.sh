@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Pre-trains wav2vec 2.0 Base with the Hourglass encoder on LibriSpeech's 960 hours.
+# Anything after the script's name goes to train.py unchanged.
+set -euo pipefail
+
+: "${OUTPUT_DIR:=results/pretrain_base}"
+: "${DATASET_DIR:=/datasets/LibriSpeech}"
+: "${TRAIN_SUBSET:=train-full-960}"
+: "${VALID_SUBSET:=dev-other}"
+
+: "${NUM_GPUS:=8}"               # keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ = 64
+: "${NUM_CONCAT_BATCHES:=8}"
+: "${UPDATE_FREQ:=1}"
+: "${MAX_TOKENS:=1400000}"      # audio samples in a sub-batch
+: "${MIN_SAMPLE_SIZE:=32000}"    # samples
+: "${MAX_SAMPLE_SIZE:=250000}"
+
+: "${MODEL:=base}"
+: "${HOURGLASS_CONFIG=[2,(8,4),2]}"
+: "${MASK_PROB:=0.65}"
+: "${LOSS_WEIGHTS:=0.1 10.0}"    # diversity, features penalty
+: "${DROPOUT:=0.1}"
+: "${ENCODER_LAYERDROP:=0.05}"
+: "${FEATURE_GRAD_MULT:=0.1}"
+: "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}"  # start, end, decay per update
+
+: "${MAX_UPDATE:=400000}"
+: "${WARMUP_UPDATES:=32000}"
+: "${LEARNING_RATE:=0.0005}"
+: "${WEIGHT_DECAY:=0.01}"
+: "${CLIP_NORM:=25}"
+: "${SEED:=1}"
+: "${SAVE_FREQUENCY:=1}"         # epochs
+
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+
+read -ra loss_weights <<<"$LOSS_WEIGHTS"
+read -ra gumbel_temperature <<<"$GUMBEL_TEMPERATURE"
+launch pretrain \
+    --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
+    --max_tokens "$MAX_TOKENS" \
+    --min_sample_size "$MIN_SAMPLE_SIZE" --max_sample_size "$MAX_SAMPLE_SIZE" \
+    --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" \
+    --mask_prob "$MASK_PROB" --mask_span 10 \
+    --loss_weights "${loss_weights[@]}" --gumbel_temperature "${gumbel_temperature[@]}" \
+    --dropout "$DROPOUT" --dropout_input "$DROPOUT" --dropout_features "$DROPOUT" \
+    --attention_dropout "$DROPOUT" --activation_dropout 0.0 \
+    --layerdrop "$ENCODER_LAYERDROP" --feature_grad_mult "$FEATURE_GRAD_MULT" \
+    --schedule polynomial --max_update "$MAX_UPDATE" --warmup_updates "$WARMUP_UPDATES" \
+    --learning_rate "$LEARNING_RATE" \
+    --adam_betas 0.9 0.98 --adam_eps 1e-6 \
+    --weight_decay "$WEIGHT_DECAY" --clip_norm "$CLIP_NORM" \
+    --seed "$SEED" --save_frequency "$SAVE_FREQUENCY" "$@"

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs ruff and pytest.
+#   bash scripts/test.sh         lint, unit, parity and small integration tests
+#   bash scripts/test.sh --all   the long tier as well
+# Anything else goes to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+selection=(-m "not long")
+if [[ ${1:-} == --all ]]; then
+    selection=()
+    shift
+fi
+
+prepare_python requirements-test.txt
+# Recordings of people for the tests of the import; without them those tests skip and say so.
+install_debian asterisk-core-sounds-en asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722 \
+    || echo "note: the tests on real recordings will skip" >&2
+
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m pytest -q "${selection[@]}" "$@"

@@ -1,0 +1,257 @@
+"""Contrastive pre-training on audio alone."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from common import distributed, randomness
+from common.batching import BatchPlan
+from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common.distributed import notice
+from common.errors import UserError
+from common.manifest import Utterance, read_manifest
+from common.metrics import Sums
+from common.step import MicroBatchResult
+from common.training import RunOptions
+from tasks.data import (
+    LN2,
+    DataOptions,
+    describe_audio,
+    describe_plan,
+    left_out,
+    validation_requests,
+)
+from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
+from wav2vec2.contrastive import draw_distractors
+from wav2vec2.encoder import draw_kept_layers
+from wav2vec2.feature_extractor import frame_count
+from wav2vec2.interop import native
+from wav2vec2.masking import draw_time_masks
+from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
+from wav2vec2.quantizer import perplexity
+
+MIN_FRAMES = 3
+"""Fewer frames cannot hold two masked ones and an unmasked one."""
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """Cropping"""
+
+    min_sample_size: int = 32_000
+    """Shorter utterances are left out of training, in samples."""
+    max_sample_size: int = 250_000
+    """Longer utterances are cropped at a random offset, in samples."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_sample_size <= self.max_sample_size:
+            raise UserError(
+                f"--min_sample_size {self.min_sample_size} --max_sample_size "
+                f"{self.max_sample_size}: need 0 < min <= max"
+            )
+
+
+@dataclass(frozen=True)
+class DrawContrastiveTask:
+    """Draws a sub-batch' masks and distractors, inside a loader worker."""
+
+    conv_layers: tuple[tuple[int, int, int], ...]
+    masking: Masking
+    distractors: int
+    purpose: str
+
+    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> SubBatch:
+        frames = [int(frame_count(n, self.conv_layers)) for n in lengths]
+        masked = draw_time_masks(
+            frames,
+            probability=self.masking.mask_prob,
+            span=self.masking.mask_span,
+            distribution=self.masking.mask_distribution,
+            other=self.masking.mask_other,
+            generator=randomness.numpy_generator(f"{self.purpose} mask", *key),
+            padded=len(set(frames)) > 1,
+        )
+        distractors = draw_distractors(
+            len(frames),
+            len(masked[0]),
+            self.distractors,
+            randomness.numpy_generator(f"{self.purpose} distractors", *key),
+        )
+        return SubBatch(
+            masked=torch.stack([torch.as_tensor(row) for row in masked]),
+            distractors=torch.as_tensor(distractors),
+            noise_seed=randomness.key(f"{self.purpose} gumbel", *key),
+        )
+
+
+class PretrainingTask:
+    """Contrastive pre-training on the crops of a filelist."""
+
+    selection = "loss"
+
+    def __init__(
+        self,
+        data: DataOptions,
+        crop: CropOptions,
+        architecture: Architecture,
+        regularisation: Regularisation,
+        masking: Masking,
+        objective: ContrastiveObjective,
+        run: RunOptions,
+        device: torch.device,
+    ):
+        self.architecture, self.regularisation = architecture, regularisation
+        self.objective, self.run, self.device = objective, run, device
+        if crop.max_sample_size > data.max_tokens:
+            raise UserError(
+                f"--max_sample_size {crop.max_sample_size} exceeds --max_tokens {data.max_tokens}; "
+                "lower it, or raise --max_tokens"
+            )
+        if frame_count(crop.min_sample_size, architecture.conv_layers) < MIN_FRAMES:
+            raise UserError(
+                f"--min_sample_size {crop.min_sample_size}: gives fewer than "
+                f"{MIN_FRAMES} frames, too few to mask; raise it"
+            )
+        self.max_samples, self.max_tokens = crop.max_sample_size, data.max_tokens
+
+        manifest = read_manifest(data.dataset_dir, data.train_subset)
+        utterances = left_out(
+            manifest,
+            [u.samples >= crop.min_sample_size for u in manifest.utterances],
+            f"are shorter than --min_sample_size {crop.min_sample_size} and are left out",
+        )
+        valid_manifest = read_manifest(data.dataset_dir, data.valid_subset)
+        self.valid_utterances = left_out(
+            valid_manifest,
+            [
+                frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES
+                for u in valid_manifest.utterances
+            ],
+            "are too short to mask and are left out",
+        )
+        lengths = [min(u.samples, crop.max_sample_size) for u in utterances]
+        self.plan = BatchPlan(
+            lengths,
+            max_tokens=data.max_tokens,
+            seed=run.seed,
+            geometry=data.geometry(),
+            flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
+        )
+        notice(describe_plan(self.plan, utterances, lengths, cropping=True))
+
+        def dataset(utterances: Sequence[Utterance], crop: bool, purpose: str) -> UtteranceDataset:
+            return UtteranceDataset(
+                utterances,
+                seed=run.seed,
+                crop=crop,
+                max_samples=self.max_samples,
+                normalize_input=architecture.normalize_input,
+                draw=DrawContrastiveTask(
+                    architecture.conv_layers, masking, objective.distractors, purpose
+                ),
+            )
+
+        self.dataset = dataset(utterances, crop=True, purpose="train")
+        self.valid_dataset = dataset(self.valid_utterances, crop=False, purpose="valid")
+
+        randomness.reseed("weights", run.seed)
+        self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
+        self.model.to(device)
+        self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
+        self.recipe = {
+            "command": "pretrain",
+            "architecture": architecture.to_dict(),
+            "train_subset": data.train_subset,
+            "train_audio": describe_audio(utterances),
+            "max_tokens": data.max_tokens,
+            "num_concat_batches": data.num_concat_batches,
+            "geometry_product": self.plan.geometry.product,
+            **asdict(crop),
+            **asdict(regularisation),
+            **asdict(masking),
+            **asdict(objective),
+        }
+
+    def begin_update(self, update: int) -> None:
+        generator = randomness.torch_generator("layerdrop", self.run.seed, update)
+        self.kept_layers = draw_kept_layers(
+            self.architecture.layers, self.regularisation.layerdrop, generator
+        )
+
+    def _batch(self, batch: AudioBatch, padded: bool) -> PretrainingBatch:
+        lengths = batch.lengths if padded else None
+        return PretrainingBatch(batch.waveforms, batch.draws, lengths).to(self.device)
+
+    def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult:
+        output = self.model(
+            self._batch(batch, padded=False),
+            temperature=self.objective.temperature(update),
+            kept_layers=self.kept_layers,
+        )
+        sub_batches = len(batch.draws)
+        frames = len(batch.ids) * int(
+            frame_count(batch.waveforms.shape[1], self.architecture.conv_layers)
+        )
+        return MicroBatchResult(
+            loss=output.loss,
+            targets=output.targets,
+            sums={
+                "loss": output.loss,
+                "contrastive_loss": output.contrastive_loss,
+                "correct": output.correct,
+                "targets": output.targets,
+                "prob_perplexity": output.prob_perplexity * sub_batches,
+                "code_perplexity": output.code_perplexity * sub_batches,
+                "sub_batches": sub_batches,
+                "frames": frames,
+                "audio_seconds": batch.audio_seconds,
+            },
+        )
+
+    def summarise(self, sums: dict[str, float]) -> dict[str, float]:
+        targets, sub_batches = sums["targets"], sums["sub_batches"]
+        return {
+            "loss": sums["loss"] / targets / LN2,
+            "contrastive_loss": sums["contrastive_loss"] / targets / LN2,
+            "accuracy": sums["correct"] / targets,
+            "prob_perplexity": sums["prob_perplexity"] / sub_batches,
+            "code_perplexity": sums["code_perplexity"] / sub_batches,
+            "ntokens": targets,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Contrastive loss (bits) and accuracy over masked frames; perplexities of the whole set.
+
+        The perplexities are those of the set's mean assignment, so that, like everything here,
+        they do not depend on the batch size.
+        """
+        sums = Sums()
+        shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
+        codes = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        probabilities = torch.zeros_like(codes)
+        requests = validation_requests(self.valid_utterances, self.max_tokens, self.max_samples)
+        workers = min(self.run.num_workers, 2)
+        for batch in load_batches(self.valid_dataset, requests, workers=workers):
+            output = self.model(
+                self._batch(batch.to(self.device), padded=True), temperature=1.0, kept_layers=None
+            )
+            sums.add({"loss": output.contrastive_loss, "correct": output.correct})
+            sums.add({"targets": output.targets})
+            codes += output.code_counts
+            probabilities += output.prob_sums
+        totals = sums.total(self.device)
+        targets = totals["targets"]
+        return {
+            "loss": totals["loss"] / targets / LN2,
+            "accuracy": totals["correct"] / targets,
+            "prob_perplexity": float(
+                perplexity(distributed.sum_over_ranks(probabilities) / targets)
+            ),
+            "code_perplexity": float(perplexity(distributed.sum_over_ranks(codes) / targets)),
+            "ntokens": targets,
+        }
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        return native.pretraining_content(self.architecture)

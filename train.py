@@ -1,0 +1,161 @@
+"""Train wav2vec 2.0: `train.py pretrain` from audio alone, `train.py finetune` on transcripts.
+
+The recipes under scripts/ call this under torchrun; one process also runs without it.
+Every flag's default is the Base recipe.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common import distributed
+from common.errors import UserError, run_command
+from common.flags import ArgumentParser, add_flags, from_flags
+from common.optimizer import OptimizerOptions
+from common.schedule import ScheduleOptions
+from common.training import RunOptions, Trainer
+from tasks.data import DataOptions
+from tasks.finetuning import FinetuneOptions, FinetuningTask
+from tasks.pretraining import CropOptions, PretrainingTask
+from wav2vec2.config import (
+    PRESETS,
+    Architecture,
+    ContrastiveObjective,
+    Hourglass,
+    Masking,
+    Regularisation,
+)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model"""
+
+    model: Literal["base", "large", "mini"] = "base"
+    """Architecture."""
+    hourglass: str = "[2,(8,4),2]"
+    """Layers before, (shortened, by which factor), and after; '' for the plain encoder."""
+    hourglass_resampling: Literal["naive", "linear"] = "naive"
+    """Shorten by mean and repetition, or by learned linear maps."""
+
+    def architecture(self) -> Architecture:
+        try:
+            hourglass = Hourglass.parse(self.hourglass, self.hourglass_resampling)
+            return replace(PRESETS[self.model], hourglass=hourglass)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+
+PRETRAIN = (
+    DataOptions,
+    CropOptions,
+    ModelOptions,
+    Regularisation,
+    Masking,
+    ContrastiveObjective,
+    OptimizerOptions,
+    ScheduleOptions,
+    RunOptions,
+)
+FINETUNE = (
+    DataOptions,
+    FinetuneOptions,
+    Regularisation,
+    Masking,
+    OptimizerOptions,
+    ScheduleOptions,
+    RunOptions,
+)
+# The Base recipe on 100 hours, where fine-tuning differs from pre-training.
+FINETUNE_DEFAULTS = {
+    "train_subset": "train-clean-100",
+    "max_tokens": 3_200_000,
+    "dropout": 0.0,
+    "dropout_input": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.1,
+    "layerdrop": 0.1,
+    "feature_grad_mult": 0.0,
+    "mask_channel_prob": 0.5,
+    "adam_eps": 1e-8,
+    "weight_decay": 0.0,
+    "clip_norm": 0.0,
+    "learning_rate": 3e-5,
+    "schedule": "three_stage",
+    "max_update": 80_000,
+    "warmup_updates": 8_000,
+    "hold_updates": 32_000,
+    "output_dir": "results/finetune_base_100h",
+    "save_frequency": 10,
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[str, dict[type, Any]]:
+    """The command and its options, one object of each class above."""
+    parser = ArgumentParser(prog="train.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="pretrain|finetune")
+    pretrain = commands.add_parser("pretrain", help="contrastive pre-training on audio alone")
+    finetune = commands.add_parser("finetune", help="CTC training on transcribed audio")
+    for cls in PRETRAIN:
+        add_flags(pretrain, cls)
+    for cls in FINETUNE:
+        add_flags(finetune, cls, FINETUNE_DEFAULTS)
+    pretrain.set_defaults(subparser=pretrain, classes=PRETRAIN)
+    finetune.set_defaults(subparser=finetune, classes=FINETUNE)
+    namespace = parser.parse_args(argv)
+    return namespace.command, {cls: from_flags(cls, namespace) for cls in namespace.classes}
+
+
+def prepare_output(run: RunOptions) -> None:
+    """Create the output folder, or say at once that it cannot be written."""
+    folder = Path(run.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
+def main() -> None:
+    command, options = parse()
+    run, schedule = options[RunOptions], options[ScheduleOptions]
+    optimizer = options[OptimizerOptions]
+    device = distributed.pick_device(run.cpu)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    with distributed.process_group(device):
+        prepare_output(run)
+        if command == "pretrain":
+            task = PretrainingTask(
+                options[DataOptions],
+                options[CropOptions],
+                options[ModelOptions].architecture(),
+                options[Regularisation],
+                options[Masking],
+                options[ContrastiveObjective],
+                run,
+                device,
+            )
+        else:
+            task = FinetuningTask(
+                options[DataOptions],
+                options[FinetuneOptions],
+                options[Regularisation],
+                options[Masking],
+                run,
+                device,
+            )
+        parameters = sum(p.numel() for p in task.model.parameters())
+        distributed.notice(f"{command}: {parameters:,} parameters on {device}")
+        Trainer(task, run, optimizer, schedule, device).train()
+
+
+if __name__ == "__main__":
+    run_command(main)

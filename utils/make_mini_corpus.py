@@ -1,0 +1,303 @@
+"""Build the mini corpus: spoken commands, in LibriSpeech's own layout.
+
+    python -m utils.make_mini_corpus --output_dir datasets/mini
+
+Phrases of 2 to 6 words are spoken by the espeak-ng synthesiser that the wheel `espeakng-loader`
+carries (a separate program under the GPL-3, driven here through its C interface; its licence does
+not cover the speech it makes).  Voices of the dev and test subsets never occur in train.
+Everything is a function of the seed, whatever the number of workers.
+"""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from common.audio import SAMPLE_RATE, resample
+from common.errors import UserError, run_command
+from common.flags import ArgumentParser, parse_dataclasses
+from common.manifest import write_lines
+from common.randomness import numpy_generator
+
+WORDS = (
+    (
+        "zero one two three four five six seven eight nine "
+        "yes no stop go left right up down open close start wait "
+        "forward backward follow learn house window garden music table river yellow purple"
+    )
+    .upper()
+    .split()
+)
+
+# Variants of espeak-ng's voices that are plainly intelligible, one a speaker.
+TRAIN_VOICES = (
+    "en-us+m1", "en+m2", "en-us+m4", "en+m5", "en-us+m7", "en-gb-x-rp+m8",
+    "en-us+f1", "en+f3", "en-us+f4", "en-gb-x-rp+f5",
+    "en-us+adam", "en+benjamin", "en-us+caleb", "en-gb-scotland+ed", "en-us+ian",
+    "en+john", "en-us+marcelo", "en+paul", "en-us+rob", "en+travis",
+    "en-us+linda", "en+steph", "en-us+belinda", "en-gb-x-rp+aunty",
+)  # fmt: skip
+DEV_VOICES = ("en-us+m6", "en+edward", "en-us+steph2", "en+victor")
+TEST_VOICES = (
+    "en-us+m3", "en+f2", "en-us+david", "en+michel", "en-us+zac", "en-gb-x-rp+shelby",
+)  # fmt: skip
+FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """Mini corpus"""
+
+    output_dir: str
+    """Folder to create; an equal corpus found there is reused."""
+    minutes: float = 30.0
+    """Audio in train-mini."""
+    dev_utterances: int = 100
+    """Utterances in dev-mini."""
+    test_utterances: int = 240
+    """Utterances in test-mini."""
+    seed: int = 1
+    """Seed of phrases and of each utterance's rate, pitch and loudness."""
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise UserError(f"--minutes {self.minutes}: must be positive")
+        for name, voices in (("dev_utterances", DEV_VOICES), ("test_utterances", TEST_VOICES)):
+            if getattr(self, name) < len(voices):
+                raise UserError(
+                    f"--{name} {getattr(self, name)}: must be at least {len(voices)}, one a voice"
+                )
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Work"""
+
+    workers: int = os.cpu_count() or 1
+    """Processes that synthesise; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers {self.workers}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One voice's share of a subset: so many seconds, or so many utterances."""
+
+    subset: str
+    number: int
+    voice: str
+    seconds: float | None
+    utterances: int | None
+    seed: int
+
+
+class Synthesiser:
+    """espeak-ng through ctypes, from text to samples in memory."""
+
+    _SYNCHRONOUS, _CHARS_UTF8, _POSITION_CHARACTER = 2, 1, 1
+    _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+    _CALLBACK = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    )
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = espeakng_loader.get_data_path().encode()
+        self.rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data, 0)
+        if self.rate <= 0:
+            raise UserError("espeak-ng cannot be started; install espeakng-loader anew")
+        self._blocks: list[np.ndarray] = []
+        self._callback = self._CALLBACK(self._collect)  # kept: C holds only a pointer to it
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _collect(self, samples, count: int, events) -> int:
+        if samples and count > 0:
+            self._blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def speak(
+        self,
+        text: str,
+        voice: str,
+        *,
+        words_a_minute: int,
+        pitch: int,
+        pitch_range: int,
+        noise_seed: int,
+    ) -> np.ndarray:
+        """The spoken text as float32 `[samples]` at `self.rate` Hz; pitches within 0 ... 100."""
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UserError(f"espeak-ng lacks the voice {voice}; install espeakng-loader anew")
+        settings = {
+            self._RATE: words_a_minute,
+            self._PITCH: pitch,
+            self._RANGE: pitch_range,
+            self._VOLUME: 50,  # some voices clip at the default of 100
+        }
+        for parameter, value in settings.items():
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._blocks.clear()
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(noise_seed))  # for breathy voices
+        encoded = text.encode()
+        self._library.espeak_Synth(
+            encoded, len(encoded) + 1, 0, self._POSITION_CHARACTER, 0, self._CHARS_UTF8, None, None
+        )
+        self._library.espeak_Synchronize()
+        return np.concatenate(self._blocks).astype(np.float32) / 32768
+
+
+def speak_speaker(speaker: Speaker, folder: Path) -> tuple[Speaker, int, float, set[str]]:
+    """Synthesise one speaker; returns it with its utterances, seconds and words."""
+    synthesiser = Synthesiser()
+    own = numpy_generator("mini corpus speaker", speaker.seed, speaker.number)
+    base_rate, base_pitch = own.integers(140, 185), own.integers(35, 65)
+    chapter = 1
+    directory = folder / speaker.subset / str(speaker.number) / str(chapter)
+    directory.mkdir(parents=True)
+    lines, seconds, words = [], 0.0, set()
+    while (speaker.utterances is not None and len(lines) < speaker.utterances) or (
+        speaker.seconds is not None and seconds < speaker.seconds
+    ):
+        draw = numpy_generator("mini corpus utterance", speaker.seed, speaker.number, len(lines))
+        phrase = [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 7))]
+        audio = synthesiser.speak(
+            " ".join(phrase).lower(),
+            speaker.voice,
+            words_a_minute=int(base_rate * draw.uniform(0.9, 1.1)),
+            pitch=int(base_pitch + draw.integers(-5, 6)),
+            pitch_range=int(draw.integers(35, 66)),
+            noise_seed=int(draw.integers(2**31)),
+        )
+        audio = resample(audio, synthesiser.rate)
+        audio *= draw.uniform(0.3, 0.9) / np.abs(audio).max()
+        key = f"{speaker.number}-{chapter}-{len(lines):04d}"
+        soundfile.write(directory / f"{key}.flac", audio, SAMPLE_RATE, subtype="PCM_16")
+        lines.append(f"{key} {' '.join(phrase)}")
+        words.update(phrase)
+        seconds += len(audio) / SAMPLE_RATE
+    write_lines(directory / f"{speaker.number}-{chapter}.trans.txt", lines)
+    return speaker, len(lines), seconds, words
+
+
+def plan_speakers(options: CorpusOptions) -> list[Speaker]:
+    """Who speaks how much in which subset."""
+    speakers = []
+    for subset, voices, total in (
+        ("train-mini", TRAIN_VOICES, None),
+        ("dev-mini", DEV_VOICES, options.dev_utterances),
+        ("test-mini", TEST_VOICES, options.test_utterances),
+    ):
+        for index, voice in enumerate(voices):
+            seconds = utterances = None
+            if total is None:
+                seconds = 60 * options.minutes / len(voices)
+            else:
+                utterances = total // len(voices) + (index < total % len(voices))
+            number = FIRST_SPEAKER[subset] + index
+            speakers.append(Speaker(subset, number, voice, seconds, utterances, options.seed))
+    return speakers
+
+
+def _in_fresh_process(task: tuple[Speaker, Path]) -> tuple[Speaker, int, float, set[str]]:
+    return speak_speaker(*task)
+
+
+def synthesise(
+    speakers: Iterable[Speaker], folder: Path, workers: int
+) -> list[tuple[Speaker, int, float, set[str]]]:
+    """All speakers, each in a process of its own: espeak-ng keeps state between utterances, so a
+    fresh one for each speaker makes the result independent of `workers`."""
+    tasks = [(speaker, folder) for speaker in speakers]
+    context = multiprocessing.get_context("fork")
+    with context.Pool(workers, maxtasksperchild=1) as pool:
+        results = pool.imap_unordered(_in_fresh_process, tasks)
+        return list(tqdm(results, total=len(tasks), desc="mini corpus", unit="voice"))
+
+
+def existing(options: CorpusOptions, output_dir: Path) -> bool:
+    """Whether an equal corpus already lies there; UserError if something else does."""
+    if not output_dir.exists():
+        return False
+    try:
+        found = json.loads((output_dir / "corpus.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        if not output_dir.is_dir() or any(output_dir.iterdir()):
+            raise UserError(
+                f"--output_dir {output_dir}: exists and holds no mini corpus; "
+                "choose another folder or remove it"
+            ) from None
+        return False
+    wanted = settings(options)
+    differing = [f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]]
+    if differing:
+        raise UserError(
+            f"--output_dir {output_dir}: holds a mini corpus made with other settings "
+            f"({', '.join(differing)}); choose another folder or remove it"
+        )
+    return True
+
+
+def settings(options: CorpusOptions) -> dict:
+    """What the corpus is a function of."""
+    values = asdict(options)
+    del values["output_dir"]
+    return values
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="utils.make_mini_corpus", description=__doc__.splitlines()[0])
+    options, work = parse_dataclasses(parser, [CorpusOptions, WorkerOptions])
+    output_dir = Path(options.output_dir)
+    if existing(options, output_dir):
+        print(f"{output_dir}: the mini corpus is there already")
+        return
+    try:
+        import espeakng_loader  # noqa: F401
+    except ImportError:
+        raise UserError("the synthesiser is missing: pip install espeakng-loader") from None
+
+    # Built beside its place and renamed when whole: half a corpus is never taken for one.
+    building = output_dir.with_name(output_dir.name + ".building")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        results = synthesise(plan_speakers(options), building, work.workers)
+        subsets = {}
+        for subset in FIRST_SPEAKER:
+            own = [r for r in results if r[0].subset == subset]
+            subsets[subset] = {
+                "minutes": round(sum(seconds for _, _, seconds, _ in own) / 60, 2),
+                "utterances": sum(count for _, count, _, _ in own),
+                "voices": len(own),
+                "words": len(set().union(*(words for *_, words in own))),
+            }
+        content = {"settings": settings(options), "subsets": subsets}
+        write_lines(building / "corpus.json", json.dumps(content, indent=2).splitlines())
+        if output_dir.exists():
+            output_dir.rmdir()  # empty, see `existing`
+        building.rename(output_dir)
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another"
+        ) from None
+    for subset, facts in subsets.items():
+        print(
+            f"{output_dir / subset}: {facts['minutes']} min, {facts['utterances']} utterances, "
+            f"{facts['voices']} voices, {facts['words']} words"
+        )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,98 @@
+"""Fine-tuned recogniser: the trunk and a CTC output layer (arXiv 2006.11477, section 4.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wav2vec2.config import Architecture, Regularisation
+from wav2vec2.feature_extractor import at_least_fp32
+from wav2vec2.model import Wav2Vec2
+
+BLANK = 0
+
+
+@dataclass
+class CTCOutput:
+    """Frame-wise unit scores."""
+
+    logits: Tensor
+    """`[batch, frames, vocabulary]`."""
+    frame_lengths: Tensor
+    """`[batch]`, int64 on the CPU: valid frames of each row."""
+
+
+class Wav2Vec2ForCTC(nn.Module):
+    """Waveforms -> unit logits; an utterance's own do not depend on what it is batched with."""
+
+    def __init__(self, wav2vec2: Wav2Vec2, *, dim: int, vocabulary: int, final_dropout: float):
+        super().__init__()
+        self.wav2vec2 = wav2vec2
+        self.final_dropout = nn.Dropout(final_dropout)
+        self.proj = nn.Linear(dim, vocabulary)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    @classmethod
+    def from_config(
+        cls, architecture: Architecture, regularisation: Regularisation, vocabulary_size: int
+    ) -> "Wav2Vec2ForCTC":
+        return cls(
+            Wav2Vec2.from_config(architecture, regularisation),
+            dim=architecture.dim,
+            vocabulary=vocabulary_size,
+            final_dropout=regularisation.final_dropout,
+        )
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames that `samples` (any shape) give."""
+        return self.wav2vec2.frames(samples)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        time_mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        kept_layers: Sequence[bool] | None = None,
+        freeze_encoder: bool = False,
+    ) -> CTCOutput:
+        """Logits of `waveforms` `[batch, samples]`, zeros after each row's own `lengths`.
+
+        `lengths` `[batch]`, int64 on the CPU, each at least the receptive field; None if no row
+        is padded.  Masks and `kept_layers`: see Wav2Vec2.encode.  `freeze_encoder`: the trunk
+        runs without gradient, its dropout and masks still acting.
+        """
+        learns = torch.is_grad_enabled() and not freeze_encoder
+        with torch.set_grad_enabled(learns):
+            frames = self.wav2vec2.extract(waveforms, lengths)
+            context = self.wav2vec2.encode(
+                frames, time_mask=time_mask, channel_mask=channel_mask, kept_layers=kept_layers
+            )
+        counts = frames.counts
+        if counts is None:
+            counts = torch.full((len(context),), context.shape[1])
+        return CTCOutput(logits=self.proj(self.final_dropout(context)), frame_lengths=counts)
+
+
+def ctc_loss(
+    logits: Tensor, frame_lengths: Tensor, labels: Tensor, label_lengths: Tensor
+) -> Tensor:
+    """CTC loss (Graves et al. 2006) in nats, summed over the batch, infinite ones zeroed.
+
+    `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`; both lengths
+    `[batch]`.  Computed in fp32 at least.
+    """
+    log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
+    return F.ctc_loss(
+        log_probabilities,  # [frames, batch, vocabulary]
+        labels.to(logits.device),
+        frame_lengths.to(logits.device),
+        label_lengths.to(logits.device),
+        blank=BLANK,
+        reduction="sum",
+        zero_infinity=True,
+    )

@@ -1,0 +1,186 @@
+"""Context network: positional convolution and transformer (arXiv 2006.11477, section 2)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from wav2vec2.feature_extractor import NORM_EPS, at_least_fp32
+
+LINEAR_STD = 0.02
+"""Deviation of the initial weights of every linear layer inside the encoder; biases start at 0."""
+
+
+def encoder_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with the encoder's initialisation."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=LINEAR_STD)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def draw_kept_layers(layers: int, probability: float, generator: torch.Generator) -> list[bool]:
+    """LayerDrop (arXiv 1909.11556): for each layer, whether this update runs it.
+
+    Drawn once an update from a generator keyed by it, so every process and micro-batch agrees.
+    """
+    return (torch.rand(layers, generator=generator) >= probability).tolist()
+
+
+def zero_padding(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Zero the frames of `x` `[batch, frames, D]` that are not `valid` `[batch, frames]`."""
+    return x if valid is None else x.masked_fill(~valid[..., None], 0.0)
+
+
+class PositionalConvolution(nn.Module):
+    """Relative position from a wide grouped convolution, weight-normalised over kernel taps."""
+
+    def __init__(self, dim: int, kernel: int, groups: int):
+        super().__init__()
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, std=math.sqrt(4.0 / (kernel * dim)))
+        nn.init.zeros_(conv.bias)
+        self.conv = parametrizations.weight_norm(conv, name="weight", dim=2)  # gain [1, 1, kernel]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, frames, D]` -> `[batch, frames, D]`, to be added to the input."""
+        frames = x.shape[1]
+        weight, bias = at_least_fp32(self.conv.weight), at_least_fp32(self.conv.bias)
+        y = F.conv1d(
+            at_least_fp32(x).transpose(1, 2),
+            weight,
+            bias,
+            padding=self.conv.padding,
+            groups=self.conv.groups,
+        )
+        # An even kernel gives one frame too many.
+        return F.gelu(y[..., :frames]).transpose(1, 2).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention, scores scaled by head_dim^-0.5, dropout on the attention weights."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.q_proj = encoder_linear(dim, dim)
+        self.k_proj = encoder_linear(dim, dim)
+        self.v_proj = encoder_linear(dim, dim)
+        self.out_proj = encoder_linear(dim, dim)
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """`[batch, frames, D]` -> the same; frames that are not `valid` are not attended to."""
+        batch, frames, dim = x.shape
+
+        def split(y: Tensor) -> Tensor:  # [batch, frames, D] -> [batch, heads, frames, D / heads]
+            return y.view(batch, frames, self.heads, -1).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(
+            split(self.q_proj(x)),
+            split(self.k_proj(x)),
+            split(self.v_proj(x)),
+            attn_mask=None if valid is None else valid[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, frames, dim))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward blocks, each with its residual and LayerNorm."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        norm_first: bool,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+    ):
+        super().__init__()
+        self.norm_first = norm_first
+        self.self_attn = SelfAttention(dim, heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.fc1 = encoder_linear(dim, ffn_dim)
+        self.fc2 = encoder_linear(ffn_dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """`[batch, frames, D]` -> the same; `valid` `[batch, frames]` or None for all."""
+        if self.norm_first:
+            x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), valid))
+            return x + self.dropout(self._feed_forward(self.final_layer_norm(x)))
+        x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, valid)))
+        return self.final_layer_norm(x + self.dropout(self._feed_forward(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation_dropout(F.gelu(self.fc1(x))))
+
+
+def run_layers(
+    layers: Sequence[nn.Module], x: Tensor, valid: Tensor | None, kept: Sequence[bool] | None
+) -> Tensor:
+    """Layers one after the other, without those LayerDrop skips; `kept` None runs all."""
+    for index, layer in enumerate(layers):
+        if kept is None or kept[index]:
+            x = layer(x, valid)
+    return x
+
+
+class TransformerStack(nn.Module):
+    """The plain encoder's layers."""
+
+    def __init__(self, layers: Sequence[TransformerLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None, kept_layers: Sequence[bool] | None = None
+    ) -> Tensor:
+        """`[batch, frames, D]` -> the same.
+
+        `valid` `[batch, frames]` is False on padding, None when there is none; `kept_layers` says
+        for each layer whether to run it (LayerDrop), None runs all.
+        """
+        return run_layers(self.layers, x, valid, kept_layers)
+
+
+class Encoder(nn.Module):
+    """Positional convolution, LayerNorm (first if post-LN, last if pre-LN), and a stack."""
+
+    def __init__(
+        self,
+        stack: nn.Module,
+        *,
+        dim: int,
+        position_kernel: int,
+        position_groups: int,
+        norm_first: bool,
+        dropout: float,
+    ):
+        """`stack`: a TransformerStack or HourglassStack of width `dim`."""
+        super().__init__()
+        self.norm_first = norm_first
+        self.pos_conv = PositionalConvolution(dim, position_kernel, position_groups)
+        self.layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.stack = stack
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None, kept_layers: Sequence[bool] | None = None
+    ) -> Tensor:
+        """`[batch, frames, D]` -> context vectors of the same shape; see TransformerStack."""
+        x = zero_padding(x, valid)
+        x = x + self.pos_conv(x)
+        if not self.norm_first:
+            x = self.layer_norm(x)
+        x = self.stack(self.dropout(x), valid, kept_layers)
+        return self.layer_norm(x) if self.norm_first else x

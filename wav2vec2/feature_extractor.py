@@ -1,0 +1,146 @@
+"""Waveform -> frames (arXiv 2006.11477, section 2), and all length arithmetic."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-5
+"""eps of every LayerNorm and GroupNorm in the model."""
+
+ConvLayers = Sequence[tuple[int, int, int]]
+"""(channels, kernel, stride) of each convolution."""
+
+Count = TypeVar("Count", int, Tensor)
+
+
+def frame_count(samples: Count, conv_layers: ConvLayers) -> Count:
+    """Frames that `samples` audio samples give: floor((n - kernel) / stride) + 1 a convolution.
+
+    Takes and returns an int or an integer tensor of any shape; 0 for audio shorter than the
+    receptive field.
+    """
+    count = samples
+    for _, kernel, stride in conv_layers:
+        count = (count - kernel) // stride + 1
+    return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)
+
+
+def total_stride(conv_layers: ConvLayers) -> int:
+    """Samples between the starts of neighbouring frames (320, i.e. 20 ms, in published models)."""
+    product = 1
+    for _, _, stride in conv_layers:
+        product *= stride
+    return product
+
+
+def receptive_field(conv_layers: ConvLayers) -> int:
+    """Samples that one frame is computed from (400, i.e. 25 ms, in published models)."""
+    field = 1
+    for _, kernel, stride in reversed(conv_layers):
+        field = (field - 1) * stride + kernel
+    return field
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """The tensor in fp32, unless it is already wider: where half precision would not do."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """The identity, whose gradient is multiplied by `factor`."""
+    return x if factor == 1.0 else _ScaleGradient.apply(x, factor)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, norm (if any), GELU: `[batch, in, time]` -> `[batch, out, shorter time]`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        *,
+        bias: bool,
+        norm: Literal["group", "layer"] | None,
+    ):
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm: nn.Module | None = None
+        if norm == "group":
+            self.norm = nn.GroupNorm(out_channels, out_channels, eps=NORM_EPS)
+        elif norm == "layer":
+            self.norm = nn.LayerNorm(out_channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """`lengths` `[batch]` on the CPU: valid steps of the convolution's output, None if all."""
+        x = self.conv(x)
+        if isinstance(self.norm, nn.GroupNorm):
+            x = self._group_norm(x, lengths)
+        elif self.norm is not None:
+            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(x)
+
+    def _group_norm(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Statistics over an utterance's own steps, so that padding changes nothing.
+
+        A padded row is normalised alone, by the same kernel that would see it unpadded; the steps
+        after its end become zeros.
+        """
+        if lengths is None:
+            return self.norm(x)
+        steps = x.shape[-1]
+        rows = [
+            F.pad(self.norm(row[None, :, :n]), (0, steps - n))
+            for row, n in zip(x, lengths.clamp(min=1).tolist())
+        ]
+        return torch.cat(rows)
+
+
+class FeatureExtractor(nn.Module):
+    """The stack of convolutions: waveforms `[batch, samples]` -> frames `[batch, frames, C]`."""
+
+    def __init__(self, conv_layers: ConvLayers, norm: Literal["group", "layer"], bias: bool):
+        """`norm`: `group` normalises after the first convolution only, `layer` after each."""
+        super().__init__()
+        self.spec = tuple(conv_layers)
+        blocks = []
+        in_channels = 1
+        for index, (channels, kernel, stride) in enumerate(self.spec):
+            block_norm = norm if norm == "layer" or index == 0 else None
+            blocks.append(
+                ConvBlock(in_channels, channels, kernel, stride, bias=bias, norm=block_norm)
+            )
+            in_channels = channels
+        self.conv_layers = nn.ModuleList(blocks)
+
+    @property
+    def channels(self) -> int:
+        return self.spec[-1][0]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frames of `waveforms` `[batch, samples]`, `[batch, frames, C]`.
+
+        `lengths` `[batch]`, int64 on the CPU: samples of each row, zeros following; None when no
+        row is padded.  Valid frames depend on valid samples alone.
+        """
+        x = waveforms[:, None]  # [batch, 1, samples]
+        for index, block in enumerate(self.conv_layers):
+            valid = None if lengths is None else frame_count(lengths, self.spec[: index + 1])
+            x = block(x, valid)
+        return x.transpose(1, 2)  # [batch, frames, C]

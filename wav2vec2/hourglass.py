@@ -1,0 +1,72 @@
+"""Hourglass encoder (arXiv 2110.13711): the middle layers run on shortened sequences."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wav2vec2.encoder import TransformerLayer, encoder_linear, run_layers, zero_padding
+
+
+class HourglassStack(nn.Module):
+    """Same interface as TransformerStack; `layers` are numbered through, so that parameter names
+    and LayerDrop's layer numbers are those of the plain stack."""
+
+    def __init__(
+        self,
+        layers: Sequence[TransformerLayer],
+        *,
+        dim: int,
+        pre: int,
+        middle: int,
+        factor: int,
+        resampling: Literal["naive", "linear"],
+    ):
+        """`pre` and `middle` count layers; the rest of `layers` comes after up-sampling."""
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.pre, self.post_start = pre, pre + middle
+        self.factor = factor
+        self.shorten_linear = self.upsample_linear = None
+        if resampling == "linear":
+            self.shorten_linear = encoder_linear(factor * dim, dim)
+            self.upsample_linear = encoder_linear(dim, factor * dim)
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None, kept_layers: Sequence[bool] | None = None
+    ) -> Tensor:
+        """`[batch, frames, D]` -> the same; see TransformerStack."""
+        kept = kept_layers if kept_layers is not None else [True] * len(self.layers)
+        a, b = self.pre, self.post_start
+        x = run_layers(self.layers[:a], x, valid, kept[:a])
+        # Padded frames must be zero before they are pooled, or an utterance's result would depend
+        # on what it is batched with.
+        short = self.shorten(zero_padding(x, valid))
+        short = run_layers(self.layers[a:b], short, self.shorten_valid(valid), kept[a:b])
+        x = x + self.upsample(short, x.shape[1])
+        return run_layers(self.layers[b:], x, valid, kept[b:])
+
+    def shorten(self, x: Tensor) -> Tensor:
+        """`[batch, frames, D]` -> `[batch, ceil(frames / factor), D]`."""
+        batch, frames, dim = x.shape
+        x = F.pad(x, (0, 0, 0, -frames % self.factor))
+        if self.shorten_linear is not None:
+            return self.shorten_linear(x.reshape(batch, -1, self.factor * dim))
+        return x.view(batch, -1, self.factor, dim).mean(dim=2)
+
+    def shorten_valid(self, valid: Tensor | None) -> Tensor | None:
+        """A shortened frame is padding only if all frames under it are."""
+        if valid is None:
+            return None
+        padded = F.pad(valid, (0, -valid.shape[1] % self.factor))
+        return padded.view(len(valid), -1, self.factor).any(dim=2)
+
+    def upsample(self, x: Tensor, frames: int) -> Tensor:
+        """`[batch, ceil(frames / factor), D]` -> `[batch, frames, D]`."""
+        batch, _, dim = x.shape
+        if self.upsample_linear is not None:
+            x = self.upsample_linear(x).view(batch, -1, dim)
+        else:
+            x = x.repeat_interleave(self.factor, dim=1)
+        return x[:, :frames]

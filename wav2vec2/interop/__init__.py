@@ -1,0 +1,1 @@
+"""Checkpoints: ours and other people's, and the models in them."""

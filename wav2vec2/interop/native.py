@@ -1,0 +1,91 @@
+"""This repository's own checkpoints -> models.
+
+A checkpoint is self-contained: architecture, weights and, when fine-tuned, the dictionary.
+"""
+
+from typing import Any
+
+from common.errors import UserError
+from common.vocabulary import Vocabulary
+from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.pretraining import Wav2Vec2ForPretraining
+
+_TRUNK = "wav2vec2."
+
+
+def pretraining_content(architecture: Architecture) -> dict[str, Any]:
+    """What a pre-training checkpoint says of itself beside its weights."""
+    return {"kind": "pretraining", "architecture": architecture.to_dict()}
+
+
+def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str) -> dict[str, Any]:
+    """What a fine-tuned checkpoint says of itself beside its weights."""
+    return {
+        "kind": "ctc",
+        "architecture": architecture.to_dict(),
+        "dictionary": vocabulary.to_text(),
+        "labels": labels,
+    }
+
+
+def architecture_of(content: dict[str, Any], source: str) -> Architecture:
+    """The architecture a loaded checkpoint declares; UserError names `source`."""
+    try:
+        return Architecture.from_dict(content["architecture"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: does not describe a model this version knows ({error})"
+        ) from None
+
+
+def _load(model: Any, weights: dict[str, Any], source: str) -> None:
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{source}: its weights do not fit the architecture it declares "
+            f"({str(error).splitlines()[1].strip()}); use another copy"
+        ) from None
+
+
+def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
+    """Copy a pre-trained model's trunk into `model`; every key must match."""
+    if content.get("kind") != "pretraining":
+        raise UserError(
+            f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; "
+            "PRETRAINED_MODEL names one written by `train.py pretrain`"
+        )
+    trunk = {
+        name.removeprefix(_TRUNK): tensor
+        for name, tensor in content["model"].items()
+        if name.startswith(_TRUNK)
+    }
+    _load(model.wav2vec2, trunk, source)
+
+
+def load_pretraining(
+    content: dict[str, Any], source: str, regularisation: Regularisation
+) -> Wav2Vec2ForPretraining:
+    """The whole pre-training model of a loaded checkpoint."""
+    if content.get("kind") != "pretraining":
+        raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
+    architecture = architecture_of(content, source)
+    model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, ContrastiveObjective())
+    _load(model, content["model"], source)
+    return model
+
+
+def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
+    """The recogniser of a loaded checkpoint and its dictionary, ready for inference."""
+    if content.get("kind") != "ctc" or "dictionary" not in content:
+        raise UserError(
+            f"{source}: has no output layer and dictionary; fine-tune it first with "
+            "scripts/finetune_base_100h.sh or another fine-tuning recipe"
+        )
+    vocabulary = Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)")
+    model = Wav2Vec2ForCTC.from_config(
+        architecture_of(content, source), Regularisation(), len(vocabulary)
+    )
+    _load(model, content["model"], source)
+    return model.eval(), vocabulary

@@ -1,0 +1,107 @@
+"""Span masks over time (arXiv 2006.11477, section 3.1) and channels, from explicit generators."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+Distribution = Literal["static", "uniform", "normal", "poisson"]
+
+
+def _span_lengths(
+    spans: int, span: int, distribution: Distribution, other: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Lengths of `spans` spans, `[spans]`, each at least 1 (0 is possible for `poisson`)."""
+    if distribution == "static":
+        return np.full(spans, span)
+    if distribution == "uniform":
+        return generator.integers(int(other), 2 * span, size=spans, endpoint=True)
+    if distribution == "normal":
+        return np.maximum(np.rint(generator.normal(span, other, size=spans)), 1).astype(np.int64)
+    if distribution == "poisson":
+        return generator.poisson(span, size=spans)
+    raise ValueError(
+        f"--mask_distribution {distribution}: choose static, uniform, normal or poisson"
+    )
+
+
+def _mask_row(
+    positions: int,
+    spans: int,
+    span: int,
+    distribution: Distribution,
+    other: float,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Ascending masked positions of one row of `positions`; spans may overlap."""
+    if spans == 0 or positions <= 1:
+        return np.empty(0, dtype=np.int64)
+    lengths = _span_lengths(spans, span, distribution, other, generator)
+    if lengths.sum() == 0:
+        lengths[0] = min(span, positions - 1)
+    shortest = int(lengths.min())
+    # In a short row there are fewer starts than spans: take spans + 1 and cut at the row's end.
+    starts = positions - shortest if positions - shortest > spans else spans + 1
+    first = generator.choice(starts, spans, replace=False)
+    mask = np.zeros(positions, dtype=bool)
+    for start, length in zip(first, lengths):
+        mask[start : start + length] = True
+    if mask.all():
+        mask[generator.integers(positions)] = False
+    return np.flatnonzero(mask)
+
+
+def _span_count(positions: int, probability: float, span: int, offset: float, minimum: int) -> int:
+    return max(int(probability * positions / span + offset), minimum)
+
+
+def _thin(rows: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
+    """Every row thinned at random to the length of the shortest."""
+    fewest = min(map(len, rows))
+    return [
+        row if len(row) == fewest else np.sort(generator.choice(row, fewest, replace=False))
+        for row in rows
+    ]
+
+
+def draw_time_masks(
+    frame_counts: Sequence[int],
+    *,
+    probability: float,
+    span: int,
+    distribution: Distribution = "static",
+    other: float = 0.0,
+    generator: np.random.Generator,
+    padded: bool,
+    min_spans: int = 2,
+) -> list[np.ndarray]:
+    """Masked frames of each row of a sub-batch, ascending, all rows of the same number M.
+
+    `frame_counts`: valid frames of each row.  The number of spans is floor(probability x frames /
+    span + u) and at least `min_spans`, u uniform in [0, 1), drawn once for the sub-batch, or for
+    each row if rows are `padded`.  Starts are drawn without replacement; no row is masked
+    entirely.  A row of at least 3 frames has at least 2 masked ones with `static` spans.
+    With probability 0 nothing is masked.
+    """
+    if probability == 0:
+        return [np.empty(0, dtype=np.int64) for _ in frame_counts]
+    shared = generator.random()
+    rows = []
+    for frames in frame_counts:
+        offset = generator.random() if padded else shared
+        spans = _span_count(frames, probability, span, offset, min_spans)
+        rows.append(_mask_row(frames, spans, span, distribution, other, generator))
+    return _thin(rows, generator)
+
+
+def draw_channel_masks(
+    rows: int, channels: int, *, probability: float, span: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Channels to zero, bool `[rows, channels]`: the same procedure, without a minimum."""
+    masks = np.zeros((rows, channels), dtype=bool)
+    if probability > 0:
+        spans = _span_count(channels, probability, span, generator.random(), 0)
+        drawn = [_mask_row(channels, spans, span, "static", 0.0, generator) for _ in range(rows)]
+        for mask, masked in zip(masks, _thin(drawn, generator)):
+            mask[masked] = True
+    return masks
