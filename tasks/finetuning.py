@@ -224,8 +224,8 @@ class FinetuningTask:
             kept_layers=self.kept_layers,
             freeze_encoder=self.frozen,
         )
-        label_lengths = torch.tensor([len(labels) for labels in batch.labels])
-        loss = ctc_loss(output.logits, output.frame_lengths, torch.cat(batch.labels), label_lengths)
+        labels, label_lengths = concatenate(batch.labels)
+        loss = ctc_loss(output.logits, output.frame_lengths, labels, label_lengths)
         return MicroBatchResult(
             loss=loss,
             targets=len(batch.ids),

@@ -1,0 +1,214 @@
+"""Download LibriSpeech: resumable, verified, and extracted safely.
+
+    python -m utils.download_librispeech --output_dir /datasets --subsets dev-clean test-clean
+
+Leaves `<output_dir>/LibriSpeech/<subset>/...`.  Nothing is extracted before its MD5 agrees.
+"""
+
+import difflib
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import UserError, run_command
+from common.flags import ArgumentParser, parse_dataclasses
+
+MD5 = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+CORPUS = "LibriSpeech"
+BLOCK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """Download"""
+
+    output_dir: str = "/datasets"
+    """Folder that will hold LibriSpeech/."""
+    subsets: tuple[str, ...] = tuple(MD5)
+    """Subsets to fetch; all seven take about 60 GB to download and 70 GB more unpacked."""
+    base_url: str = "https://www.openslr.org/resources/12/"
+    """Address the archives lie under."""
+    keep_archives: bool = False
+    """Keep the .tar.gz files after extraction."""
+    retries: int = 5
+    """Attempts after a dropped connection, each resuming where the last one stopped."""
+
+
+def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
+    """Download `url` to `part`, continuing what is there already.
+
+    UserError if the address cannot be reached or the disk is too small.
+    """
+    for attempt in range(retries + 1):
+        try:
+            if _fetch_once(url, part):
+                return
+            reason = "connection dropped"
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise UserError(f"{url}: {error.code} {error.reason}; check --base_url") from None
+            reason = f"{error.code} {error.reason}"
+        except urllib.error.URLError as error:
+            reason = str(error.reason)
+        except (ConnectionError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+        if attempt < retries:
+            time.sleep(pause * 2**attempt)
+    size = part.stat().st_size if part.exists() else 0
+    raise UserError(
+        f"{url}: not reached after {retries + 1} attempts ({reason}); {size} bytes are kept in "
+        f"{part}, run the command again to continue"
+    )
+
+
+def _fetch_once(url: str, part: Path) -> bool:
+    """One connection's worth; whether the file is complete now."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing after what we have
+            return True
+        raise
+    with response:
+        if response.status != 206:  # the server does not resume: from the start
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if total is not None:
+            check_space(part.parent, total - have)
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(
+                total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=True
+            ) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+            return total is None or file.tell() == total
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """UserError if `folder`'s disk has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"--output_dir {folder}: {needed / 2**30:.1f} GiB more are needed, {free / 2**30:.1f} "
+            "GiB are free; make room or choose another folder"
+        )
+
+
+def verify(archive: Path, expected: str) -> None:
+    """UserError, with nothing deleted or extracted, if the archive's MD5 is not `expected`."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with (
+        open(archive, "rb") as file,
+        tqdm(total=archive.stat().st_size, unit="B", unit_scale=True, desc="checking") as bar,
+    ):
+        while block := file.read(BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    if digest.hexdigest() != expected:
+        raise UserError(
+            f"{archive}: MD5 is {digest.hexdigest()}, expected {expected}; nothing was extracted: "
+            "remove this file and download it again"
+        )
+
+
+def extract(archive: Path, output_dir: Path, subset: str) -> None:
+    """Unpack `LibriSpeech/<subset>` of the archive into `output_dir`, whole or not at all.
+
+    UserError for an archive whose members are links, devices, or lie outside its own folder.
+    """
+    target = output_dir / CORPUS / subset
+    building = output_dir / CORPUS / f".{subset}.extracting"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    inside = building.resolve()
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tqdm(tar, desc=f"extracting {subset}", unit=" files"):
+                place = (inside / member.name).resolve()
+                if not (member.isfile() or member.isdir()) or not place.is_relative_to(inside):
+                    raise UserError(
+                        f"{archive}: member {member.name!r} is a link or leads outside the "
+                        "archive's folder; nothing was kept: fetch it from the original address"
+                    )
+                tar.extract(member, inside, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise UserError(f"{archive}: cannot be extracted ({error}); fetch it again") from None
+    except UserError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    unpacked = building / CORPUS
+    if not (unpacked / subset).is_dir():
+        shutil.rmtree(building)
+        raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
+    for extra in unpacked.iterdir():  # README.TXT, SPEAKERS.TXT and the like
+        if extra.is_file():
+            os.replace(extra, output_dir / CORPUS / extra.name)
+    os.replace(unpacked / subset, target)
+    shutil.rmtree(building)
+
+
+def download(
+    options: DownloadOptions, checksums: Mapping[str, str] = MD5, pause: float = 2.0
+) -> None:
+    """Fetch, verify and extract every subset not yet there."""
+    for subset in options.subsets:
+        if subset not in checksums:
+            near = difflib.get_close_matches(subset, list(checksums), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(checksums)}"
+            raise UserError(f"--subsets {subset}: not a LibriSpeech subset; {hint}")
+    output_dir = Path(options.output_dir)
+    try:
+        (output_dir / CORPUS).mkdir(parents=True, exist_ok=True)
+        for subset in options.subsets:
+            if (output_dir / CORPUS / subset).is_dir():
+                print(f"{output_dir / CORPUS / subset}: already there")
+                continue
+            archive = output_dir / f"{subset}.tar.gz"
+            if not archive.exists():
+                part = output_dir / f"{subset}.tar.gz.part"
+                fetch(
+                    f"{options.base_url.rstrip('/')}/{subset}.tar.gz", part, options.retries, pause
+                )
+                os.replace(part, archive)
+            verify(archive, checksums[subset])
+            extract(archive, output_dir, subset)
+            if not options.keep_archives:
+                archive.unlink()
+            print(f"{output_dir / CORPUS / subset}: done")
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir}: {error.strerror or error}") from None
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="utils.download_librispeech", description=__doc__.splitlines()[0])
+    (options,) = parse_dataclasses(parser, [DownloadOptions])
+    download(options)
+
+
+if __name__ == "__main__":
+    run_command(main)
