@@ -21,6 +21,16 @@ SAMPLE_RATE = 16_000
 
 NORMALIZE_EPS = 1e-5
 
+UNKNOWN_LENGTH = 2**63 - 1
+"""What libsndfile reports for a stream whose header leaves its length out."""
+
+HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", ".sln": "sln"}
+"""Telephone streams of a fixed rate and without a header, by suffix: nothing in their bytes says
+what they are, so a decoder that guesses may take them for something else."""
+
+_RAW_SAMPLES = re.compile(r"[fsu]\d+(le|be)?|alaw|mulaw")
+"""FFmpeg's names for bare samples, whose rate it would have to make up."""
+
 _ZIP_MEMBER = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
 
 
@@ -65,6 +75,11 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
         if isinstance(source, str) and os.path.getsize(source) == 0:
             raise UserError(f"{path}: the file is empty; fetch it again or remove it from the list")
         with soundfile.SoundFile(source) as file:
+            if file.frames == UNKNOWN_LENGTH:
+                raise UserError(
+                    f"{path}: its header leaves the length out, as streams do; "
+                    "convert the corpus with utils/import_corpus.py"
+                )
             if file.samplerate != SAMPLE_RATE:
                 raise UserError(
                     f"{path}: sample rate {file.samplerate} Hz, training needs {SAMPLE_RATE}; "
@@ -79,9 +94,10 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
             declared = file.frames
     except OSError as error:
         raise _no_such(path, error) from None
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw
+        reason = getattr(error, "error_string", error)
         raise UserError(
-            f"{path}: not decodable audio, or truncated ({error.error_string}); fetch it again "
+            f"{path}: not decodable audio, or truncated ({reason}); fetch it again "
             "or remove it from the filelist"
         ) from None
     expected = declared if expected_samples is None else expected_samples
@@ -115,7 +131,10 @@ def _decode_with_av(path: str) -> Iterator[tuple[np.ndarray, int]]:
             f"{path}: not a format libsndfile decodes; `pip install av` adds FFmpeg's decoders"
         ) from None
     try:
-        with av.open(path) as container:
+        headerless = HEADERLESS.get(Path(path).suffix.lower())
+        with av.open(path, format=headerless) as container:
+            if _RAW_SAMPLES.fullmatch(container.format.name):
+                raise UserError(f"{path}: bare samples of an unknown rate; convert it to wav first")
             if not container.streams.audio:
                 raise UserError(f"{path}: holds no audio stream")
             resampler = av.AudioResampler(format="fltp")
@@ -144,7 +163,12 @@ def read_recording(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: is a folder, not a recording")
     if size == 0:
         raise UserError(f"{path}: the file is empty")
+    suffix = Path(path).suffix.lower()
+    if suffix == ".raw":  # soundfile's one suffix that asks its caller for the format
+        raise UserError(f"{path}: bare samples of an unknown rate; convert it to wav first")
     try:
+        if suffix in HEADERLESS or soundfile.info(path).frames == UNKNOWN_LENGTH:
+            raise soundfile.LibsndfileError(0)
         channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
         waveform = channels.mean(axis=1)
     except soundfile.LibsndfileError:

@@ -5,6 +5,7 @@
 holds one line of labels an utterance, in the same order.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -143,9 +144,16 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{line}\n" for line in lines)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    except (OSError, UnicodeEncodeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+
+
+def _reason(error: OSError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):  # a file name of bytes that are no text
+        return f"{error.object.strip()!r} is not valid Unicode"
+    return error.strerror or str(error)
 
 
 def write_manifest(
@@ -153,8 +161,8 @@ def write_manifest(
 ) -> Path:
     """Write `<dataset_dir>/<subset>.tsv` from (path relative to root or absolute, samples)."""
     path = Path(dataset_dir) / f"{subset}.tsv"
-    for name, _ in files:
-        if "\t" in name or "\n" in name:
+    for name in (str(root), *(name for name, _ in files)):
+        if "\t" in name or len(name.splitlines()) > 1:
             raise UserError(f"{name!r}: a file name with a tab or line break cannot be listed")
     write_lines(path, [str(root), *(f"{name}\t{samples}" for name, samples in files)])
     return path

@@ -18,4 +18,4 @@ if [[ $(basename "$DATASET_DIR") != LibriSpeech ]]; then
 fi
 read -ra subsets <<<"$SUBSETS"
 "$PYTHON" -m utils.download_librispeech \
-    --output_dir "$(dirname "$DATASET_DIR")" --subsets "${subsets[@]}" "$@"
+    --subsets "${subsets[@]}" --output_dir "$(dirname "$DATASET_DIR")" "$@"

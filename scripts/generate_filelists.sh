@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Writes filelists, labels and the dictionary of a corpus in LibriSpeech's layout.
+# Writes filelists, labels and the dictionary of a corpus in LibriSpeech's layout, into its folder.
 # Anything after the script's name goes to utils/make_filelists.py unchanged.
 set -euo pipefail
 
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
-: "${COMBINE=train-full-960=train-clean-100,train-clean-360,train-other-500}"  # empty for none
-: "${DICTIONARY_FROM:=train-full-960}"
+: "${COMBINE=auto}"         # auto: train-full-960 if SUBSETS holds its three parts; empty: nothing
+: "${DICTIONARY_FROM=auto}" # auto: train-full-960, or else the first train-* of SUBSETS
 : "${PYTHON:=python3}"
 
 recipe=$(realpath "$0")
@@ -14,6 +14,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 "$PYTHON" -m utils.check_variables "$recipe"
 
 read -ra subsets <<<"$SUBSETS"
+training=""
+parts=0
+for subset in "${subsets[@]}"; do
+    case $subset in train-clean-100 | train-clean-360 | train-other-500) parts=$((parts + 1)) ;; esac
+    if [[ $subset == train-* ]]; then training=${training:-$subset}; fi
+done
+if [[ $COMBINE == auto ]]; then
+    COMBINE=""
+    if ((parts == 3)); then
+        training=train-full-960
+        COMBINE=$training=train-clean-100,train-clean-360,train-other-500
+    fi
+fi
+if [[ $DICTIONARY_FROM == auto ]]; then DICTIONARY_FROM=$training; fi
+
 read -ra combine <<<"$COMBINE"
-"$PYTHON" -m utils.make_filelists --corpus_dir "$DATASET_DIR" --subsets "${subsets[@]}" \
+"$PYTHON" -m utils.make_filelists --subsets "${subsets[@]}" --corpus_dir "$DATASET_DIR" \
     --combine ${combine[@]+"${combine[@]}"} --dictionary_from "$DICTIONARY_FROM" "$@"

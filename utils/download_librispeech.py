@@ -6,6 +6,7 @@ Leaves `<output_dir>/LibriSpeech/<subset>/...`.  Nothing is extracted before its
 """
 
 import difflib
+import gzip
 import hashlib
 import os
 import shutil
@@ -13,9 +14,12 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -34,6 +38,7 @@ MD5 = {
 CORPUS = "LibriSpeech"
 BLOCK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
+BUSY = (408, 429)  # HTTP answers that mean "later", like those from 500 on
 
 
 @dataclass(frozen=True)
@@ -49,63 +54,96 @@ class DownloadOptions:
     keep_archives: bool = False
     """Keep the .tar.gz files after extraction."""
     retries: int = 5
-    """Attempts after a dropped connection, each resuming where the last one stopped."""
+    """New attempts after dropped connections, each resuming where the last one stopped; they count
+    from zero again whenever one brought something."""
+
+    def __post_init__(self) -> None:
+        if not self.subsets:
+            raise UserError(f"--subsets: names none; choose from {', '.join(MD5)}")
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.netloc:
+            raise UserError(
+                f"--base_url {self.base_url}: not an address like https://www.openslr.org/..."
+            )
+        if self.retries < 0:
+            raise UserError(f"--retries {self.retries}: must be at least 0")
 
 
 def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
     """Download `url` to `part`, continuing what is there already.
 
-    UserError if the address cannot be reached or the disk is too small.
+    `retries` counts attempts in a row that brought nothing new; the wait before each doubles from
+    `pause` seconds.  UserError if the address cannot be reached or the disk is too small.
     """
-    for attempt in range(retries + 1):
+    failures = 0
+    most = _size(part)
+    while True:
         try:
-            if _fetch_once(url, part):
-                return
-            reason = "connection dropped"
+            _fetch_once(url, part)
+            return
         except urllib.error.HTTPError as error:
-            if error.code < 500:
+            if error.code < 500 and error.code not in BUSY:
                 raise UserError(f"{url}: {error.code} {error.reason}; check --base_url") from None
             reason = f"{error.code} {error.reason}"
+        except InvalidURL as error:
+            raise UserError(f"{url}: not an address ({error}); check --base_url") from None
         except urllib.error.URLError as error:
             reason = str(error.reason)
-        except (ConnectionError, TimeoutError) as error:
+        except (ConnectionError, TimeoutError, HTTPException) as error:
             reason = str(error) or type(error).__name__
-        if attempt < retries:
-            time.sleep(pause * 2**attempt)
-    size = part.stat().st_size if part.exists() else 0
-    raise UserError(
-        f"{url}: not reached after {retries + 1} attempts ({reason}); {size} bytes are kept in "
-        f"{part}, run the command again to continue"
-    )
+        if _size(part) > most:
+            failures, most = 0, _size(part)
+        if failures == retries:
+            raise UserError(
+                f"{url}: not reached in {failures + 1} attempts ({reason}); {_size(part)} bytes "
+                f"are kept in {part}, run the command again to continue"
+            )
+        time.sleep(pause * 2**failures)
+        failures += 1
 
 
-def _fetch_once(url: str, part: Path) -> bool:
-    """One connection's worth; whether the file is complete now."""
-    have = part.stat().st_size if part.exists() else 0
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch_once(url: str, part: Path) -> None:
+    """One connection's worth; ConnectionError if it ended before the file did."""
+    have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing after what we have
-            return True
+        if have and error.code == 416:  # nothing after what we have; the MD5 has the last word
+            return
         raise
     with response:
-        if response.status != 206:  # the server does not resume: from the start
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if response.status != 206 or not resumed:  # the whole file: from the start
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if total is not None:
-            check_space(part.parent, total - have)
+            # FLAC does not compress further: unpacked, the archive needs its own size again.
+            check_space(part.parent, total - have + total)
         with (
             open(part, "ab" if have else "wb") as file,
-            tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, leave=True
-            ) as bar,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
         ):
-            while block := response.read(BLOCK):
+            for block in _blocks(response):
                 file.write(block)
                 bar.update(len(block))
-            return total is None or file.tell() == total
+            if total is not None and file.tell() < total:
+                raise ConnectionError("connection dropped")
+
+
+def _blocks(response: HTTPResponse) -> Iterator[bytes]:
+    """A response's bytes.  Not every network error is a ConnectionError: here they become one, so
+    that they are told from errors of the disk."""
+    try:
+        while block := response.read(BLOCK):
+            yield block
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -113,8 +151,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"--output_dir {folder}: {needed / 2**30:.1f} GiB more are needed, {free / 2**30:.1f} "
-            "GiB are free; make room or choose another folder"
+            f"--output_dir {folder}: {needed / 2**30:.1f} GiB are needed to download and unpack, "
+            f"{free / 2**30:.1f} GiB are free; make room or choose another folder"
         )
 
 
@@ -155,21 +193,19 @@ def extract(archive: Path, output_dir: Path, subset: str) -> None:
                         "archive's folder; nothing was kept: fetch it from the original address"
                     )
                 tar.extract(member, inside, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        unpacked = building / CORPUS
+        if not (unpacked / subset).is_dir():
+            raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
+        for extra in unpacked.iterdir():  # README.TXT, SPEAKERS.TXT and the like
+            if extra.is_file():
+                os.replace(extra, output_dir / CORPUS / extra.name)
+        os.replace(unpacked / subset, target)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{archive}: not a whole .tar.gz ({error}); nothing was kept: fetch it again"
+        ) from None
+    finally:
         shutil.rmtree(building, ignore_errors=True)
-        raise UserError(f"{archive}: cannot be extracted ({error}); fetch it again") from None
-    except UserError:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    unpacked = building / CORPUS
-    if not (unpacked / subset).is_dir():
-        shutil.rmtree(building)
-        raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
-    for extra in unpacked.iterdir():  # README.TXT, SPEAKERS.TXT and the like
-        if extra.is_file():
-            os.replace(extra, output_dir / CORPUS / extra.name)
-    os.replace(unpacked / subset, target)
-    shutil.rmtree(building)
 
 
 def download(
@@ -186,7 +222,7 @@ def download(
         (output_dir / CORPUS).mkdir(parents=True, exist_ok=True)
         for subset in options.subsets:
             if (output_dir / CORPUS / subset).is_dir():
-                print(f"{output_dir / CORPUS / subset}: already there")
+                print(f"{output_dir / CORPUS / subset}: already there, left as it is")
                 continue
             archive = output_dir / f"{subset}.tar.gz"
             if not archive.exists():
@@ -201,7 +237,10 @@ def download(
                 archive.unlink()
             print(f"{output_dir / CORPUS / subset}: done")
     except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: {error.strerror or error}") from None
+        raise UserError(
+            f"--output_dir {output_dir}: {error.strerror or error}; "
+            "make room, or choose a folder that can be written"
+        ) from None
 
 
 def main() -> None:

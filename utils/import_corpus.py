@@ -33,10 +33,12 @@ from wav2vec2.feature_extractor import frame_count
 
 AUDIO_COLUMNS = ("path", "audio", "file", "filename", "wav")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
+# fmt: off
 AUDIO_SUFFIXES = {
-    *([".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".webm", ".wma", ".aif", ".aiff", ".au", ".g722"]),
-    *([".amr", ".3gp", ".caf", ".mka", ".sph", ".w64", ".rf64"]),
+    ".3gp", ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".g722", ".m4a", ".mka",
+    ".mkv", ".mp3", ".mp4", ".ogg", ".opus", ".rf64", ".sph", ".w64", ".wav", ".webm", ".wma",
 }
+# fmt: on
 SUBSETS = ("train", "valid", "test")
 
 

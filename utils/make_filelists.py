@@ -7,7 +7,9 @@ For each subset: `<subset>.tsv` (audio files and their lengths), `.wrd` (words) 
 before anything is written.
 """
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,14 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from common.audio import SAMPLE_RATE
+from common.audio import SAMPLE_RATE, UNKNOWN_LENGTH
 from common.errors import UserError, run_command
 from common.flags import ArgumentParser, parse_dataclasses
 from common.manifest import letters, write_lines, write_manifest
-from common.vocabulary import write_dictionary
+from common.vocabulary import WORD_END, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
+FETCH_AGAIN = "fetch the archive again, or remove what is damaged"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,16 @@ class FilelistOptions:
     dictionary_from: str = ""
     """Subset or combined list whose letters make dict.ltr.txt; none is written if empty."""
 
+    def __post_init__(self) -> None:
+        if not self.subsets:
+            raise UserError("--subsets: names none; name the folders in --corpus_dir to list")
+        names = (*self.subsets, *(text.partition("=")[0] for text in self.combine))
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise UserError(
+                    f"{name}: named {count} times in --subsets and --combine; once each"
+                )
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -55,21 +68,24 @@ def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
     transcripts: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.rglob("*.trans.txt")):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+            raise UserError(
+                f"{path}: cannot be read as UTF-8 text ({error}); {FETCH_AGAIN}"
+            ) from None
         for number, line in enumerate(lines, start=1):
-            key, _, words = line.partition(" ")
             if not line.strip():
                 continue
-            if not key or not words.strip() or "\t" in line:
+            key, _, words = line.partition(" ")
+            if not key or not words.strip() or "\t" in line or WORD_END in words:
                 raise UserError(
                     f"{path}:{number}: expected '<utterance-id> TRANSCRIPT' like "
-                    f"{TRANSCRIPT_EXAMPLE}, got {line!r}"
+                    f"{TRANSCRIPT_EXAMPLE}, without tab or '{WORD_END}', got {line!r}"
                 )
             if key in transcripts:
                 raise UserError(
-                    f"{path}:{number}: utterance id {key!r} already stands in {transcripts[key][1]}"
+                    f"{path}:{number}: utterance id {key!r} already stands in "
+                    f"{transcripts[key][1]}; remove one"
                 )
             transcripts[key] = (" ".join(words.split()), f"{path}:{number}")
     return transcripts
@@ -78,17 +94,48 @@ def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
 def samples_of(path: Path) -> int:
     """Length of an audio file, from its header; UserError if it cannot be trained on."""
     if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; fetch the archive again")
+        raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: not decodable audio ({error.error_string})") from None
+        raise UserError(
+            f"{path}: not decodable audio ({error.error_string}); {FETCH_AGAIN}"
+        ) from None
     if info.samplerate != SAMPLE_RATE or info.channels != 1:
         raise UserError(
             f"{path}: {info.samplerate} Hz, {info.channels} channels; needs {SAMPLE_RATE} Hz mono: "
             "convert the corpus with utils/import_corpus.py"
         )
+    if info.frames in (0, UNKNOWN_LENGTH):
+        raise UserError(f"{path}: its header tells of no samples; {FETCH_AGAIN}")
     return info.frames
+
+
+def lengths_of(files: Sequence[Path], title: str) -> list[int]:
+    """`samples_of` each file, in parallel: reading headers waits for the disk, not for Python."""
+    with ThreadPoolExecutor(8) as pool:
+        try:
+            return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title))
+        except UserError:
+            pool.shutdown(cancel_futures=True)  # else the error waits for every other file
+            raise
+
+
+def first_few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def unique_by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Utterance id -> audio file; UserError if two files share an id."""
+    stems: dict[str, Path] = {}
+    for path in files:
+        if path.stem in stems:
+            raise UserError(
+                f"{path}: utterance id {path.stem!r} is also that of {stems[path.stem]}; ids must "
+                "be unique within a list: remove or rename one"
+            )
+        stems[path.stem] = path
+    return stems
 
 
 def read_subset(corpus_dir: Path, subset: str) -> list[Entry]:
@@ -103,31 +150,25 @@ def read_subset(corpus_dir: Path, subset: str) -> list[Entry]:
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise UserError(f"{folder}: holds no .flac file; fetch it with scripts/download_data.sh")
-    stems: dict[str, Path] = {}
-    for path in files:
-        if path.stem in stems:
-            raise UserError(
-                f"{path}: utterance id {path.stem!r} is also that of {stems[path.stem]}"
-            )
-        stems[path.stem] = path
+    stems = unique_by_stem(files)
     transcripts = read_transcripts(folder)
     silent = [key for key in stems if key not in transcripts]
     if silent:
         raise UserError(
             f"{stems[silent[0]]}: no transcript; {len(silent)} of {len(stems)} files of {subset} "
-            f"have none in a .trans.txt ({TRANSCRIPT_EXAMPLE}): fetch the archive again"
+            f"have no line like {TRANSCRIPT_EXAMPLE} in a .trans.txt ({first_few(silent)}): "
+            f"{FETCH_AGAIN}"
         )
-    unheard = [where for key, (_, where) in transcripts.items() if key not in stems]
+    unheard = [key for key in transcripts if key not in stems]
     if unheard:
         raise UserError(
-            f"{unheard[0]}: no audio file of this id; {len(unheard)} of {len(transcripts)} "
-            f"transcripts of {subset} have none: fetch the archive again"
+            f"{transcripts[unheard[0]][1]}: no audio file of this id; {len(unheard)} of "
+            f"{len(transcripts)} transcripts of {subset} have none ({first_few(unheard)}): "
+            f"{FETCH_AGAIN}"
         )
-    with ThreadPoolExecutor(8) as pool:
-        lengths = list(tqdm(pool.map(samples_of, files), total=len(files), desc=subset))
     return [
         Entry(str(path.relative_to(folder)), samples, transcripts[path.stem][0])
-        for path, samples in zip(files, lengths)
+        for path, samples in zip(files, lengths_of(files, subset))
     ]
 
 
@@ -145,6 +186,15 @@ def parse_combinations(texts: Sequence[str], subsets: Sequence[str]) -> dict[str
     return combinations
 
 
+def check_writable(folder: Path) -> None:
+    """UserError if files cannot be made in `folder`; better known before an hour of reading."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--output_dir {folder}: {existing} is not a folder that can be written; choose another"
+        )
+
+
 def write_subset(output_dir: Path, subset: str, root: Path, entries: Sequence[Entry]) -> None:
     """Write `<subset>.tsv`, `.wrd` and `.ltr`."""
     write_manifest(output_dir, subset, root, [(e.path, e.samples) for e in entries])
@@ -158,7 +208,7 @@ def main() -> None:
     parser = ArgumentParser(prog="utils.make_filelists", description=__doc__.splitlines()[0])
     (options,) = parse_dataclasses(parser, [FilelistOptions])
     corpus_dir = Path(options.corpus_dir).absolute()
-    output_dir = Path(options.output_dir or corpus_dir)
+    output_dir = Path(options.output_dir or corpus_dir).absolute()
     combinations = parse_combinations(options.combine, options.subsets)
     names = [*options.subsets, *combinations]
     if options.dictionary_from and options.dictionary_from not in names:
@@ -167,7 +217,11 @@ def main() -> None:
             "name one of these"
         )
     if not corpus_dir.is_dir():
-        raise UserError(f"--corpus_dir {corpus_dir}: no such folder")
+        raise UserError(
+            f"--corpus_dir {corpus_dir}: no such folder; name the one that holds "
+            f"{', '.join(options.subsets)}"
+        )
+    check_writable(output_dir)
 
     lists = {s: (corpus_dir / s, read_subset(corpus_dir, s)) for s in options.subsets}
     for name, parts in combinations.items():
@@ -176,6 +230,7 @@ def main() -> None:
             for part in parts
             for entry in lists[part][1]
         ]
+        unique_by_stem(Path(entry.path) for entry in entries)
         lists[name] = (corpus_dir, entries)
     for name, (root, entries) in lists.items():
         write_subset(output_dir, name, root, entries)

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wav2vec2.config import (
+    BASE,
+    LARGE,
+    MINI,
+    Architecture,
+    ContrastiveObjective,
+    Hourglass,
+    Masking,
+    Regularisation,
+)
+from wav2vec2.pretraining import Wav2Vec2ForPretraining
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters"),
+    [
+        (BASE, 95_044_608),
+        (replace(BASE, hourglass=Hourglass(2, 8, 4, 2)), 95_044_608),
+        (replace(BASE, hourglass=Hourglass(2, 8, 4, 2, "linear")), 99_767_040),
+        (LARGE, 317_390_592),
+    ],
+    ids=["base", "base naive hourglass", "base linear hourglass", "large"],
+)
+def test_parameter_counts(architecture, parameters):
+    with torch.device("meta"):
+        model = Wav2Vec2ForPretraining.from_config(
+            architecture, Regularisation(), ContrastiveObjective()
+        )
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    "architecture", [BASE, LARGE, MINI, replace(BASE, hourglass=Hourglass(1, 10, 3, 1, "linear"))]
+)
+def test_architecture_survives_plain_types(architecture):
+    import json
+
+    assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
+
+
+def test_unknown_architecture_field_is_named():
+    with pytest.raises(ValueError, match="experts"):
+        Architecture.from_dict({**BASE.to_dict(), "experts": 8})
+
+
+def test_hourglass_notation():
+    assert Hourglass.parse("[2,(8,4),2]") == Hourglass(2, 8, 4, 2)
+    assert Hourglass.parse("[2, (8, 4), 2]", "linear") == Hourglass(2, 8, 4, 2, "linear")
+    assert Hourglass.parse("") is None
+    assert str(Hourglass(1, 2, 3, 4)) == "[1,(2,3),4]"
+
+
+@pytest.mark.parametrize(
+    "text", ["[2,8,4,2]", "2,(8,4),2", "[2,(8,4)]", "[a,(8,4),2]", "[2,(8,0),2]"]
+)
+def test_bad_hourglass_names_the_flag(text):
+    with pytest.raises(ValueError, match="--hourglass"):
+        Hourglass.parse(text)
+
+
+def test_hourglass_must_have_all_layers():
+    with pytest.raises(ValueError, match=r"--hourglass \[2,\(4,4\),2\] has 8 layers.* 12"):
+        replace(BASE, hourglass=Hourglass(2, 4, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "flag"),
+    [
+        (Regularisation, {"dropout": 1.0}, "--dropout"),
+        (Regularisation, {"feature_grad_mult": -1.0}, "--feature_grad_mult"),
+        (Masking, {"mask_prob": 1.5}, "--mask_prob"),
+        (Masking, {"mask_span": 0}, "--mask_span"),
+        (ContrastiveObjective, {"distractors": 0}, "--distractors"),
+        (ContrastiveObjective, {"gumbel_temperature": (0.5, 2.0, 0.9)}, "--gumbel_temperature"),
+    ],
+)
+def test_impossible_values_name_the_flag(cls, values, flag):
+    with pytest.raises(ValueError, match=flag):
+        cls(**values)
+
+
+def test_gumbel_temperature_is_annealed_per_update():
+    objective = ContrastiveObjective(gumbel_temperature=(2.0, 0.5, 0.9))
+    assert objective.temperature(1) == 2.0
+    assert objective.temperature(2) == pytest.approx(1.8)
+    assert objective.temperature(1000) == 0.5
