@@ -31,14 +31,14 @@ def test_perplexities():
     logits = quantizer.weight_proj(x).view(12, 2, 5)
     hard = soft = 0.0
     for g in range(2):
-        counts = torch.bincount(logits[:, g].argmax(-1), minlength=5) / 12
-        hard += math.exp(-sum(float(p) * math.log(float(p) + 1e-7) for p in counts))
-        mean = logits[:, g].softmax(-1).mean(0)
-        soft += math.exp(-sum(float(p) * math.log(float(p) + 1e-7) for p in mean))
+        counts = torch.bincount(logits[:, g].argmax(-1), minlength=5).double() / 12
+        hard += math.exp(-sum(p * math.log(p + 1e-7) for p in counts.tolist()))
+        mean = logits[:, g].softmax(-1).mean(0).detach()
+        soft += math.exp(-sum(p * math.log(p + 1e-7) for p in mean.tolist()))
         assert output.code_counts[g].tolist() == (counts * 12).tolist()
         torch.testing.assert_close(output.prob_sums[g], mean * 12)
     assert math.isclose(output.code_perplexity, hard, rel_tol=1e-9)
-    assert math.isclose(output.prob_perplexity, soft, rel_tol=1e-9)
+    assert math.isclose(output.prob_perplexity.item(), soft, rel_tol=1e-9)
 
 
 def test_perplexity_bounds():

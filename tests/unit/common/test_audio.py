@@ -1,0 +1,166 @@
+import zipfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from common.audio import SAMPLE_RATE, normalize, read_recording, read_utterance, resample
+from common.errors import UserError
+
+
+def tone(seconds=0.5, rate=SAMPLE_RATE, frequency=440.0):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+
+
+@pytest.fixture
+def flac(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(), SAMPLE_RATE, subtype="PCM_16")
+    return path
+
+
+def test_reads_what_was_written(flac):
+    waveform = read_utterance(str(flac), 8000)
+    assert waveform.dtype == np.float32 and waveform.shape == (8000,)
+    np.testing.assert_allclose(waveform, tone(), atol=1 / 32768)
+
+
+def test_zip_member(flac, tmp_path):
+    archive = tmp_path / "pack.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as pack:
+        pack.writestr("other", b"123")
+        pack.write(flac, "a.flac")
+        info = pack.getinfo("a.flac")
+    data = archive.read_bytes()
+    offset = data.index(flac.read_bytes())
+    member = f"{archive}:{offset}:{info.file_size}"
+    assert np.array_equal(read_utterance(member), read_utterance(str(flac)))
+    with pytest.raises(UserError, match="the archive ends before"):
+        read_utterance(f"{archive}:{offset}:{10**7}")
+    with pytest.raises(UserError, match=r"gone\.zip:0:5: cannot be opened"):
+        read_utterance(f"{tmp_path}/gone.zip:0:5")
+
+
+def test_missing_and_empty(tmp_path):
+    with pytest.raises(UserError, match=r"b\.flac: cannot be opened"):
+        read_utterance(str(tmp_path / "b.flac"))
+    (tmp_path / "e.flac").touch()
+    with pytest.raises(UserError, match=r"e\.flac: the file is empty"):
+        read_utterance(str(tmp_path / "e.flac"))
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.98])
+def test_truncated(tmp_path, suffix, share):
+    whole, cut = tmp_path / f"w.{suffix}", tmp_path / f"cut.{suffix}"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000)
+    soundfile.write(whole, noise, SAMPLE_RATE, subtype="PCM_16")
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: .*truncated"):
+        read_utterance(str(cut), 16_000)
+
+
+def test_other_length_than_listed(flac):
+    with pytest.raises(UserError, match="holds 8000 samples where 9000 are listed"):
+        read_utterance(str(flac), 9000)
+
+
+def test_sample_rate_and_channels(tmp_path):
+    soundfile.write(tmp_path / "r.wav", tone(rate=8000), 8000)
+    with pytest.raises(UserError, match=r"r\.wav: sample rate 8000 Hz.*import_corpus"):
+        read_utterance(str(tmp_path / "r.wav"))
+    soundfile.write(tmp_path / "s.wav", np.stack([tone(), tone()], axis=1), SAMPLE_RATE)
+    with pytest.raises(UserError, match=r"s\.wav: 2 channels.*import_corpus"):
+        read_utterance(str(tmp_path / "s.wav"))
+
+
+def test_not_audio_and_nan(tmp_path):
+    (tmp_path / "x.flac").write_text("not audio at all")
+    with pytest.raises(UserError, match=r"x\.flac: not decodable audio"):
+        read_utterance(str(tmp_path / "x.flac"))
+    wave = tone()
+    wave[100] = np.nan
+    soundfile.write(tmp_path / "n.wav", wave, SAMPLE_RATE, subtype="FLOAT")
+    for read in (read_utterance, read_recording):
+        with pytest.raises(UserError, match=r"n\.wav: holds NaN"):
+            read(str(tmp_path / "n.wav"))
+
+
+def test_normalize():
+    x = np.random.default_rng(0).normal(3.0, 2.0, 5000).astype(np.float32)
+    y = normalize(x)
+    np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + 1e-5), rtol=1e-4, atol=1e-5)
+    assert not normalize(np.ones(10, dtype=np.float32)).any()
+
+
+def test_resample_keeps_pitch_and_duration():
+    y = resample(tone(1.0, 44_100).astype(np.float32), 44_100)
+    assert len(y) == SAMPLE_RATE and y.dtype == np.float32
+    np.testing.assert_allclose(y[2000:14_000], tone(1.0)[2000:14_000], atol=5e-3)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_recordings_of_any_rate_and_channels(tmp_path, suffix):
+    path = tmp_path / f"r.{suffix}"
+    left = tone(1.0, 44_100)
+    soundfile.write(path, np.stack([left, 0 * left], axis=1), 44_100)
+    waveform = read_recording(path)
+    assert waveform.dtype == np.float32
+    assert abs(len(waveform) - SAMPLE_RATE) < 0.1 * SAMPLE_RATE  # mp3 pads
+    middle = waveform[4000:12_000]
+    spectrum = np.abs(np.fft.rfft(middle))
+    assert abs(np.argmax(spectrum) * SAMPLE_RATE / len(middle) - 440) < 4
+    assert abs(middle).max() == pytest.approx(0.25, rel=0.1)  # the mean of both channels
+
+
+def encode(path, codec, rate=16_000, **options):
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w", **options) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        samples = (tone(1.0, rate) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(
+            format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or None
+        )
+        for block in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("r.m4a", "aac"), ("r.g722", "g722")])
+def test_recordings_only_ffmpeg_decodes(tmp_path, name, codec):
+    encode(tmp_path / name, codec)
+    waveform = read_recording(tmp_path / name)
+    assert abs(len(waveform) - SAMPLE_RATE) < 0.15 * SAMPLE_RATE
+    spectrum = np.abs(np.fft.rfft(waveform[4000:12_000]))
+    assert abs(np.argmax(spectrum) * SAMPLE_RATE / 8000 - 440) < 4
+
+
+def test_video_without_sound(tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    with pytest.raises(UserError, match=r"v\.mp4: holds no audio stream"):
+        read_recording(tmp_path / "v.mp4")
+
+
+def test_recordings_that_are_none(tmp_path):
+    (tmp_path / "x.wav").write_bytes(b"RIFF but nothing else")
+    (tmp_path / "e.wav").touch()
+    soundfile.write(tmp_path / "z.wav", np.zeros(0), SAMPLE_RATE)
+    for name, message in [
+        ("x.wav", "not decodable"),
+        ("e.wav", "the file is empty"),
+        ("z.wav", "holds no samples"),
+        ("gone.wav", "cannot be opened"),
+        (".", "is a folder"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            read_recording(tmp_path / name)

@@ -1,0 +1,105 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from common.batching import BatchPlan, Geometry, token_budget_batches
+from common.errors import UserError
+
+LENGTHS = np.random.default_rng(0).integers(1_000, 30_000, size=500).tolist()
+
+
+def plan(lengths=LENGTHS, max_tokens=100_000, seed=1, **geometry):
+    return BatchPlan(
+        lengths, max_tokens=max_tokens, seed=seed, geometry=Geometry(**geometry), flags="FLAGS"
+    )
+
+
+def test_every_utterance_once_longest_first_within_the_budget():
+    batches = token_budget_batches(LENGTHS, 100_000, seed=1)
+    assert sorted(n for batch in batches for n in batch) == list(range(len(LENGTHS)))
+    longest = [max(LENGTHS[n] for n in batch) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    for batch, length in zip(batches, longest):
+        assert len(batch) * length <= 100_000
+        assert len(batch) < 8 or len(batch) % 8 == 0
+
+
+def test_batches_are_as_full_as_their_size_rule_allows():
+    batches = token_budget_batches(LENGTHS, 100_000, seed=1)
+    for batch, following in zip(batches, batches[1:]):
+        length = max(LENGTHS[n] for n in batch)
+        larger = len(batch) + (8 if len(batch) >= 8 else 1)
+        if sum(map(len, batches[batches.index(following) :])) >= larger - len(batch):
+            assert larger * length > 100_000 or (larger > 8 and larger % 8)
+
+
+def test_ties_are_random_by_seed():
+    equal = [1000] * 100
+    one, two = (token_budget_batches(equal, 10_000, seed) for seed in (1, 2))
+    assert one != two and one == token_budget_batches(equal, 10_000, 1)
+
+
+def test_too_small_a_budget_names_the_flag():
+    with pytest.raises(UserError, match="--max_tokens 500: too small for .* 1000 samples"):
+        token_budget_batches([1000], 500, seed=1)
+
+
+def test_composition_is_fixed_and_order_shuffled():
+    p = plan(concat=3)
+    orders = [p.epoch_order(epoch) for epoch in range(3)]
+    assert orders[0] != orders[1] != orders[2]
+    assert plan(concat=3).groups == p.groups
+    assert plan(concat=3).epoch_order(1) == orders[1]
+    assert plan(concat=3, seed=2).epoch_order(1) != orders[1]
+
+
+def test_groups_are_neighbours_in_length():
+    p = plan(concat=4)
+    tops = [[max(LENGTHS[n] for n in batch) for batch in group] for group in p.groups]
+    flat = [length for group in tops for length in group]
+    assert flat == sorted(flat, reverse=True)
+    assert all(len(group) == 4 for group in p.groups)
+
+
+@pytest.mark.parametrize(("ranks", "concat", "accumulate"), [(1, 1, 1), (2, 1, 3), (3, 2, 2)])
+def test_ranks_share_an_epoch(ranks, concat, accumulate):
+    """Equal steps, no group twice, and what is left out is less than one update."""
+    p = plan(ranks=ranks, concat=concat, accumulate=accumulate)
+    shares = [list(p.requests(5, rank)) for rank in range(ranks)]
+    assert {len(share) for share in shares} == {p.updates_per_epoch * accumulate}
+    seen = Counter(request.sub_batches for share in shares for request in share)
+    assert set(seen.values()) == {1}
+    assert p.dropped_batches >= 0
+    assert len(p.groups) - len(seen) < ranks * accumulate
+    assert sorted(r.index for share in shares for r in share) == list(range(len(seen)))
+
+
+def test_geometry_changes_who_takes_a_group_never_which_update_it_is_in():
+    """2 processes x 3 accumulated, and 1 x 6: the same groups, keys and updates."""
+    one, two = plan(accumulate=6), plan(ranks=2, accumulate=3)
+    first = list(one.requests(0))
+    shares = [list(two.requests(0, rank)) for rank in range(2)]
+    for update in range(one.updates_per_epoch):
+        alone = {(r.index, r.sub_batches) for r in first[6 * update : 6 * update + 6]}
+        shared = {
+            (r.index, r.sub_batches) for share in shares for r in share[3 * update : 3 * update + 3]
+        }
+        assert alone == shared
+
+
+def test_resume_is_arithmetic():
+    p = plan(ranks=2, accumulate=2)
+    whole = list(p.requests(3, 1))
+    assert list(p.requests(3, 1, start_update=4)) == whole[8:]
+
+
+def test_sub_batches_are_numbered_through_the_epoch():
+    p = plan(concat=2)
+    numbers = [r.sub_batch_number(j) for r in p.requests(0) for j in range(2)]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_too_little_audio_for_an_update():
+    with pytest.raises(UserError, match="FLAGS: .* too few for one update, which takes 64"):
+        plan(lengths=[1000] * 20, ranks=8, concat=8)

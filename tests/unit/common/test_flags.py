@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from common.errors import UserError
+from common.flags import ArgumentParser, field_help, parse_dataclasses
+
+
+@dataclass(frozen=True)
+class Options:
+    """Things to choose"""
+
+    name: str
+    """What it is called."""
+    count: int = 3
+    """How many, in pieces;
+    over two lines, at 100 %."""
+    share: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[float, float] = (1.0, 2.0)
+    """Two of them."""
+    several: tuple[str, ...] = ("x", "y")
+    wanted: bool = False
+    maybe: int | None = None
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError("--count must not be negative")
+
+
+def parse(*argv):
+    return parse_dataclasses(ArgumentParser(prog="test"), [Options], argv)[0]
+
+
+def test_defaults_and_types():
+    assert parse("--name", "n") == Options("n")
+    text = "--name n --count 7 --share 0.25 --kind b --pair 3 4 --several q --maybe 5"
+    options = parse(*text.split())
+    assert options == Options("n", 7, 0.25, "b", (3.0, 4.0), ("q",), False, 5)
+    assert parse("--name", "n", "--several").several == ()
+
+
+def test_booleans_are_never_guessed(capsys):
+    assert parse("--name", "n", "--wanted").wanted is True
+    assert parse("--name", "n", "--wanted", "true").wanted is True
+    assert parse("--name", "n", "--wanted", "false").wanted is False
+    with pytest.raises(SystemExit) as stop:
+        parse("--name", "n", "--wanted", "no")
+    assert stop.value.code == 2
+    assert "expected true or false, got 'no'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--name", "n", "--cuont", "3"], "unknown flag --cuont (did you mean --count?)"),
+        (["--name", "n", "--coun", "3"], "unknown flag --coun (did you mean --count?)"),
+        (["--name", "n", "--zzz=3"], "unknown flag --zzz"),
+        (["--name", "n", "stray"], "unexpected argument stray"),
+        ([], "--name"),
+        (["--name", "n", "--count", "few"], "--count: invalid int value: 'few'"),
+        (["--name", "n", "--kind", "c"], "--kind: invalid choice: 'c'"),
+    ],
+)
+def test_errors_are_one_line_and_code_two(capsys, argv, message):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: test:") and error.count("\n") == 1
+
+
+def test_the_class_own_check_becomes_a_user_error():
+    with pytest.raises(UserError, match="--count must not be negative"):
+        parse("--name", "n", "--count", "-1")
+
+
+def test_help_comes_from_the_docstrings(capsys):
+    assert field_help(Options)["count"] == "How many, in pieces; over two lines, at 100 %."
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    assert "Things to choose" in text and "at 100 %. (default: 3)" in " ".join(text.split())
+    assert "(default: 1.0 2.0)" in text

@@ -1,0 +1,105 @@
+import pytest
+
+from common.errors import UserError
+from common.manifest import letters, read_labels, read_manifest, write_lines, write_manifest
+
+
+def write(folder, name, *lines):
+    (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_round_trip(tmp_path):
+    write_manifest(tmp_path, "train", "/data", [("a/one.flac", 100), ("a b/two.flac", 200)])
+    manifest = read_manifest(tmp_path, "train")
+    assert [u.id for u in manifest.utterances] == ["one", "two"]
+    assert [u.path for u in manifest.utterances] == ["/data/a/one.flac", "/data/a b/two.flac"]
+    assert [u.samples for u in manifest.utterances] == [100, 200]
+    assert [u.line for u in manifest.utterances] == [2, 3]
+
+
+def test_absolute_paths_and_zip_members_stay(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "/else/x.wav\t5", "pack.zip:12:34\t6")
+    paths = [u.path for u in read_manifest(tmp_path, "s").utterances]
+    assert paths == ["/else/x.wav", "/data/pack.zip:12:34"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], r"s\.tsv:1: the first line"),
+        (["a.flac\t5"], r"s\.tsv:1: the first line"),
+        (["/data"], r"s\.tsv: lists no audio"),
+        (["/data", "a.flac 100"], r"s\.tsv:2: expected 'path<TAB>samples' .* got 'a.flac 100'"),
+        (["/data", "a.flac\t1e5"], r"s\.tsv:2: expected"),
+        (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
+        (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
+        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' already stands in line 2"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, lines, message):
+    write(tmp_path, "s.tsv", *lines)
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path, "s")
+
+
+def test_missing_subset_says_what_is_there(tmp_path):
+    write(tmp_path, "dev-clean.tsv", "/data", "a.flac\t5")
+    with pytest.raises(UserError, match=r"dev\.tsv: no such file \(it has dev-clean\.tsv\)"):
+        read_manifest(tmp_path, "dev")
+    with pytest.raises(UserError, match="the folder does not exist"):
+        read_manifest(tmp_path / "nowhere", "dev")
+
+
+def test_labels_pair_by_id(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.ltr", "H I |", "Y O |")
+    assert read_labels(read_manifest(tmp_path, "s"), "ltr") == {"a": "H I |", "b": "Y O |"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["H I |"], r"s\.ltr: 1 label lines but .*s\.tsv lists 2"),
+        (["H I |", "Y |", "Z |"], r"s\.ltr: 3 label lines but"),
+        (["H I |", " "], r"s\.ltr:2: no label for utterance 'b'"),
+    ],
+)
+def test_labels_that_do_not_match(tmp_path, labels, message):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.ltr", *labels)
+    with pytest.raises(UserError, match=message):
+        read_labels(read_manifest(tmp_path, "s"), "ltr")
+
+
+def test_missing_labels(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5")
+    with pytest.raises(UserError, match=r"s\.ltr: no such file"):
+        read_labels(read_manifest(tmp_path, "s"), "ltr")
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
+    with pytest.raises(UserError, match=r"s\.tsv: not UTF-8"):
+        read_manifest(tmp_path, "s")
+
+
+def test_letters():
+    assert letters("HELLO WORLD") == "H E L L O | W O R L D |"
+
+
+def test_file_names_that_cannot_be_listed(tmp_path):
+    with pytest.raises(UserError, match="tab"):
+        write_manifest(tmp_path, "s", "/data", [("a\tb.flac", 5)])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_lines(tmp_path / "f", ["old"])
+
+    def broken():
+        yield "new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_lines(tmp_path / "f", broken())
+    assert (tmp_path / "f").read_text() == "old\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]

@@ -1,0 +1,99 @@
+"""Decoding, error rates, randomness, metrics, exit codes."""
+
+import subprocess
+import sys
+
+import torch
+
+from common import errors, randomness
+from common.decoding import ctc_greedy
+from common.error_rate import ErrorCounts
+from common.metrics import Sums
+
+
+def one_hot(rows, units=5):
+    return torch.nn.functional.one_hot(torch.tensor(rows), units).float()
+
+
+def test_greedy_merges_repeats_and_removes_blanks():
+    logits = one_hot([[0, 3, 3, 0, 3, 4, 4], [1, 1, 2, 0, 0, 0, 4]])
+    assert ctc_greedy(logits, [7, 4]) == [[3, 3, 4], [1, 2]]
+    assert ctc_greedy(logits, torch.tensor([0, 7])) == [[], [1, 2, 4]]
+
+
+def slow_distance(a, b):
+    if not a or not b:
+        return len(a) + len(b)
+    return min(
+        slow_distance(a[1:], b) + 1,
+        slow_distance(a, b[1:]) + 1,
+        slow_distance(a[1:], b[1:]) + (a[0] != b[0]),
+    )
+
+
+def test_error_rate_is_of_the_corpus():
+    counts = ErrorCounts()
+    pairs = [("A B C", "A X C D"), ("A A", ""), ("", "B C"), ("HELLO THERE", "HELLO THERE")]
+    for hypothesis, reference in pairs:
+        assert counts.add(hypothesis.split(), reference.split()) == slow_distance(
+            hypothesis.split(), reference.split()
+        )
+    assert (counts.errors, counts.reference) == (6, 8)
+    assert counts.rate == 75.0
+    assert ErrorCounts().rate == 0.0
+    assert ErrorCounts(1, 0).rate == float("inf")
+
+
+def test_keys_differ_by_purpose_and_every_part():
+    keys = [
+        randomness.key("mask", 1, 2, 3),
+        randomness.key("crop", 1, 2, 3),
+        randomness.key("mask", 1, 2, 4),
+        randomness.key("mask", 12, 3),
+        randomness.key("mask", 1, 23),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert all(0 <= key < 2**63 for key in keys)
+
+
+def test_generators_repeat():
+    first = randomness.numpy_generator("a", 1).random(3)
+    assert (first == randomness.numpy_generator("a", 1).random(3)).all()
+    assert torch.equal(
+        torch.rand(2, generator=randomness.torch_generator("a", 1)),
+        torch.rand(2, generator=randomness.torch_generator("a", 1)),
+    )
+    randomness.reseed("a", 1)
+    once = torch.rand(2)
+    randomness.reseed("a", 1)
+    assert torch.equal(once, torch.rand(2))
+
+
+def test_sums():
+    sums = Sums()
+    sums.add({"loss": torch.tensor(1.5, requires_grad=True), "n": 2})
+    sums.add({"loss": torch.tensor(2.0), "n": 3})
+    other = Sums()
+    other.add({"n": 1})
+    sums.merge(other)
+    assert sums.total() == {"loss": 3.5, "n": 6.0}
+    assert Sums().total() == {}
+
+
+def run_code(body: str) -> subprocess.CompletedProcess:
+    code = f"from common.errors import *\ndef main():\n    {body}\nrun_command(main)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_exit_codes_and_single_lines():
+    for body, code, line in [
+        ("return None", 0, ""),
+        ("return ExitCode.SOME_FAILED", 1, ""),
+        ("raise UserError('a.tsv:3: bad\\n  line')", 2, "error: a.tsv:3: bad line\n"),
+        ("raise HealthError('collapsed')", 3, "error: collapsed\n"),
+        ("raise StoppedBySignal('saved')", 4, "error: saved\n"),
+    ]:
+        result = run_code(body)
+        assert (result.returncode, result.stderr) == (code, line)
+    assert "Traceback" in run_code("raise RuntimeError('ours')").stderr
+    assert errors.ExitCode.PEER_LOST == 5
