@@ -12,11 +12,11 @@ from typing import Any, Literal
 import torch
 
 from common import distributed
-from common.errors import UserError, run_command
+from common.errors import HealthError, StoppedBySignal, UserError, record_exit, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from common.optimizer import OptimizerOptions
 from common.schedule import ScheduleOptions
-from common.training import RunOptions, Trainer
+from common.training import RunOptions, Task, Trainer
 from tasks.data import DataOptions
 from tasks.finetuning import FinetuneOptions, FinetuningTask
 from tasks.pretraining import CropOptions, PretrainingTask
@@ -114,6 +114,7 @@ def prepare_output(run: RunOptions) -> None:
     folder = Path(run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "last_exit.json").unlink(missing_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -123,38 +124,36 @@ def prepare_output(run: RunOptions) -> None:
         ) from None
 
 
+def build(command: str, options: dict[type, Any], device: torch.device) -> Task:
+    """The task a command's options describe."""
+    data, run = options[DataOptions], options[RunOptions]
+    regularisation, masking = options[Regularisation], options[Masking]
+    if command == "pretrain":
+        architecture = options[ModelOptions].architecture()
+        crop, objective = options[CropOptions], options[ContrastiveObjective]
+        return PretrainingTask(
+            data, crop, architecture, regularisation, masking, objective, run, device
+        )
+    return FinetuningTask(data, options[FinetuneOptions], regularisation, masking, run, device)
+
+
 def main() -> None:
     command, options = parse()
-    run, schedule = options[RunOptions], options[ScheduleOptions]
-    optimizer = options[OptimizerOptions]
+    run = options[RunOptions]
+    prepare_output(run)
     device = distributed.pick_device(run.cpu)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    with distributed.process_group(device):
-        prepare_output(run)
-        if command == "pretrain":
-            task = PretrainingTask(
-                options[DataOptions],
-                options[CropOptions],
-                options[ModelOptions].architecture(),
-                options[Regularisation],
-                options[Masking],
-                options[ContrastiveObjective],
-                run,
-                device,
-            )
-        else:
-            task = FinetuningTask(
-                options[DataOptions],
-                options[FinetuneOptions],
-                options[Regularisation],
-                options[Masking],
-                run,
-                device,
-            )
-        parameters = sum(p.numel() for p in task.model.parameters())
-        distributed.notice(f"{command}: {parameters:,} parameters on {device}")
-        Trainer(task, run, optimizer, schedule, device).train()
+    try:
+        with distributed.process_group(device):
+            task = build(command, options, device)
+            parameters = sum(p.numel() for p in task.model.parameters())
+            distributed.notice(f"{command}: {parameters:,} parameters on {device}")
+            optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
+            Trainer(task, run, optimizer, schedule, device).train()
+    except (UserError, HealthError, StoppedBySignal) as error:
+        record_exit(run.output_dir, error)
+        raise
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@
 5  a peer process was lost
 """
 
+import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -40,6 +43,16 @@ class StoppedBySignal(RuntimeError):
     """A signal asked the run to stop and everything it needs to go on has been saved."""
 
     exit_code = ExitCode.SIGNAL
+
+
+def record_exit(folder: str | Path, error: Exception) -> None:
+    """Leave `last_exit.json` in `folder`: torchrun turns a worker's exit code into 1.
+
+    The first process to fail writes it; a folder that cannot be written stays without.
+    """
+    record = {"code": int(getattr(error, "exit_code", 1)), "reason": str(error)}
+    with suppress(OSError), open(Path(folder) / "last_exit.json", "x", encoding="utf-8") as file:
+        json.dump(record, file)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

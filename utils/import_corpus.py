@@ -14,22 +14,25 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import soundfile
 from tqdm import tqdm
 
-from common.audio import SAMPLE_RATE, read_recording
+from common.audio import HEADERLESS, SAMPLE_RATE, read_recording
 from common.errors import ExitCode, UserError, run_command
-from common.flags import ArgumentParser, parse_dataclasses
+from common.flags import ArgumentParser, add_flags, field_help, from_flags
 from common.manifest import letters, write_lines, write_manifest
 from common.transcript import CleanupOptions, Refused, clean
 from common.vocabulary import write_dictionary
-from wav2vec2.config import BASE
-from wav2vec2.feature_extractor import frame_count
 
 AUDIO_COLUMNS = ("path", "audio", "file", "filename", "wav")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
@@ -37,9 +40,13 @@ TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
 AUDIO_SUFFIXES = {
     ".3gp", ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".g722", ".m4a", ".mka",
     ".mkv", ".mp3", ".mp4", ".ogg", ".opus", ".rf64", ".sph", ".w64", ".wav", ".webm", ".wma",
+    *HEADERLESS,
 }
 # fmt: on
 SUBSETS = ("train", "valid", "test")
+FORMATS = ("tsv", "csv", "jsonl")
+LONGEST_ID = 200
+"""Bytes of an id; file systems end at 255, and a suffix follows."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class SourceOptions:
     """Folder to create: audio/, filelists, labels, dictionary, report."""
     table: str = ""
     """Table of audio paths and transcripts: .tsv, .csv or .jsonl, with named columns."""
+    format: Literal["", "tsv", "csv", "jsonl"] = ""
+    """Format of the table; by its suffix if empty."""
     audio_dir: str = ""
     """Folder of audio without transcripts, searched recursively (instead of --table)."""
     audio_root: str = ""
@@ -62,6 +71,14 @@ class SourceOptions:
     """Column that names the speaker: no speaker is then in two subsets."""
     split_column: str = ""
     """Column that says train, valid or test; by default the split is drawn."""
+
+    def __post_init__(self) -> None:
+        if bool(self.table) == bool(self.audio_dir):
+            raise UserError("give either --table or --audio_dir")
+        of_tables = ("format", "audio_root", "audio_column", "text_column")
+        for flag in (*of_tables, "speaker_column", "split_column"):
+            if self.audio_dir and getattr(self, flag):
+                raise UserError(f"--{flag}: describes a --table, but --audio_dir is given")
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,8 @@ class SelectionOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds < self.max_seconds:
             raise UserError("--min_seconds must be at least 0 and below --max_seconds")
+        if "/" in self.prefix or any(c in self.prefix for c in "\t\r\n"):
+            raise UserError(f"--prefix {self.prefix!r}: begins file names, and cannot hold this")
         if min(self.valid_share, self.test_share) < 0 or self.valid_share + self.test_share >= 1:
             raise UserError("--valid_share and --test_share must not be negative, nor add up to 1")
 
@@ -98,6 +117,8 @@ class WorkOptions:
     """Show so many transcripts before and after clean-up, and write nothing."""
 
     def __post_init__(self) -> None:
+        if self.dry_run < 0:
+            raise UserError(f"--dry_run {self.dry_run}: must not be negative")
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be at least 1")
 
@@ -107,6 +128,9 @@ class Recording:
     """One row of the table, or one file of the folder."""
 
     id: str
+    """Stem of the audio file written."""
+    key: str
+    """What the split is drawn by.  Unlike the id, no other recording can change it."""
     source: Path
     where: str
     """File and line it was named in, for messages."""
@@ -127,19 +151,27 @@ class LeftOut:
     failed: bool
     """The file could not be used at all, rather than being left out by a rule."""
 
+    @classmethod
+    def of(cls, recording: Recording, reason: str, detail: str, failed: bool) -> "LeftOut":
+        """The entry of a recording, in text that can be written whatever its path is made of."""
+        texts = (recording.where, str(recording.source), reason, detail)
+        return cls(*(t.encode("utf-8", "replace").decode() for t in texts), failed)
 
-def rows_of(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, column -> value) of a .tsv, .csv or .jsonl table."""
+
+def rows_of(table: Path, format: str = "") -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, column -> value) of a tsv, csv or jsonl table."""
+    format = format or table.suffix.lower().lstrip(".")
+    reader = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            if table.suffix.lower() in (".jsonl", ".json"):
+            if format not in FORMATS:
+                raise UserError(f"--table {table}: unknown suffix; say --format tsv, csv or jsonl")
+            if format == "jsonl":
                 for number, line in enumerate(file, start=1):
                     if line.strip():
                         yield number, _json_row(table, number, line)
                 return
-            if table.suffix.lower() not in (".tsv", ".csv"):
-                raise UserError(f"--table {table}: name it .tsv, .csv or .jsonl, as it is written")
-            if table.suffix.lower() == ".tsv":
+            if format == "tsv":
                 reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             else:
                 reader = csv.DictReader(file, strict=True)
@@ -155,7 +187,8 @@ def rows_of(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError:
         raise UserError(f"--table {table}: not UTF-8 text; convert it first") from None
     except csv.Error as error:
-        raise UserError(f"{table}:{reader.line_num}: not valid CSV ({error})") from None
+        line = reader.line_num if reader else 1
+        raise UserError(f"{table}:{line}: not valid {format.upper()} ({error})") from None
 
 
 def _json_row(table: Path, number: int, line: str) -> dict[str, str]:
@@ -165,7 +198,10 @@ def _json_row(table: Path, number: int, line: str) -> dict[str, str]:
         raise UserError(f"{table}:{number}: not JSON ({error}); write one object a line") from None
     if not isinstance(row, dict):
         raise UserError(f"{table}:{number}: not a JSON object; write one object a line")
-    return {str(key): str(value) for key, value in row.items()}
+    for key, value in row.items():
+        if isinstance(value, (dict, list)):
+            row[key] = ""  # columns of structure are nobody's text; they may stand beside it
+    return {key: "" if value is None else str(value) for key, value in row.items()}
 
 
 def pick_column(row: dict[str, str], wanted: str, usual: Sequence[str], flag: str, at: str) -> str:
@@ -179,53 +215,73 @@ def pick_column(row: dict[str, str], wanted: str, usual: Sequence[str], flag: st
     )
 
 
-def recording_id(path: Path, root: Path) -> str:
-    """A file stem that no other path below `root` has, as ids must be unique."""
+def recording_key(path: Path, root: Path) -> str:
+    """A path as a file stem: relative to `root` where it can be, without its suffix."""
     if path.is_relative_to(root):
         path = path.relative_to(root)
-    parts = [part for part in path.with_suffix("").parts if part not in ("/", "..")]
-    return "_".join(parts).replace(" ", "_").replace("\t", "_")
+    name = str(path.with_suffix("")).lstrip("/").encode("utf-8", "replace").decode()
+    name = re.sub(r"[\s/\\]", "_", name)
+    if len(name.encode()) > LONGEST_ID:
+        digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        name = name.encode()[-(LONGEST_ID - 17) :].decode("utf-8", "ignore") + "_" + digest
+    return name
 
 
 def read_table(options: SourceOptions) -> list[Recording]:
     """The recordings a table names."""
     table = Path(options.table)
-    root = Path(options.audio_root or table.parent).absolute()
+    root = Path(os.path.abspath(options.audio_root or table.parent))
     recordings = []
-    for number, row in rows_of(table):
+    for number, row in rows_of(table, options.format):
         at = f"{table}:{number}"
         audio = pick_column(row, options.audio_column, AUDIO_COLUMNS, "--audio_column", at)
         text = pick_column(row, options.text_column, TEXT_COLUMNS, "--text_column", at)
         speaker = split = ""
         if options.speaker_column:
             speaker = row[pick_column(row, options.speaker_column, (), "--speaker_column", at)]
+            if not speaker:
+                raise UserError(f"{at}: no speaker in column {options.speaker_column}; fill it in")
         if options.split_column:
             split = row[pick_column(row, options.split_column, (), "--split_column", at)]
             if split not in SUBSETS:
                 raise UserError(f"{at}: split {split!r} is none of {', '.join(SUBSETS)}")
-        source = root / row[audio]
-        key = recording_id(source, root)
-        recordings.append(Recording(key, source, at, row[text], speaker, split))
+        if not row[audio].strip():
+            raise UserError(f"{at}: column {audio} is empty; name an audio file or remove the line")
+        source = Path(os.path.normpath(root / row[audio]))
+        key = recording_key(source, root)
+        recordings.append(Recording(key, key, source, at, row[text], speaker, split))
     if not recordings:
-        raise UserError(f"--table {table}: names no recordings")
+        raise UserError(
+            f"--table {table}: names no recordings; a header line and one line each are needed"
+        )
     return recordings
 
 
 def read_folder(options: SourceOptions) -> list[Recording]:
-    """The audio files below a folder, by suffix."""
-    root = Path(options.audio_dir).absolute()
+    """The audio files below a folder, by suffix, save hidden ones and our own output."""
+    root = Path(os.path.abspath(options.audio_dir))
+    output_dir = Path(os.path.abspath(options.output_dir))
     if not root.is_dir():
         raise UserError(f"--audio_dir {root}: no such folder")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [s for s in subfolders if Path(folder, s) != output_dir and s[0] != "."]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
     if not files:
         raise UserError(
             f"--audio_dir {root}: holds no audio file ({' '.join(sorted(AUDIO_SUFFIXES))})"
         )
-    return [Recording(recording_id(path, root), path, str(path)) for path in files]
+    keys = ((recording_key(path, root), path) for path in sorted(files))
+    return [
+        Recording(key, key, path, str(path).encode("utf-8", "replace").decode())
+        for key, path in keys
+    ]
 
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
-    """Ids made unique by the suffix (a.wav, a.mp3); UserError for a file named twice."""
+    """Ids made unique by the suffix (a.wav, a.mp3); UserError for a file named twice, or for two
+    whose ids are equal even then (a/b.wav, a_b.wav)."""
     first: dict[Path, Recording] = {}
     for recording in recordings:
         if recording.source in first:
@@ -235,10 +291,19 @@ def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
             )
         first[recording.source] = recording
     counts = Counter(r.id for r in recordings)
-    return [
+    named = [
         r if counts[r.id] == 1 else replace(r, id=f"{r.id}_{r.source.suffix.lstrip('.').lower()}")
         for r in recordings
     ]
+    owner: dict[str, Recording] = {}
+    for recording in named:
+        other = owner.setdefault(recording.id, recording)
+        if other is not recording:
+            raise UserError(
+                f"{recording.where}: {recording.source} and {other.source} would both be called "
+                f"{recording.id}; rename one"
+            )
+    return named
 
 
 def clean_all(
@@ -252,55 +317,59 @@ def clean_all(
             kept.append(replace(recording, text=text))
         except Refused as error:
             left_out.append(
-                LeftOut(recording.where, str(recording.source), "transcript", str(error), False)
+                LeftOut.of(recording, f"transcript: {error.reason}", error.detail, False)
             )
     return kept, left_out
 
 
-def convert(task: tuple[Recording, Path, SelectionOptions]) -> tuple[Recording, int | LeftOut]:
-    """Write one recording as 16 kHz mono FLAC; its samples, or why it is left out."""
-    recording, target, selection = task
-
-    def leave_out(reason: str, detail: str, failed: bool = False) -> tuple[Recording, LeftOut]:
-        entry = LeftOut(recording.where, str(recording.source), reason, detail, failed)
-        return recording, entry
-
+def convert(task: tuple[Path, Path]) -> int | tuple[str, str]:
+    """Write one recording as 16 kHz mono FLAC; its samples, or (reason, detail) of a failure."""
+    source, target = task
+    if not source.exists():
+        return "missing", f"{source}: no such file"
     try:
-        fresh = target.exists() and target.stat().st_mtime >= recording.source.stat().st_mtime
-        if fresh:
-            samples = soundfile.info(str(target)).frames
-        else:
-            waveform = read_recording(recording.source)
-            samples = len(waveform)
-    except OSError as error:
-        return leave_out("unreadable", f"{recording.source}: {error.strerror}", failed=True)
+        waveform = read_recording(source)
     except UserError as error:
-        return leave_out("unreadable", str(error), failed=True)
+        return "unreadable", str(error)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        soundfile.write(temporary, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        os.replace(temporary, target)
+    except (OSError, soundfile.LibsndfileError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{target}: cannot be written ({error}); is the disk full?") from None
+    return len(waveform)
+
+
+def unfit(recording: Recording, samples: int, selection: SelectionOptions) -> LeftOut | None:
+    """Why a recording of this length is left out, if it is."""
+    # Imported here because it brings torch, which the converting processes can do without.
+    from wav2vec2.config import BASE
+    from wav2vec2.feature_extractor import frame_count
+
     seconds = samples / SAMPLE_RATE
+    problem = None
     if seconds < selection.min_seconds:
-        return leave_out("too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}")
-    if seconds > selection.max_seconds:
-        return leave_out("too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}")
-    if recording.text is not None:
+        problem = ("too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}")
+    elif seconds > selection.max_seconds:
+        problem = ("too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}")
+    elif recording.text is not None:
         units = letters(recording.text).split()
         needed = len(units) + sum(a == b for a, b in zip(units, units[1:]))
         frames = frame_count(samples, BASE.conv_layers)
-        if frames < needed:
-            return leave_out(
-                "transcript too long", f"{needed} frames needed, {seconds:.2f} s give {frames}"
+        if frames < needed:  # CTC has no path
+            problem = (
+                "transcript too long",
+                f"{needed} frames needed, {seconds:.2f} s give {frames}",
             )
-    if not fresh:
-        temporary = target.with_suffix(".tmp")
-        soundfile.write(temporary, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        os.replace(temporary, target)
-    return recording, samples
+    return problem and LeftOut.of(recording, *problem, failed=False)
 
 
 def split_of(recordings: Sequence[Recording], selection: SelectionOptions) -> dict[str, str]:
     """Recording id -> subset.  Drawn for each speaker (or recording) by itself, from the seed."""
     place: dict[str, float] = {}
     for recording in recordings:
-        name = recording.speaker or recording.id
+        name = recording.speaker or recording.key
         digest = hashlib.blake2b(f"{selection.seed}:{name}".encode(), digest_size=8).digest()
         place[name] = int.from_bytes(digest, "little") / 2**64
 
@@ -310,17 +379,27 @@ def split_of(recordings: Sequence[Recording], selection: SelectionOptions) -> di
         return "test" if value < selection.valid_share + selection.test_share else "train"
 
     subsets = {name: subset(value) for name, value in place.items()}
+    ascending = sorted(place, key=place.__getitem__)
     if selection.valid_share > 0 and len(place) > 1 and "valid" not in subsets.values():
-        subsets[min(place, key=place.__getitem__)] = "valid"  # training needs something to watch
-    return {r.id: r.split or subsets[r.speaker or r.id] for r in recordings}
+        subsets[ascending[0]] = "valid"  # training needs something to watch
+    if "train" not in subsets.values():
+        subsets[ascending[-1]] = "train"
+    return {r.id: r.split or subsets[r.speaker or r.key] for r in recordings}
 
 
 def open_output(output_dir: Path, settings: dict) -> None:
     """Create the folder, or take up an import of the same settings; UserError otherwise."""
+    if any(character in str(output_dir) for character in "\t\r\n"):
+        raise UserError(f"--output_dir {str(output_dir)!r}: a filelist cannot hold this name")
     record = output_dir / "import_settings.json"
     try:
         if record.exists():
-            found = json.loads(record.read_text(encoding="utf-8"))
+            try:
+                found = json.loads(record.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(
+                    f"{record}: not JSON; remove {output_dir}, or choose another"
+                ) from None
             differing = sorted(k for k in {*settings, *found} if settings.get(k) != found.get(k))
             if differing:
                 raise UserError(
@@ -337,15 +416,92 @@ def open_output(output_dir: Path, settings: dict) -> None:
     write_lines(record, json.dumps(settings, indent=2).splitlines())
 
 
+def _stamp(recording: Recording) -> list:
+    """What tells a source from a changed one."""
+    try:
+        facts = recording.source.stat()
+    except OSError:
+        return []
+    return [str(recording.source), facts.st_size, facts.st_mtime_ns]
+
+
+def read_journal(path: Path) -> dict[str, tuple[list, int]]:
+    """Recording id -> (stamp of its source, samples) of what an earlier run converted."""
+    done = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                key, stamp, samples = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written when the run stopped
+            done[key] = (stamp, samples)
+    return done
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers for all
+
+
+def conversions(
+    tasks: Sequence[tuple[Path, Path]], workers: int
+) -> Iterator[int | tuple[str, str]]:
+    """Results of `convert`, in the order of `tasks`."""
+    if workers == 1 or len(tasks) < 2:
+        yield from map(convert, tasks)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
+    )
+    try:
+        yield from pool.map(convert, tasks, chunksize=4)
+    except BrokenProcessPool:
+        raise UserError(
+            "a converting process was killed, perhaps for its memory; start again with fewer "
+            "--workers: what is converted is kept"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def convert_all(
     recordings: Sequence[Recording], output_dir: Path, selection: SelectionOptions, workers: int
 ) -> tuple[list[tuple[Recording, int]], list[LeftOut]]:
-    """Converted recordings with their samples, and those left out, in the given order."""
-    tasks = [(r, output_dir / "audio" / f"{r.id}.flac", selection) for r in recordings]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        results = list(tqdm(pool.imap(convert, tasks, chunksize=8), total=len(tasks), unit="file"))
-    converted = [(r, result) for r, result in results if not isinstance(result, LeftOut)]
-    return converted, [result for _, result in results if isinstance(result, LeftOut)]
+    """Converted recordings with their samples, and those left out, in the given order.
+
+    Each conversion is noted in a journal, so that a run that was stopped continues there.
+    """
+    journal = output_dir / "audio" / "converted.jsonl"
+    targets = {r.id: output_dir / "audio" / f"{r.id}.flac" for r in recordings}
+    stamps = {r.id: _stamp(r) for r in recordings}
+    results: dict[str, int | tuple[str, str]] = {
+        key: samples
+        for key, (stamp, samples) in read_journal(journal).items()
+        if stamps.get(key) == stamp and targets[key].exists()
+    }
+    todo = [r for r in recordings if r.id not in results]
+    tasks = [(r.source, targets[r.id]) for r in todo]
+    with open(journal, "a", encoding="utf-8") as notes:
+        progress = tqdm(conversions(tasks, workers), total=len(todo), unit="file")
+        for result, recording in zip(progress, todo):  # in this order the bar comes to its end
+            results[recording.id] = result
+            if isinstance(result, int):
+                print(json.dumps([recording.id, stamps[recording.id], result]), file=notes)
+                notes.flush()
+
+    converted, left_out = [], []
+    for recording in recordings:
+        result = results[recording.id]
+        if isinstance(result, int):
+            entry = unfit(recording, result, selection)
+        else:
+            entry = LeftOut.of(recording, *result, failed=True)
+        if entry:
+            left_out.append(entry)
+            targets[recording.id].unlink(missing_ok=True)
+        else:
+            converted.append((recording, result))
+    write_lines(journal, (json.dumps([r.id, stamps[r.id], n]) for r, n in converted))
+    return converted, left_out
 
 
 def write_data_set(
@@ -356,9 +512,11 @@ def write_data_set(
     facts = {}
     for subset in SUBSETS:
         members = [(r, samples) for r, samples in converted if subsets[r.id] == subset]
-        if not members:
-            continue
         name = selection.prefix + subset
+        if not members:
+            for suffix in ("tsv", "wrd", "ltr"):  # of an earlier run that had some
+                (output_dir / f"{name}.{suffix}").unlink(missing_ok=True)
+            continue
         files = [(f"{r.id}.flac", samples) for r, samples in members]
         write_manifest(output_dir, name, (output_dir / "audio").absolute(), files)
         hours = sum(samples for _, samples in members) / SAMPLE_RATE / 3600
@@ -377,6 +535,9 @@ def report_unseen_letters(
 ) -> None:
     """Say which letters occur in valid or test only: a model cannot learn them."""
     subsets = split_of([r for r, _ in converted], selection)
+    if "train" not in subsets.values():
+        print("note: nothing in train, hence no dict.ltr.txt; use that of the training set")
+        return
     seen: dict[bool, set[str]] = {True: set(), False: set()}
     for recording, _ in converted:
         seen[subsets[recording.id] == "train"].update((recording.text or "").replace(" ", ""))
@@ -386,25 +547,42 @@ def report_unseen_letters(
 
 
 def main() -> ExitCode:
-    parser = ArgumentParser(prog="utils.import_corpus", description=__doc__.splitlines()[0])
-    source, cleanup, selection, work = parse_dataclasses(
-        parser, [SourceOptions, CleanupOptions, SelectionOptions, WorkOptions]
+    classes = (SourceOptions, CleanupOptions, SelectionOptions, WorkOptions)
+    parser = ArgumentParser(
+        prog="utils.import_corpus",
+        description=__doc__.splitlines()[0],
+        conflict_handler="resolve",
     )
-    if bool(source.table) == bool(source.audio_dir):
-        raise UserError("give either --table or --audio_dir")
+    for cls in classes:
+        add_flags(parser, cls)
+    # The one flag people repeat; repeated, an ordinary one would forget what came before.
+    parser.add_argument(
+        "--drop_pattern",
+        action="extend",
+        nargs="*",
+        metavar="REGEX",
+        help=field_help(CleanupOptions)["drop_pattern"],
+    )
+    namespace = parser.parse_args()
+    if namespace.drop_pattern is None:
+        namespace.drop_pattern = CleanupOptions.drop_pattern
+    source, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
     recordings = unique_ids(read_table(source) if source.table else read_folder(source))
     cleaned, left_out = clean_all(recordings, cleanup)
     if work.dry_run:
-        after = {r.id: r.text for r in cleaned}
-        why = {entry.where: entry.detail for entry in left_out}
+        after = {r.where: r.text for r in cleaned if r.text is not None}
+        after |= {e.where: f"left out, {e.reason}: {e.detail}" for e in left_out}
         for recording in recordings[: work.dry_run]:
-            result = after.get(recording.id) or f"left out: {why.get(recording.where, '')}"
-            print(f"{recording.where}\n  {recording.text}\n  {result}")
+            print(recording.where)
+            if recording.text is not None:
+                print(f"  {recording.text}\n  -> {after[recording.where]}")
         return ExitCode.DONE
 
     output_dir = Path(source.output_dir)
     settings = {**asdict(source), **asdict(cleanup), **asdict(selection)}
     del settings["output_dir"]
+    for flag in ("table", "audio_dir", "audio_root"):  # whatever folder the next run starts in
+        settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     open_output(output_dir, json.loads(json.dumps(settings)))
     converted, unusable = convert_all(cleaned, output_dir, selection, work.workers)
     left_out += unusable

@@ -114,11 +114,7 @@ def samples_of(path: Path) -> int:
 def lengths_of(files: Sequence[Path], title: str) -> list[int]:
     """`samples_of` each file, in parallel: reading headers waits for the disk, not for Python."""
     with ThreadPoolExecutor(8) as pool:
-        try:
-            return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title))
-        except UserError:
-            pool.shutdown(cancel_futures=True)  # else the error waits for every other file
-            raise
+        return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title))
 
 
 def first_few(ids: Sequence[str]) -> str:
@@ -138,8 +134,8 @@ def unique_by_stem(files: Iterable[Path]) -> dict[str, Path]:
     return stems
 
 
-def read_subset(corpus_dir: Path, subset: str) -> list[Entry]:
-    """A subset's utterances, sorted by path, paired with their transcripts by id."""
+def subset_folder(corpus_dir: Path, subset: str) -> Path:
+    """Where a subset lies; UserError, saying what there is, if it does not."""
     folder = corpus_dir / subset
     if not folder.is_dir():
         found = sorted(p.name for p in corpus_dir.glob("*") if p.is_dir())
@@ -147,6 +143,12 @@ def read_subset(corpus_dir: Path, subset: str) -> list[Entry]:
             f"{folder}: no such subset; {corpus_dir} holds {', '.join(found) or 'no folder'}: "
             "fetch it with scripts/download_data.sh or name another"
         )
+    return folder
+
+
+def read_subset(folder: Path) -> list[Entry]:
+    """A subset's utterances, sorted by path, paired with their transcripts by id."""
+    subset = folder.name
     files = sorted(folder.rglob("*.flac"))
     if not files:
         raise UserError(f"{folder}: holds no .flac file; fetch it with scripts/download_data.sh")
@@ -223,7 +225,9 @@ def main() -> None:
         )
     check_writable(output_dir)
 
-    lists = {s: (corpus_dir / s, read_subset(corpus_dir, s)) for s in options.subsets}
+    folders = {subset: subset_folder(corpus_dir, subset) for subset in options.subsets}
+
+    lists = {subset: (folder, read_subset(folder)) for subset, folder in folders.items()}
     for name, parts in combinations.items():
         entries = [
             Entry(f"{part}/{entry.path}", entry.samples, entry.words)

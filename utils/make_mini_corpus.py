@@ -37,17 +37,23 @@ WORDS = (
     .split()
 )
 
-# Variants of espeak-ng's voices that are plainly intelligible, one a speaker.
+# Accents and variants of espeak-ng's voices that are plainly intelligible, one a speaker.  A
+# variant is the timbre: no variant of dev or test occurs in train.
 TRAIN_VOICES = (
     "en-us+m1", "en+m2", "en-us+m4", "en+m5", "en-us+m7", "en-gb-x-rp+m8",
     "en-us+f1", "en+f3", "en-us+f4", "en-gb-x-rp+f5",
-    "en-us+adam", "en+benjamin", "en-us+caleb", "en-gb-scotland+ed", "en-us+ian",
-    "en+john", "en-us+marcelo", "en+paul", "en-us+rob", "en+travis",
-    "en-us+linda", "en+steph", "en-us+belinda", "en-gb-x-rp+aunty",
+    "en-us+adam", "en+benjamin", "en-us+caleb", "en-gb-scotland+ed", "en-us+ian", "en+john",
+    "en-us+marcelo", "en+paul", "en-us+rob", "en+travis", "en-us+linda", "en+steph",
+    "en-us+belinda", "en-gb-x-rp+aunty", "en-us+Alex", "en+Alicia", "en-us+Andy", "en+Annie",
+    "en-us+Denis", "en+Diogo", "en-us+Gene", "en+Henrique", "en-us+Jacky", "en+Lee",
+    "en-us+Mario", "en+Michael", "en-us+Mike", "en+Nguyen", "en-us+Reed", "en+announcer",
+    "en-us+edward2", "en+grandma", "en-us+gustave", "en+iven3", "en-us+max", "en+miguel",
+    "en-us+norbert", "en+quincy", "en-us+robert", "en+sandro", "en-us+steph3", "en+mike2",
 )  # fmt: skip
 DEV_VOICES = ("en-us+m6", "en+edward", "en-us+steph2", "en+victor")
 TEST_VOICES = (
     "en-us+m3", "en+f2", "en-us+david", "en+michel", "en-us+zac", "en-gb-x-rp+shelby",
+    "en-us+Hugo", "en+pablo",
 )  # fmt: skip
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
 
@@ -162,7 +168,7 @@ def speak_speaker(speaker: Speaker, folder: Path) -> tuple[Speaker, int, float, 
     """Synthesise one speaker; returns it with its utterances, seconds and words."""
     synthesiser = Synthesiser()
     own = numpy_generator("mini corpus speaker", speaker.seed, speaker.number)
-    base_rate, base_pitch = own.integers(140, 185), own.integers(35, 65)
+    base_rate, base_pitch = own.integers(135, 185), own.integers(30, 70)
     chapter = 1
     directory = folder / speaker.subset / str(speaker.number) / str(chapter)
     directory.mkdir(parents=True)
@@ -175,9 +181,9 @@ def speak_speaker(speaker: Speaker, folder: Path) -> tuple[Speaker, int, float, 
         audio = synthesiser.speak(
             " ".join(phrase).lower(),
             speaker.voice,
-            words_a_minute=int(base_rate * draw.uniform(0.9, 1.1)),
-            pitch=int(base_pitch + draw.integers(-5, 6)),
-            pitch_range=int(draw.integers(35, 66)),
+            words_a_minute=int(base_rate * draw.uniform(0.88, 1.14)),
+            pitch=int(base_pitch + draw.integers(-12, 13)),
+            pitch_range=int(draw.integers(30, 71)),
             noise_seed=int(draw.integers(2**31)),
         )
         audio = resample(audio, synthesiser.rate)

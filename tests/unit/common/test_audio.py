@@ -1,3 +1,4 @@
+import sys
 import zipfile
 
 import numpy as np
@@ -164,3 +165,42 @@ def test_recordings_that_are_none(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             read_recording(tmp_path / name)
+
+
+def test_a_stream_without_its_length(flac):
+    content = bytearray(flac.read_bytes())
+    content[21] &= 0xF0  # the header's count of samples: half of byte 21, and the next four
+    content[22:26] = bytes(4)
+    flac.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.flac: its header leaves the length out"):
+        read_utterance(str(flac))
+    pytest.importorskip("av")
+    np.testing.assert_allclose(read_recording(flac), tone(), atol=1 / 32768)
+
+
+def test_bare_samples(tmp_path):
+    (tmp_path / "b.raw").write_bytes(bytes(3200))
+    with pytest.raises(UserError, match=r"b\.raw: not decodable audio"):
+        read_utterance(str(tmp_path / "b.raw"))
+    with pytest.raises(UserError, match=r"b\.raw: bare samples of an unknown rate"):
+        read_recording(tmp_path / "b.raw")
+
+
+def test_utterance_without_samples(tmp_path):
+    soundfile.write(tmp_path / "z.wav", np.zeros(0), SAMPLE_RATE)
+    with pytest.raises(UserError, match=r"z\.wav: holds no samples"):
+        read_utterance(str(tmp_path / "z.wav"), 0)
+
+
+def test_zip_member_that_is_no_audio(tmp_path):
+    (tmp_path / "p.zip").write_bytes(b"not audio at all")
+    for member in ("p.zip:0:9", "p.zip:4:0"):
+        with pytest.raises(UserError, match=rf"{member}: not decodable audio"):
+            read_utterance(str(tmp_path / member))
+
+
+def test_without_av_its_formats_say_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "x.m4a").write_bytes(b"not what libsndfile reads")
+    with pytest.raises(UserError, match=r"x\.m4a: .*pip install av"):
+        read_recording(tmp_path / "x.m4a")

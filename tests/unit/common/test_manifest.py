@@ -77,6 +77,17 @@ def test_missing_labels(tmp_path):
         read_labels(read_manifest(tmp_path, "s"), "ltr")
 
 
+def test_blank_lines_and_windows_line_ends_are_no_harm(tmp_path):
+    (tmp_path / "s.tsv").write_bytes(b"/data\r\na.flac\t5\r\n\r\nb.flac\t6\r\n")
+    (tmp_path / "s.ltr").write_bytes(b"H I |\r\nY O |\r\n")
+    manifest = read_manifest(tmp_path, "s")
+    assert [(u.path, u.line) for u in manifest.utterances] == [
+        ("/data/a.flac", 2),
+        ("/data/b.flac", 4),
+    ]
+    assert read_labels(manifest, "ltr") == {"a": "H I |", "b": "Y O |"}
+
+
 def test_not_utf8(tmp_path):
     (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
     with pytest.raises(UserError, match=r"s\.tsv: not UTF-8"):
@@ -88,8 +99,20 @@ def test_letters():
 
 
 def test_file_names_that_cannot_be_listed(tmp_path):
-    with pytest.raises(UserError, match="tab"):
-        write_manifest(tmp_path, "s", "/data", [("a\tb.flac", 5)])
+    for name in ("a\tb.flac", "a\nb.flac", "a\rb.flac"):
+        with pytest.raises(UserError, match="tab or line break"):
+            write_manifest(tmp_path, "s", "/data", [(name, 5)])
+    with pytest.raises(UserError, match="tab or line break"):
+        write_manifest(tmp_path, "s", "/da\tta", [("a.flac", 5)])
+    with pytest.raises(UserError, match=r"s\.tsv: cannot be written: .* is not valid Unicode"):
+        write_manifest(tmp_path, "s", "/data", [("a\udcff.flac", 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/s\.tsv: cannot be written"):
+        write_lines(tmp_path / "file" / "s.tsv", ["/data"])
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -56,3 +56,10 @@ def test_bad_dictionaries(tmp_path, text, message):
 def test_missing_dictionary(tmp_path):
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: dictionary cannot be read"):
         Vocabulary.read(tmp_path / "dict.ltr.txt")
+    (tmp_path / "dict.ltr.txt").write_bytes(b"\xff 1\n")
+    with pytest.raises(UserError, match=r"dict\.ltr\.txt: .*\(not UTF-8 text\)"):
+        Vocabulary.read(tmp_path / "dict.ltr.txt")
+
+
+def test_counts_and_blank_lines_are_optional():
+    assert Vocabulary.from_text("|\n\nA 3\n").symbols[4:] == ("|", "A")

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# From nothing to a speech recogniser in minutes on a laptop: builds a small corpus of spoken
+# commands, pre-trains a MINI wav2vec 2.0 with the Hourglass encoder on its audio, fine-tunes it
+# on its transcripts, and transcribes voices it has never heard.
+# A second run reuses what exists.  RANDOM_WEIGHTS=true skips nothing but the pre-trained weights:
+# the comparison that shows what pre-training is worth.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+: "${OUTPUT_DIR:=results/quickstart}"
+: "${DATASET_DIR:=datasets/mini}"
+: "${MINUTES:=30}"                  # audio to train on
+: "${SEED:=1}"
+: "${RANDOM_WEIGHTS:=false}"
+
+: "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
+: "${PRETRAIN_UPDATES:=600}"
+: "${PRETRAIN_LEARNING_RATE:=0.002}"
+: "${PRETRAIN_MAX_TOKENS:=320000}"
+: "${FINETUNE_UPDATES:=800}"
+: "${FINETUNE_LEARNING_RATE:=0.002}"
+: "${FINETUNE_MAX_TOKENS:=480000}"
+
+mkdir -p "$OUTPUT_DIR"
+# stage NAME COMMAND ...: run a stage unless it is done; its seconds are kept for the summary.
+stage() {
+    local name=$1 start
+    shift
+    if [[ -f $OUTPUT_DIR/$name.seconds ]]; then
+        echo "== $name: done already"
+        return
+    fi
+    echo "== $name"
+    start=$(date +%s.%N)
+    "$@"
+    "$PYTHON" -c 'import sys, time; print(round(time.time() - float(sys.argv[1]), 1))' "$start" \
+        >"$OUTPUT_DIR/$name.seconds"
+}
+
+filelists() {
+    PYTHON=$PYTHON DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" COMBINE="" \
+        DICTIONARY_FROM=train-mini bash scripts/generate_filelists.sh
+}
+
+corpus() {
+    "$PYTHON" -m utils.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
+}
+
+pretrain() {
+    "$PYTHON" train.py pretrain --cpu \
+        --output_dir "$OUTPUT_DIR/pretrain" --dataset_dir "$DATASET_DIR" \
+        --train_subset train-mini --valid_subset dev-mini \
+        --model mini --hourglass "$HOURGLASS_CONFIG" \
+        --max_tokens "$PRETRAIN_MAX_TOKENS" --min_sample_size 8000 --max_sample_size 48000 \
+        --dropout 0 --dropout_input 0 --dropout_features 0 --attention_dropout 0 --layerdrop 0 \
+        --feature_grad_mult 1.0 --loss_weights 0.1 0.0 \
+        --max_update "$PRETRAIN_UPDATES" --warmup_updates "$((PRETRAIN_UPDATES / 10))" \
+        --learning_rate "$PRETRAIN_LEARNING_RATE" --seed "$SEED" \
+        --num_workers 1 --log_frequency 20 --validate_at_start --save_frequency 1000
+}
+
+finetune() {
+    "$PYTHON" train.py finetune --cpu \
+        --pretrained_model "$OUTPUT_DIR/pretrain/wav2vec2_update$PRETRAIN_UPDATES.pt" \
+        --random_weights "$RANDOM_WEIGHTS" \
+        --output_dir "$OUTPUT_DIR/finetune" --dataset_dir "$DATASET_DIR" \
+        --train_subset train-mini --valid_subset dev-mini \
+        --max_tokens "$FINETUNE_MAX_TOKENS" \
+        --dropout 0 --dropout_input 0 --activation_dropout 0.05 --layerdrop 0 \
+        --feature_grad_mult 1.0 --mask_prob 0 --mask_channel_prob 0 \
+        --max_update "$FINETUNE_UPDATES" --warmup_updates "$((FINETUNE_UPDATES / 10))" \
+        --hold_updates "$((FINETUNE_UPDATES * 4 / 10))" \
+        --learning_rate "$FINETUNE_LEARNING_RATE" --seed "$SEED" \
+        --num_workers 1 --log_frequency 20 --validate_frequency 2 --save_frequency 1000
+}
+
+evaluate() {
+    "$PYTHON" inference.py evaluate --cpu \
+        --checkpoint "$OUTPUT_DIR/finetune/wav2vec2_update$FINETUNE_UPDATES.pt" \
+        --dataset_dir "$DATASET_DIR" --subset test-mini --output_dir "$OUTPUT_DIR"
+}
+
+prepare_python requirements-quickstart.txt
+stage corpus corpus
+stage filelists filelists
+stage pretrain pretrain
+stage finetune finetune
+stage evaluate evaluate
+"$PYTHON" -m utils.summarise_quickstart "$OUTPUT_DIR"

@@ -1,0 +1,179 @@
+"""The recipe scripts themselves, on a corpus of seconds, by environment variables alone."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.integration.conftest import script
+
+SMALL = {
+    "CPU": "true",
+    "NUM_GPUS": "1",
+    "NUM_WORKERS": "1",
+    "MAX_UPDATE": "2",
+    "WARMUP_UPDATES": "1",
+    "LOG_FREQUENCY": "1",
+    "TRAIN_SUBSET": "train",
+    "VALID_SUBSET": "dev",
+}
+MINI = {"MODEL": "mini", "HOURGLASS_CONFIG": "[1,(2,2),1]"}
+PRETRAIN = {"NUM_CONCAT_BATCHES": "2", "MAX_TOKENS": "60000", "MAX_SAMPLE_SIZE": "30000"}
+
+
+def finetune_variables():
+    return {key: value for key, value in SMALL.items() if key != "WARMUP_UPDATES"}
+
+
+@pytest.fixture(scope="module")
+def base_checkpoint(corpus, tmp_path_factory):
+    """The real Base model with the recipe's Hourglass, two updates."""
+    output = tmp_path_factory.mktemp("pretrain_base")
+    result = script(
+        "pretrain_base.sh",
+        **{**SMALL, **PRETRAIN, "MIN_SAMPLE_SIZE": "10000"},
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=output,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "95,044,608 parameters" in result.stderr
+    return output / "wav2vec2_update2.pt"
+
+
+def test_base_from_pretraining_to_transcripts(corpus, base_checkpoint, tmp_path):
+    result = script(
+        "finetune_base_100h.sh",
+        **finetune_variables(),
+        MAX_TOKENS="120000",
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path / "finetune",
+        PRETRAINED_MODEL=base_checkpoint,
+    )
+    assert result.returncode == 0, result.stderr
+    # A fine-tuned checkpoint alone is enough: copied elsewhere, the pre-trained one gone.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(tmp_path / "finetune" / "wav2vec2_best.pt", alone / "model.pt")
+    shutil.rmtree(tmp_path / "finetune")
+    base_checkpoint.rename(tmp_path / "gone.pt")
+    try:
+        result = script(
+            "inference.sh",
+            FINETUNED_MODEL=alone / "model.pt",
+            CPU="true",
+            DATASET_DIR=corpus,
+            SUBSETS="dev",
+            OUTPUT_DIR=alone,
+        )
+    finally:
+        (tmp_path / "gone.pt").rename(base_checkpoint)
+    assert result.returncode == 0, result.stderr
+    assert "dev: WER" in result.stdout
+    lines = (alone / "hypotheses_dev.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"2-7-{n:04d}" for n in range(5)]
+
+
+def test_pretrain_large_script(corpus, tmp_path):
+    """The Large recipe's flags, on the MINI architecture to keep it short."""
+    result = script(
+        "pretrain_large.sh",
+        **{**SMALL, **PRETRAIN, "MODEL": "mini", "UPDATE_FREQ": "2", "NUM_CONCAT_BATCHES": "1"},
+        MIN_SAMPLE_SIZE="10000",
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "wav2vec2_update2.pt").exists()
+
+
+@pytest.fixture(scope="module")
+def mini_checkpoint(corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("pretrain_mini")
+    result = script(
+        "pretrain_base.sh",
+        **{**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"},
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=output,
+    )
+    assert result.returncode == 0, result.stderr
+    return output / "wav2vec2_update2.pt"
+
+
+@pytest.mark.parametrize("recipe", ["1h", "10h", "960h"])
+def test_other_finetuning_recipes(corpus, mini_checkpoint, tmp_path, recipe):
+    result = script(
+        f"finetune_base_{recipe}.sh",
+        **finetune_variables(),
+        MAX_TOKENS="120000",
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path,
+        PRETRAINED_MODEL=mini_checkpoint,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "wav2vec2_update2.pt").exists()
+    assert "hypothesis:" in result.stderr
+
+
+def test_two_processes_through_torchrun(corpus, tmp_path):
+    """Also: the same recipe as one process that accumulates, so the same weights."""
+    import torch
+
+    variables = {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"}
+    variables["NUM_CONCAT_BATCHES"] = "1"
+    variables["MAX_UPDATE"] = "3"
+    for name, changed in (("two", {"NUM_GPUS": "2"}), ("one", {"UPDATE_FREQ": "2"})):
+        result = script(
+            "pretrain_base.sh",
+            **{**variables, **changed},
+            DATASET_DIR=corpus,
+            OUTPUT_DIR=tmp_path / name,
+        )
+        assert result.returncode == 0, result.stderr
+    two, one = (
+        torch.load(tmp_path / name / "wav2vec2_update3.pt", weights_only=True)["model"]
+        for name in ("two", "one")
+    )
+    for key, weight in one.items():
+        assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
+
+
+def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
+    result = script(
+        "pretrain_base.sh",
+        **{**SMALL, **MINI, "NUM_GPUS": "2", "MAX_TOKENS": "60000"},
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path,
+    )
+    assert result.returncode == 2
+    assert "error: --max_sample_size 250000 exceeds --max_tokens 60000" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("UPDATE_FREQUENCY", "2", "did you mean UPDATE_FREQ?"),
+        ("MAX_UPDATES", "2", "did you mean MAX_UPDATE?"),
+        ("NUM_CONCAT_BATCH", "2", "did you mean NUM_CONCAT_BATCHES?"),
+        ("BF16", "true", "BF16=true: not offered here"),
+    ],
+)
+def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):
+    result = script(
+        "pretrain_base.sh", **{name: value}, DATASET_DIR=corpus, OUTPUT_DIR=tmp_path / "none"
+    )
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_flags_after_the_scripts_name_reach_train(corpus, tmp_path):
+    result = script(
+        "pretrain_base.sh",
+        "--max_updat",
+        "3",
+        **SMALL,
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path / "none",
+    )
+    assert result.returncode == 2
+    assert "unknown flag --max_updat (did you mean --max_update?)" in result.stderr
