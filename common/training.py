@@ -119,6 +119,7 @@ class Trainer:
         # What a resume needs, all of it, beside the model and the optimizer:
         self.update = 0
         self.best: float | None = None
+        self.saved = 0  # the update last saved
         self._resume()
 
         self.telemetry = Telemetry(self.output_dir, enabled=distributed.is_main())
@@ -132,12 +133,7 @@ class Trainer:
             except UserError as error:
                 print(f"warning: {error}; trying the one before", file=sys.stderr)
                 continue
-            theirs = content["recipe"]
-            differing = [
-                f"{name} was {theirs.get(name)}, is now {self.recipe.get(name)}"
-                for name in sorted({*theirs, *self.recipe})
-                if theirs.get(name) != self.recipe.get(name)
-            ]
+            differing = differences(content["recipe"], self.recipe)
             if differing:
                 raise UserError(
                     f"{path}: OUTPUT_DIR holds a run of another recipe ({'; '.join(differing)}); "
@@ -145,7 +141,7 @@ class Trainer:
                 )
             self.task.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-            self.update = content["update"]
+            self.update = self.saved = content["update"]
             self.best = content["best"]
             if distributed.is_main():
                 print(f"continuing from {path}", flush=True)
@@ -162,12 +158,12 @@ class Trainer:
 
     def save(self) -> None:
         """Write this update's checkpoint and remove those no longer kept."""
-        if self.run.no_save or not distributed.is_main():
+        if self.run.no_save or not distributed.is_main() or self.saved == self.update:
             return
         path = checkpoint.update_file(self.output_dir, self.update)
-        if not path.exists():
-            checkpoint.save(path, {**self._content(), "optimizer": self.optimizer.state_dict()})
-            checkpoint.prune(self.output_dir, self.run.keep_checkpoints)
+        checkpoint.save(path, {**self._content(), "optimizer": self.optimizer.state_dict()})
+        checkpoint.prune(self.output_dir, self.run.keep_checkpoints)
+        self.saved = self.update
 
     def _requests(self) -> Iterator[GroupRequest]:
         """This process' groups from the next update to the last one, epoch after epoch."""
@@ -213,14 +209,14 @@ class Trainer:
         summary: dict[str, float] = {}
         non_finite = epochs_done = 0
         while self.update < self.max_update:
-            self.update += 1
-            epoch, iteration = divmod(self.update - 1, plan.updates_per_epoch)
-            epoch, iteration = epoch + 1, iteration + 1
-            self.task.model.train()
-            self.task.begin_update(self.update)
             waiting = time.perf_counter()
             micro_batches = [next(batches) for _ in range(plan.geometry.accumulate)]
             interval.data_wait += time.perf_counter() - waiting
+            epoch, iteration = divmod(self.update, plan.updates_per_epoch)
+            epoch, iteration = epoch + 1, iteration + 1
+            self.update += 1  # counted from here on as done, whatever becomes of it
+            self.task.model.train()
+            self.task.begin_update(self.update)
             report = run_update(
                 micro_batches,
                 self._forward,
@@ -301,6 +297,18 @@ class Trainer:
                 f"{in_a_row} updates in a row had a gradient that is not finite, the last with "
                 f"utterances {shown}; look at this audio, or lower --learning_rate"
             )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What two recipes disagree about: `max_update was 100, is now 200`, nested ones dotted."""
+    found = []
+    for name in sorted({*old, *new}):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} was {a}, is now {b}")
+    return found
 
 
 class _Interval:

@@ -29,6 +29,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 launch finetune \
     --pretrained_model "$PRETRAINED_MODEL" --labels "$LABELS" \
+    ${HOURGLASS_CONFIG+--hourglass "$HOURGLASS_CONFIG"} \
     --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
     --max_tokens "$MAX_TOKENS" \
     --freeze_finetune_updates "$FREEZE_FINETUNE_UPDATES" \

@@ -47,6 +47,8 @@ class FinetuneOptions:
     """Extension of the label files; the dictionary is dict.<labels>.txt."""
     freeze_finetune_updates: int = 0
     """First updates in which only the output layer learns."""
+    hourglass: str | None = None
+    """If given, the checkpoint's hourglass must be this one ('' for the plain encoder)."""
     random_weights: bool = False
     """Take only the architecture from the checkpoint: the baseline that shows what pre-training
     is worth."""
@@ -104,6 +106,7 @@ class FinetuningTask:
         self.masking, self.run, self.device = masking, run, device
         pretrained = checkpoint.load(options.pretrained_model)
         self.architecture = native.architecture_of(pretrained, options.pretrained_model)
+        self._check_hourglass()
         dictionary = Path(data.dataset_dir) / f"dict.{options.labels}.txt"
         self.vocabulary = Vocabulary.read(dictionary)
 
@@ -160,6 +163,15 @@ class FinetuningTask:
             **asdict(regularisation),
             **asdict(masking),
         }
+
+    def _check_hourglass(self) -> None:
+        """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
+        wanted, found = self.options.hourglass, self.architecture.hourglass
+        if wanted is not None and wanted.replace(" ", "") != (str(found) if found else ""):
+            raise UserError(
+                f"--hourglass {wanted!r}: {self.options.pretrained_model} has "
+                f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train anew"
+            )
 
     def _encode(self, manifest: Manifest, lines: dict[str, str]) -> dict[str, list[int]]:
         """Label lines -> ids by utterance; symbols the dictionary lacks are refused or counted."""

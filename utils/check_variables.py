@@ -35,7 +35,7 @@ SIMILAR = 0.81
 
 def declared(script: Path) -> set[str]:
     """The variables a script gives a default to."""
-    return set(re.findall(r"\$\{([A-Z][A-Z0-9_]*):?[=?]", script.read_text(encoding="utf-8")))
+    return set(re.findall(r"\$\{([A-Z][A-Z0-9_]*):?[=?+]", script.read_text(encoding="utf-8")))
 
 
 def check(script: Path, environment: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,224 @@
+"""A user's mistake gets one line that names the place and the way out, exit code 2, and loses
+nothing."""
+
+import shutil
+
+import pytest
+import soundfile
+import torch
+
+import inference
+import train
+from common import checkpoint
+from common.audio import SAMPLE_RATE
+from tests.integration.conftest import flags
+from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
+
+
+@pytest.fixture
+def copy(corpus, tmp_path):
+    """The corpus to break, audio included."""
+    folder = tmp_path / "copy"
+    shutil.copytree(corpus, folder)
+    for name in ("train", "dev"):
+        path = folder / f"{name}.tsv"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([str(folder / name), *lines[1:]]) + "\n")
+    return folder
+
+
+def one_line(result, *parts):
+    """Exit code 2, and a last line of errors with all `parts`, without a traceback."""
+    code, _, err = result
+    assert code == 2, err
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1, err
+    for part in parts:
+        assert str(part) in errors[0], errors[0]
+
+
+def edit(path, change):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+
+
+def test_missing_subset(copy, tmp_path, command):
+    result = command(train.main, *flags("pretrain", copy, tmp_path / "o", train_subset="trian"))
+    one_line(result, "trian.tsv: no such file", "train.tsv", "generate_filelists")
+
+
+def test_missing_dictionary(copy, tmp_path, command, pretrained):  # noqa: F811
+    (copy / "dict.ltr.txt").unlink()
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    one_line(command(train.main, *arguments), "dict.ltr.txt: dictionary cannot be read")
+
+
+def test_tsv_line(copy, tmp_path, command):
+    edit(copy / "train.tsv", lambda lines: [*lines[:3], "1/7/x.flac 100", *lines[4:]])
+    result = command(train.main, *flags("pretrain", copy, tmp_path / "o"))
+    one_line(result, "train.tsv:4: expected 'path<TAB>samples'")
+
+
+def overwrite(path, data, rate=SAMPLE_RATE):
+    soundfile.write(path, data, rate, subtype="PCM_16")
+
+
+BREAKS = {
+    "missing": (lambda path: path.unlink(), "cannot be opened"),
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:3000]), "truncated"),
+    "rate": (lambda path: overwrite(path, soundfile.read(path)[0], 8000), "sample rate 8000"),
+    "stereo": (
+        lambda path: overwrite(path, soundfile.read(path)[0][:, None].repeat(2, 1)),
+        "2 channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", list(BREAKS))
+def test_bad_audio_met_in_training(copy, tmp_path, command, kind, workers):
+    """Met in the second epoch's order, inside a loader worker or not: updates done are saved."""
+    spoil, message = BREAKS[kind]
+    arguments = flags(
+        "pretrain", copy, tmp_path / "o", num_workers=workers, max_tokens=60_000, max_update=40
+    )
+    _, options = train.parse(arguments)
+    task = train.build("pretrain", options, torch.device("cpu"))
+    # An utterance of the first epoch's fourth update, so that three updates come before it.
+    request = list(task.plan.requests(0))[3]
+    victim = task.dataset.utterances[request.sub_batches[0][0]]
+    path = next(copy.rglob(f"{victim.id}.flac"))
+    spoil(path)
+    result = command(train.main, *arguments)
+    one_line(result, path.name, message)
+    saved = checkpoint.load(tmp_path / "o" / "wav2vec2_update3.pt")
+    assert saved["update"] == 3
+
+
+def test_more_labels_than_audio(copy, tmp_path, command, pretrained):  # noqa: F811
+    edit(copy / "train.ltr", lambda lines: lines[1:])
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    one_line(command(train.main, *arguments), "train.ltr: 23 label lines", "lists 24")
+
+
+def test_character_outside_the_dictionary(copy, tmp_path, command, pretrained):  # noqa: F811
+    edit(copy / "train.ltr", lambda lines: [*lines[:6], "A Ñ | B E |", *lines[7:]])
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    one_line(
+        command(train.main, *arguments), "train.ltr:7: 'Ñ' (utterance 1-7-0006)", "dict.ltr.txt"
+    )
+    code, _, err = command(train.main, *arguments, "--unknown_symbols", "unk")
+    assert code == 0 and "trained as <unk>" in err and "'Ñ' 1x" in err
+
+
+def test_too_short_for_the_transcript(copy, tmp_path, command, pretrained):  # noqa: F811
+    edit(copy / "train.ltr", lambda lines: [*lines[:2], "A N | " * 60, *lines[3:]])
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    one_line(command(train.main, *arguments), "train.tsv:4:", "too few for its 180 labels")
+    code, _, err = command(train.main, *arguments, "--short_utterances", "skip")
+    assert code == 0 and "1 of 24 utterances are too short for their labels" in err
+
+
+def test_too_short_for_the_model(copy, tmp_path, command, pretrained):  # noqa: F811
+    edit(
+        copy / "train.tsv",
+        lambda lines: [*lines[:2], lines[2].split("\t")[0] + "\t399", *lines[3:]],
+    )
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    one_line(command(train.main, *arguments), "train.tsv:3: 399 samples give 0 frames")
+    tiny = flags("pretrain", copy, tmp_path / "p", min_sample_size=500)
+    one_line(command(train.main, *tiny), "--min_sample_size 500", "too few to mask")
+
+
+def test_impossible_configurations_name_their_flag(copy, tmp_path, command):
+    for changed, parts in [
+        ({"hourglass": "[2,(8,4),2]"}, ["--hourglass [2,(8,4),2] has 12 layers", "has 4"]),
+        ({"hourglass": "4x"}, ["--hourglass '4x'", "[2,(8,4),2]"]),
+        ({"max_sample_size": 500_000}, ["--max_sample_size 500000 exceeds --max_tokens"]),
+        ({"update_freq": 100}, ["UPDATE_FREQ", "too few for one update"]),
+        ({"warmup_updates": 9}, ["--warmup_updates 9", "--max_update 4"]),
+        ({"dropout": 1.5}, ["--dropout 1.5"]),
+    ]:
+        arguments = flags("pretrain", copy, tmp_path / "o", **changed)
+        one_line(command(train.main, *arguments), *parts)
+
+
+def test_checkpoints(copy, tmp_path, command, pretrained, finetuned):  # noqa: F811
+    gone = tmp_path / "gone.pt"
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(pretrained.read_bytes()[:-5000])
+    for path, message in [
+        (gone, "no such checkpoint"),
+        (cut, "truncated"),
+        (finetuned, "not a pre-training checkpoint"),
+    ]:
+        arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=path)
+        one_line(command(train.main, *arguments), path, message)
+    for path, message in [(gone, "no such"), (cut, "truncated"), (pretrained, "fine-tune it")]:
+        arguments = ["transcribe", "--checkpoint", path, "--cpu", "true", tmp_path / "a.wav"]
+        one_line(command(inference.main, *arguments), path, message)
+
+
+def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained):  # noqa: F811
+    content = checkpoint.load(pretrained)
+    content["architecture"]["dim"] = 160
+    checkpoint.save(tmp_path / "other.pt", content)
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=tmp_path / "other.pt")
+    one_line(command(train.main, *arguments), "other.pt", "do not fit the architecture")
+    contradicting = flags(
+        "finetune", copy, tmp_path / "o", pretrained_model=pretrained, hourglass="[2,(8,4),2]"
+    )
+    one_line(command(train.main, *contradicting), "--hourglass '[2,(8,4),2]'", "[1,(2,2),1]")
+    agreeing = flags(
+        "finetune", copy, tmp_path / "o", pretrained_model=pretrained, hourglass="[1,(2,2),1]"
+    )
+    assert command(train.main, *agreeing)[0] == 0
+
+
+def test_output_folder_that_cannot_be_written(copy, tmp_path, command):
+    (tmp_path / "file").touch()
+    arguments = flags("pretrain", copy, tmp_path / "file" / "o")
+    one_line(command(train.main, *arguments), "--output_dir", "cannot be written")
+
+
+def test_output_folder_of_another_recipe_is_not_written_over(
+    copy,
+    tmp_path,
+    command,
+    pretrained,  # noqa: F811
+):
+    folder = tmp_path / "taken"
+    shutil.copytree(pretrained.parent, folder)
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.pt")}
+    arguments = flags("pretrain", copy, folder, max_update=9, learning_rate="2e-3")
+    one_line(
+        command(train.main, *arguments),
+        "another recipe",
+        "learning_rate was 0.001, is now 0.002",
+        "max_update was 4, is now 9",
+        "OUTPUT_DIR",
+    )
+    assert {p.name: p.stat().st_mtime_ns for p in folder.glob("*.pt")} == before
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_path, command):
+    arguments = flags("pretrain", corpus, tmp_path, save_every_updates=2)
+    assert command(train.main, *arguments)[0] == 0
+    newest = tmp_path / "wav2vec2_update4.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    code, out, err = command(train.main, *arguments)
+    assert code == 0
+    assert "wav2vec2_update4.pt: truncated" in err and "trying the one before" in err
+    assert "continuing from" in out and "wav2vec2_update2.pt" in out
+    assert checkpoint.load(newest)["update"] == 4
+
+
+def test_unknown_flags(command):
+    code, _, err = command(train.main, "pretrain", "--max_updates", "3")
+    assert code == 2 and "unknown flag --max_updates (did you mean --max_update?)" in err
+    code, _, err = command(train.main, "pretrian")
+    assert code == 2 and "pretrian" in err and err.count("\n") == 1
+    code, _, err = command(inference.main, "evaluate", "--checkpont", "x")
+    assert code == 2 and "did you mean --checkpoint?" in err or "--checkpoint" in err
