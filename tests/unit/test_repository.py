@@ -1,0 +1,152 @@
+"""What the repository promises of itself: direction of imports, README, scripts."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {"common", "tasks", "utils", "wav2vec2", "train", "inference"}
+MAY_IMPORT = {
+    "common": {"common"},
+    "wav2vec2": {"wav2vec2"},
+    "wav2vec2/interop": {"wav2vec2", "common"},
+    "tasks": {"tasks", "common", "wav2vec2"},
+    "utils": {"utils", "common", "wav2vec2"},
+}
+MODEL_FILES_MAY_IMPORT = {"torch", "numpy", "wav2vec2"} | set(sys.stdlib_module_names)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("room", list(MAY_IMPORT))
+def test_arrows_between_rooms(room):
+    files = sorted((ROOT / room).glob("*.py"))
+    assert files
+    for path in files:
+        for module in imports(path):
+            top = module.split(".")[0]
+            assert top not in OURS or top in MAY_IMPORT[room], f"{path} imports {module}"
+            if room == "wav2vec2":
+                assert top in MODEL_FILES_MAY_IMPORT, f"{path} imports {module}"
+                assert not module.startswith("wav2vec2.interop"), f"{path} imports {module}"
+
+
+def test_no_cycles_between_files():
+    graph = {}
+    for room in MAY_IMPORT:
+        for path in (ROOT / room).glob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            graph[name.removesuffix(".__init__")] = {
+                module for module in imports(path) if module.split(".")[0] in OURS
+            }
+
+    def visit(name, above):
+        assert name not in above, f"import cycle: {' -> '.join([*above, name])}"
+        for module in graph.get(name, ()):
+            visit(module, [*above, name])
+
+    for name in graph:
+        visit(name, [])
+
+
+def test_importing_has_no_side_effects():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in MAY_IMPORT
+        for path in (ROOT / room).glob("*.py")
+        if path.stem != "__init__"
+    ]
+    code = f"import {', '.join(sorted(modules))}, train, inference"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_nothing_is_evaluated_or_run_from_strings():
+    for path in [*ROOT.glob("*.py"), *(p for r in OURS for p in (ROOT / r).rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in ("eval", "exec", "os.system", "pickle.load"), path
+                for keyword in node.keywords:
+                    assert not (keyword.arg == "shell"), path
+                    assert not (keyword.arg == "weights_only" and not keyword.value.value), path
+
+
+def documents():
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_documents_name_files_that_exist(path):
+    """Every script, module and repository path in a document is there."""
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/])((?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+)", text):
+        name = name.rstrip(".")
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+    for module in re.findall(r"python3? -m ((?:utils|common)\.\w+)", text):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_documented_flags_and_variables_exist(path):
+    """Flags after train.py, inference.py and utils commands parse; recipe variables are read."""
+    text = path.read_text(encoding="utf-8")
+    known = set()
+    for script in (ROOT / "scripts").rglob("*.sh"):
+        known |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*)", script.read_text(encoding="utf-8")))
+    commands = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
+    lines = "\n".join(commands).replace("\\\n", " ").splitlines()
+    for line in lines:
+        for variable in re.findall(r"(?:^|\s)([A-Z][A-Z0-9_]+)=", line.split("bash ")[0]):
+            if "scripts/" in line:
+                assert variable in known, f"{path.name}: {variable} in {line!r}"
+        program = re.search(r"(train\.py|inference\.py)\s+(\w+)|-m (utils\.\w+)", line)
+        if program:
+            target = (
+                ["-m", program[3]] if program[3] else [program[1], program[2]]
+            )
+            help_text = help_of(*target)
+            for flag in re.findall(r"\s(--[a-z_]+)", line[program.end() :]):
+                assert re.search(rf"{flag}\b", help_text), f"{path.name}: {flag} in {line!r}"
+
+
+_HELP: dict[tuple[str, ...], str] = {}
+
+
+def help_of(*command):
+    if command not in _HELP:
+        result = subprocess.run(
+            [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        _HELP[command] = result.stdout
+    return _HELP[command]
+
+
+def test_readme_tree_is_the_folders():
+    """Every folder and top-level file of the tree in README exists, and none is missing."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"```\n(README\.md.*?)```", readme, flags=re.DOTALL)[1]
+    named = {line.split()[0].rstrip("/") for line in tree.splitlines() if line and line[0] != " "}
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    present = {name.split("/")[0] for name in tracked if not name.startswith(".")}
+    assert named == present
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.sh")), ids=lambda p: p.name)
+def test_scripts_parse(script):
+    result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
