@@ -141,11 +141,12 @@ class PretrainingTask:
         )
         notice(describe_plan(self.plan, utterances, lengths, cropping=True))
 
-        def dataset(utterances: Sequence[Utterance], crop: bool, purpose: str) -> UtteranceDataset:
+        def dataset(utterances: Sequence[Utterance], purpose: str) -> UtteranceDataset:
+            training = purpose == "train"
             return UtteranceDataset(
                 utterances,
-                seed=run.seed,
-                crop=crop,
+                seed=run.seed if training else 0,  # validation is the same for every seed
+                crop=training,
                 max_samples=self.max_samples,
                 normalize_input=architecture.normalize_input,
                 draw=DrawContrastiveTask(
@@ -153,8 +154,8 @@ class PretrainingTask:
                 ),
             )
 
-        self.dataset = dataset(utterances, crop=True, purpose="train")
-        self.valid_dataset = dataset(self.valid_utterances, crop=False, purpose="valid")
+        self.dataset = dataset(utterances, "train")
+        self.valid_dataset = dataset(self.valid_utterances, "valid")
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
