@@ -50,6 +50,19 @@ class ArgumentParser(argparse.ArgumentParser):
         print(f"error: {self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(int(ExitCode.USER_ERROR))
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Like argparse's, but a flag of true or false never swallows what follows it:
+        `--cpu a.wav` is `--cpu true a.wav`."""
+        given = list(sys.argv[1:] if args is None else args)
+        explicit: list[str] = []
+        for position, text in enumerate(given):
+            explicit.append(text)
+            action = self._option_string_actions.get(text)
+            following = given[position + 1 : position + 2]
+            if action is not None and action.type is parse_bool and not is_bool(following):
+                explicit.append("true")
+        return super().parse_known_args(explicit, namespace)
+
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         """Like argparse's, but an unknown flag is answered with the known one it resembles."""
         namespace, extras = self.parse_known_args(args, namespace)
@@ -62,6 +75,11 @@ class ArgumentParser(argparse.ArgumentParser):
             kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
             parser.error(f"{kind} {flag}{hint}")
         return namespace
+
+
+def is_bool(texts: Sequence[str]) -> bool:
+    """Whether the first of `texts`, if any, says true or false."""
+    return bool(texts) and texts[0].lower() in ("true", "false")
 
 
 def parse_bool(text: str) -> bool:
@@ -92,7 +110,7 @@ def _argument_options(kind: Any) -> dict[str, Any]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
         (kind,) = (k for k in typing.get_args(kind) if k is not type(None))
     if kind is bool:
-        return {"type": parse_bool, "nargs": "?", "const": True, "metavar": "true|false"}
+        return {"type": parse_bool, "metavar": "true|false"}
     if typing.get_origin(kind) is Literal:
         return {"choices": typing.get_args(kind)}
     if typing.get_origin(kind) is tuple:
@@ -111,7 +129,7 @@ def add_flags(
     `defaults` overrides the fields' own.  A field without any default becomes a required flag.
     """
     defaults = defaults or {}
-    heading = (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+    heading = (cls.__doc__ or cls.__name__).strip().splitlines()[0].split(".")[0]
     group = parser.add_argument_group(heading)
     hints = typing.get_type_hints(cls)
     texts = field_help(cls)

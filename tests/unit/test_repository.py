@@ -79,7 +79,7 @@ def test_nothing_is_evaluated_or_run_from_strings():
                 name = ast.unparse(node.func)
                 assert name not in ("eval", "exec", "os.system", "pickle.load"), path
                 for keyword in node.keywords:
-                    assert not (keyword.arg == "shell"), path
+                    assert keyword.arg != "shell", path
                     assert not (keyword.arg == "weights_only" and not keyword.value.value), path
 
 
@@ -91,7 +91,9 @@ def documents():
 def test_documents_name_files_that_exist(path):
     """Every script, module and repository path in a document is there."""
     text = path.read_text(encoding="utf-8")
-    for name in re.findall(r"(?<![\w/])((?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+)", text):
+    for name in re.findall(
+        r"(?<![\w/])((?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+)", text
+    ):
         name = name.rstrip(".")
         assert (ROOT / name).exists(), f"{path.name} names {name}"
     for module in re.findall(r"python3? -m ((?:utils|common)\.\w+)", text):
@@ -113,9 +115,7 @@ def test_documented_flags_and_variables_exist(path):
                 assert variable in known, f"{path.name}: {variable} in {line!r}"
         program = re.search(r"(train\.py|inference\.py)\s+(\w+)|-m (utils\.\w+)", line)
         if program:
-            target = (
-                ["-m", program[3]] if program[3] else [program[1], program[2]]
-            )
+            target = ["-m", program[3]] if program[3] else [program[1], program[2]]
             help_text = help_of(*target)
             for flag in re.findall(r"\s(--[a-z_]+)", line[program.end() :]):
                 assert re.search(rf"{flag}\b", help_text), f"{path.name}: {flag} in {line!r}"

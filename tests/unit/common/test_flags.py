@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from common.errors import UserError
-from common.flags import ArgumentParser, field_help, parse_dataclasses
+from common.flags import ArgumentParser, add_flags, field_help, parse_dataclasses
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,22 @@ def test_booleans_are_never_guessed(capsys):
     assert parse("--name", "n", "--wanted").wanted is True
     assert parse("--name", "n", "--wanted", "true").wanted is True
     assert parse("--name", "n", "--wanted", "false").wanted is False
-    with pytest.raises(SystemExit) as stop:
-        parse("--name", "n", "--wanted", "no")
-    assert stop.value.code == 2
-    assert "expected true or false, got 'no'" in capsys.readouterr().err
+    for argv, message in [
+        (("--wanted", "no"), "unexpected argument no"),
+        (("--wanted=no",), "expected true or false, got 'no'"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            parse("--name", "n", *argv)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_boolean_flag_does_not_swallow_a_file():
+    parser = ArgumentParser(prog="test")
+    parser.add_argument("files", nargs="+")
+    add_flags(parser, Options)
+    parsed = parser.parse_args(["--name", "n", "--wanted", "a.wav", "b.wav"])
+    assert parsed.wanted is True and parsed.files == ["a.wav", "b.wav"]
 
 
 @pytest.mark.parametrize(
