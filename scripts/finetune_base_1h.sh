@@ -17,28 +17,26 @@ set -euo pipefail
 
 : "${FREEZE_FINETUNE_UPDATES:=10000}"
 : "${MASK_PROB:=0.65}"
+: "${MASK_SPAN:=10}"            # frames
 : "${MASK_CHANNEL_PROB:=0.25}"
+: "${MASK_CHANNEL_SPAN:=64}"    # channels
+: "${DROPOUT:=0.0}"
+: "${DROPOUT_INPUT:=0.0}"
+: "${ATTENTION_DROPOUT:=0.0}"
+: "${ACTIVATION_DROPOUT:=0.1}"
+: "${FINAL_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.1}"
+: "${FEATURE_GRAD_MULT:=0.0}"   # the feature extractor stays as it is
 
 : "${MAX_UPDATE:=13000}"         # 10 % warm-up, 40 % at the peak, 50 % decay
 : "${LEARNING_RATE:=5e-5}"
+: "${ADAM_BETAS:=0.9 0.98}"
+: "${ADAM_EPS:=1e-8}"
+: "${WEIGHT_DECAY:=0.0}"
+: "${CLIP_NORM:=0.0}"           # none
 : "${SEED:=1}"
 : "${SAVE_FREQUENCY:=10}"        # epochs
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-launch finetune \
-    --pretrained_model "$PRETRAINED_MODEL" --labels "$LABELS" \
-    ${HOURGLASS_CONFIG+--hourglass "$HOURGLASS_CONFIG"} \
-    --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
-    --max_tokens "$MAX_TOKENS" \
-    --freeze_finetune_updates "$FREEZE_FINETUNE_UPDATES" \
-    --mask_prob "$MASK_PROB" --mask_span 10 \
-    --mask_channel_prob "$MASK_CHANNEL_PROB" --mask_channel_span 64 \
-    --dropout 0.0 --dropout_input 0.0 --attention_dropout 0.0 --activation_dropout 0.1 \
-    --final_dropout 0.0 --layerdrop "$ENCODER_LAYERDROP" --feature_grad_mult 0.0 \
-    --schedule three_stage --max_update "$MAX_UPDATE" \
-    --warmup_updates "$((MAX_UPDATE / 10))" --hold_updates "$((MAX_UPDATE * 4 / 10))" \
-    --learning_rate "$LEARNING_RATE" \
-    --adam_betas 0.9 0.98 --adam_eps 1e-8 --weight_decay 0.0 --clip_norm 0.0 \
-    --seed "$SEED" --save_frequency "$SAVE_FREQUENCY" "$@"
+finetune "$@"

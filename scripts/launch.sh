@@ -1,5 +1,6 @@
 # Sourced by the training recipes: checks their variables, then starts train.py, under torchrun
-# when there is more than one process.  A recipe's own variables stand in its own file.
+# when there is more than one process.  Which variable becomes which flag stands here; the values
+# stand in the recipes.
 
 : "${NUM_NODES:=1}"            # machines; several need MASTER_ADDR and NODE_RANK on each
 : "${NUM_WORKERS:=4}"          # processes that decode audio beside each training process
@@ -51,4 +52,53 @@ launch() {
             "$OUTPUT_DIR/last_exit.json")
     fi
     return "$code"
+}
+
+# pretrain [FLAG ...]: train.py pretrain with a pre-training recipe's variables.
+pretrain() {
+    local loss_weights gumbel_temperature adam_betas
+    read -ra loss_weights <<<"$LOSS_WEIGHTS"
+    read -ra gumbel_temperature <<<"$GUMBEL_TEMPERATURE"
+    read -ra adam_betas <<<"$ADAM_BETAS"
+    launch pretrain \
+        --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
+        --max_tokens "$MAX_TOKENS" \
+        --min_sample_size "$MIN_SAMPLE_SIZE" --max_sample_size "$MAX_SAMPLE_SIZE" \
+        --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" \
+        --mask_prob "$MASK_PROB" --mask_span "$MASK_SPAN" \
+        --loss_weights "${loss_weights[@]}" --gumbel_temperature "${gumbel_temperature[@]}" \
+        --dropout "$DROPOUT" --dropout_input "$DROPOUT_INPUT" \
+        --dropout_features "$DROPOUT_FEATURES" --attention_dropout "$ATTENTION_DROPOUT" \
+        --activation_dropout "$ACTIVATION_DROPOUT" \
+        --layerdrop "$ENCODER_LAYERDROP" --feature_grad_mult "$FEATURE_GRAD_MULT" \
+        --schedule polynomial --max_update "$MAX_UPDATE" --warmup_updates "$WARMUP_UPDATES" \
+        --learning_rate "$LEARNING_RATE" \
+        --adam_betas "${adam_betas[@]}" --adam_eps "$ADAM_EPS" \
+        --weight_decay "$WEIGHT_DECAY" --clip_norm "$CLIP_NORM" \
+        --seed "$SEED" --save_frequency "$SAVE_FREQUENCY" "$@"
+}
+
+# finetune [FLAG ...]: train.py finetune with a fine-tuning recipe's variables.  The schedule is
+# 10 % warm-up, 40 % at the peak, 50 % decay.
+finetune() {
+    local adam_betas
+    read -ra adam_betas <<<"$ADAM_BETAS"
+    launch finetune \
+        --pretrained_model "$PRETRAINED_MODEL" --labels "$LABELS" \
+        ${HOURGLASS_CONFIG+--hourglass "$HOURGLASS_CONFIG"} \
+        --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
+        --max_tokens "$MAX_TOKENS" \
+        --freeze_finetune_updates "$FREEZE_FINETUNE_UPDATES" \
+        --mask_prob "$MASK_PROB" --mask_span "$MASK_SPAN" \
+        --mask_channel_prob "$MASK_CHANNEL_PROB" --mask_channel_span "$MASK_CHANNEL_SPAN" \
+        --dropout "$DROPOUT" --dropout_input "$DROPOUT_INPUT" \
+        --attention_dropout "$ATTENTION_DROPOUT" --activation_dropout "$ACTIVATION_DROPOUT" \
+        --final_dropout "$FINAL_DROPOUT" \
+        --layerdrop "$ENCODER_LAYERDROP" --feature_grad_mult "$FEATURE_GRAD_MULT" \
+        --schedule three_stage --max_update "$MAX_UPDATE" \
+        --warmup_updates "$((MAX_UPDATE / 10))" --hold_updates "$((MAX_UPDATE * 4 / 10))" \
+        --learning_rate "$LEARNING_RATE" \
+        --adam_betas "${adam_betas[@]}" --adam_eps "$ADAM_EPS" \
+        --weight_decay "$WEIGHT_DECAY" --clip_norm "$CLIP_NORM" \
+        --seed "$SEED" --save_frequency "$SAVE_FREQUENCY" "$@"
 }

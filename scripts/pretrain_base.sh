@@ -11,15 +11,20 @@ set -euo pipefail
 : "${NUM_GPUS:=8}"               # keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ = 64
 : "${NUM_CONCAT_BATCHES:=8}"
 : "${UPDATE_FREQ:=1}"
-: "${MAX_TOKENS:=1400000}"      # audio samples in a sub-batch
+: "${MAX_TOKENS:=1400000}"     # audio samples in a sub-batch
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples
 : "${MAX_SAMPLE_SIZE:=250000}"
 
 : "${MODEL:=base}"
 : "${HOURGLASS_CONFIG=[2,(8,4),2]}"
 : "${MASK_PROB:=0.65}"
+: "${MASK_SPAN:=10}"            # frames
 : "${LOSS_WEIGHTS:=0.1 10.0}"    # diversity, features penalty
 : "${DROPOUT:=0.1}"
+: "${DROPOUT_INPUT:=0.1}"
+: "${DROPOUT_FEATURES:=0.1}"
+: "${ATTENTION_DROPOUT:=0.1}"
+: "${ACTIVATION_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.05}"
 : "${FEATURE_GRAD_MULT:=0.1}"
 : "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}"  # start, end, decay per update
@@ -27,6 +32,8 @@ set -euo pipefail
 : "${MAX_UPDATE:=400000}"
 : "${WARMUP_UPDATES:=32000}"
 : "${LEARNING_RATE:=0.0005}"
+: "${ADAM_BETAS:=0.9 0.98}"
+: "${ADAM_EPS:=1e-6}"
 : "${WEIGHT_DECAY:=0.01}"
 : "${CLIP_NORM:=25}"
 : "${SEED:=1}"
@@ -34,20 +41,4 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
-read -ra loss_weights <<<"$LOSS_WEIGHTS"
-read -ra gumbel_temperature <<<"$GUMBEL_TEMPERATURE"
-launch pretrain \
-    --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
-    --max_tokens "$MAX_TOKENS" \
-    --min_sample_size "$MIN_SAMPLE_SIZE" --max_sample_size "$MAX_SAMPLE_SIZE" \
-    --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" \
-    --mask_prob "$MASK_PROB" --mask_span 10 \
-    --loss_weights "${loss_weights[@]}" --gumbel_temperature "${gumbel_temperature[@]}" \
-    --dropout "$DROPOUT" --dropout_input "$DROPOUT" --dropout_features "$DROPOUT" \
-    --attention_dropout "$DROPOUT" --activation_dropout 0.0 \
-    --layerdrop "$ENCODER_LAYERDROP" --feature_grad_mult "$FEATURE_GRAD_MULT" \
-    --schedule polynomial --max_update "$MAX_UPDATE" --warmup_updates "$WARMUP_UPDATES" \
-    --learning_rate "$LEARNING_RATE" \
-    --adam_betas 0.9 0.98 --adam_eps 1e-6 \
-    --weight_decay "$WEIGHT_DECAY" --clip_norm "$CLIP_NORM" \
-    --seed "$SEED" --save_frequency "$SAVE_FREQUENCY" "$@"
+pretrain "$@"
