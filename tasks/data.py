@@ -1,7 +1,8 @@
 """Filelists -> batches: what both tasks share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from common import distributed
 from common.audio import SAMPLE_RATE
@@ -9,6 +10,9 @@ from common.batching import BatchPlan, Geometry, GroupRequest, token_budget_batc
 from common.distributed import notice
 from common.errors import UserError
 from common.manifest import Manifest, Utterance
+from common.randomness import torch_generator
+from wav2vec2.config import Architecture
+from wav2vec2.encoder import draw_kept_layers
 
 LN2 = 0.6931471805599453
 """Reported losses are in bits."""
@@ -50,14 +54,6 @@ def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utteran
     return kept
 
 
-def hours(samples: float) -> float:
-    return samples / SAMPLE_RATE / 3600
-
-
-def describe_audio(utterances: Sequence[Utterance]) -> str:
-    return f"{len(utterances)} utterances, {sum(u.samples for u in utterances)} samples"
-
-
 def validation_requests(
     utterances: Sequence[Utterance], max_tokens: int, max_samples: int | None
 ) -> list[GroupRequest]:
@@ -80,23 +76,68 @@ class _SingleRows(GroupRequest):
         return self.sub_batches[position][0]
 
 
-def describe_plan(
-    plan: BatchPlan, utterances: Sequence[Utterance], lengths: Sequence[int], cropping: bool
-) -> str:
-    """What an epoch holds and what is lost, in one line."""
-    total = sum(u.samples for u in utterances)
+def plan_batches(
+    utterances: Sequence[Utterance],
+    lengths: Sequence[int],
+    data: DataOptions,
+    seed: int,
+    *,
+    cropping: bool,
+) -> BatchPlan:
+    """The training batches; says what an epoch holds and what is lost.
+
+    `lengths`: samples of each utterance as batched.
+    """
+    plan = BatchPlan(
+        lengths,
+        max_tokens=data.max_tokens,
+        seed=seed,
+        geometry=data.geometry(),
+        flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
+    )
+    hours = sum(u.samples for u in utterances) / SAMPLE_RATE / 3600
     text = (
-        f"{len(utterances)} utterances, {hours(total):.2f} h; {plan.updates_per_epoch} updates an "
-        f"epoch of {plan.geometry.product} batches ({plan.geometry}), "
-        f"{plan.dropped_batches} of {plan.batches} batches dropped at its end"
+        f"{len(utterances)} utterances, {hours:.2f} h; {plan.updates_per_epoch} updates an epoch "
+        f"of {plan.geometry.product} batches ({plan.geometry}), {plan.dropped_batches} of "
+        f"{plan.batches} batches dropped at its end"
     )
     if cropping:
-        kept = sum(
-            min(lengths[n] for batch in group for n in batch) * sum(map(len, group))
-            for group in plan.groups
-        )
-        batched = sum(
-            utterances[n].samples for group in plan.groups for batch in group for n in batch
-        )
+        groups = [[n for batch in group for n in batch] for group in plan.groups]
+        kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)
+        batched = sum(utterances[n].samples for group in groups for n in group)
         text += f"; cropping loses {100 * (1 - kept / batched):.2f} % of the audio"
-    return text
+    notice(text)
+    return plan
+
+
+def recipe_of(
+    command: str,
+    architecture: Architecture,
+    data: DataOptions,
+    utterances: Sequence[Utterance],
+    plan: BatchPlan,
+    *choices: Any,
+) -> dict[str, Any]:
+    """What defines a training, in plain types: a resumed run must agree with all of it.
+
+    `choices`: the other option objects.  How the product of the geometry is spread over processes
+    and accumulation is not part of it, nor is where the data lie.
+    """
+    recipe = {
+        "command": command,
+        "architecture": architecture.to_dict(),
+        "train_subset": data.train_subset,
+        "train_utterances": len(utterances),
+        "train_samples": sum(u.samples for u in utterances),
+        "max_tokens": data.max_tokens,
+        "num_concat_batches": data.num_concat_batches,
+        "geometry_product": plan.geometry.product,
+    }
+    for choice in choices:
+        recipe.update(asdict(choice))
+    return recipe
+
+
+def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:
+    """LayerDrop's decision for an update: the same in every process and micro-batch."""
+    return draw_kept_layers(layers, probability, torch_generator("layerdrop", seed, update))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from common import checkpoint, randomness
-from common.batching import BatchPlan
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
 from common.distributed import notice
 from common.error_rate import ErrorCounts
@@ -23,15 +22,15 @@ from common.vocabulary import BLANK, Vocabulary
 from tasks.data import (
     LN2,
     DataOptions,
-    describe_audio,
-    describe_plan,
+    draw_layers,
     left_out,
+    plan_batches,
+    recipe_of,
     validation_requests,
 )
 from tasks.recognition import Score, recognise
 from wav2vec2.config import Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
-from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.interop import native
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
@@ -123,14 +122,7 @@ class FinetuningTask:
         self.valid_utterances = valid.utterances
 
         lengths = [u.samples for u in utterances]
-        self.plan = BatchPlan(
-            lengths,
-            max_tokens=data.max_tokens,
-            seed=run.seed,
-            geometry=data.geometry(),
-            flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
-        )
-        notice(describe_plan(self.plan, utterances, lengths, cropping=False))
+        self.plan = plan_batches(utterances, lengths, data, run.seed, cropping=False)
         normalize = self.architecture.normalize_input
         self.dataset = UtteranceDataset(
             utterances,
@@ -151,18 +143,14 @@ class FinetuningTask:
         if not options.random_weights:
             native.load_pretrained_trunk(self.model, pretrained, options.pretrained_model)
         self.model.to(device)
-        self.recipe = {
-            "command": "finetune",
-            "architecture": self.architecture.to_dict(),
-            "train_subset": data.train_subset,
-            "train_audio": describe_audio(utterances),
-            "max_tokens": data.max_tokens,
-            "num_concat_batches": data.num_concat_batches,
-            "geometry_product": self.plan.geometry.product,
-            **asdict(options),
-            **asdict(regularisation),
-            **asdict(masking),
-        }
+        self.recipe = recipe_of(
+            "finetune",
+            self.architecture,
+            data,
+            utterances,
+            self.plan,
+            *(options, regularisation, masking),
+        )
 
     def _check_hourglass(self) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
@@ -209,9 +197,8 @@ class FinetuningTask:
         return left_out(manifest, keep, "are too short for their labels and are left out")
 
     def begin_update(self, update: int) -> None:
-        generator = randomness.torch_generator("layerdrop", self.run.seed, update)
-        self.kept_layers = draw_kept_layers(
-            self.architecture.layers, self.regularisation.layerdrop, generator
+        self.kept_layers = draw_layers(
+            self.architecture.layers, self.regularisation.layerdrop, self.run.seed, update
         )
         self.frozen = update <= self.options.freeze_finetune_updates
         trunk = self.model.wav2vec2

@@ -1,15 +1,13 @@
 """Contrastive pre-training on audio alone."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from common import distributed, randomness
-from common.batching import BatchPlan
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
-from common.distributed import notice
 from common.errors import UserError
 from common.manifest import Utterance, read_manifest
 from common.metrics import Sums
@@ -18,14 +16,14 @@ from common.training import RunOptions
 from tasks.data import (
     LN2,
     DataOptions,
-    describe_audio,
-    describe_plan,
+    draw_layers,
     left_out,
+    plan_batches,
+    recipe_of,
     validation_requests,
 )
 from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.contrastive import draw_distractors
-from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.interop import native
 from wav2vec2.masking import draw_time_masks
@@ -132,14 +130,7 @@ class PretrainingTask:
             "are too short to mask and are left out",
         )
         lengths = [min(u.samples, crop.max_sample_size) for u in utterances]
-        self.plan = BatchPlan(
-            lengths,
-            max_tokens=data.max_tokens,
-            seed=run.seed,
-            geometry=data.geometry(),
-            flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
-        )
-        notice(describe_plan(self.plan, utterances, lengths, cropping=True))
+        self.plan = plan_batches(utterances, lengths, data, run.seed, cropping=True)
 
         def dataset(utterances: Sequence[Utterance], purpose: str) -> UtteranceDataset:
             training = purpose == "train"
@@ -161,24 +152,18 @@ class PretrainingTask:
         self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
         self.model.to(device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
-        self.recipe = {
-            "command": "pretrain",
-            "architecture": architecture.to_dict(),
-            "train_subset": data.train_subset,
-            "train_audio": describe_audio(utterances),
-            "max_tokens": data.max_tokens,
-            "num_concat_batches": data.num_concat_batches,
-            "geometry_product": self.plan.geometry.product,
-            **asdict(crop),
-            **asdict(regularisation),
-            **asdict(masking),
-            **asdict(objective),
-        }
+        self.recipe = recipe_of(
+            "pretrain",
+            architecture,
+            data,
+            utterances,
+            self.plan,
+            *(crop, regularisation, masking, objective),
+        )
 
     def begin_update(self, update: int) -> None:
-        generator = randomness.torch_generator("layerdrop", self.run.seed, update)
-        self.kept_layers = draw_kept_layers(
-            self.architecture.layers, self.regularisation.layerdrop, generator
+        self.kept_layers = draw_layers(
+            self.architecture.layers, self.regularisation.layerdrop, self.run.seed, update
         )
 
     def _batch(self, batch: AudioBatch, padded: bool) -> PretrainingBatch:
