@@ -14,12 +14,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 : "${RANDOM_WEIGHTS:=false}"
 
 : "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
-: "${PRETRAIN_UPDATES:=600}"
-: "${PRETRAIN_LEARNING_RATE:=0.002}"
-: "${PRETRAIN_MAX_TOKENS:=320000}"
-: "${FINETUNE_UPDATES:=800}"
-: "${FINETUNE_LEARNING_RATE:=0.002}"
-: "${FINETUNE_MAX_TOKENS:=480000}"
+: "${PRETRAIN_UPDATES:=1000}"
+: "${PRETRAIN_LEARNING_RATE:=0.0015}"
+: "${PRETRAIN_MAX_TOKENS:=80000}"   # twice, concatenated: short utterances make ragged masks
+: "${FINETUNE_UPDATES:=1800}"
+: "${FINETUNE_LEARNING_RATE:=0.004}"
+: "${FINETUNE_MAX_TOKENS:=128000}"
 
 mkdir -p "$OUTPUT_DIR"
 # stage NAME COMMAND ...: run a stage unless it is done; its seconds are kept for the summary.
@@ -51,12 +51,13 @@ pretrain() {
         --output_dir "$OUTPUT_DIR/pretrain" --dataset_dir "$DATASET_DIR" \
         --train_subset train-mini --valid_subset dev-mini \
         --model mini --hourglass "$HOURGLASS_CONFIG" \
-        --max_tokens "$PRETRAIN_MAX_TOKENS" --min_sample_size 8000 --max_sample_size 48000 \
+        --max_tokens "$PRETRAIN_MAX_TOKENS" --num_concat_batches 2 --mask_span 5 \
+        --min_sample_size 8000 --max_sample_size 48000 \
         --dropout 0 --dropout_input 0 --dropout_features 0 --attention_dropout 0 --layerdrop 0 \
         --feature_grad_mult 1.0 --loss_weights 0.1 0.0 \
         --max_update "$PRETRAIN_UPDATES" --warmup_updates "$((PRETRAIN_UPDATES / 10))" \
         --learning_rate "$PRETRAIN_LEARNING_RATE" --seed "$SEED" \
-        --num_workers 1 --log_frequency 20 --validate_at_start --save_frequency 1000
+        --num_workers 1 --log_frequency 50 --validate_at_start --save_frequency 1000
 }
 
 finetune() {
@@ -71,7 +72,7 @@ finetune() {
         --max_update "$FINETUNE_UPDATES" --warmup_updates "$((FINETUNE_UPDATES / 10))" \
         --hold_updates "$((FINETUNE_UPDATES * 4 / 10))" \
         --learning_rate "$FINETUNE_LEARNING_RATE" --seed "$SEED" \
-        --num_workers 1 --log_frequency 20 --validate_frequency 2 --save_frequency 1000
+        --num_workers 1 --log_frequency 50 --validate_frequency 2 --save_frequency 1000
 }
 
 evaluate() {

@@ -30,8 +30,8 @@ from common.randomness import numpy_generator
 WORDS = (
     (
         "zero one two three four five six seven eight nine "
-        "yes no stop go left right up down open close start wait "
-        "forward backward follow learn house window garden music table river yellow purple"
+        "yes never stop begin left right higher lower open close start wait "
+        "forward backward follow repeat house window garden music table river yellow purple"
     )
     .upper()
     .split()
