@@ -2,8 +2,8 @@
 # From nothing to a speech recogniser in minutes on a laptop: builds a small corpus of spoken
 # commands, pre-trains a MINI wav2vec 2.0 with the Hourglass encoder on its audio, fine-tunes it
 # on its transcripts, and transcribes voices it has never heard.
-# A second run reuses what exists.  RANDOM_WEIGHTS=true skips nothing but the pre-trained weights:
-# the comparison that shows what pre-training is worth.
+# A second run reuses what exists.  With RANDOM_WEIGHTS=true everything is the same but that
+# fine-tuning starts from random weights: what pre-training is worth.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -13,13 +13,21 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 : "${SEED:=1}"
 : "${RANDOM_WEIGHTS:=false}"
 
+# Two sub-batches an update: on two cores at once, on one core one after the other.  One thread a
+# process: several would wait for each other whenever anything else runs.
+: "${NUM_GPUS:=$(($(nproc) > 1 ? 2 : 1))}"   # processes
+: "${UPDATE_FREQ:=$((2 / NUM_GPUS))}"
+: "${NUM_WORKERS:=0}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+CPU=true
+
 : "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
 : "${PRETRAIN_UPDATES:=1000}"
 : "${PRETRAIN_LEARNING_RATE:=0.0015}"
-: "${PRETRAIN_MAX_TOKENS:=80000}"   # twice, concatenated: short utterances make ragged masks
+: "${PRETRAIN_MAX_TOKENS:=80000}"   # few utterances a sub-batch: in many, thinning spoils the masks
 : "${FINETUNE_UPDATES:=1800}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
-: "${FINETUNE_MAX_TOKENS:=128000}"
+: "${FINETUNE_MAX_TOKENS:=64000}"
 
 mkdir -p "$OUTPUT_DIR"
 # stage NAME COMMAND ...: run a stage unless it is done; its seconds are kept for the summary.
@@ -38,53 +46,51 @@ stage() {
 }
 
 filelists() {
-    PYTHON=$PYTHON DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" COMBINE="" \
-        DICTIONARY_FROM=train-mini bash scripts/generate_filelists.sh
+    DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" \
+        bash scripts/generate_filelists.sh
 }
 
 corpus() {
     "$PYTHON" -m utils.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
 }
 
-pretrain() {
-    "$PYTHON" train.py pretrain --cpu \
-        --output_dir "$OUTPUT_DIR/pretrain" --dataset_dir "$DATASET_DIR" \
-        --train_subset train-mini --valid_subset dev-mini \
+pretrain_mini() {
+    OUTPUT_DIR=$OUTPUT_DIR/pretrain LOG_FREQUENCY=50 launch pretrain \
         --model mini --hourglass "$HOURGLASS_CONFIG" \
-        --max_tokens "$PRETRAIN_MAX_TOKENS" --num_concat_batches 2 --mask_span 5 \
-        --min_sample_size 8000 --max_sample_size 48000 \
+        --max_tokens "$PRETRAIN_MAX_TOKENS" --update_freq "$UPDATE_FREQ" \
+        --min_sample_size 8000 --max_sample_size 48000 --mask_span 5 \
         --dropout 0 --dropout_input 0 --dropout_features 0 --attention_dropout 0 --layerdrop 0 \
         --feature_grad_mult 1.0 --loss_weights 0.1 0.0 \
         --max_update "$PRETRAIN_UPDATES" --warmup_updates "$((PRETRAIN_UPDATES / 10))" \
         --learning_rate "$PRETRAIN_LEARNING_RATE" --seed "$SEED" \
-        --num_workers 1 --log_frequency 50 --validate_at_start --save_frequency 1000
+        --validate_at_start --save_frequency 1000
 }
 
-finetune() {
-    "$PYTHON" train.py finetune --cpu \
+finetune_mini() {
+    OUTPUT_DIR=$OUTPUT_DIR/finetune LOG_FREQUENCY=50 VALIDATE_FREQUENCY=2 launch finetune \
         --pretrained_model "$OUTPUT_DIR/pretrain/wav2vec2_update$PRETRAIN_UPDATES.pt" \
         --random_weights "$RANDOM_WEIGHTS" \
-        --output_dir "$OUTPUT_DIR/finetune" --dataset_dir "$DATASET_DIR" \
-        --train_subset train-mini --valid_subset dev-mini \
-        --max_tokens "$FINETUNE_MAX_TOKENS" \
+        --max_tokens "$FINETUNE_MAX_TOKENS" --update_freq "$UPDATE_FREQ" \
         --dropout 0 --dropout_input 0 --activation_dropout 0.05 --layerdrop 0 \
         --feature_grad_mult 1.0 --mask_prob 0 --mask_channel_prob 0 \
         --max_update "$FINETUNE_UPDATES" --warmup_updates "$((FINETUNE_UPDATES / 10))" \
         --hold_updates "$((FINETUNE_UPDATES * 4 / 10))" \
-        --learning_rate "$FINETUNE_LEARNING_RATE" --seed "$SEED" \
-        --num_workers 1 --log_frequency 50 --validate_frequency 2 --save_frequency 1000
+        --learning_rate "$FINETUNE_LEARNING_RATE" --seed "$SEED" --save_frequency 1000
 }
 
 evaluate() {
     "$PYTHON" inference.py evaluate --cpu \
         --checkpoint "$OUTPUT_DIR/finetune/wav2vec2_update$FINETUNE_UPDATES.pt" \
-        --dataset_dir "$DATASET_DIR" --subset test-mini --output_dir "$OUTPUT_DIR"
+        --dataset_dir "$DATASET_DIR" --subset test-mini --output_dir "$OUTPUT_DIR" --num_workers 0
 }
 
 prepare_python requirements-quickstart.txt
+TRAIN_SUBSET=train-mini
+VALID_SUBSET=dev-mini
+source scripts/launch.sh
 stage corpus corpus
 stage filelists filelists
-stage pretrain pretrain
-stage finetune finetune
+stage pretrain pretrain_mini
+stage finetune finetune_mini
 stage evaluate evaluate
 "$PYTHON" -m utils.summarise_quickstart "$OUTPUT_DIR"

@@ -9,13 +9,19 @@ Everything is a function of the seed, whatever the number of workers.
 """
 
 import ctypes
+import hashlib
 import json
-import multiprocessing
+import math
 import os
 import shutil
-from collections.abc import Iterable
+import signal
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -38,7 +44,8 @@ WORDS = (
 )
 
 # Accents and variants of espeak-ng's voices that are plainly intelligible, one a speaker.  A
-# variant is the timbre: no variant of dev or test occurs in train.
+# variant is the timbre: no variant of dev or test occurs in train, though some have near relatives
+# there (the formants of michel and Hugo are Diogo's, with another spectral tilt).
 TRAIN_VOICES = (
     "en-us+m1", "en+m2", "en-us+m4", "en+m5", "en-us+m7", "en-gb-x-rp+m8",
     "en-us+f1", "en+f3", "en-us+f4", "en-gb-x-rp+f5",
@@ -74,8 +81,8 @@ class CorpusOptions:
     """Seed of phrases and of each utterance's rate, pitch and loudness."""
 
     def __post_init__(self) -> None:
-        if not self.minutes > 0:
-            raise UserError(f"--minutes {self.minutes}: must be positive")
+        if not 0 < self.minutes < math.inf:
+            raise UserError(f"--minutes {self.minutes}: must be positive and finite")
         for name, voices in (("dev_utterances", DEV_VOICES), ("test_utterances", TEST_VOICES)):
             if getattr(self, name) < len(voices):
                 raise UserError(
@@ -107,10 +114,25 @@ class Speaker:
     seed: int
 
 
-class Synthesiser:
-    """espeak-ng through ctypes, from text to samples in memory."""
+class Spoken(NamedTuple):
+    """What was synthesised of one speaker."""
 
-    _SYNCHRONOUS, _CHARS_UTF8, _POSITION_CHARACTER = 2, 1, 1
+    speaker: Speaker
+    utterances: int
+    seconds: float
+    words: set[str]
+
+
+class Synthesiser:
+    """espeak-ng through ctypes, from text to samples in memory.
+
+    The library keeps state between utterances in its global variables, which neither its
+    parameters nor starting it again resets.  So each synthesiser loads a copy of the library of
+    its own, and what it says depends on nothing but what it said before.  Breathy voices draw from
+    the C library's `rand` as well, so only the newest synthesiser of a process may be used.
+    """
+
+    _SYNCHRONOUS, _DONT_EXIT, _CHARS_UTF8, _POSITION_CHARACTER = 2, 0x8000, 1, 1
     _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
     _CALLBACK = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -119,11 +141,27 @@ class Synthesiser:
     def __init__(self) -> None:
         import espeakng_loader
 
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = espeakng_loader.get_data_path().encode()
-        self.rate = self._library.espeak_Initialize(self._SYNCHRONOUS, 0, data, 0)
+        original = espeakng_loader.get_library_path()
+        # A library that is loaded cannot be removed everywhere; elsewhere it lives on unnamed.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            own = shutil.copy(original, folder)
+            try:
+                self._library = ctypes.CDLL(own)
+            except OSError as error:
+                raise UserError(
+                    f"{original}: a copy in {tempfile.gettempdir()} cannot be loaded ({error}); "
+                    "set TMPDIR to a folder that programs may run from"
+                ) from None
+        data = espeakng_loader.get_data_path()
+        self.rate = self._library.espeak_Initialize(
+            self._SYNCHRONOUS, 0, os.fsencode(data), self._DONT_EXIT
+        )
         if self.rate <= 0:
-            raise UserError("espeak-ng cannot be started; install espeakng-loader anew")
+            raise UserError(
+                f"{data}: espeak-ng cannot be started from here; install espeakng-loader anew, "
+                "in a folder of a short name (espeak-ng takes some 150 characters)"
+            )
+        self._library.srand(1)  # found in the C library, on which this one depends
         self._blocks: list[np.ndarray] = []
         self._callback = self._CALLBACK(self._collect)  # kept: C holds only a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
@@ -164,8 +202,8 @@ class Synthesiser:
         return np.concatenate(self._blocks).astype(np.float32) / 32768
 
 
-def speak_speaker(speaker: Speaker, folder: Path) -> tuple[Speaker, int, float, set[str]]:
-    """Synthesise one speaker; returns it with its utterances, seconds and words."""
+def speak_speaker(speaker: Speaker, folder: Path) -> Spoken:
+    """Synthesise one speaker's utterances and write them with their transcripts."""
     synthesiser = Synthesiser()
     own = numpy_generator("mini corpus speaker", speaker.seed, speaker.number)
     base_rate, base_pitch = own.integers(135, 185), own.integers(30, 70)
@@ -194,7 +232,7 @@ def speak_speaker(speaker: Speaker, folder: Path) -> tuple[Speaker, int, float, 
         words.update(phrase)
         seconds += len(audio) / SAMPLE_RATE
     write_lines(directory / f"{speaker.number}-{chapter}.trans.txt", lines)
-    return speaker, len(lines), seconds, words
+    return Spoken(speaker, len(lines), seconds, words)
 
 
 def plan_speakers(options: CorpusOptions) -> list[Speaker]:
@@ -216,20 +254,24 @@ def plan_speakers(options: CorpusOptions) -> list[Speaker]:
     return speakers
 
 
-def _in_fresh_process(task: tuple[Speaker, Path]) -> tuple[Speaker, int, float, set[str]]:
-    return speak_speaker(*task)
-
-
-def synthesise(
-    speakers: Iterable[Speaker], folder: Path, workers: int
-) -> list[tuple[Speaker, int, float, set[str]]]:
-    """All speakers, each in a process of its own: espeak-ng keeps state between utterances, so a
-    fresh one for each speaker makes the result independent of `workers`."""
-    tasks = [(speaker, folder) for speaker in speakers]
-    context = multiprocessing.get_context("fork")
-    with context.Pool(workers, maxtasksperchild=1) as pool:
-        results = pool.imap_unordered(_in_fresh_process, tasks)
-        return list(tqdm(results, total=len(tasks), desc="mini corpus", unit="voice"))
+def synthesise(speakers: Sequence[Speaker], folder: Path, workers: int) -> list[Spoken]:
+    """All speakers, in their order; UserError if a worker dies."""
+    # Ctrl-C reaches the whole group; the workers leave the answer to it to this process.
+    with ProcessPoolExecutor(
+        min(workers, len(speakers)),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
+        try:
+            spoken = pool.map(speak_speaker, speakers, [folder] * len(speakers))
+            return list(tqdm(spoken, total=len(speakers), desc="mini corpus", unit="voice"))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that synthesises was killed, perhaps for want of memory; "
+                f"use fewer --workers than {workers}"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error nothing more is spoken
 
 
 def existing(options: CorpusOptions, output_dir: Path) -> bool:
@@ -237,16 +279,16 @@ def existing(options: CorpusOptions, output_dir: Path) -> bool:
     if not output_dir.exists():
         return False
     try:
-        found = json.loads((output_dir / "corpus.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError):
+        found = json.loads((output_dir / "corpus.json").read_text(encoding="utf-8"))
+        found = {key: found["settings"].get(key) for key in settings(options)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         if not output_dir.is_dir() or any(output_dir.iterdir()):
             raise UserError(
                 f"--output_dir {output_dir}: exists and holds no mini corpus; "
                 "choose another folder or remove it"
             ) from None
         return False
-    wanted = settings(options)
-    differing = [f"{k} {found.get(k)}" for k in wanted if found.get(k) != wanted[k]]
+    differing = [f"{k} {found[k]}" for k, v in settings(options).items() if found[k] != v]
     if differing:
         raise UserError(
             f"--output_dir {output_dir}: holds a mini corpus made with other settings "
@@ -259,7 +301,8 @@ def settings(options: CorpusOptions) -> dict:
     """What the corpus is a function of."""
     values = asdict(options)
     del values["output_dir"]
-    return values
+    constants = json.dumps([WORDS, TRAIN_VOICES, DEV_VOICES, TEST_VOICES]).encode()
+    return {**values, "words_and_voices": hashlib.blake2b(constants, digest_size=4).hexdigest()}
 
 
 def main() -> None:
@@ -275,29 +318,31 @@ def main() -> None:
         raise UserError("the synthesiser is missing: pip install espeakng-loader") from None
 
     # Built beside its place and renamed when whole: half a corpus is never taken for one.
-    building = output_dir.with_name(output_dir.name + ".building")
+    place = output_dir.resolve()
+    building = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         results = synthesise(plan_speakers(options), building, work.workers)
         subsets = {}
         for subset in FIRST_SPEAKER:
-            own = [r for r in results if r[0].subset == subset]
+            own = [spoken for spoken in results if spoken.speaker.subset == subset]
             subsets[subset] = {
-                "minutes": round(sum(seconds for _, _, seconds, _ in own) / 60, 2),
-                "utterances": sum(count for _, count, _, _ in own),
+                "minutes": round(sum(spoken.seconds for spoken in own) / 60, 2),
+                "utterances": sum(spoken.utterances for spoken in own),
                 "voices": len(own),
-                "words": len(set().union(*(words for *_, words in own))),
+                "words": len(set().union(*(spoken.words for spoken in own))),
             }
         content = {"settings": settings(options), "subsets": subsets}
         write_lines(building / "corpus.json", json.dumps(content, indent=2).splitlines())
-        if output_dir.exists():
-            output_dir.rmdir()  # empty, see `existing`
-        building.rename(output_dir)
+        if place.exists():
+            place.rmdir()  # empty, see `existing`
+        building.rename(place)
     except OSError as error:
         raise UserError(
             f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another"
         ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     for subset, facts in subsets.items():
         print(
             f"{output_dir / subset}: {facts['minutes']} min, {facts['utterances']} utterances, "

@@ -10,6 +10,10 @@ command -v "$CONTAINER_ENGINE" >/dev/null || {
     echo "error: $CONTAINER_ENGINE: not installed; install it, or set CONTAINER_ENGINE" >&2
     exit 2
 }
+"$CONTAINER_ENGINE" info >/dev/null 2>&1 || {
+    echo "error: $CONTAINER_ENGINE: its daemon does not answer; start it, or set CONTAINER_ENGINE" >&2
+    exit 2
+}
 [[ -d $DATA_DIR ]] || {
     echo "error: DATA_DIR=$DATA_DIR: no such folder; set DATA_DIR to where LibriSpeech lies" >&2
     exit 2
@@ -26,6 +30,6 @@ fi
 # The recipes' variables set outside hold inside, too.
 while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name")
-done < <(grep -ohE '^: "\$\{[A-Z0-9_]+' "$(dirname "${BASH_SOURCE[0]}")"/../*.sh | tr -d ':"${ ' | sort -u)
+done < <(grep -ohE '^: "\$\{[A-Z0-9_]+' "$(dirname "${BASH_SOURCE[0]}")"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u)
 [[ $# -gt 0 ]] || set -- bash
 exec "$CONTAINER_ENGINE" run "${options[@]}" wav2vec2-recipes "$@"
