@@ -107,7 +107,7 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     seconds = 0.0
     start_time = time.perf_counter()
     batches = load_batches(dataset, requests, workers=evaluation.num_workers)
-    for batch in tqdm(batches, total=len(requests), desc=evaluation.subset, unit="batch"):
+    for batch in tqdm(batches, total=len(requests), desc=evaluation.subset, disable=None):
         for row, symbols in enumerate(recogniser.transcripts(batch)):
             key = batch.ids[row]
             reference = references[key].split()
@@ -124,7 +124,8 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     took = time.perf_counter() - start_time
 
     in_order = [results[utterance.id] for utterance in manifest.utterances]
-    for result in in_order[: evaluation.show]:
+    step = max(len(in_order) // max(evaluation.show, 1), 1)
+    for result in in_order[::step][: evaluation.show]:
         print(f"{result['id']}  reference:  {result['reference']}")
         print(f"{result['id']}  hypothesis: {result['hypothesis']}")
     output_dir = Path(evaluation.output_dir)

@@ -134,7 +134,8 @@ def build(command: str, options: dict[type, Any], device: torch.device) -> Task:
         return PretrainingTask(
             data, crop, architecture, regularisation, masking, objective, run, device
         )
-    return FinetuningTask(data, options[FinetuneOptions], regularisation, masking, run, device)
+    finetune, max_update = options[FinetuneOptions], options[ScheduleOptions].max_update
+    return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device)
 
 
 def main() -> None:

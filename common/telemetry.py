@@ -34,6 +34,8 @@ _METADATA = {
     "data_wait": {"unit": "%", "format": ":.1f"},
     "wer": {"unit": "%", "format": ":.2f"},
     "uer": {"unit": "%", "format": ":.2f"},
+    "blank_share": {"unit": "%", "format": ":.1f"},
+    "updates/s": {"format": ":.2f"},
 }
 
 

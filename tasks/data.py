@@ -105,7 +105,8 @@ def plan_batches(
         groups = [[n for batch in group for n in batch] for group in plan.groups]
         kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)
         batched = sum(utterances[n].samples for group in groups for n in group)
-        text += f"; cropping loses {100 * (1 - kept / batched):.2f} % of the audio"
+        lost = 100 * (1 - kept / batched)
+        text += f"; cropping loses {lost:.2f} % of the audio, elsewhere in each epoch"
     notice(text)
     return plan
 

@@ -99,10 +99,16 @@ class FinetuningTask:
         regularisation: Regularisation,
         masking: Masking,
         run: RunOptions,
+        max_update: int,
         device: torch.device,
     ):
         self.data, self.options, self.regularisation = data, options, regularisation
         self.masking, self.run, self.device = masking, run, device
+        if options.freeze_finetune_updates >= max_update:
+            notice(
+                f"warning: --freeze_finetune_updates {options.freeze_finetune_updates}: in "
+                f"{max_update} updates only the output layer learns; lower it below --max_update"
+            )
         pretrained = checkpoint.load(options.pretrained_model)
         self.architecture = native.architecture_of(pretrained, options.pretrained_model)
         self._check_hourglass()

@@ -481,7 +481,7 @@ def convert_all(
     todo = [r for r in recordings if r.id not in results]
     tasks = [(r.source, targets[r.id]) for r in todo]
     with open(journal, "a", encoding="utf-8") as notes:
-        progress = tqdm(conversions(tasks, workers), total=len(todo), unit="file")
+        progress = tqdm(conversions(tasks, workers), total=len(todo), unit="file", disable=None)
         for result, recording in zip(progress, todo):  # in this order the bar comes to its end
             results[recording.id] = result
             if isinstance(result, int):

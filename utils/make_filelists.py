@@ -114,7 +114,7 @@ def samples_of(path: Path) -> int:
 def lengths_of(files: Sequence[Path], title: str) -> list[int]:
     """`samples_of` each file, in parallel: reading headers waits for the disk, not for Python."""
     with ThreadPoolExecutor(8) as pool:
-        return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title))
+        return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title, disable=None))
 
 
 def first_few(ids: Sequence[str]) -> str:

@@ -263,7 +263,9 @@ def synthesise(speakers: Sequence[Speaker], folder: Path, workers: int) -> list[
     ) as pool:
         try:
             spoken = pool.map(speak_speaker, speakers, [folder] * len(speakers))
-            return list(tqdm(spoken, total=len(speakers), desc="mini corpus", unit="voice"))
+            return list(
+                tqdm(spoken, total=len(speakers), desc="mini corpus", unit="voice", disable=None)
+            )
         except BrokenProcessPool:
             raise UserError(
                 "a process that synthesises was killed, perhaps for want of memory; "

@@ -184,9 +184,9 @@ def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
         valid_subset="few",
         max_tokens=480_000,
         learning_rate=3e-3,
-        max_update=240,
-        warmup_updates=24,
-        hold_updates=96,
+        max_update=180,
+        warmup_updates=18,
+        hold_updates=72,
         mask_prob=0,
         mask_channel_prob=0,
         validate_frequency=10,
@@ -196,13 +196,14 @@ def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
     )
     summary = run(*train.parse(arguments))
     loss = [value for _, value in losses(tmp_path)]
-    assert loss[-1] < 1 < 40 < loss[5]
+    assert loss[-1] < loss[0] / 100
     assert summary["val_wer"] == 0.0
 
     code, out, _ = command(
         inference.main,
-        *["transcribe", "--checkpoint", tmp_path / "wav2vec2_update240.pt", "--cpu", "true"],
+        *["transcribe", "--checkpoint", tmp_path / "wav2vec2_update180.pt", "--cpu", "true"],
         *[ENGLISH / "vm-youhave.g722", ENGLISH / "auth-thankyou.g722"],
     )
     assert code == 0
-    assert [line.split("\t")[1] for line in out.splitlines()] == ["YOU HAVE", "THANK YOU"]
+    heard = [line.split("\t")[1] for line in out.splitlines()[-2:]]  # training printed the rest
+    assert heard == ["YOU HAVE", "THANK YOU"]

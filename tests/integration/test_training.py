@@ -156,7 +156,7 @@ def test_the_pretrained_weights_are_the_ones_loaded(corpus, pretrained, tmp_path
     assert torch.equal(loaded["proj.weight"], fresh["proj.weight"])  # the same start otherwise
 
 
-def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path):
+def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path, capsys):
     run(
         *train.parse(
             flags(
@@ -168,6 +168,7 @@ def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path):
             )
         )
     )
+    assert "in 4 updates only the output layer learns" in capsys.readouterr().err
     before, after = checkpoint.load(pretrained), checkpoint.load(tmp_path / "wav2vec2_update4.pt")
     for key, weight in after["model"].items():
         if key.startswith("wav2vec2."):
