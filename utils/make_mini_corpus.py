@@ -45,21 +45,22 @@ WORDS = (
 
 # Accents and variants of espeak-ng's voices that are plainly intelligible, one a speaker.  A
 # variant is the timbre: no variant of dev or test occurs in train, nor one of the same formants.
+# Dev and test hold ordinary voices; the odd ones (a child's pitch, a Klatt synthesiser, formants
+# far off) are for training only: heard or not, they are another task.
 TRAIN_VOICES = (
-    "en-us+m1", "en+m2", "en-us+m4", "en+m5", "en-us+m7", "en-gb-x-rp+m8",
-    "en-us+f1", "en+f3", "en-us+f4", "en-gb-x-rp+f5",
+    "en-us+m1", "en+m2", "en-us+m4", "en-us+zac", "en-us+m7", "en-gb-x-rp+m8",
+    "en-us+f1", "en+f3", "en-gb-x-rp+shelby", "en-gb-x-rp+f5",
     "en-us+adam", "en+benjamin", "en-us+boris", "en-gb-scotland+ed", "en-us+ian", "en+john",
-    "en-us+marcelo", "en+paul", "en-us+rob", "en+travis", "en-us+linda", "en+steph",
+    "en-us+marcelo", "en+paul", "en-us+rob", "en+travis", "en+antonio", "en+steph",
     "en-us+belinda", "en-gb-x-rp+aunty", "en-us+Alex", "en+Alicia", "en-us+Andy", "en+Annie",
     "en-us+Denis", "en+Diogo", "en-us+Gene", "en+Henrique", "en-us+Jacky", "en+Lee",
-    "en-us+Mario", "en+Michael", "en-us+Mike", "en+Nguyen", "en-us+Reed", "en+announcer",
+    "en-us+Mario", "en+Michael", "en-us+david", "en+Nguyen", "en-us+Reed", "en+announcer",
     "en-us+anika", "en+grandma", "en-us+gustave", "en+iven3", "en-us+max", "en+miguel",
     "en-us+norbert", "en+quincy", "en-us+pedro", "en+sandro", "en-us+steph3", "en+mike2",
 )  # fmt: skip
 DEV_VOICES = ("en-us+m6", "en+edward", "en-us+steph2", "en+victor")
 TEST_VOICES = (
-    "en-us+m3", "en+f2", "en-us+david", "en+antonio", "en-us+zac", "en-gb-x-rp+shelby",
-    "en-us+robert", "en+pablo",
+    "en-us+m3", "en+m5", "en+f2", "en-us+f4", "en-us+robert", "en+pablo", "en-us+Mike", "en-us+linda",
 )  # fmt: skip
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
 
