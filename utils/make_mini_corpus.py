@@ -60,7 +60,8 @@ TRAIN_VOICES = (
 )  # fmt: skip
 DEV_VOICES = ("en-us+m6", "en+edward", "en-us+steph2", "en+victor")
 TEST_VOICES = (
-    "en-us+m3", "en+m5", "en+f2", "en-us+f4", "en-us+robert", "en+pablo", "en-us+Mike", "en-us+linda",
+    "en-us+m3", "en+m5", "en+f2", "en-us+f4", "en-us+robert", "en+pablo", "en-us+Mike",
+    "en-us+linda",
 )  # fmt: skip
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
 
