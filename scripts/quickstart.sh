@@ -25,7 +25,7 @@ CPU=true
 : "${PRETRAIN_UPDATES:=1000}"
 : "${PRETRAIN_LEARNING_RATE:=0.0015}"
 : "${PRETRAIN_MAX_TOKENS:=80000}"   # few utterances a sub-batch: in many, thinning spoils the masks
-: "${FINETUNE_UPDATES:=2600}"
+: "${FINETUNE_UPDATES:=2000}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
 : "${FINETUNE_MAX_TOKENS:=64000}"
 
