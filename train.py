@@ -4,6 +4,7 @@ The recipes under scripts/ call this under torchrun; one process also runs witho
 Every flag's default is the Base recipe.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,8 @@ def prepare_output(run: RunOptions) -> None:
     folder = Path(run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "last_exit.json").unlink(missing_ok=True)
+        if "WORLD_SIZE" not in os.environ:  # of several processes, one may have written it already
+            (folder / "last_exit.json").unlink(missing_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)

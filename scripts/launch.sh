@@ -44,6 +44,7 @@ launch() {
             --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     fi
     local code=0
+    rm -f "$OUTPUT_DIR/last_exit.json"
     "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
         train.py "${arguments[@]}" || code=$?
     if [[ $code != 0 && -f $OUTPUT_DIR/last_exit.json ]]; then

@@ -250,6 +250,8 @@ class FinetuningTask:
         """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
         requests = validation_requests(self.valid_utterances, self.data.max_tokens, None)
         score, sums = Score(), Sums()
+        # Named from the start: with few batches a process may have none, and sums must match.
+        sums.add(dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         shown: list[str] = []
         workers = min(self.run.num_workers, 2)
         for batch in load_batches(self.valid_dataset, requests, workers=workers):

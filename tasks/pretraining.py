@@ -214,6 +214,8 @@ class PretrainingTask:
         they do not depend on the batch size.
         """
         sums = Sums()
+        # Named from the start: with few batches a process may have none, and sums must match.
+        sums.add(dict.fromkeys(("loss", "correct", "targets"), 0.0))
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
         codes = torch.zeros(shape, dtype=torch.float64, device=self.device)
         probabilities = torch.zeros_like(codes)

@@ -137,6 +137,20 @@ def test_two_processes_through_torchrun(corpus, tmp_path):
         assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
 
 
+def test_more_processes_than_validation_batches(corpus, mini_checkpoint, tmp_path):
+    """A process without any batch to validate neither waits for the others nor miscounts."""
+    result = script(
+        "finetune_base_100h.sh",
+        **{**finetune_variables(), "NUM_GPUS": "3", "MAX_UPDATE": "1", "MAX_TOKENS": "200000"},
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path,
+        PRETRAINED_MODEL=mini_checkpoint,
+    )
+    assert result.returncode == 0, result.stderr
+    (validation,) = (line for line in result.stdout.splitlines() if "[1] val_loss" in line)
+    assert "val_wer 100.00 %" in validation
+
+
 def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
     result = script(
         "pretrain_base.sh",
