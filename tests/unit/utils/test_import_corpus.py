@@ -11,10 +11,11 @@ from common import transcript
 from common.audio import read_recording
 from common.errors import UserError
 from common.manifest import read_labels, read_manifest
+from common.recordings import read_folder
 from common.transcript import CleanupOptions, Refused, clean
 from common.vocabulary import Vocabulary
 from utils import import_corpus
-from utils.import_corpus import SelectionOptions, main, read_folder, split_of
+from utils.import_corpus import SelectionOptions, main, split_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
