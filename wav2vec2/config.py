@@ -226,17 +226,6 @@ class Masking:
         for name in ("mask_span", "mask_channel_span"):
             value = getattr(self, name)
             _check(value >= 1, f"--{name} {value}: must be at least 1")
-        choices = ("static", "uniform", "normal", "poisson")
-        _check(
-            self.mask_distribution in choices,
-            f"--mask_distribution {self.mask_distribution}: choose {', '.join(choices)}",
-        )
-        _check(self.mask_other >= 0, f"--mask_other {self.mask_other}: must be at least 0")
-        _check(
-            self.mask_distribution != "uniform" or self.mask_other <= 2 * self.mask_span,
-            f"--mask_other {self.mask_other}: uniform span lengths reach from it to twice "
-            f"--mask_span, {2 * self.mask_span}; lower it",
-        )
 
 
 @dataclass(frozen=True)

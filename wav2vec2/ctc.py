@@ -84,15 +84,14 @@ def ctc_loss(
     """CTC loss (Graves et al. 2006) in nats, summed over the batch, infinite ones zeroed.
 
     `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`; both lengths
-    `[batch]`, on the CPU: torch reads them there, and would wait for the device to hand them over.
-    Computed in fp32 at least.
+    `[batch]`.  Computed in fp32 at least.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
     return F.ctc_loss(
         log_probabilities,  # [frames, batch, vocabulary]
         labels.to(logits.device),
-        frame_lengths,
-        label_lengths,
+        frame_lengths.to(logits.device),
+        label_lengths.to(logits.device),
         blank=BLANK,
         reduction="sum",
         zero_infinity=True,

@@ -1,7 +1,6 @@
 """Waveform -> frames (arXiv 2006.11477, section 2), and all length arithmetic."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeVar
 
 import torch
@@ -48,17 +47,6 @@ def receptive_field(conv_layers: ConvLayers) -> int:
 def at_least_fp32(x: Tensor) -> Tensor:
     """The tensor in fp32, unless it is already wider: where half precision would not do."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which matrix products keep the type of their inputs on the device of `x`.
-
-    Widening the inputs is not enough under autocast, which would narrow them again.
-    """
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 class _ScaleGradient(torch.autograd.Function):

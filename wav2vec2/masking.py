@@ -11,7 +11,7 @@ Distribution = Literal["static", "uniform", "normal", "poisson"]
 def _span_lengths(
     spans: int, span: int, distribution: Distribution, other: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Lengths of `spans` spans, `[spans]`, each at least 1 (`poisson` and `uniform` from 0 may give 0)."""
+    """Lengths of `spans` spans, `[spans]`, each at least 1 (0 is possible for `poisson`)."""
     if distribution == "static":
         return np.full(spans, span)
     if distribution == "uniform":
