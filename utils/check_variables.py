@@ -1,7 +1,8 @@
 """Check a recipe's environment: `python -m utils.check_variables scripts/pretrain_base.sh`.
 
-A misspelt variable would silently train another recipe.  The names the recipes read are taken
-from the scripts themselves, from lines like `: "${MAX_UPDATE:=400000}"`.
+A misspelt variable would silently train another recipe.  The names the recipes read, and what kind
+of value each has, are taken from the scripts themselves, from lines like
+`: "${MAX_UPDATE:=400000}"`.
 """
 
 import difflib
@@ -17,45 +18,114 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 # Names from other implementations' scripts, and what they are called here.
 ALIASES = {
-    "UPDATE_FREQUENCY": "UPDATE_FREQ",
+    "AMP": "FP16",
+    "EPOCHS": "MAX_UPDATE",
     "GRADIENT_ACCUMULATION": "UPDATE_FREQ",
-    "NGPUS": "NUM_GPUS",
+    "HOURGLASS": "HOURGLASS_CONFIG",
+    "LAYERDROP": "ENCODER_LAYERDROP",
     "LR": "LEARNING_RATE",
+    "MAX_STEPS": "MAX_UPDATE",
+    "NGPUS": "NUM_GPUS",
+    "NUM_EPOCHS": "MAX_UPDATE",
+    "UPDATE_FREQUENCY": "UPDATE_FREQ",
+    "WARMUP": "WARMUP_UPDATES",
+    "WARMUP_STEPS": "WARMUP_UPDATES",
 }
 # Named in recipes elsewhere, not offered here: setting one must not be silently ignored.
 UNAVAILABLE = {
     "FP16": "training runs in fp32 (TF32 on GPUs that have it)",
     "BF16": "training runs in fp32 (TF32 on GPUs that have it)",
     "EMA": "weights are not averaged",
+    "OPTIMIZER": "the optimizer is AdamW",
 }
-OFF = {"", "0", "false"}
-SHORTEST_COMPARED = 6  # shorter names resemble too many unrelated ones
+OFF = {"", "0", "false", "adam", "adamw"}
+# Words too common elsewhere to say that a variable is meant for a recipe.
+COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
+FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
+AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
 SIMILAR = 0.81
 
+_DECLARED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):?([-=?+])([^}\"]*)")
 
-def declared(script: Path) -> set[str]:
-    """The variables a script gives a default to."""
-    return set(re.findall(r"\$\{([A-Z][A-Z0-9_]*):?[=?+]", script.read_text(encoding="utf-8")))
+
+def declared(script: Path) -> dict[str, str]:
+    """The variables a script reads, with their defaults ('' where it gives none)."""
+    found = _DECLARED.findall(script.read_text(encoding="utf-8"))
+    return {name: default if mark == "=" else "" for name, mark, default in found}
+
+
+def one_edit_apart(a: str, b: str) -> bool:
+    """Whether one letter was left out, added, mistaken, or swapped with its neighbour."""
+    if len(a) > len(b):
+        a, b = b, a
+    start = 0
+    while start < len(a) and a[start] == b[start]:
+        start += 1
+    if len(a) < len(b):
+        return len(b) - len(a) == 1 and a[start:] == b[start + 1 :]
+    return a[start + 1 :] == b[start + 1 :] or (
+        a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+    )
+
+
+def resembles(name: str, known: set[str]) -> bool:
+    """Whether `name` looks as if it were meant for a recipe."""
+    if name.startswith(FOREIGN_PREFIXES):
+        return False
+    if any(len(name) > 3 and one_edit_apart(name, other) for other in known):
+        return True
+    if len(name) > 5 and difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
+        return True
+    words = {word for other in known for word in other.split("_")} - COMMON_WORDS
+    parts = name.split("_")
+    return len(parts) > 1 and all(
+        any(
+            part == word
+            or (len(part) > 3 and one_edit_apart(part, word))
+            or (min(len(part), len(word)) > 2 and (part.startswith(word) or word.startswith(part)))
+            for word in words
+        )
+        for part in parts
+    )
+
+
+def check_value(name: str, value: str, default: str) -> None:
+    """UserError for a value of another kind than the default's."""
+    if not value:
+        return
+    if re.fullmatch(r"\d+", default):
+        if not re.fullmatch(r"[0-9]+", value) or (name in AT_LEAST_ONE and int(value) == 0):
+            least = "of at least 1" if name in AT_LEAST_ONE else f"such as {default}"
+            raise UserError(f"{name}={value}: must be a whole number {least}")
+    elif re.fullmatch(r"[\d.]+(e-?\d+)?", default):
+        try:
+            float(value)
+        except ValueError:
+            raise UserError(f"{name}={value}: must be a number such as {default}") from None
+    elif default in ("true", "false") and value not in ("true", "false"):
+        raise UserError(f"{name}={value}: must be true or false")
 
 
 def check(script: Path, environment: Mapping[str, str]) -> list[str]:
-    """Notes about variables this recipe does not read; UserError for a misspelt one."""
-    own = declared(script) | declared(SCRIPTS / "launch.sh")
-    known = set().union(*(declared(path) for path in sorted(SCRIPTS.glob("*.sh"))))
+    """Notes about variables this recipe does not read; UserError for a misspelt one or a value
+    that cannot be meant."""
+    # A recipe's own default wins over the one in launch.sh.
+    own = {**declared(SCRIPTS / "launch.sh"), **declared(script)}
+    known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
     notes = []
     for name, value in sorted(environment.items()):
         if name in own:
-            continue
-        if name in UNAVAILABLE and value.lower() not in OFF:
-            raise UserError(f"{name}={value}: not offered here, {UNAVAILABLE[name]}; unset it")
-        if name in known:
+            check_value(name, value, own[name])
+        elif name in UNAVAILABLE:
+            if value.lower() not in OFF:
+                raise UserError(f"{name}={value}: not offered here, {UNAVAILABLE[name]}; unset it")
+        elif name in known:
             notes.append(f"note: {name} is set, but {script.name} does not read it")
-            continue
-        near = [ALIASES[name]] if name in ALIASES else []
-        if not near and len(name) >= SHORTEST_COMPARED:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=SIMILAR)
-        if near:
-            raise UserError(f"{name}: no recipe reads this variable; did you mean {near[0]}?")
+        elif name in ALIASES or resembles(name, known):
+            near = [ALIASES[name]] if name in ALIASES else []
+            near = near or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "unset it"
+            raise UserError(f"{name}: no recipe reads this variable; {hint}")
     return notes
 
 
