@@ -58,6 +58,11 @@ class EvaluateOptions:
     show: int = 5
     """Hypothesis/reference pairs to print."""
 
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "show"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+
 
 @dataclass
 class Recogniser:

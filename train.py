@@ -4,16 +4,17 @@ The recipes under scripts/ call this under torchrun; one process also runs witho
 Every flag's default is the Base recipe.
 """
 
-import os
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from common import distributed
-from common.errors import HealthError, StoppedBySignal, UserError, record_exit, run_command
+from common import checkpoint, distributed
+from common.checkpoint import Saved
+from common.errors import EXIT_FILE, REASONS, UserError, record_exit, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from common.optimizer import OptimizerOptions
 from common.schedule import ScheduleOptions
@@ -43,6 +44,11 @@ class ModelOptions:
     """Shorten by mean and repetition, or by learned linear maps."""
 
     def architecture(self) -> Architecture:
+        if self.hourglass_resampling != "naive" and not self.hourglass.strip():
+            raise UserError(
+                f"--hourglass_resampling {self.hourglass_resampling}: the plain encoder has none; "
+                "give --hourglass, too"
+            )
         try:
             hourglass = Hourglass.parse(self.hourglass, self.hourglass_resampling)
             return replace(PRESETS[self.model], hourglass=hourglass)
@@ -70,10 +76,17 @@ FINETUNE = (
     ScheduleOptions,
     RunOptions,
 )
+# Fields that a command does not use are no flags of it.
+UNUSED = {
+    "pretrain": {"final_dropout", "mask_channel_prob", "mask_channel_span"},
+    "finetune": {"dropout_features"},
+}
 # The Base recipe on 100 hours, where fine-tuning differs from pre-training.
 FINETUNE_DEFAULTS = {
     "train_subset": "train-clean-100",
     "max_tokens": 3_200_000,
+    "num_concat_batches": 1,
+    "batches_per_update": 8,
     "dropout": 0.0,
     "dropout_input": 0.0,
     "attention_dropout": 0.0,
@@ -101,9 +114,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[str, dict[type, Any]]:
     pretrain = commands.add_parser("pretrain", help="contrastive pre-training on audio alone")
     finetune = commands.add_parser("finetune", help="CTC training on transcribed audio")
     for cls in PRETRAIN:
-        add_flags(pretrain, cls)
+        add_flags(pretrain, cls, without=UNUSED["pretrain"])
     for cls in FINETUNE:
-        add_flags(finetune, cls, FINETUNE_DEFAULTS)
+        add_flags(finetune, cls, FINETUNE_DEFAULTS, without=UNUSED["finetune"])
     pretrain.set_defaults(subparser=pretrain, classes=PRETRAIN)
     finetune.set_defaults(subparser=finetune, classes=FINETUNE)
     namespace = parser.parse_args(argv)
@@ -115,8 +128,7 @@ def prepare_output(run: RunOptions) -> None:
     folder = Path(run.output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if "WORLD_SIZE" not in os.environ:  # of several processes, one may have written it already
-            (folder / "last_exit.json").unlink(missing_ok=True)
+        (folder / EXIT_FILE).unlink(missing_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -126,8 +138,21 @@ def prepare_output(run: RunOptions) -> None:
         ) from None
 
 
-def build(command: str, options: dict[type, Any], device: torch.device) -> Task:
-    """The task a command's options describe."""
+def resolved(command: str, options: dict[type, Any]) -> dict[str, Any]:
+    """The whole configuration in plain types, as printed and logged."""
+    configuration: dict[str, Any] = {"command": command}
+    for values in options.values():
+        configuration.update(asdict(values))
+    configuration.update(asdict(options[DataOptions].geometry()))
+    if command == "pretrain":
+        configuration["architecture"] = options[ModelOptions].architecture().to_dict()
+    return configuration
+
+
+def build(
+    command: str, options: dict[type, Any], device: torch.device, saved: Saved | None = None
+) -> Task:
+    """The task a command's options describe; `saved`: the checkpoint that is to be continued."""
     data, run = options[DataOptions], options[RunOptions]
     regularisation, masking = options[Regularisation], options[Masking]
     if command == "pretrain":
@@ -137,26 +162,54 @@ def build(command: str, options: dict[type, Any], device: torch.device) -> Task:
             data, crop, architecture, regularisation, masking, objective, run, device
         )
     finetune, max_update = options[FinetuneOptions], options[ScheduleOptions].max_update
-    return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device)
+    return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device, saved)
+
+
+def prepare(command: str, options: dict[type, Any], device: torch.device) -> Trainer:
+    """Everything that comes before the first update; what one process cannot do stops all."""
+    run = options[RunOptions]
+    configuration = resolved(command, options)
+    distributed.together(lambda: prepare_output(run) if distributed.is_main() else None)
+    if distributed.is_main():
+        print(f"configuration: {json.dumps(configuration)}", flush=True)
+
+    saved = distributed.together(lambda: checkpoint.newest(run.output_dir))
+    found = distributed.gather(saved and saved.content.get("update"))
+    if len(set(found)) > 1:
+        raise UserError(
+            f"--output_dir {run.output_dir}: not all processes find the same checkpoint there "
+            f"(updates {found}, by process); use a folder that all machines share"
+        )
+
+    def build_trainer() -> Trainer:
+        task = build(command, options, device, saved)
+        parameters = sum(p.numel() for p in task.model.parameters())
+        distributed.notice(f"{command}: {parameters:,} parameters on {device}")
+        optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
+        return Trainer(
+            task, run, optimizer, schedule, device, saved=saved, configuration=configuration
+        )
+
+    return distributed.together(build_trainer)
 
 
 def main() -> None:
     command, options = parse()
     run = options[RunOptions]
-    prepare_output(run)
+    if run.dry_run:
+        if distributed.is_main():
+            print(json.dumps(resolved(command, options), indent=2))
+        return
     device = distributed.pick_device(run.cpu)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    try:
-        with distributed.process_group(device):
-            task = build(command, options, device)
-            parameters = sum(p.numel() for p in task.model.parameters())
-            distributed.notice(f"{command}: {parameters:,} parameters on {device}")
-            optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
-            Trainer(task, run, optimizer, schedule, device).train()
-    except (UserError, HealthError, StoppedBySignal) as error:
-        record_exit(run.output_dir, error)
-        raise
+    with distributed.process_group(device):
+        try:
+            prepare(command, options, device).train()
+        except REASONS as error:
+            if distributed.is_main():
+                record_exit(Path(run.output_dir) / EXIT_FILE, error)
+            raise
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ class BatchPlan:
         batches = token_budget_batches(lengths, max_tokens, seed)
         n = geometry.concat
         self.groups = [tuple(map(tuple, batches[i : i + n])) for i in range(0, len(batches), n)]
-        if len(self.groups[-1]) < n:
-            self.groups.pop()
+        self.incomplete_group = self.groups.pop() if len(self.groups[-1]) < n else ()
+        """The shortest utterances' batches, too few for a group: no epoch has them."""
         self.batches = len(batches)
         self.updates_per_epoch = len(self.groups) // geometry.groups
         if self.updates_per_epoch == 0:

@@ -1,13 +1,16 @@
 """Checkpoints: saved whole or not at all, verified when loaded, never unpickling code."""
 
+import hashlib
 import os
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.distributed import notice
 from common.errors import UserError
 
 FORMAT = 1
@@ -55,7 +58,9 @@ def load(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError, ValueError, KeyError):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError):
         raise UserError(
             f"{path}: truncated, damaged, or not a checkpoint; use another copy"
         ) from None
@@ -72,6 +77,20 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def digest(content: bytes) -> str:
+    """A short fingerprint by which a recipe knows what it was made of."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def file_digest(path: str | Path) -> str:
+    """`digest` of a file."""
+    hashed = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            hashed.update(block)
+    return hashed.hexdigest()[:16]
+
+
 def update_file(output_dir: str | Path, update: int) -> Path:
     """Where the checkpoint of update `update` lies."""
     return Path(output_dir) / f"wav2vec2_update{update}.pt"
@@ -86,6 +105,35 @@ def saved_updates(output_dir: str | Path) -> list[int]:
     """Updates with a checkpoint in `output_dir`, ascending."""
     names = (path.name for path in Path(output_dir).glob("wav2vec2_update*.pt"))
     return sorted(int(m[1]) for m in map(_UPDATE_FILE.fullmatch, names) if m)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was found in an output folder."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def newest(output_dir: str | Path) -> Saved | None:
+    """The newest update checkpoint that can be read, None if there is no update checkpoint.
+
+    Says which are passed over.  UserError if there are some and none can be read: to start anew
+    would write over them.
+    """
+    updates = saved_updates(output_dir)
+    for update in reversed(updates):
+        path = update_file(output_dir, update)
+        try:
+            return Saved(path, load(path))
+        except UserError as error:
+            notice(f"warning: {error}; trying the one before")
+    if updates:
+        raise UserError(
+            f"{output_dir}: none of its {len(updates)} checkpoints wav2vec2_update*.pt can be "
+            "read; repair them, or choose another OUTPUT_DIR"
+        )
+    return None
 
 
 def prune(output_dir: str | Path, keep: int) -> None:

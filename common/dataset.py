@@ -18,8 +18,15 @@ from common.batching import GroupRequest
 from common.errors import UserError
 from common.manifest import Utterance
 from common.randomness import numpy_generator
+from common.signals import ignore_in_worker
 
-DrawTask = Callable[[list[int], tuple[int, ...]], Any]
+Draws = dict[str, Any]
+"""What was drawn for a sub-batch: NumPy arrays (tensors once on a device) and plain numbers.
+
+Arrays, because every tensor that a loader worker sends holds a file descriptor open.
+"""
+
+DrawTask = Callable[[list[int], tuple[int, ...]], Draws]
 """(samples of each row of a sub-batch, key of its draws) -> what the model needs drawn for it."""
 
 
@@ -36,7 +43,7 @@ class AudioBatch:
     """Key of the first sub-batch's draws: seeds dropout for the batch."""
     labels: list[Sequence[int]] = field(default_factory=list)
     """Unit ids of each row; empty without labels."""
-    draws: list[Any] = field(default_factory=list)
+    draws: list[Draws] = field(default_factory=list)
     """What `DrawTask` returned, one a sub-batch."""
 
     @property
@@ -44,11 +51,21 @@ class AudioBatch:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
     def to(self, device: torch.device) -> "AudioBatch":
-        """Move the waveforms; lengths and labels stay where the host can read them."""
-        return replace(self, waveforms=self.waveforms.to(device, non_blocking=True))
+        """Move waveforms and draws; lengths and labels stay where the host can read them."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "AudioBatch":
-        return replace(self, waveforms=self.waveforms.pin_memory())
+        """In page-locked memory, from which a copy to a GPU does not wait."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> "AudioBatch":
+        def moved(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                value = torch.from_numpy(value)
+            return move(value) if isinstance(value, Tensor) else value
+
+        draws = [{name: moved(value) for name, value in d.items()} for d in self.draws]
+        return replace(self, waveforms=move(self.waveforms), draws=draws)
 
 
 @dataclass
@@ -152,6 +169,19 @@ class _Requests:
         return iter(self.requests)
 
 
+def dead_worker(error: Exception) -> UserError | None:
+    """What to tell the user if `error` says that a loader worker died.
+
+    torch raises that from a signal handler, so wherever the training process happens to be.
+    """
+    if "DataLoader worker" not in str(error):
+        return None
+    return UserError(
+        f"--num_workers: a loader worker died ({str(error).splitlines()[0]}); lower it if memory "
+        "ran out, or give a container more shared memory (--shm-size)"
+    )
+
+
 def load_batches(
     dataset: UtteranceDataset,
     requests: Iterable[GroupRequest],
@@ -170,8 +200,16 @@ def load_batches(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=ignore_in_worker,
     )
-    for batch in loader:
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            raise dead_worker(error) or error from None
+        if batch is None:
+            return
         if isinstance(batch, LoadFailure):
             raise UserError(batch.message)
         yield batch

@@ -9,6 +9,7 @@
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,14 +46,53 @@ class StoppedBySignal(RuntimeError):
     exit_code = ExitCode.SIGNAL
 
 
-def record_exit(folder: str | Path, error: Exception) -> None:
-    """Leave `last_exit.json` in `folder`: torchrun turns a worker's exit code into 1.
+class PeerLost(RuntimeError):
+    """Another process of the run is gone; what was last saved can be continued."""
 
-    The first process to fail writes it; a folder that cannot be written stays without.
+    exit_code = ExitCode.PEER_LOST
+
+
+REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
+"""What a command ends with in one line instead of a traceback."""
+
+EXIT_FILE = "last_exit.json"
+"""In a run's output folder: why it ended before its last update."""
+
+RECORD_VARIABLE = "EXIT_RECORD"
+"""Names the file through which common/launcher.py learns why its processes ended."""
+
+
+def record_exit(path: str | Path, error: Exception) -> None:
+    """Write code and reason to `path`, whole, unless another process was first.
+
+    Needed because torchrun turns a worker's exit code into 1.  A folder that cannot be written
+    stays without.
     """
-    record = {"code": int(getattr(error, "exit_code", 1)), "reason": str(error)}
-    with suppress(OSError), open(Path(folder) / "last_exit.json", "x", encoding="utf-8") as file:
-        json.dump(record, file)
+    path = Path(path)
+    record = {"code": int(getattr(error, "exit_code", 1)), "reason": one_line(error)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with suppress(OSError):
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+
+
+def one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _recorded() -> int | None:
+    """The exit code of the run that the launcher restarts, if its reason would recur."""
+    record = os.environ.get(RECORD_VARIABLE)
+    if not record or not os.path.exists(record):
+        return None
+    code = json.loads(Path(record).read_text(encoding="utf-8"))["code"]
+    if code != ExitCode.PEER_LOST:
+        return code
+    with suppress(FileNotFoundError):  # another process of the restart may be first
+        os.unlink(record)
+    return None
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -62,10 +102,16 @@ def run_command(main: Callable[[], int | None]) -> None:
     one line, and its code is the exit code; anything else is a defect of ours and keeps its
     traceback.
     """
+    if (code := _recorded()) is not None:
+        sys.exit(code)
     try:
         code = main()
-    except (UserError, HealthError, StoppedBySignal) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    except REASONS as error:
+        record = os.environ.get(RECORD_VARIABLE)
+        if record:  # the launcher says it, once for all its processes
+            record_exit(record, error)
+        else:
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         code = error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)

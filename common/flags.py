@@ -7,15 +7,16 @@ import argparse
 import ast
 import difflib
 import inspect
+import math
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NoReturn, TypeVar
 
-from common.errors import ExitCode, UserError
+from common.errors import UserError
 
 Config = TypeVar("Config")
 
@@ -46,9 +47,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str) -> NoReturn:
-        message = " ".join(message.split())
-        print(f"error: {self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(int(ExitCode.USER_ERROR))
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
         """Like argparse's, but a flag of true or false never swallows what follows it:
@@ -105,6 +104,14 @@ def field_help(cls: type) -> dict[str, str]:
     return texts
 
 
+def parse_float(text: str) -> float:
+    """A number; neither infinite nor `nan`."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
 def _argument_options(kind: Any) -> dict[str, Any]:
     """argparse's keywords for a field of type `kind`."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
@@ -115,18 +122,22 @@ def _argument_options(kind: Any) -> dict[str, Any]:
         return {"choices": typing.get_args(kind)}
     if typing.get_origin(kind) is tuple:
         items = typing.get_args(kind)
-        if items[-1] is Ellipsis:
-            return {"type": items[0], "nargs": "*", "metavar": items[0].__name__.upper()}
-        return {"type": items[0], "nargs": len(items), "metavar": items[0].__name__.upper()}
-    return {"type": kind, "metavar": kind.__name__.upper()}
+        count = "*" if items[-1] is Ellipsis else len(items)
+        return {**_argument_options(items[0]), "nargs": count}
+    parse = parse_float if kind is float else kind
+    return {"type": parse, "metavar": kind.__name__.upper()}
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, cls: type, defaults: dict[str, Any] | None = None
+    parser: argparse.ArgumentParser,
+    cls: type,
+    defaults: dict[str, Any] | None = None,
+    without: Collection[str] = (),
 ) -> None:
     """Add one flag a field of the dataclass `cls`, under the class' docstring as heading.
 
-    `defaults` overrides the fields' own.  A field without any default becomes a required flag.
+    `defaults` overrides the fields' own.  A field without any default becomes a required flag;
+    those named by `without` get no flag and keep their default.
     """
     defaults = defaults or {}
     heading = (cls.__doc__ or cls.__name__).strip().splitlines()[0].split(".")[0]
@@ -134,6 +145,8 @@ def add_flags(
     hints = typing.get_type_hints(cls)
     texts = field_help(cls)
     for item in fields(cls):
+        if item.name in without:
+            continue
         default = defaults.get(item.name, item.default)
         required = default is MISSING
         group.add_argument(
@@ -149,6 +162,8 @@ def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
     """Build the dataclass from parsed flags; its own validation becomes a UserError."""
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
+        if not hasattr(namespace, item.name):
+            continue
         value = getattr(namespace, item.name)
         values[item.name] = tuple(value) if isinstance(value, list) else value
     try:

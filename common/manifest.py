@@ -55,7 +55,7 @@ def _subset_file(dataset_dir: str | Path, name: str, how_to_make: str) -> Path:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # with or without a BOM
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it first") from None
     except OSError as error:

@@ -1,5 +1,7 @@
 """Sums over micro-batches and processes, from which reported means are taken."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,18 @@ class Sums:
     def merge(self, other: "Sums") -> None:
         self.add(other._values)
 
-    def total(self, device: torch.device | str = "cpu") -> dict[str, float]:
-        """The sums over all processes, as numbers.  Every process must call this together."""
+    def total(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """The sums over all processes: numbers, or float64 tensors for those of several elements.
+
+        Every process calls this together, with the same names and shapes.
+        """
         names = sorted(self._values)
         if not names:
             return {}
-        values = torch.stack(
-            [torch.as_tensor(self._values[name], dtype=torch.float64).to(device) for name in names]
-        )
-        return dict(zip(names, distributed.sum_over_ranks(values).tolist()))
+        values = [torch.as_tensor(self._values[name], dtype=torch.float64) for name in names]
+        flat = torch.cat([value.to(device).reshape(-1) for value in values])
+        pieces = distributed.sum_over_ranks(flat).cpu().split([value.numel() for value in values])
+        return {
+            name: piece.view(value.shape) if value.dim() else piece.item()
+            for name, value, piece in zip(names, values, pieces)
+        }

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from common import distributed
+from common.errors import UserError
 from common.metrics import Sums
+from common.signals import uninterrupted
 
 
 @dataclass
@@ -32,6 +34,8 @@ class UpdateReport:
     """Norm of the gradient after division by the count of targets, before clipping."""
     applied: bool
     """False if the gradient was not finite: weights and moments are then untouched."""
+    stop: bool
+    """Whether any process was asked to stop."""
 
 
 def run_update(
@@ -43,20 +47,32 @@ def run_update(
     clip_norm: float,
     sums: Sums,
     device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
 ) -> UpdateReport:
     """Train on one update's micro-batches; every process calls this together.
 
     Gradients are summed over micro-batches and processes and divided once by the summed count of
     targets.  A parameter that took no part (a layer skipped by LayerDrop) has a zero gradient on
     every process alike; one that does not require a gradient is left out of the update.
+
+    A UserError met by one process, while it loads or computes, is raised in all of them, and the
+    update has then not taken place anywhere.  `stop()`: whether this process was asked to stop.
     """
     optimizer.zero_grad(set_to_none=True)
-    targets = 0
-    for batch in micro_batches:
-        result = forward(batch)
-        result.loss.backward()
-        targets += result.targets
-        sums.add(result.sums)
+    targets, error = 0, None
+    try:
+        for batch in micro_batches:
+            result = forward(batch)
+            result.loss.backward()
+            targets += result.targets
+            sums.add(result.sums)
+    except torch.OutOfMemoryError as failure:
+        error = UserError(
+            f"{device}: out of memory ({str(failure).split('. ')[0]}); lower --num_concat_batches "
+            "and raise --update_freq by as much (the same recipe), or lower --max_tokens"
+        )
+    except UserError as failure:
+        error = failure
 
     parameters = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
     for parameter in parameters:
@@ -64,16 +80,27 @@ def run_update(
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in parameters]
     distributed.sum_gradients(gradients)
-    count = distributed.sum_over_ranks(torch.tensor(float(targets), device=device))
-    torch._foreach_div_(gradients, count)
+    # Filled on the device: copying numbers there would wait for it.
+    status = torch.stack(
+        [
+            torch.full((), value, dtype=torch.float64, device=device)
+            for value in (targets, error is not None, stop())
+        ]
+    )
+    count, failed, stopping = distributed.sum_over_ranks(status).unbind()
+    torch._foreach_div_(gradients, count.to(gradients[0].dtype))
 
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if clip_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
-    grad_norm = float(norm)  # the one place where the step waits for the device
+    # The one place where the step waits for the device:
+    grad_norm, any_failed, any_stopping = torch.stack([norm.double(), failed, stopping]).tolist()
+    if any_failed:
+        distributed.raise_together(error)
     applied = grad_norm < float("inf")  # false for NaN too
     if applied:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        optimizer.step()
-    return UpdateReport(grad_norm=grad_norm, applied=applied)
+        with uninterrupted():  # half an update must never be saved
+            optimizer.step()
+    return UpdateReport(grad_norm=grad_norm, applied=applied, stop=bool(any_stopping))

@@ -4,9 +4,9 @@ What is trained, on what, and what is measured comes from a `Task`; the loop kno
 """
 
 import itertools
-import sys
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,12 +15,14 @@ import torch
 
 from common import checkpoint, distributed
 from common.batching import BatchPlan, GroupRequest
-from common.dataset import AudioBatch, UtteranceDataset, load_batches
-from common.errors import HealthError, UserError
+from common.checkpoint import Saved
+from common.dataset import AudioBatch, UtteranceDataset, dead_worker, load_batches
+from common.errors import HealthError, StoppedBySignal, UserError
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
 from common.randomness import reseed
 from common.schedule import ScheduleOptions
+from common.signals import StopRequest
 from common.step import MicroBatchResult, run_update
 from common.telemetry import Telemetry, peak_memory_mib
 
@@ -52,7 +54,9 @@ class RunOptions:
     epochs_this_job: int = 0
     """Stop after so many epochs, to be continued by the next job; 0: no such limit."""
     cpu: bool = False
-    """Train on the CPU even where there is a GPU."""
+    """Train on the CPU."""
+    dry_run: bool = False
+    """Print the resolved configuration as JSON and stop."""
 
     def __post_init__(self) -> None:
         for name in ("log_frequency", "save_frequency", "keep_checkpoints", "validate_frequency"):
@@ -79,11 +83,16 @@ class Task(Protocol):
 
     def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult: ...
 
-    def summarise(self, sums: dict[str, float]) -> dict[str, float]:
+    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
         """Sums over an interval -> the metrics to report, without prefix."""
         ...
 
-    def validate(self) -> dict[str, float]: ...
+    def validate(self, sums: Sums) -> None:
+        """Add this process' share of the validation set to `sums`; no process waits here."""
+
+    def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
+        """What `validate` summed, over all processes -> the metrics to report."""
+        ...
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What makes a checkpoint usable on its own: architecture, dictionary, ..."""
@@ -92,6 +101,9 @@ class Task(Protocol):
 
 MAX_NON_FINITE = 10
 """Updates in a row with a gradient that is not finite, after which the run gives up."""
+
+DATA_WAIT_WARNING = 10.0
+"""Percent of an epoch spent waiting for data above which the run says so."""
 
 
 class Trainer:
@@ -104,7 +116,11 @@ class Trainer:
         optimizer_options: OptimizerOptions,
         schedule: ScheduleOptions,
         device: torch.device,
+        *,
+        saved: Saved | None = None,
+        configuration: dict[str, Any] | None = None,
     ):
+        """`saved`: the checkpoint to continue; `configuration`: plain types, for the log."""
         self.task = task
         self.run = run
         self.device = device
@@ -117,35 +133,37 @@ class Trainer:
         self.recipe["seed"] = run.seed
 
         # What a resume needs, all of it, beside the model and the optimizer:
-        self.update = 0
+        self.update = 0  # updates applied
+        self.position = 0  # updates' worth of batches consumed; an update not applied costs one
+        self.validated = 0  # position of the last validation
         self.best: float | None = None
-        self.saved = 0  # the update last saved
-        self._resume()
+        if saved is not None:
+            self._resume(saved)
+        self.saved = self.position  # when last saved
 
         self.telemetry = Telemetry(self.output_dir, enabled=distributed.is_main())
+        self.telemetry.parameters({**self.recipe, **(configuration or {})})
 
-    def _resume(self) -> None:
-        """Take up the newest readable checkpoint of the output folder, if there is one."""
-        for update in reversed(checkpoint.saved_updates(self.output_dir)):
-            path = checkpoint.update_file(self.output_dir, update)
-            try:
-                content = checkpoint.load(path)
-            except UserError as error:
-                print(f"warning: {error}; trying the one before", file=sys.stderr)
-                continue
+    def _resume(self, saved: Saved) -> None:
+        content = saved.content
+        try:
             differing = differences(content["recipe"], self.recipe)
             if differing:
                 raise UserError(
-                    f"{path}: OUTPUT_DIR holds a run of another recipe ({'; '.join(differing)}); "
-                    "choose another OUTPUT_DIR, or the old values to continue that run"
+                    f"{saved.path}: OUTPUT_DIR holds a run of another recipe "
+                    f"({'; '.join(differing)}); choose another OUTPUT_DIR, or the old values to "
+                    "continue that run"
                 )
             self.task.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-            self.update = self.saved = content["update"]
-            self.best = content["best"]
-            if distributed.is_main():
-                print(f"continuing from {path}", flush=True)
-            return
+            self.update, self.position = content["update"], content["position"]
+            self.validated, self.best = content["validated"], content["best"]
+        except KeyError as error:
+            raise UserError(
+                f"{saved.path}: not a checkpoint that a run can go on from (it has no {error}); "
+                "choose another OUTPUT_DIR"
+            ) from None
+        distributed.notice(f"continuing from {saved.path}")
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -153,49 +171,48 @@ class Trainer:
             "model": self.task.model.state_dict(),
             "recipe": self.recipe,
             "update": self.update,
+            "position": self.position,
+            "validated": self.validated,
             "best": self.best,
         }
 
     def save(self) -> None:
         """Write this update's checkpoint and remove those no longer kept."""
-        if self.run.no_save or not distributed.is_main() or self.saved == self.update:
+        if self.run.no_save or not distributed.is_main() or self.saved == self.position:
             return
         path = checkpoint.update_file(self.output_dir, self.update)
         checkpoint.save(path, {**self._content(), "optimizer": self.optimizer.state_dict()})
         checkpoint.prune(self.output_dir, self.run.keep_checkpoints)
-        self.saved = self.update
+        self.saved = self.position
 
     def _requests(self) -> Iterator[GroupRequest]:
-        """This process' groups from the next update to the last one, epoch after epoch."""
+        """This process' groups from the next update on, epoch after epoch, without end."""
         plan = self.task.plan
-        first_epoch, start = divmod(self.update, plan.updates_per_epoch)
-        endless = (
-            request
-            for epoch in itertools.count(first_epoch)
-            for request in plan.requests(
+        first_epoch, start = divmod(self.position, plan.updates_per_epoch)
+        for epoch in itertools.count(first_epoch):
+            yield from plan.requests(
                 epoch, distributed.rank(), start if epoch == first_epoch else 0
             )
-        )
-        count = (self.max_update - self.update) * plan.geometry.accumulate
-        return itertools.islice(endless, count)
 
     def train(self) -> dict[str, float]:
         """Train to the last update; returns the run's summary.
 
-        Raises UserError for bad input met on the way and HealthError when going on is pointless;
-        what was learnt so far has then been saved.
+        Raises UserError for bad input met on the way, HealthError when going on is pointless, and
+        StoppedBySignal when asked to stop.  However it ends, what was learnt so far is saved.
         """
-        self.telemetry.parameters({**self.recipe, **asdict(self.run)})
         try:
-            return self._train()
-        except (UserError, HealthError):
+            with StopRequest() as stop:
+                return self._train(stop)
+        except Exception as error:
             if self.update:
                 self.save()
+            if died := dead_worker(error):
+                raise died from None
             raise
         finally:
             self.telemetry.close()
 
-    def _train(self) -> dict[str, float]:
+    def _train(self, stop: StopRequest) -> dict[str, float]:
         plan, run = self.task.plan, self.run
         batches = load_batches(
             self.task.dataset,
@@ -203,40 +220,46 @@ class Trainer:
             workers=run.num_workers,
             pin_memory=self.device.type == "cuda",
         )
-        if run.validate_at_start and self.update == 0:
-            self._validate(epoch=0)
+        epoch, in_epoch = divmod(self.position, plan.updates_per_epoch)
+        if (run.validate_at_start and self.position == 0) or (
+            # Stopped by a signal at the end of an epoch, its validation still to come.
+            self.position > self.validated and in_epoch == 0 and epoch % run.validate_frequency == 0
+        ):
+            self._validate(epoch)
         interval, epoch_total = _Interval(self.task, self.device), _Interval(self.task, self.device)
         summary: dict[str, float] = {}
-        non_finite = epochs_done = 0
+        epochs_done = 0
+        non_finite: list[list[str]] = []  # utterances of the last updates that were not applied
         while self.update < self.max_update:
-            waiting = time.perf_counter()
-            micro_batches = [next(batches) for _ in range(plan.geometry.accumulate)]
-            interval.data_wait += time.perf_counter() - waiting
-            epoch, iteration = divmod(self.update, plan.updates_per_epoch)
-            epoch, iteration = epoch + 1, iteration + 1
-            self.update += 1  # counted from here on as done, whatever becomes of it
+            epoch, iteration = (n + 1 for n in divmod(self.position, plan.updates_per_epoch))
+            update, ids = self.update + 1, []
             self.task.model.train()
-            self.task.begin_update(self.update)
+            self.task.begin_update(update)
             report = run_update(
-                micro_batches,
-                self._forward,
+                interval.wait_for(itertools.islice(batches, plan.geometry.accumulate)),
+                lambda batch, update=update, ids=ids: self._forward(batch, update, ids),
                 self.optimizer,
-                learning_rate=self.learning_rate(self.update),
+                learning_rate=self.learning_rate(update),
                 clip_norm=self.clip_norm,
                 sums=interval.sums,
                 device=self.device,
+                stop=lambda: stop.received is not None,
             )
-            non_finite = 0 if report.applied else non_finite + 1
-            if not report.applied:
-                self._warn_non_finite(micro_batches, non_finite)
+            self.position += 1
+            if report.applied:
+                self.update = update
+                non_finite = []
+            else:
+                non_finite.append(ids)
+                self._warn_non_finite(update, non_finite)
             interval.updates += 1
             interval.grad_norm = report.grad_norm
 
             end_of_epoch = iteration == plan.updates_per_epoch
             last = self.update == self.max_update
-            if self.update % run.log_frequency == 0 or end_of_epoch or last:
+            if self.position % run.log_frequency == 0 or end_of_epoch or last:
                 metrics = interval.metrics()
-                metrics["lr"] = self.learning_rate(self.update)
+                metrics["lr"] = self.learning_rate(update)
                 step = [epoch, iteration, plan.updates_per_epoch]
                 self.telemetry.log(step, {f"train_{k}": v for k, v in metrics.items()})
                 self.telemetry.scalars("train_inner", self.update, metrics)
@@ -247,7 +270,8 @@ class Trainer:
                 summary = {f"train_avg_{k}": v for k, v in metrics.items()}
                 self.telemetry.log([epoch], summary)
                 self.telemetry.scalars("train", self.update, metrics)
-                if epoch % run.validate_frequency == 0 or last:
+                self._warn_data_wait(epoch, metrics["data_wait"])
+                if last or (epoch % run.validate_frequency == 0 and not report.stop):
                     summary.update(self._validate(epoch))
                 interval, epoch_total = (
                     _Interval(self.task, self.device),
@@ -256,6 +280,12 @@ class Trainer:
             due = run.save_every_updates and self.update % run.save_every_updates == 0
             if due or last or (end_of_epoch and epoch % run.save_frequency == 0):
                 self.save()
+            if report.stop and not last:
+                self.save()
+                raise StoppedBySignal(
+                    f"stopped by {stop.received.name if stop.received else 'a signal'} after "
+                    f"update {self.update}; started again, the run goes on from there"
+                )
             if end_of_epoch:
                 epochs_done += 1
                 if epochs_done == run.epochs_this_job:
@@ -264,38 +294,52 @@ class Trainer:
         self.telemetry.log([], summary)
         return summary
 
-    def _forward(self, batch: AudioBatch) -> MicroBatchResult:
+    def _forward(self, batch: AudioBatch, update: int, ids: list[str]) -> MicroBatchResult:
+        ids += batch.ids
         batch = batch.to(self.device)
         reseed("forward", *batch.key)
-        return self.task.forward(batch, self.update)
+        return self.task.forward(batch, update)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         self.task.model.eval()
-        with torch.no_grad():
-            metrics = self.task.validate()
+        self.validated = self.position
+        sums, error = Sums(), None
+        try:
+            with torch.no_grad():
+                self.task.validate(sums)
+        except UserError as failure:
+            error = failure
+        distributed.raise_together(error)
+        metrics = self.task.summarise_validation(sums.total(self.device))
         named = {f"val_{name}": value for name, value in metrics.items()}
         self.telemetry.log([epoch], named)
         self.telemetry.scalars("valid", self.update, metrics)
         value = metrics[self.task.selection]
-        if self.update and (self.best is None or value < self.best):
+        # A value that is not a number is never the best.
+        if self.update and math.isfinite(value) and (self.best is None or value < self.best):
             self.best = value
             if not self.run.no_save and distributed.is_main():
                 checkpoint.save(checkpoint.best_file(self.output_dir), self._content())
         return named
 
-    def _warn_non_finite(self, batches: list[AudioBatch], in_a_row: int) -> None:
-        ids = [utterance for batch in batches for utterance in batch.ids]
+    def _warn_non_finite(self, update: int, in_a_row: list[list[str]]) -> None:
+        ids = [key for keys in distributed.gather(in_a_row[-1]) for key in keys]
         shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
-        print(
-            f"warning: update {self.update}: gradient is not finite, update skipped; "
-            f"utterances {shown}",
-            file=sys.stderr,
-            flush=True,
+        distributed.notice(
+            f"warning: update {update}: gradient is not finite, nothing was learnt from "
+            f"utterances {shown}"
         )
-        if in_a_row == MAX_NON_FINITE:
+        if len(in_a_row) == MAX_NON_FINITE:
             raise HealthError(
-                f"{in_a_row} updates in a row had a gradient that is not finite, the last with "
-                f"utterances {shown}; look at this audio, or lower --learning_rate"
+                f"{len(in_a_row)} updates in a row had a gradient that is not finite, the last "
+                f"with utterances {shown}; look at this audio, or lower --learning_rate"
+            )
+
+    def _warn_data_wait(self, epoch: int, percent: float) -> None:
+        if percent > DATA_WAIT_WARNING:
+            distributed.notice(
+                f"warning: epoch {epoch}: {percent:.0f} % of the time went into waiting for data; "
+                f"raise --num_workers (now {self.run.num_workers})"
             )
 
 
@@ -322,6 +366,17 @@ class _Interval:
         self.data_wait = 0.0
         self.updates = 0
         self.grad_norm = 0.0
+
+    def wait_for(self, batches: Iterable[AudioBatch]) -> Iterator[AudioBatch]:
+        """The batches, the time until each one is there being counted."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self.data_wait += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
     def merge(self, other: "_Interval") -> None:
         self.sums.merge(other.sums)

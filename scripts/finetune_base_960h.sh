@@ -10,9 +10,10 @@ set -euo pipefail
 : "${VALID_SUBSET:=dev-other}"
 : "${LABELS:=ltr}"
 
-: "${NUM_GPUS:=8}"               # keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ = 8
+: "${NUM_GPUS:=8}"
 : "${NUM_CONCAT_BATCHES:=1}"
 : "${UPDATE_FREQ:=1}"
+: "${BATCHES_PER_UPDATE:=8}"     # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
 : "${MAX_TOKENS:=3200000}"      # audio samples in a sub-batch, padding included
 
 : "${FREEZE_FINETUNE_UPDATES:=0}"
@@ -36,6 +37,7 @@ set -euo pipefail
 : "${CLIP_NORM:=0.0}"           # none
 : "${SEED:=1}"
 : "${SAVE_FREQUENCY:=10}"        # epochs
+: "${VALIDATE_FREQUENCY:=1}"     # epochs: about a thousand updates or two
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 

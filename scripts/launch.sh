@@ -9,6 +9,9 @@
 : "${SAVE_EVERY_UPDATES:=0}"   # updates between checkpoints, besides SAVE_FREQUENCY; 0: none
 : "${EPOCHS_THIS_JOB:=0}"      # stop after so many epochs, to be continued; 0: no limit
 : "${NO_SAVE:=false}"          # write no checkpoints
+: "${MAX_RESTARTS:=0}"         # times to start again by itself after a process was lost
+: "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
+: "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
 : "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
 : "${PYTHON:=python3}"
 
@@ -25,34 +28,36 @@ launch() {
         --train_subset "$TRAIN_SUBSET" --valid_subset "$VALID_SUBSET"
         --num_workers "$NUM_WORKERS" --validate_frequency "$VALIDATE_FREQUENCY"
         --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
+        --strict_geometry "$STRICT_GEOMETRY" --auto_geometry "$AUTO_GEOMETRY"
         --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
 
+    if [[ " $* " == *" --dry_run "* ]]; then
+        # Nothing runs: one process speaks for all.
+        WORLD_SIZE=$((NUM_GPUS * NUM_NODES)) "$PYTHON" train.py "${arguments[@]}"
+        return
+    fi
     if [[ $NUM_GPUS == 1 && $NUM_NODES == 1 ]]; then
         "$PYTHON" train.py "${arguments[@]}"
         return
     fi
-    if [[ $CPU == true && -z ${OMP_NUM_THREADS:-} ]]; then
-        # torchrun would give each process a single thread.
+    if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+        # torchrun would give each process a single thread, and no choice all threads to each.
         local share=$(($(nproc) / NUM_GPUS))
         export OMP_NUM_THREADS=$((share > 0 ? share : 1))
     fi
     local rendezvous=(--standalone)
     if [[ $NUM_NODES != 1 ]]; then
-        : "${MASTER_ADDR:?NUM_NODES is $NUM_NODES: set MASTER_ADDR to the first machine\'s address}"
-        : "${NODE_RANK:?NUM_NODES is $NUM_NODES: set NODE_RANK to this machine\'s number, from 0}"
+        if [[ -z ${MASTER_ADDR:-} || -z ${NODE_RANK:-} ]]; then
+            echo "error: NUM_NODES=$NUM_NODES: set MASTER_ADDR to the first machine's address and" \
+                "NODE_RANK to this machine's number, from 0" >&2
+            return 2
+        fi
         rendezvous=(--nnodes "$NUM_NODES" --node_rank "$NODE_RANK"
             --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     fi
-    local code=0
-    rm -f "$OUTPUT_DIR/last_exit.json"
-    "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
-        train.py "${arguments[@]}" || code=$?
-    if [[ $code != 0 && -f $OUTPUT_DIR/last_exit.json ]]; then
-        # torchrun turns every worker's exit code into 1; the worker wrote its own down.
-        code=$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["code"])' \
-            "$OUTPUT_DIR/last_exit.json")
-    fi
-    return "$code"
+    "$PYTHON" -m common.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
+        --max_restarts "$MAX_RESTARTS" \
+        train.py "${arguments[@]}"
 }
 
 # pretrain [FLAG ...]: train.py pretrain with a pre-training recipe's variables.
@@ -63,7 +68,7 @@ pretrain() {
     read -ra adam_betas <<<"$ADAM_BETAS"
     launch pretrain \
         --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
-        --max_tokens "$MAX_TOKENS" \
+        --batches_per_update "$BATCHES_PER_UPDATE" --max_tokens "$MAX_TOKENS" \
         --min_sample_size "$MIN_SAMPLE_SIZE" --max_sample_size "$MAX_SAMPLE_SIZE" \
         --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" \
         --mask_prob "$MASK_PROB" --mask_span "$MASK_SPAN" \
@@ -88,7 +93,7 @@ finetune() {
         --pretrained_model "$PRETRAINED_MODEL" --labels "$LABELS" \
         ${HOURGLASS_CONFIG+--hourglass "$HOURGLASS_CONFIG"} \
         --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
-        --max_tokens "$MAX_TOKENS" \
+        --batches_per_update "$BATCHES_PER_UPDATE" --max_tokens "$MAX_TOKENS" \
         --freeze_finetune_updates "$FREEZE_FINETUNE_UPDATES" \
         --mask_prob "$MASK_PROB" --mask_span "$MASK_SPAN" \
         --mask_channel_prob "$MASK_CHANNEL_PROB" --mask_channel_span "$MASK_CHANNEL_SPAN" \

@@ -8,9 +8,10 @@ set -euo pipefail
 : "${TRAIN_SUBSET:=train-full-960}"
 : "${VALID_SUBSET:=dev-other}"
 
-: "${NUM_GPUS:=8}"               # keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ = 64
+: "${NUM_GPUS:=8}"
 : "${NUM_CONCAT_BATCHES:=8}"
 : "${UPDATE_FREQ:=1}"
+: "${BATCHES_PER_UPDATE:=64}"     # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
 : "${MAX_TOKENS:=1400000}"     # audio samples in a sub-batch
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples
 : "${MAX_SAMPLE_SIZE:=250000}"
@@ -35,7 +36,7 @@ set -euo pipefail
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-6}"
 : "${WEIGHT_DECAY:=0.01}"
-: "${CLIP_NORM:=25}"
+: "${CLIP_NORM:=25.0}"
 : "${SEED:=1}"
 : "${SAVE_FREQUENCY:=1}"         # epochs
 

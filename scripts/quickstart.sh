@@ -20,6 +20,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 : "${NUM_WORKERS:=0}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 CPU=true
+geometry=(--num_concat_batches 1 --update_freq "$UPDATE_FREQ" --batches_per_update 2)
 
 : "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
 : "${PRETRAIN_UPDATES:=1000}"
@@ -57,7 +58,7 @@ corpus() {
 pretrain_mini() {
     OUTPUT_DIR=$OUTPUT_DIR/pretrain LOG_FREQUENCY=50 launch pretrain \
         --model mini --hourglass "$HOURGLASS_CONFIG" \
-        --max_tokens "$PRETRAIN_MAX_TOKENS" --update_freq "$UPDATE_FREQ" \
+        --max_tokens "$PRETRAIN_MAX_TOKENS" "${geometry[@]}" \
         --min_sample_size 8000 --max_sample_size 48000 --mask_span 5 \
         --dropout 0 --dropout_input 0 --dropout_features 0 --attention_dropout 0 --layerdrop 0 \
         --feature_grad_mult 1.0 --loss_weights 0.1 0.0 \
@@ -70,7 +71,7 @@ finetune_mini() {
     OUTPUT_DIR=$OUTPUT_DIR/finetune LOG_FREQUENCY=50 VALIDATE_FREQUENCY=2 launch finetune \
         --pretrained_model "$OUTPUT_DIR/pretrain/wav2vec2_update$PRETRAIN_UPDATES.pt" \
         --random_weights "$RANDOM_WEIGHTS" \
-        --max_tokens "$FINETUNE_MAX_TOKENS" --update_freq "$UPDATE_FREQ" \
+        --max_tokens "$FINETUNE_MAX_TOKENS" "${geometry[@]}" \
         --dropout 0 --dropout_input 0 --activation_dropout 0.05 --layerdrop 0 \
         --feature_grad_mult 1.0 --mask_prob 0 --mask_channel_prob 0 \
         --max_update "$FINETUNE_UPDATES" --warmup_updates "$((FINETUNE_UPDATES / 10))" \

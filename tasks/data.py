@@ -1,12 +1,15 @@
 """Filelists -> batches: what both tasks share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
 
 from common import distributed
 from common.audio import SAMPLE_RATE
 from common.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
+from common.dataset import AudioBatch, UtteranceDataset, load_batches
 from common.distributed import notice
 from common.errors import UserError
 from common.manifest import Manifest, Utterance
@@ -30,18 +33,54 @@ class DataOptions:
     """Filelist to validate on, without .tsv."""
     max_tokens: int = 1_400_000
     """Audio samples in a sub-batch, padding included."""
-    num_concat_batches: int = 1
+    num_concat_batches: int = 8
     """Sub-batches that run through the model as one batch, without changing the recipe."""
     update_freq: int = 1
     """Batches each process accumulates before an update."""
+    batches_per_update: int = 64
+    """The recipe's product of processes, concatenated and accumulated sub-batches; 0: any."""
+    strict_geometry: bool = False
+    """Refuse another product than the recipe's, instead of warning."""
+    auto_geometry: bool = False
+    """Choose --update_freq so that the product is the recipe's."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "num_concat_batches", "update_freq"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.batches_per_update < 0:
+            raise UserError(f"--batches_per_update {self.batches_per_update}: must be at least 0")
+        if self.auto_geometry and not self.batches_per_update:
+            raise UserError("--auto_geometry: needs --batches_per_update, the product to reach")
 
     def geometry(self) -> Geometry:
-        return Geometry(distributed.world_size(), self.num_concat_batches, self.update_freq)
+        """How the processes there are share an update."""
+        processes, concat = distributed.world_size(), self.num_concat_batches
+        wanted, accumulate = self.batches_per_update, self.update_freq
+        if self.auto_geometry:
+            accumulate, rest = divmod(wanted, processes * concat)
+            if rest or not accumulate:
+                raise UserError(
+                    f"--auto_geometry: {processes} processes x {concat} concatenated batches "
+                    f"(NUM_GPUS, NUM_CONCAT_BATCHES) do not divide the recipe's {wanted} batches "
+                    "an update; change one of them"
+                )
+        geometry = Geometry(processes, concat, accumulate)
+        if self.strict_geometry and wanted not in (0, geometry.product):
+            raise UserError(f"--strict_geometry: {self.off_recipe(geometry)}")
+        return geometry
+
+    def off_recipe(self, geometry: Geometry) -> str:
+        """What to say about a product that is not the recipe's."""
+        wanted = self.batches_per_update
+        accumulate, rest = divmod(wanted, geometry.ranks * geometry.concat)
+        way = f"UPDATE_FREQ={accumulate} restores it"
+        if rest or not accumulate:
+            way = "change NUM_GPUS, NUM_CONCAT_BATCHES or UPDATE_FREQ"
+        return (
+            f"{geometry.product} batches an update ({geometry}), the recipe has {wanted}: {way}, "
+            "or set BATCHES_PER_UPDATE if another recipe is meant"
+        )
 
 
 def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utterance]:
@@ -54,18 +93,20 @@ def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utteran
     return kept
 
 
-def validation_requests(
-    utterances: Sequence[Utterance], max_tokens: int, max_samples: int | None
-) -> list[GroupRequest]:
+def validation_batches(
+    dataset: UtteranceDataset, max_tokens: int, workers: int, device: torch.device
+) -> Iterator[AudioBatch]:
     """This process' share of the validation set: every utterance once, each its own sub-batch.
 
     With one row a sub-batch, an utterance's draws depend on its number in the filelist alone, not
     on its companions, so results do not depend on batch size or the number of processes.
     """
-    lengths = [min(u.samples, max_samples or u.samples) for u in utterances]
+    lengths = [min(u.samples, dataset.max_samples or u.samples) for u in dataset.utterances]
     batches = token_budget_batches(lengths, max(max_tokens, max(lengths)), seed=0)
     share = batches[distributed.rank() :: distributed.world_size()]
-    return [_SingleRows(0, 0, tuple((n,) for n in batch)) for batch in share]
+    requests = [_SingleRows(0, 0, tuple((n,) for n in batch)) for batch in share]
+    for batch in load_batches(dataset, requests, workers=min(workers, 2)):
+        yield batch.to(device)
 
 
 @dataclass(frozen=True)
@@ -96,11 +137,21 @@ def plan_batches(
         flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
     )
     hours = sum(u.samples for u in utterances) / SAMPLE_RATE / 3600
+    wanted, product = data.batches_per_update, plan.geometry.product
+    if wanted not in (0, product):
+        batch = hours / plan.batches
+        notice(
+            f"warning: another recipe: {data.off_recipe(plan.geometry)} "
+            f"({product * batch:.3f} h of audio an update, the recipe {wanted * batch:.3f} h)"
+        )
     text = (
         f"{len(utterances)} utterances, {hours:.2f} h; {plan.updates_per_epoch} updates an epoch "
         f"of {plan.geometry.product} batches ({plan.geometry}), {plan.dropped_batches} of "
         f"{plan.batches} batches dropped at its end"
     )
+    never = sum(map(len, plan.incomplete_group))
+    if never:
+        text += f" (of them the {never} shortest utterances in every epoch: no full group)"
     if cropping:
         groups = [[n for batch in group for n in batch] for group in plan.groups]
         kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)

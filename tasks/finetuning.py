@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common import checkpoint, randomness
-from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common.checkpoint import Saved
+from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.distributed import notice
 from common.error_rate import ErrorCounts
 from common.errors import UserError
@@ -26,7 +29,7 @@ from tasks.data import (
     left_out,
     plan_batches,
     recipe_of,
-    validation_requests,
+    validation_batches,
 )
 from tasks.recognition import Score, recognise
 from wav2vec2.config import Masking, Regularisation
@@ -65,10 +68,12 @@ class DrawMasks:
     dim: int
     masking: Masking
 
-    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
+    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> Draws:
+        """`time_mask` bool `[rows, frames of the longest]`, `channel_mask` bool `[rows, D]`."""
         frames = [int(frame_count(n, self.conv_layers)) for n in lengths]
         masking = self.masking
-        time = draw_time_masks(
+        time_mask = np.zeros((len(frames), max(frames)), dtype=bool)
+        masked = draw_time_masks(
             frames,
             probability=masking.mask_prob,
             span=masking.mask_span,
@@ -77,14 +82,16 @@ class DrawMasks:
             generator=randomness.numpy_generator("train mask", *key),
             padded=len(set(frames)) > 1,
         )
-        channels = draw_channel_masks(
+        for row, positions in zip(time_mask, masked):
+            row[positions] = True
+        channel_mask = draw_channel_masks(
             len(frames),
             self.dim,
             probability=masking.mask_channel_prob,
             span=masking.mask_channel_span,
             generator=randomness.numpy_generator("train channel mask", *key),
         )
-        return [torch.as_tensor(row) for row in time], torch.as_tensor(channels)
+        return {"time_mask": time_mask, "channel_mask": channel_mask}
 
 
 class FinetuningTask:
@@ -101,7 +108,10 @@ class FinetuningTask:
         run: RunOptions,
         max_update: int,
         device: torch.device,
+        saved: Saved | None = None,
     ):
+        """`saved`: the checkpoint of this task that is to be continued; the pre-trained one is
+        then not needed any more."""
         self.data, self.options, self.regularisation = data, options, regularisation
         self.masking, self.run, self.device = masking, run, device
         if options.freeze_finetune_updates >= max_update:
@@ -109,9 +119,9 @@ class FinetuningTask:
                 f"warning: --freeze_finetune_updates {options.freeze_finetune_updates}: in "
                 f"{max_update} updates only the output layer learns; lower it below --max_update"
             )
-        pretrained = checkpoint.load(options.pretrained_model)
-        self.architecture = native.architecture_of(pretrained, options.pretrained_model)
-        self._check_hourglass()
+        source, pretrained = self._starting_point(saved)
+        self.architecture = native.architecture_of(pretrained, source)
+        self._check_hourglass(source)
         dictionary = Path(data.dataset_dir) / f"dict.{options.labels}.txt"
         self.vocabulary = Vocabulary.read(dictionary)
 
@@ -124,6 +134,9 @@ class FinetuningTask:
             f"are longer than --max_tokens {data.max_tokens} samples and are left out",
         )
         valid = read_manifest(data.dataset_dir, data.valid_subset)
+        conv_layers = self.architecture.conv_layers
+        if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
+            raise UserError(f"{valid.path}: none of its utterances is long enough for one frame")
         self.references = read_labels(valid, options.labels)
         self.valid_utterances = valid.utterances
 
@@ -146,7 +159,7 @@ class FinetuningTask:
         self.model = Wav2Vec2ForCTC.from_config(
             self.architecture, regularisation, len(self.vocabulary)
         )
-        if not options.random_weights:
+        if saved is None and not options.random_weights:
             native.load_pretrained_trunk(self.model, pretrained, options.pretrained_model)
         self.model.to(device)
         self.recipe = recipe_of(
@@ -157,13 +170,29 @@ class FinetuningTask:
             self.plan,
             *(options, regularisation, masking),
         )
+        # What is in the files counts, not where they lie.
+        self.recipe["pretrained_model"] = self.pretrained_digest
+        self.recipe["dictionary"] = checkpoint.digest(self.vocabulary.to_text().encode())
 
-    def _check_hourglass(self) -> None:
+    def _starting_point(self, saved: Saved | None) -> tuple[str, dict[str, Any]]:
+        """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
+        path = self.options.pretrained_model
+        if saved is None:
+            pretrained = checkpoint.load(path)
+            self.pretrained_digest = checkpoint.file_digest(path)
+            return path, pretrained
+        if Path(path).is_file():
+            self.pretrained_digest = checkpoint.file_digest(path)
+        else:
+            self.pretrained_digest = saved.content.get("recipe", {}).get("pretrained_model")
+        return str(saved.path), saved.content
+
+    def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
         wanted, found = self.options.hourglass, self.architecture.hourglass
         if wanted is not None and wanted.replace(" ", "") != (str(found) if found else ""):
             raise UserError(
-                f"--hourglass {wanted!r}: {self.options.pretrained_model} has "
+                f"--hourglass {wanted!r}: {source} has "
                 f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train anew"
             )
 
@@ -213,19 +242,14 @@ class FinetuningTask:
             trunk.feature_extractor.requires_grad_(False)
 
     def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult:
-        frames = frame_count(batch.lengths, self.architecture.conv_layers)
-        time_mask = torch.zeros(len(batch.ids), int(frames.max()), dtype=torch.bool)
-        row = 0
-        for masked_rows, _ in batch.draws:
-            for masked in masked_rows:
-                time_mask[row, masked] = True
-                row += 1
-        channel_mask = torch.cat([channels for _, channels in batch.draws])
+        frames = int(frame_count(batch.lengths, self.architecture.conv_layers).max())
+        time_masks = [draws["time_mask"] for draws in batch.draws]
+        time_masks = [F.pad(mask, (0, frames - mask.shape[1])) for mask in time_masks]
         output = self.model(
             batch.waveforms,
             batch.lengths,
-            time_mask=time_mask.to(self.device, non_blocking=True),
-            channel_mask=channel_mask.to(self.device, non_blocking=True),
+            time_mask=torch.cat(time_masks),
+            channel_mask=torch.cat([draws["channel_mask"] for draws in batch.draws]),
             kept_layers=self.kept_layers,
             freeze_encoder=self.frozen,
         )
@@ -238,26 +262,23 @@ class FinetuningTask:
                 "loss": loss,
                 "utterances": len(batch.ids),
                 "labels": int(label_lengths.sum()),
-                "frames": int(frames.sum()),
+                "frames": int(output.frame_lengths.sum()),
                 "audio_seconds": batch.audio_seconds,
             },
         )
 
-    def summarise(self, sums: dict[str, float]) -> dict[str, float]:
+    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
         return {"loss": sums["loss"] / sums["utterances"] / LN2, "ntokens": sums["labels"]}
 
-    def validate(self) -> dict[str, float]:
-        """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
-        requests = validation_requests(self.valid_utterances, self.data.max_tokens, None)
-        score, sums = Score(), Sums()
-        # Named from the start: with few batches a process may have none, and sums must match.
+    def validate(self, sums: Sums) -> None:
+        score = Score()
+        # Named from the start: with few batches a process may have none, and names must match.
         sums.add(dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         shown: list[str] = []
-        workers = min(self.run.num_workers, 2)
-        for batch in load_batches(self.valid_dataset, requests, workers=workers):
-            transcripts, audible, output = recognise(
-                self.model, self.vocabulary, batch.to(self.device)
-            )
+        for batch in validation_batches(
+            self.valid_dataset, self.data.max_tokens, self.run.num_workers, self.device
+        ):
+            transcripts, audible, output = recognise(self.model, self.vocabulary, batch)
             for key, symbols in zip(batch.ids, transcripts):
                 reference = self.references[key].split()
                 score.add(symbols, reference)
@@ -273,12 +294,14 @@ class FinetuningTask:
         sums.add({"word_errors": score.words.errors, "words": score.words.reference})
         sums.add({"unit_errors": score.units.errors, "units": score.units.reference})
         notice("\n".join(shown))
-        totals = sums.total(self.device)
+
+    def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
         return {
-            "loss": totals["loss"] / totals["utterances"] / LN2,
-            "wer": ErrorCounts(int(totals["word_errors"]), int(totals["words"])).rate,
-            "uer": ErrorCounts(int(totals["unit_errors"]), int(totals["units"])).rate,
-            "blank_share": 100 * totals["blanks"] / totals["frames"],
+            "loss": sums["loss"] / sums["utterances"] / LN2,
+            "wer": ErrorCounts(int(sums["word_errors"]), int(sums["words"])).rate,
+            "uer": ErrorCounts(int(sums["unit_errors"]), int(sums["units"])).rate,
+            "blank_share": 100 * sums["blanks"] / sums["frames"],
         }
 
     def checkpoint_content(self) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
-from common import distributed, randomness
-from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common import randomness
+from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.errors import UserError
 from common.manifest import Utterance, read_manifest
 from common.metrics import Sums
@@ -20,7 +21,7 @@ from tasks.data import (
     left_out,
     plan_batches,
     recipe_of,
-    validation_requests,
+    validation_batches,
 )
 from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.contrastive import draw_distractors
@@ -60,7 +61,8 @@ class DrawContrastiveTask:
     distractors: int
     purpose: str
 
-    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> SubBatch:
+    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> Draws:
+        """The fields of a SubBatch."""
         frames = [int(frame_count(n, self.conv_layers)) for n in lengths]
         masked = draw_time_masks(
             frames,
@@ -77,11 +79,11 @@ class DrawContrastiveTask:
             self.distractors,
             randomness.numpy_generator(f"{self.purpose} distractors", *key),
         )
-        return SubBatch(
-            masked=torch.stack([torch.as_tensor(row) for row in masked]),
-            distractors=torch.as_tensor(distractors),
-            noise_seed=randomness.key(f"{self.purpose} gumbel", *key),
-        )
+        return {
+            "masked": np.stack(masked),
+            "distractors": distractors,
+            "noise_seed": randomness.key(f"{self.purpose} gumbel", *key),
+        }
 
 
 class PretrainingTask:
@@ -168,7 +170,7 @@ class PretrainingTask:
 
     def _batch(self, batch: AudioBatch, padded: bool) -> PretrainingBatch:
         lengths = batch.lengths if padded else None
-        return PretrainingBatch(batch.waveforms, batch.draws, lengths).to(self.device)
+        return PretrainingBatch(batch.waveforms, [SubBatch(**d) for d in batch.draws], lengths)
 
     def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult:
         output = self.model(
@@ -196,7 +198,7 @@ class PretrainingTask:
             },
         )
 
-    def summarise(self, sums: dict[str, float]) -> dict[str, float]:
+    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
         targets, sub_batches = sums["targets"], sums["sub_batches"]
         return {
             "loss": sums["loss"] / targets / LN2,
@@ -207,37 +209,37 @@ class PretrainingTask:
             "ntokens": targets,
         }
 
-    def validate(self) -> dict[str, float]:
+    def validate(self, sums: Sums) -> None:
+        shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
+        none = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        # Named from the start: with few batches a process may have none, and names must match.
+        sums.add({"loss": 0.0, "correct": 0.0, "targets": 0.0, "codes": none, "probs": none})
+        for batch in validation_batches(
+            self.valid_dataset, self.max_tokens, self.run.num_workers, self.device
+        ):
+            output = self.model(self._batch(batch, padded=True), temperature=1.0, kept_layers=None)
+            sums.add(
+                {
+                    "loss": output.contrastive_loss,
+                    "correct": output.correct,
+                    "targets": output.targets,
+                    "codes": output.code_counts,
+                    "probs": output.prob_sums,
+                }
+            )
+
+    def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """Contrastive loss (bits) and accuracy over masked frames; perplexities of the whole set.
 
         The perplexities are those of the set's mean assignment, so that, like everything here,
         they do not depend on the batch size.
         """
-        sums = Sums()
-        # Named from the start: with few batches a process may have none, and sums must match.
-        sums.add(dict.fromkeys(("loss", "correct", "targets"), 0.0))
-        shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
-        codes = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        probabilities = torch.zeros_like(codes)
-        requests = validation_requests(self.valid_utterances, self.max_tokens, self.max_samples)
-        workers = min(self.run.num_workers, 2)
-        for batch in load_batches(self.valid_dataset, requests, workers=workers):
-            output = self.model(
-                self._batch(batch.to(self.device), padded=True), temperature=1.0, kept_layers=None
-            )
-            sums.add({"loss": output.contrastive_loss, "correct": output.correct})
-            sums.add({"targets": output.targets})
-            codes += output.code_counts
-            probabilities += output.prob_sums
-        totals = sums.total(self.device)
-        targets = totals["targets"]
+        targets = sums["targets"]
         return {
-            "loss": totals["loss"] / targets / LN2,
-            "accuracy": totals["correct"] / targets,
-            "prob_perplexity": float(
-                perplexity(distributed.sum_over_ranks(probabilities) / targets)
-            ),
-            "code_perplexity": float(perplexity(distributed.sum_over_ranks(codes) / targets)),
+            "loss": sums["loss"] / targets / LN2,
+            "accuracy": sums["correct"] / targets,
+            "prob_perplexity": float(perplexity(sums["probs"] / targets)),
+            "code_perplexity": float(perplexity(sums["codes"] / targets)),
             "ntokens": targets,
         }
 

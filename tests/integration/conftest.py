@@ -54,6 +54,19 @@ def script(name: str, *arguments: str, **variables: str | Path) -> subprocess.Co
     )
 
 
+def launch(processes: int, arguments: list[str]) -> subprocess.CompletedProcess:
+    """train.py under the launcher, as the recipes start it for several processes."""
+    return subprocess.run(
+        [sys.executable, "-m", "common.launcher", "--standalone", "--nproc_per_node"]
+        + [str(processes), "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """A data set folder with train, dev and filelists, made by the script users call."""
@@ -90,6 +103,8 @@ TINY = {
     "--warmup_updates": "1",
     "--log_frequency": "1",
     "--max_tokens": "120000",
+    "--num_concat_batches": "1",
+    "--batches_per_update": "0",
     "--train_subset": "train",
     "--valid_subset": "dev",
 }

@@ -1,7 +1,11 @@
 """A user's mistake gets one line that names the place and the way out, exit code 2, and loses
 nothing."""
 
+import json
+import multiprocessing
+import os
 import shutil
+import signal
 
 import pytest
 import soundfile
@@ -11,7 +15,8 @@ import inference
 import train
 from common import checkpoint
 from common.audio import SAMPLE_RATE
-from tests.integration.conftest import flags
+from common.batching import BatchPlan, Geometry
+from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
 
 
@@ -97,6 +102,90 @@ def test_bad_audio_met_in_training(copy, tmp_path, command, kind, workers):
     assert saved["update"] == 3
 
 
+def test_bad_audio_met_by_one_of_two_processes(copy, tmp_path):
+    """By the second process, in the first one's sight or not: both stop, the first one saves."""
+    arguments = flags("pretrain", copy, tmp_path / "o", max_tokens=60_000, max_update=40)
+    _, options = train.parse(arguments)
+    task = train.build("pretrain", options, torch.device("cpu"))
+    plan = BatchPlan(
+        [min(u.samples, 30_000) for u in task.dataset.utterances],
+        max_tokens=60_000,
+        seed=1,
+        geometry=Geometry(ranks=2),
+        flags="",
+    )
+    request = list(plan.requests(0, rank=1))[2]
+    victim = task.dataset.utterances[request.sub_batches[0][0]]
+    next(copy.rglob(f"{victim.id}.flac")).unlink()
+    result = launch(2, arguments)
+    one_line((result.returncode, result.stdout, result.stderr), victim.id, "cannot be opened")
+    assert len(result.stderr.splitlines()) < 8, result.stderr
+    assert checkpoint.load(tmp_path / "o" / "wav2vec2_update2.pt")["update"] == 2
+    written = json.loads((tmp_path / "o" / "last_exit.json").read_text())
+    assert written["code"] == 2 and victim.id in written["reason"]
+
+
+def test_bad_audio_met_in_validation_by_one_of_two_processes(copy, tmp_path):
+    edit(copy / "dev.tsv", lambda lines: [*lines[:-1], lines[-1].replace("2-7", "2-8")])
+    result = launch(2, flags("pretrain", copy, tmp_path / "o", max_tokens=40_000))
+    one_line((result.returncode, result.stdout, result.stderr), "2-8", "cannot be opened")
+    assert checkpoint.load(tmp_path / "o" / "wav2vec2_update4.pt")["update"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        ({"max_updat": 3}, ["unknown flag --max_updat (did you mean --max_update?)"]),
+        ({"learning_rate": "nan"}, ["--learning_rate: expected a finite number"]),
+        ({"train_subset": "trian"}, ["trian.tsv: no such file"]),
+        ({"output_dir": "/dev/null/o"}, ["--output_dir /dev/null/o: cannot be written"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_two_processes_say_it_once(copy, tmp_path, changed, parts):
+    """One line and exit code 2 through the launcher, too, without torchrun's own report."""
+    arguments = flags("pretrain", copy, tmp_path / "o")
+    for name, value in changed.items():
+        arguments += [f"--{name}", str(value)]
+    result = launch(2, arguments)
+    one_line((result.returncode, result.stdout, result.stderr), *parts)
+    assert len(result.stderr.splitlines()) <= 2, result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_killed_loader_worker(copy, tmp_path, command):
+    """As the kernel does when memory runs out."""
+    arguments = flags("pretrain", copy, tmp_path / "o", num_workers=1, max_update=1000)
+    command_name, options = train.parse(arguments)
+    trainer = train.prepare(command_name, options, torch.device("cpu"))
+    begin = trainer.task.begin_update
+
+    def kill_then_begin(update):
+        if update == 3:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+        begin(update)
+
+    trainer.task.begin_update = kill_then_begin
+    one_line(command(trainer.train), "--num_workers: a loader worker died", "lower it")
+    assert checkpoint.saved_updates(tmp_path / "o")[-1] >= 2
+
+
+def test_gpu_out_of_memory(copy, tmp_path, command):
+    """The update in which it happens has not taken place."""
+    trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
+    forward = trainer.task.forward
+
+    def out_of_memory(batch, update):
+        if update == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. ...")
+        return forward(batch, update)
+
+    trainer.task.forward = out_of_memory
+    one_line(command(trainer.train), "out of memory", "--num_concat_batches", "--max_tokens")
+    assert checkpoint.saved_updates(tmp_path) == [2]
+
+
 def test_more_labels_than_audio(copy, tmp_path, command, pretrained):  # noqa: F811
     edit(copy / "train.ltr", lambda lines: lines[1:])
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
@@ -143,6 +232,16 @@ def test_impossible_configurations_name_their_flag(copy, tmp_path, command):
     ]:
         arguments = flags("pretrain", copy, tmp_path / "o", **changed)
         one_line(command(train.main, *arguments), *parts)
+
+
+def test_validation_without_a_frame(copy, tmp_path, command, pretrained):  # noqa: F811
+    edit(
+        copy / "dev.tsv",
+        lambda lines: [lines[0], *(line.split("\t")[0] + "\t300" for line in lines[1:])],
+    )
+    for kind, changed in (("pretrain", {}), ("finetune", {"pretrained_model": pretrained})):
+        arguments = flags(kind, copy, tmp_path / kind, **changed)
+        one_line(command(train.main, *arguments), "dev.tsv")
 
 
 def test_checkpoints(copy, tmp_path, command, pretrained, finetuned):  # noqa: F811
@@ -208,11 +307,65 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_pat
     assert command(train.main, *arguments)[0] == 0
     newest = tmp_path / "wav2vec2_update4.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
-    code, out, err = command(train.main, *arguments)
+    code, _, err = command(train.main, *arguments)
     assert code == 0
     assert "wav2vec2_update4.pt: truncated" in err and "trying the one before" in err
-    assert "continuing from" in out and "wav2vec2_update2.pt" in out
+    assert "continuing from" in err and "wav2vec2_update2.pt" in err
     assert checkpoint.load(newest)["update"] == 4
+
+
+def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
+    """Never start anew over somebody's only copies."""
+    foreign = tmp_path / "wav2vec2_update1.pt"
+    foreign.write_bytes(b"something else")
+    arguments = flags("pretrain", corpus, tmp_path)
+    one_line(command(train.main, *arguments), "none of its 1 checkpoints", "OUTPUT_DIR")
+    assert foreign.read_bytes() == b"something else"
+    checkpoint.save(foreign, {"model": {}})
+    one_line(command(train.main, *arguments), "not a checkpoint that a run can go on from")
+    checkpoint.save(foreign, {"model": {}, "format": checkpoint.FORMAT + 1})
+    one_line(command(train.main, *arguments), "none of its 1 checkpoints")
+
+
+def test_another_dictionary_is_another_recipe(copy, tmp_path, command, pretrained):  # noqa: F811
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    assert command(train.main, *arguments)[0] == 0
+    edit(copy / "dict.ltr.txt", lambda lines: [*lines[1:], lines[0]])
+    one_line(command(train.main, *arguments), "another recipe", "dictionary was")
+
+
+def test_geometry(copy, tmp_path, command):
+    off = {"batches_per_update": 6, "update_freq": 2}
+    code, _, err = command(train.main, *flags("pretrain", copy, tmp_path / "off", **off))
+    assert code == 0 and "another recipe: 2 batches an update" in err
+    assert "the recipe has 6: UPDATE_FREQ=6 restores it" in err and "h of audio an update" in err
+    strict = flags("pretrain", copy, tmp_path / "strict", **off, strict_geometry="true")
+    one_line(command(train.main, *strict), "--strict_geometry: 2 batches an update")
+    impossible = {"auto_geometry": "true", "num_concat_batches": 4, "batches_per_update": 6}
+    arguments = flags("pretrain", copy, tmp_path / "auto", **impossible)
+    one_line(command(train.main, *arguments), "--auto_geometry: 1 processes x 4", "6 batches")
+    auto = {"auto_geometry": "true", "batches_per_update": 2, "max_tokens": 60_000}
+    code, _, err = command(train.main, *flags("pretrain", copy, tmp_path / "auto", **auto))
+    assert code == 0 and "1 processes x 1 concatenated x 2 accumulated" in err
+
+
+def test_training_without_a_gpu_must_be_asked_for(copy, tmp_path, command):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    arguments = flags("pretrain", copy, tmp_path / "o", cpu="false")
+    one_line(command(train.main, *arguments), "no GPU found", "CPU=true")
+
+
+def test_flags_a_command_would_ignore_are_unknown_to_it(copy, tmp_path, command, pretrained):  # noqa: F811
+    for kind, name, value in [
+        ("pretrain", "mask_channel_prob", 0.5),
+        ("pretrain", "final_dropout", 0.1),
+        ("finetune", "dropout_features", 0.1),
+    ]:
+        arguments = flags(kind, copy, tmp_path / "o", **{name: value})
+        one_line(command(train.main, *arguments), f"unknown flag --{name}")
+    plain = flags("pretrain", copy, tmp_path / "o", hourglass="", hourglass_resampling="linear")
+    one_line(command(train.main, *plain), "--hourglass_resampling linear", "--hourglass")
 
 
 def test_unknown_flags(command):
@@ -221,4 +374,5 @@ def test_unknown_flags(command):
     code, _, err = command(train.main, "pretrian")
     assert code == 2 and "pretrian" in err and err.count("\n") == 1
     code, _, err = command(inference.main, "evaluate", "--checkpont", "x")
-    assert code == 2 and "did you mean --checkpoint?" in err or "--checkpoint" in err
+    assert code == 2 and err.count("\n") == 1
+    assert "required: --checkpoint" in err or "did you mean --checkpoint?" in err

@@ -1,8 +1,10 @@
 """train.py and inference.py in one process: what a run leaves, resumes, and says."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ import inference
 import train
 from common import checkpoint
 from common.audio import SAMPLE_RATE
-from tests.integration.conftest import flags, write_corpus
+from common.errors import StoppedBySignal
+from common.metrics import Sums
+from tests.integration.conftest import flags, launch, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +38,7 @@ def finetuned(corpus, pretrained, tmp_path_factory):
 
 def run(command, options):
     """Train as `train.py` does, without its exit."""
-    device = torch.device("cpu")
-    train.prepare_output(options[train.RunOptions])
-    task = train.build(command, options, device)
-    optimizer, schedule = options[train.OptimizerOptions], options[train.ScheduleOptions]
-    trainer = train.Trainer(task, options[train.RunOptions], optimizer, schedule, device)
-    return trainer.train()
+    return train.prepare(command, options, torch.device("cpu")).train()
 
 
 def log_records(folder):
@@ -77,36 +76,81 @@ def test_log_lines_have_the_formats_fields(pretrained):
     assert {p.name for p in (folder / "tensorboard").iterdir()} == {"train_inner", "train", "valid"}
 
 
-def test_a_run_continues_where_it_stopped(corpus, pretrained, tmp_path):
-    """Stopped after two updates and started again: losses and weights to the last bit."""
-    arguments = flags("pretrain", corpus, tmp_path, save_every_updates=2)
-    command, options = train.parse(arguments)
-    task = train.build(command, options, torch.device("cpu"))
-    train.prepare_output(options[train.RunOptions])
-    parts = [
-        options[cls] for cls in (train.RunOptions, train.OptimizerOptions, train.ScheduleOptions)
-    ]
-    trainer = train.Trainer(task, *parts, torch.device("cpu"))
+def stop_during(trainer, update, number=signal.SIGTERM):
+    """Let a signal arrive while the trainer computes `update`."""
+    forward = trainer.task.forward
 
-    class Killed(Exception):
-        pass
+    def interrupted(batch, current):
+        if current == update:
+            os.kill(os.getpid(), number)
+        return forward(batch, current)
 
-    original = trainer.save
+    trainer.task.forward = interrupted
 
-    def save_then_die():
-        original()
-        raise Killed
 
-    trainer.save = save_then_die
-    with pytest.raises(Killed):
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_run_continues_where_it_stopped(corpus, pretrained, finetuned, tmp_path, kind):
+    """Stopped by a signal in its second update and started again: losses and weights to the last
+    bit.  A fine-tuning goes on without the pre-trained checkpoint."""
+    straight = {"pretrain": pretrained, "finetune": finetuned}[kind]
+    start = tmp_path / "start.pt"
+    shutil.copy(pretrained, start)
+    changed = {"pretrained_model": start} if kind == "finetune" else {}
+    command, options = train.parse(flags(kind, corpus, tmp_path / "run", **changed))
+    trainer = train.prepare(command, options, torch.device("cpu"))
+    stop_during(trainer, 2)
+    with pytest.raises(StoppedBySignal, match="stopped by SIGTERM after update 2; started again"):
         trainer.train()
-    assert checkpoint.saved_updates(tmp_path) == [2]
+    assert checkpoint.saved_updates(tmp_path / "run") == [2]
+    start.unlink()
     run(command, options)
-    assert losses(tmp_path) == losses(pretrained.parent)
-    resumed = checkpoint.load(tmp_path / "wav2vec2_update4.pt")
-    straight = checkpoint.load(pretrained)
-    for key, weight in straight["model"].items():
-        assert torch.equal(weight, resumed["model"][key]), key
+    assert losses(tmp_path / "run") == losses(straight.parent)
+    resumed = checkpoint.load(tmp_path / "run" / "wav2vec2_update4.pt")["model"]
+    expected = checkpoint.load(straight)["model"]
+    assert resumed.keys() == expected.keys()
+    for key, weight in expected.items():
+        assert torch.equal(weight, resumed[key]), key
+
+
+def test_stopped_at_an_epochs_end_the_validation_still_comes(corpus, tmp_path):
+    arguments = flags("pretrain", corpus, tmp_path / "straight", max_update=20)
+    run(*train.parse(arguments))
+    command, options = train.parse(flags("pretrain", corpus, tmp_path / "stopped", max_update=20))
+    trainer = train.prepare(command, options, torch.device("cpu"))
+    stop_during(trainer, trainer.task.plan.updates_per_epoch)
+    with pytest.raises(StoppedBySignal):
+        trainer.train()
+    run(command, options)
+
+    def validations(folder):
+        return [
+            (record["step"], record["data"]["val_loss"])
+            for record in log_records(folder)
+            if "val_loss" in record.get("data", {})
+        ]
+
+    assert len(validations(tmp_path / "straight")) > 2
+    assert validations(tmp_path / "stopped") == validations(tmp_path / "straight")
+
+
+def test_continued_by_another_number_of_processes(corpus, pretrained, tmp_path):
+    """The same product of batches: the same sub-batches and draws, so nearly the same weights."""
+    shared = {"max_tokens": "60000", "update_freq": 2}
+    run(*train.parse(flags("pretrain", corpus, tmp_path / "one", **shared)))
+    command, options = train.parse(flags("pretrain", corpus, tmp_path / "both", **shared))
+    trainer = train.prepare(command, options, torch.device("cpu"))
+    stop_during(trainer, 2)
+    with pytest.raises(StoppedBySignal):
+        trainer.train()
+    result = launch(2, flags("pretrain", corpus, tmp_path / "both", **shared | {"update_freq": 1}))
+    assert result.returncode == 0, result.stderr
+    assert "continuing from" in result.stderr
+    one, both = (
+        checkpoint.load(tmp_path / name / "wav2vec2_update4.pt")["model"]
+        for name in ("one", "both")
+    )
+    for key, weight in one.items():  # a key's bias is nothing but rounding
+        assert (weight - both[key]).norm() <= 1e-5 * max(weight.norm(), 1e-2), key
 
 
 def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_path):
@@ -118,9 +162,14 @@ def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_pa
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_losses_do_not_depend_on_loader_workers(corpus, pretrained, tmp_path, workers):
-    run(*train.parse(flags("pretrain", corpus, tmp_path, num_workers=workers)))
-    assert losses(tmp_path) == losses(pretrained.parent)
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_losses_do_not_depend_on_loader_workers(
+    corpus, pretrained, finetuned, tmp_path, kind, workers
+):
+    straight = {"pretrain": pretrained, "finetune": finetuned}[kind]
+    changed = {"pretrained_model": pretrained} if kind == "finetune" else {}
+    run(*train.parse(flags(kind, corpus, tmp_path, num_workers=workers, **changed)))
+    assert losses(tmp_path) == losses(straight.parent)
 
 
 def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path):
@@ -133,8 +182,10 @@ def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path)
         task = train.build(*train.parse(arguments), torch.device("cpu"))
         task.model.load_state_dict(checkpoint.load(pretrained)["model"])
         task.model.eval()
+        sums = Sums()
         with torch.no_grad():
-            results.append(task.validate())
+            task.validate(sums)
+        results.append(task.summarise_validation(sums.total()))
     for name, value in results[0].items():
         assert results[1][name] == pytest.approx(value, rel=1e-5), name
 
@@ -183,22 +234,21 @@ def test_extractor_stays_without_gradient(corpus, pretrained, finetuned):
     assert moved and not any("feature_extractor" in key for key in moved)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_evaluation_does_not_depend_on_batch_size(
-    corpus, finetuned, tmp_path, command, batch_size, request
-):
-    code, out, _ = command(
-        inference.main,
-        *["evaluate", "--checkpoint", finetuned, "--dataset_dir", corpus, "--subset", "dev"],
-        *["--output_dir", tmp_path, "--batch_size", batch_size, "--num_workers", 0, "--cpu"],
-    )
-    assert code == 0 and "WER" in out
-    result = (tmp_path / "hypotheses_dev.jsonl").read_text()
-    expected = request.config.cache.get("evaluation", None) if batch_size > 1 else result
-    request.config.cache.set("evaluation", result)
-    assert result == expected
-    summary = json.loads((tmp_path / "summary_dev.json").read_text())
-    assert summary["utterances"] == 5 and summary["wer"] >= 0
+def test_evaluation_does_not_depend_on_batch_size(corpus, finetuned, tmp_path, command):
+    results = {}
+    for batch_size in (1, 2, 5):
+        output = tmp_path / str(batch_size)
+        code, out, _ = command(
+            inference.main,
+            *["evaluate", "--checkpoint", finetuned, "--dataset_dir", corpus, "--subset", "dev"],
+            *["--output_dir", output, "--batch_size", batch_size, "--num_workers", 0, "--cpu"],
+        )
+        assert code == 0 and "WER" in out
+        summary = json.loads((output / "summary_dev.json").read_text())
+        assert summary["utterances"] == 5 and summary["wer"] >= 0
+        results[batch_size] = (output / "hypotheses_dev.jsonl").read_text()
+    assert len(results[1].splitlines()) == 5
+    assert results[1] == results[2] == results[5]
 
 
 def test_transcribe_any_file_and_list_failures(finetuned, tmp_path, command):

@@ -1,0 +1,88 @@
+"""torchrun, but it ends with the exit codes of common/errors.py and one line of explanation.
+
+`python -m common.launcher [torchrun's options] train.py pretrain ...`
+
+A worker that ends for a documented reason writes it to a file instead of standard error; this
+process says it once for all of them.  Reasons that would recur are never restarted: a worker that
+finds one written down ends at once for the same reason.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+
+from common.errors import RECORD_VARIABLE, ExitCode
+
+OWN = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+"""Signals that torchrun itself sends to the workers that are left."""
+
+SECONDS_TO_SAVE = "120"
+"""How long torchrun waits, after it has handed on a signal, before it kills."""
+
+
+def died(failure: ProcessFailure) -> str | None:
+    """How a process died that neither ended by itself nor was ended by torchrun, or None."""
+    if failure.exitcode >= 0 or -failure.exitcode in OWN:
+        return None
+    name = signal.Signals(-failure.exitcode).name
+    hint = ": out of memory?" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int]:
+    """One line on why the processes ended, and the exit code."""
+    for rank, failure in sorted(failures.items()):
+        if how := died(failure):
+            return (
+                f"process {rank} {how}; started again, the run goes on from its last checkpoint",
+                ExitCode.PEER_LOST,
+            )
+    if record.exists():
+        written = json.loads(record.read_text(encoding="utf-8"))
+        return written["reason"], written["code"]
+    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    return f"process {rank} failed with exit code {failure.exitcode}; see its traceback above", 1
+
+
+def main(argv: list[str]) -> int:
+    # Its reports repeat what is said below, for every process.
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "exit.json"
+        os.environ[RECORD_VARIABLE] = str(record)
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+        arguments = torchrun.parse_args(argv)
+        arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+        try:
+            torchrun.run(arguments)
+            return ExitCode.DONE
+        except ChildFailedError as error:
+            reason, code = explain(record, error.failures)
+        except SignalException as error:
+            if record.exists():
+                reason, code = explain(record, {})
+            else:
+                reason, code = f"stopped by {error.sigval.name}", 128 + error.sigval
+        except RendezvousError as error:
+            reason = (
+                f"the {os.environ.get('NUM_NODES', 'several')} machines did not find each other "
+                f"({' '.join(str(error).split())}); check that NUM_NODES and MASTER_ADDR are the "
+                "same on all of them and that the port is open"
+            )
+            code = ExitCode.USER_ERROR
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""Signals that ask a run to stop: noted at once, obeyed between two updates."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What schedulers send before they end a job, and Ctrl-C."""
+
+
+class StopRequest:
+    """While entered, notes the first of these signals; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in STOPPING:
+            self._before[number] = signal.signal(number, self._note)
+        # Loaders add a handler that raises: it must not, once the run is being wound up.
+        self._before[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let the death of a loader worker, which torch raises from its signal handler, wait until
+    the block is done."""
+    arrived: list[tuple[int, FrameType | None]] = []
+    handler = signal.signal(signal.SIGCHLD, lambda *arguments: arrived.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    if arrived and callable(handler):
+        handler(*arrived[-1])
+
+
+def ignore_in_worker(worker: int) -> None:
+    """For loader workers: Ctrl-C and the warning of a scheduler reach all of a job's processes;
+    the workers go on until the training process has come to a stop."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
