@@ -20,8 +20,8 @@ from common.batching import GroupRequest
 from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.errors import ExitCode, UserError, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
-from common.manifest import read_labels, read_manifest, write_lines
-from common.vocabulary import Vocabulary
+from common.manifest import Manifest, read_labels, read_manifest, write_lines
+from common.vocabulary import Spelling, Vocabulary
 from tasks.recognition import Score, recognise
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import native
@@ -91,12 +91,21 @@ class Recogniser:
         """The symbols heard in each row."""
         return recognise(self.model, self.vocabulary, batch.to(self.device))[0]
 
+    def references(self, manifest: Manifest) -> dict[str, str]:
+        """Label line of each utterance.  A sentencepiece model cuts them from the words: the
+        checkpoint's own, whatever model the labels beside the filelist are of."""
+        subwords = self.vocabulary.subwords
+        if subwords is None:
+            return read_labels(manifest, self.labels)
+        return {key: subwords.cut(words) for key, words in read_labels(manifest, "wrd").items()}
+
 
 def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     """Word and unit error rate of a subset; hypotheses saved with their ids."""
     recogniser = Recogniser.load(options)
     manifest = read_manifest(evaluation.dataset_dir, evaluation.subset)
-    references = read_labels(manifest, recogniser.labels)
+    references = recogniser.references(manifest)
+    words = recogniser.vocabulary.words
     dataset = UtteranceDataset(
         manifest.utterances, seed=0, crop=False, normalize_input=recogniser.normalize_input
     )
@@ -107,7 +116,7 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
         GroupRequest(0, start, (tuple(order[start : start + size]),))
         for start in range(0, len(order), size)
     ]
-    score = Score()
+    score = Score(recogniser.vocabulary)
     results: dict[str, dict[str, Any]] = {}
     seconds = 0.0
     start_time = time.perf_counter()
@@ -119,8 +128,8 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
             word_errors, unit_errors = score.add(symbols, reference)
             results[key] = {
                 "id": key,
-                "reference": Vocabulary.words(reference),
-                "hypothesis": Vocabulary.words(symbols),
+                "reference": words(reference),
+                "hypothesis": words(symbols),
                 "word_errors": word_errors,
                 "unit_errors": unit_errors,
                 "seconds": float(batch.lengths[row]) / SAMPLE_RATE,
@@ -149,11 +158,23 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     write_lines(
         output_dir / f"summary_{evaluation.subset}.json", json.dumps(summary, indent=2).splitlines()
     )
+    unknown = recogniser.vocabulary.count_unknown(references.values())
+    if unknown:
+        print(f"{evaluation.subset}: symbols that the dictionary lacks count as errors: {unknown}")
     print(
-        f"{evaluation.subset}: WER {score.words.rate:.2f} % "
-        f"({score.words.errors} errors in {score.words.reference} words), "
-        f"UER {score.units.rate:.2f} %, {len(in_order)} utterances, "
+        f"{evaluation.subset}: {rates(score, recogniser.labels)}, {len(in_order)} utterances, "
         f"{seconds / took:.1f} s of audio a second; hypotheses in {hypotheses}"
+    )
+
+
+def rates(score: Score, labels: str) -> str:
+    """The error rates in words; where each symbol counts as a word they are one."""
+    errors, count = score.words.errors, score.words.reference
+    if score.vocabulary.spelling is Spelling.TOKENS:
+        return f"WER and UER {score.words.rate:.2f} % ({errors} errors in {count} {labels} symbols)"
+    return (
+        f"WER {score.words.rate:.2f} % ({errors} errors in {count} words), "
+        f"UER {score.units.rate:.2f} %"
     )
 
 
@@ -179,7 +200,7 @@ def transcribe(options: ModelOptions, files: Sequence[str]) -> ExitCode:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
             batch = AudioBatch(ids=names, waveforms=pad(waveforms), lengths=lengths, key=())
             for name, symbols in zip(names, recogniser.transcripts(batch)):
-                print(f"{name}\t{Vocabulary.words(symbols)}", flush=True)
+                print(f"{name}\t{recogniser.vocabulary.words(symbols)}", flush=True)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE

@@ -137,12 +137,17 @@ def letters(words: str) -> str:
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a text file whole or not at all: a reader never sees half of it."""
+    write_chunks(path, (f"{line}\n".encode() for line in lines))
+
+
+def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
+    """Write a file of any content whole or not at all; UserError if it cannot be written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        with open(temporary, "wb") as file:
+            file.writelines(chunks)
         os.replace(temporary, path)
     except (OSError, UnicodeEncodeError) as error:
         with contextlib.suppress(OSError):

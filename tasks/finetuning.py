@@ -1,7 +1,6 @@
 """CTC fine-tuning on transcribed audio."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from common.manifest import Manifest, Utterance, read_labels, read_manifest
 from common.metrics import Sums
 from common.step import MicroBatchResult
 from common.training import RunOptions
-from common.vocabulary import BLANK, Vocabulary
+from common.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
 from tasks.data import (
     LN2,
     DataOptions,
@@ -124,6 +123,11 @@ class FinetuningTask:
         self._check_hourglass(source)
         dictionary = Path(data.dataset_dir) / f"dict.{options.labels}.txt"
         self.vocabulary = Vocabulary.read(dictionary)
+        if self.vocabulary.spelling is Spelling.TOKENS:
+            notice(
+                f"{dictionary}: has no word separator '{WORD_END}', so each symbol counts as a "
+                "word: wer is the same as uer"
+            )
 
         train = read_manifest(data.dataset_dir, data.train_subset)
         labels = self._encode(train, read_labels(train, options.labels))
@@ -138,6 +142,7 @@ class FinetuningTask:
         if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
             raise UserError(f"{valid.path}: none of its utterances is long enough for one frame")
         self.references = read_labels(valid, options.labels)
+        self._report_unknown(valid, self.references.values(), "count as errors in validation")
         self.valid_utterances = valid.utterances
 
         lengths = [u.samples for u in utterances]
@@ -198,7 +203,6 @@ class FinetuningTask:
 
     def _encode(self, manifest: Manifest, lines: dict[str, str]) -> dict[str, list[int]]:
         """Label lines -> ids by utterance; symbols the dictionary lacks are refused or counted."""
-        unknown: Counter[str] = Counter()
         path = manifest.path.with_suffix(f".{self.options.labels}")
         for number, utterance in enumerate(manifest.utterances, start=1):
             symbols = self.vocabulary.unknown(lines[utterance.id])
@@ -208,11 +212,14 @@ class FinetuningTask:
                     f"dict.{self.options.labels}.txt; correct the transcript, write the "
                     "dictionary anew, or pass --unknown_symbols unk"
                 )
-            unknown.update(symbols)
-        if unknown:
-            listed = ", ".join(f"{symbol!r} {count}x" for symbol, count in unknown.most_common(10))
-            notice(f"{path}: trained as <unk>, because the dictionary lacks them: {listed}")
+        self._report_unknown(manifest, lines.values(), "are trained as <unk>")
         return {key: self.vocabulary.encode(line) for key, line in lines.items()}
+
+    def _report_unknown(self, manifest: Manifest, lines: Iterable[str], what: str) -> None:
+        unknown = self.vocabulary.count_unknown(lines)
+        if unknown:
+            path = manifest.path.with_suffix(f".{self.options.labels}")
+            notice(f"{path}: symbols that the dictionary lacks {what}: {unknown}")
 
     def _trainable(self, manifest: Manifest, labels: dict[str, list[int]]) -> list[Utterance]:
         """Utterances with frames enough for their labels: CTC needs one a label and one between
@@ -271,7 +278,7 @@ class FinetuningTask:
         return {"loss": sums["loss"] / sums["utterances"] / LN2, "ntokens": sums["labels"]}
 
     def validate(self, sums: Sums) -> None:
-        score = Score()
+        score = Score(self.vocabulary)
         # Named from the start: with few batches a process may have none, and names must match.
         sums.add(dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         shown: list[str] = []
@@ -283,8 +290,8 @@ class FinetuningTask:
                 reference = self.references[key].split()
                 score.add(symbols, reference)
                 if len(shown) < 6:
-                    shown.append(f"  {key}  reference:  {Vocabulary.words(reference)}")
-                    shown.append(f"  {key}  hypothesis: {Vocabulary.words(symbols)}")
+                    shown.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
+                    shown.append(f"  {key}  hypothesis: {self.vocabulary.words(symbols)}")
             sums.add({"utterances": len(batch.ids)})
             if output is not None:
                 labels = [self.vocabulary.encode(self.references[key]) for key in audible.ids]

@@ -49,12 +49,12 @@ def recognise(
 class Score:
     """Corpus-level word and unit errors; `|` counts as a unit like any other."""
 
+    vocabulary: Vocabulary
     words: ErrorCounts = field(default_factory=ErrorCounts)
     units: ErrorCounts = field(default_factory=ErrorCounts)
 
     def add(self, hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
         """Count one utterance given as symbols; returns its word and unit errors."""
-        word_errors = self.words.add(
-            Vocabulary.words(hypothesis).split(), Vocabulary.words(reference).split()
-        )
+        words = self.vocabulary.words
+        word_errors = self.words.add(words(hypothesis).split(), words(reference).split())
         return word_errors, self.units.add(hypothesis, reference)

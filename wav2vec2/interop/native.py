@@ -5,8 +5,11 @@ A checkpoint is self-contained: architecture, weights and, when fine-tuned, the 
 
 from typing import Any
 
+import torch
+
 from common.errors import UserError
-from common.vocabulary import Vocabulary
+from common.subwords import SubwordModel
+from common.vocabulary import Spelling, Vocabulary
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -21,12 +24,17 @@ def pretraining_content(architecture: Architecture) -> dict[str, Any]:
 
 def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str) -> dict[str, Any]:
     """What a fine-tuned checkpoint says of itself beside its weights."""
-    return {
+    content = {
         "kind": "ctc",
         "architecture": architecture.to_dict(),
         "dictionary": vocabulary.to_text(),
+        "spelling": vocabulary.spelling.value,
         "labels": labels,
     }
+    if vocabulary.subwords is not None:
+        model = bytearray(vocabulary.subwords.content)
+        content["sentencepiece"] = torch.frombuffer(model, dtype=torch.uint8)
+    return content
 
 
 def architecture_of(content: dict[str, Any], source: str) -> Architecture:
@@ -76,6 +84,16 @@ def load_pretraining(
     return model
 
 
+def _vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
+    subwords = None
+    if "sentencepiece" in content:
+        model = content["sentencepiece"].numpy().tobytes()
+        subwords = SubwordModel(model, f"{source} (sentencepiece)")
+    # Checkpoints from before there was a choice are of letters.
+    spelling = Spelling(content.get("spelling", Spelling.LETTERS.value))
+    return Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)", spelling, subwords)
+
+
 def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
     """The recogniser of a loaded checkpoint and its dictionary, ready for inference."""
     if content.get("kind") != "ctc" or "dictionary" not in content:
@@ -83,7 +101,7 @@ def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Voca
             f"{source}: has no output layer and dictionary; fine-tune it first with "
             "scripts/finetune_base_100h.sh or another fine-tuning recipe"
         )
-    vocabulary = Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)")
+    vocabulary = _vocabulary(content, source)
     model = Wav2Vec2ForCTC.from_config(
         architecture_of(content, source), Regularisation(), len(vocabulary)
     )

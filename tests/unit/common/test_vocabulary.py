@@ -23,9 +23,9 @@ def test_decode_leaves_special_symbols_out():
 
 
 def test_words():
-    assert Vocabulary.words(["H", "I", "|", "Y", "O", "|"]) == "HI YO"
-    assert Vocabulary.words(["|", "|", "H", "|", "|"]) == "H"
-    assert Vocabulary.words([]) == ""
+    assert Vocabulary([]).words(["H", "I", "|", "Y", "O", "|"]) == "HI YO"
+    assert Vocabulary([]).words(["|", "|", "H", "|", "|"]) == "H"
+    assert Vocabulary([]).words([]) == ""
 
 
 def test_dictionary_round_trip(tmp_path):

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.manifest import read_labels, read_manifest
 from common.recordings import read_folder
 from common.transcript import CleanupOptions, Refused, clean
-from common.vocabulary import Vocabulary
+from common.vocabulary import Spelling, Vocabulary
 from utils import import_corpus
 from utils.import_corpus import SelectionOptions, main, split_of
 
@@ -176,7 +176,7 @@ def test_table_becomes_a_data_set(table, tmp_path, monkeypatch, capsys):
                 info = soundfile.info(utterance.path)
                 assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
                 assert info.frames == utterance.samples == pytest.approx(8_000, abs=2)
-                decoded = Vocabulary.words(spelt[utterance.id].split())
+                decoded = Spelling.LETTERS.words(spelt[utterance.id].split())
                 assert decoded == words[utterance.id]
     assert len(words) == 12
     assert words["s2_11"] == "HELLO NUMBER ELEVEN"
