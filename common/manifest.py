@@ -108,11 +108,10 @@ def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
     Raises UserError if the file is missing, holds another number of lines than the filelist, or
     has an empty line.
     """
-    path = _subset_file(
-        manifest.path.parent,
-        f"{manifest.path.stem}.{extension}",
-        "write labels with scripts/generate_filelists.sh or utils/import_corpus.py",
-    )
+    how_to_make = "write labels with scripts/generate_filelists.sh or utils/import_corpus.py"
+    if extension not in ("wrd", "ltr"):
+        how_to_make = "write pieces with utils/train_sentencepiece.py, labels of your own by hand"
+    path = _subset_file(manifest.path.parent, f"{manifest.path.stem}.{extension}", how_to_make)
     lines = _lines(path)
     if len(lines) != len(manifest):
         raise UserError(

@@ -1,7 +1,14 @@
 import pytest
 
 from common.errors import UserError
-from common.manifest import letters, read_labels, read_manifest, write_lines, write_manifest
+from common.manifest import (
+    letters,
+    read_labels,
+    read_manifest,
+    write_chunks,
+    write_lines,
+    write_manifest,
+)
 
 
 def write(folder, name, *lines):
@@ -126,3 +133,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_lines(tmp_path / "f", broken())
     assert (tmp_path / "f").read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_any_content_is_written_whole(tmp_path):
+    write_chunks(tmp_path / "new" / "f", [b"\x00\r", b"\n"])
+    assert (tmp_path / "new" / "f").read_bytes() == b"\x00\r\n"

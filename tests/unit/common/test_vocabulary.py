@@ -1,7 +1,8 @@
 import pytest
 
 from common.errors import UserError
-from common.vocabulary import BLANK, UNKNOWN, Vocabulary, write_dictionary
+from common.vocabulary import BLANK, UNKNOWN, Spelling, Vocabulary, write_dictionary
+from tests.unit.common.test_subwords import learn
 
 
 def test_order_is_special_symbols_then_the_file():
@@ -22,10 +23,75 @@ def test_decode_leaves_special_symbols_out():
     assert Vocabulary(["|", "A"]).decode([0, 1, 2, 5, 4]) == ["A", "|"]
 
 
-def test_words():
-    assert Vocabulary([]).words(["H", "I", "|", "Y", "O", "|"]) == "HI YO"
-    assert Vocabulary([]).words(["|", "|", "H", "|", "|"]) == "H"
-    assert Vocabulary([]).words([]) == ""
+@pytest.mark.parametrize(
+    ("spelling", "symbols", "words"),
+    [
+        (Spelling.LETTERS, "H I | Y O |", "HI YO"),
+        (Spelling.LETTERS, "| | H | |", "H"),
+        (Spelling.LETTERS, "", ""),
+        (Spelling.PIECES, "▁HI ▁YO U", "HI YOU"),
+        (Spelling.PIECES, "H I ▁ ▁ Y ▁", "HI Y"),
+        (Spelling.PIECES, "▁A <unk>", "A<unk>"),
+        (Spelling.TOKENS, "HH AY Y UW", "HH AY Y UW"),
+        (Spelling.TOKENS, "", ""),
+    ],
+)
+def test_words(spelling, symbols, words):
+    assert spelling.words(symbols.split()) == words
+    assert Vocabulary(["A"], spelling).words(symbols.split()) == words
+
+
+@pytest.mark.parametrize(
+    ("symbols", "spelling"),
+    [
+        ("E T |", Spelling.LETTERS),
+        ("HH AY", Spelling.TOKENS),
+        ("▁ E T", Spelling.PIECES),
+        ("▁THE |", Spelling.PIECES),  # a piece of a text with '|', not a separator
+    ],
+)
+def test_spelling_follows_from_the_dictionary(symbols, spelling):
+    assert Spelling.of(symbols.split()) is spelling
+
+
+def test_count_unknown():
+    vocabulary = Vocabulary(["|", "A"])
+    assert vocabulary.count_unknown(["A Ä |", "Ö Ä |"]) == "'Ä' 2x, 'Ö' 1x"
+    assert vocabulary.count_unknown(["A |"]) == ""
+    assert vocabulary.count_unknown(["b c d e f g h i j k l"]).endswith("'k' 1x, ...")
+
+
+def pieces(tmp_path):
+    """A dictionary and a model that belong together."""
+    model = learn(["AN BE AN", "BE"], vocab_size=6)
+    (tmp_path / "spm.model").write_bytes(model.content)
+    (tmp_path / "dict.spm.txt").write_text("".join(f"{piece} 0\n" for piece in model.pieces))
+    return tmp_path / "dict.spm.txt"
+
+
+def test_pieces_are_read_with_their_model(tmp_path):
+    vocabulary = Vocabulary.read(pieces(tmp_path))
+    assert vocabulary.spelling is Spelling.PIECES
+    line = vocabulary.subwords.cut("AN  BE")
+    assert UNKNOWN not in vocabulary.encode(line)
+    assert vocabulary.words(line.split()) == "AN BE"
+
+
+def test_pieces_without_their_model(tmp_path):
+    path = pieces(tmp_path)
+    (tmp_path / "spm.model").unlink()
+    with pytest.raises(UserError, match=r"spm\.model: .* cannot be read .*train_sentencepiece"):
+        Vocabulary.read(path)
+    (tmp_path / "spm.model").write_bytes(b"noise")
+    with pytest.raises(UserError, match=r"spm\.model: not a sentencepiece model"):
+        Vocabulary.read(path)
+
+
+def test_pieces_of_another_model(tmp_path):
+    path = pieces(tmp_path)
+    (tmp_path / "spm.model").write_bytes(learn(["ON"], vocab_size=3).content)
+    with pytest.raises(UserError, match=r"dict\.spm\.txt: does not list the pieces of spm\.model"):
+        Vocabulary.read(path)
 
 
 def test_dictionary_round_trip(tmp_path):
