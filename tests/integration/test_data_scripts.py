@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.manifest import read_labels, read_manifest
+from utils import make_librilight_subsets
+
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 FULL = ("train-clean-100", "train-clean-360", "train-other-500")
 
@@ -65,6 +68,26 @@ def test_filelists_combine_the_whole_training_set(corpus, tmp_path):
         *(f"{subset}/{n}/1/{n}-1-0000.flac\t160" for n, subset in enumerate(FULL)),
     ]
     assert (corpus / "dict.ltr.txt").read_text() == "O 6\n| 6\nG 3\nN 3\n"
+
+
+def test_librilight_subsets_are_of_the_combined_list(corpus, tmp_path, command):
+    done = script(
+        "generate_filelists.sh", cwd=tmp_path, DATASET_DIR=str(corpus), SUBSETS=" ".join(FULL)
+    )
+    assert done.returncode == 0, done.stderr
+    light = tmp_path / "librispeech_finetuning"
+    for place in ("1h/0/other/2/1/2-1-0000.flac", "9h/clean/0/1/0-1-0000.flac"):
+        (light / place).parent.mkdir(parents=True)
+        (light / place).touch()
+    code, _, err = command(
+        make_librilight_subsets.main, "--librilight_dir", light, "--dataset_dir", corpus
+    )
+    assert code == 0, err
+    for subset, ids in {"train-1h": ["2-1-0000"], "train-10h": ["0-1-0000", "2-1-0000"]}.items():
+        manifest = read_manifest(corpus, subset)
+        assert [utterance.id for utterance in manifest.utterances] == ids
+        assert all(Path(utterance.path).stat().st_size for utterance in manifest.utterances)
+        assert set(read_labels(manifest, "ltr").values()) == {"G O | O N |"}
 
 
 def test_filelists_of_the_mini_corpus(corpus, tmp_path):
