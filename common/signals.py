@@ -19,8 +19,6 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         for number in STOPPING:
             self._before[number] = signal.signal(number, self._note)
-        # Loaders add a handler that raises: it must not, once the run is being wound up.
-        self._before[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -34,16 +32,16 @@ class StopRequest:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted(*, obey: bool = True) -> Iterator[None]:
     """Let the death of a loader worker, which torch raises from its signal handler, wait until
-    the block is done."""
+    the block is done.  `obey=False`: it does not matter any more."""
     arrived: list[tuple[int, FrameType | None]] = []
     handler = signal.signal(signal.SIGCHLD, lambda *arguments: arrived.append(arguments))
     try:
         yield
     finally:
         signal.signal(signal.SIGCHLD, handler)
-    if arrived and callable(handler):
+    if obey and arrived and callable(handler):
         handler(*arrived[-1])
 
 

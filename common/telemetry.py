@@ -5,6 +5,7 @@ be imported, the small writer below emits the identical format.
 """
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,14 @@ def format_value(metric: str, value: Any) -> str:
         return str(value)
     unit = f" {metadata['unit']}" if "unit" in metadata else ""
     return ("{" + metadata["format"] + "}").format(value) + unit
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no word for a number that is not finite: it becomes null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in data.items()
+    }
 
 
 class _JsonStream:
@@ -121,7 +130,7 @@ class Telemetry:
                 for stream in self._streams:
                     stream.metadata(now, elapsed, metric, metadata)
         for stream in self._streams:
-            stream.log(now, elapsed, step, data)
+            stream.log(now, elapsed, step, _as_json(data))
             stream.flush()
         if not quiet:
             place = " ".join(map(str, step)) if not isinstance(step, str) else step

@@ -22,7 +22,7 @@ from common.metrics import Sums
 from common.optimizer import OptimizerOptions
 from common.randomness import reseed
 from common.schedule import ScheduleOptions
-from common.signals import StopRequest
+from common.signals import StopRequest, uninterrupted
 from common.step import MicroBatchResult, run_update
 from common.telemetry import Telemetry, peak_memory_mib
 
@@ -205,7 +205,8 @@ class Trainer:
                 return self._train(stop)
         except Exception as error:
             if self.update:
-                self.save()
+                with uninterrupted(obey=False):
+                    self.save()
             if died := dead_worker(error):
                 raise died from None
             raise

@@ -5,11 +5,8 @@ set -euo pipefail
 
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
-: "${PYTHON:=python3}"
 
-recipe=$(realpath "$0")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$PYTHON" -m utils.check_variables "$recipe"
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 if [[ $(basename "$DATASET_DIR") != LibriSpeech ]]; then
     echo "error: DATASET_DIR=$DATASET_DIR: the archives unpack to a folder LibriSpeech;" \

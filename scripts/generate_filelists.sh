@@ -7,11 +7,8 @@ set -euo pipefail
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
 : "${COMBINE=auto}"         # auto: train-full-960 if SUBSETS holds its three parts; empty: nothing
 : "${DICTIONARY_FROM=auto}" # auto: train-full-960, or else the first train-* of SUBSETS
-: "${PYTHON:=python3}"
 
-recipe=$(realpath "$0")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$PYTHON" -m utils.check_variables "$recipe"
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 read -ra subsets <<<"$SUBSETS"
 training=""

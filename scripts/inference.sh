@@ -10,11 +10,8 @@ set -euo pipefail
 : "${BATCH_SIZE:=8}"
 : "${NUM_WORKERS:=2}"
 : "${CPU:=false}"
-: "${PYTHON:=python3}"
 
-recipe=$(realpath "$0")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$PYTHON" -m utils.check_variables "$recipe"
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 read -ra subsets <<<"$SUBSETS"
 for subset in "${subsets[@]}"; do

@@ -13,11 +13,8 @@
 : "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
 : "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
-: "${PYTHON:=python3}"
 
-recipe=$(realpath "$0")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-"$PYTHON" -m utils.check_variables "$recipe"
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 # launch COMMAND [FLAG ...]: run train.py with what all recipes share; returns its exit code.
 launch() {

@@ -11,15 +11,15 @@ set -euo pipefail
 : "${NUM_GPUS:=8}"
 : "${NUM_CONCAT_BATCHES:=8}"
 : "${UPDATE_FREQ:=1}"
-: "${BATCHES_PER_UPDATE:=64}"     # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
-: "${MAX_TOKENS:=1400000}"     # audio samples in a sub-batch
+: "${BATCHES_PER_UPDATE:=64}"    # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
+: "${MAX_TOKENS:=1400000}"       # audio samples in a sub-batch
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples
 : "${MAX_SAMPLE_SIZE:=250000}"
 
 : "${MODEL:=base}"
 : "${HOURGLASS_CONFIG=[2,(8,4),2]}"
 : "${MASK_PROB:=0.65}"
-: "${MASK_SPAN:=10}"            # frames
+: "${MASK_SPAN:=10}"             # frames
 : "${LOSS_WEIGHTS:=0.1 10.0}"    # diversity, features penalty
 : "${DROPOUT:=0.1}"
 : "${DROPOUT_INPUT:=0.1}"
@@ -28,7 +28,7 @@ set -euo pipefail
 : "${ACTIVATION_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.05}"
 : "${FEATURE_GRAD_MULT:=0.1}"
-: "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}"  # start, end, decay per update
+: "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}" # start, end, decay per update
 
 : "${MAX_UPDATE:=400000}"
 : "${WARMUP_UPDATES:=32000}"

@@ -11,16 +11,16 @@ set -euo pipefail
 : "${NUM_GPUS:=8}"
 : "${NUM_CONCAT_BATCHES:=1}"
 : "${UPDATE_FREQ:=16}"
-: "${BATCHES_PER_UPDATE:=128}"     # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
-: "${MAX_TOKENS:=1200000}"     # audio samples in a sub-batch
+: "${BATCHES_PER_UPDATE:=128}"   # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
+: "${MAX_TOKENS:=1200000}"       # audio samples in a sub-batch
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples
 : "${MAX_SAMPLE_SIZE:=320000}"
 
 : "${MODEL:=large}"
 : "${HOURGLASS_CONFIG=}"
 : "${MASK_PROB:=0.65}"
-: "${MASK_SPAN:=10}"            # frames
-: "${LOSS_WEIGHTS:=0.1 0.0}"    # diversity, features penalty
+: "${MASK_SPAN:=10}"             # frames
+: "${LOSS_WEIGHTS:=0.1 0.0}"     # diversity, features penalty
 : "${DROPOUT:=0.0}"
 : "${DROPOUT_INPUT:=0.0}"
 : "${DROPOUT_FEATURES:=0.0}"
@@ -28,7 +28,7 @@ set -euo pipefail
 : "${ACTIVATION_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.0}"
 : "${FEATURE_GRAD_MULT:=1.0}"
-: "${GUMBEL_TEMPERATURE:=2.0 0.1 0.999995}"  # start, end, decay per update
+: "${GUMBEL_TEMPERATURE:=2.0 0.1 0.999995}" # start, end, decay per update
 
 : "${MAX_UPDATE:=800000}"
 : "${WARMUP_UPDATES:=32000}"

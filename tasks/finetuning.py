@@ -177,7 +177,11 @@ class FinetuningTask:
         )
         # What is in the files counts, not where they lie.
         self.recipe["pretrained_model"] = self.pretrained_digest
-        self.recipe["dictionary"] = checkpoint.digest(self.vocabulary.to_text().encode())
+        subwords = self.vocabulary.subwords
+        dictionary_content = self.vocabulary.to_text().encode() + (
+            subwords.content if subwords else b""
+        )
+        self.recipe["dictionary"] = checkpoint.digest(dictionary_content)
 
     def _starting_point(self, saved: Saved | None) -> tuple[str, dict[str, Any]]:
         """The checkpoint that says what the model is: the one to continue, or the pre-trained."""

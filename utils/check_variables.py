@@ -110,7 +110,8 @@ def check(script: Path, environment: Mapping[str, str]) -> list[str]:
     """Notes about variables this recipe does not read; UserError for a misspelt one or a value
     that cannot be meant."""
     # A recipe's own default wins over the one in launch.sh.
-    own = {**declared(SCRIPTS / "launch.sh"), **declared(script)}
+    shared = [SCRIPTS / "recipe.sh", SCRIPTS / "launch.sh"]
+    own = {name: value for path in [*shared, script] for name, value in declared(path).items()}
     known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
     notes = []
     for name, value in sorted(environment.items()):

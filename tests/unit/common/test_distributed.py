@@ -1,0 +1,125 @@
+"""Two gloo processes on this machine, started the way torchrun does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.launcher import explain
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def run(tmp_path, body, processes=2):
+    """Run `body` in each process; returns the launcher's result.  `rank`, `out` are there."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, pathlib, signal, sys, time, torch\n"
+        "from common import distributed\n"
+        "from common.errors import UserError, run_command\n"
+        "from common.metrics import Sums\n"
+        f"out = pathlib.Path({str(tmp_path)!r})\n"
+        "def main():\n"
+        "    device = distributed.pick_device(cpu=True)\n"
+        "    with distributed.process_group(device, timeout_minutes=1):\n"
+        "        rank = distributed.rank()\n"
+        + "".join(f"        {line}\n" for line in body.strip().splitlines())
+        + "run_command(main)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "common.launcher", "--standalone"]
+        + ["--nproc_per_node", str(processes), str(script)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_sums(tmp_path):
+    """Gradients across bucket borders, scalars and tensors of a log line."""
+    result = run(
+        tmp_path,
+        """
+gradients = [torch.full(shape, float(rank + 1)) for shape in ((3, 2), (5,), (), (4, 1))]
+distributed.sum_gradients(gradients, bucket_elements=7)
+sums = Sums()
+sums.add({"loss": torch.tensor(1.5 + rank), "n": 2})
+sums.add({"n": 1, "codes": torch.tensor([[1.0, rank]])})
+total = sums.total()
+total["codes"] = total["codes"].tolist()
+(out / f"{rank}.json").write_text(json.dumps([[g.tolist() for g in gradients], total]))
+""",
+    )
+    assert result.returncode == 0, result.stderr
+    gradients, total = json.loads((tmp_path / "0.json").read_text())
+    assert [gradients, total] == json.loads((tmp_path / "1.json").read_text())
+    assert gradients == [[[3.0, 3.0]] * 3, [3.0] * 5, 3.0, [[3.0]] * 4]
+    assert total == {"loss": 4.0, "n": 6.0, "codes": [[2.0, 1.0]]}
+
+
+def test_one_process_mistake_is_everybodys(tmp_path):
+    result = run(
+        tmp_path,
+        """
+def work():
+    if rank == 1:
+        raise UserError("file 7: is empty")
+try:
+    distributed.together(work)
+finally:
+    (out / f"left.{rank}").touch()
+""",
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["error: file 7: is empty"]
+    assert {path.name for path in tmp_path.glob("left.*")} == {"left.0", "left.1"}
+
+
+def test_a_killed_process_is_named(tmp_path):
+    result = run(
+        tmp_path,
+        """
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+distributed.sum_over_ranks(torch.ones(1))
+""",
+    )
+    assert result.returncode == 5
+    assert result.stderr.startswith("error: process 1 was killed by SIGKILL: out of memory?")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_our_own_bug_keeps_its_traceback(tmp_path):
+    result = run(tmp_path, "distributed.gather(0) and {}['bug']")
+    assert result.returncode == 1
+    assert "KeyError: 'bug'" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: process ")
+
+
+def test_the_code_that_was_written_down(tmp_path):
+    record = tmp_path / "exit.json"
+    record.write_text(json.dumps({"code": 3, "reason": "codebook collapsed"}))
+    assert explain(record, {}) == ("codebook collapsed", 3)
+
+
+def test_reasons_that_would_recur_are_not_tried_again(tmp_path, monkeypatch):
+    from common.errors import RECORD_VARIABLE, HealthError, PeerLost, record_exit, run_command
+
+    record, ran = tmp_path / "exit.json", []
+    monkeypatch.setenv(RECORD_VARIABLE, str(record))
+    for error, code in ((UserError("wrong"), 2), (HealthError("ill"), 3)):
+        record.unlink(missing_ok=True)
+        record_exit(record, error)
+        with pytest.raises(SystemExit) as stop:
+            run_command(lambda: ran.append(1))
+        assert stop.value.code == code and not ran
+    record.unlink()
+    record_exit(record, PeerLost("process 1 is gone"))
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: ran.append(1))
+    assert stop.value.code == 0 and ran == [1] and not record.exists()

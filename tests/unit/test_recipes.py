@@ -1,0 +1,88 @@
+"""Every training recipe resolves to the values of docs/recipes.md, and train.py's own defaults are
+the Base recipe."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tables():
+    """Recipe -> [(variable, flag, value)], from the tables of docs/recipes.md."""
+    recipes: dict[str, list[tuple[str, str, str]]] = {}
+    names: list[str] = []
+    for line in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[:2] == ["variable", "flag"]:
+            names = cells[2:]
+        elif line.startswith("|") and not line.startswith("|---"):
+            for name, value in zip(names, cells[2:], strict=True):
+                recipes.setdefault(name, []).append((cells[0], cells[1], value))
+    return recipes
+
+
+def parse(text, like):
+    """A cell of the table as the type of the resolved value."""
+    if isinstance(like, list):
+        return [float(part) for part in text.split()]
+    if isinstance(like, str):
+        return "" if text == "(none)" else text
+    return float(text.replace(",", ""))
+
+
+TABLES = tables()
+
+
+def resolved(recipe):
+    known = "NUM_|MAX_|MIN_|MASK_|ADAM_|CPU|SEED|PYTHON|OUTPUT_DIR|DATASET_DIR"
+    environment = {k: v for k, v in os.environ.items() if not re.match(known, k)}
+    result = subprocess.run(
+        ["bash", str(ROOT / "scripts" / f"{recipe}.sh"), "--dry_run"],
+        env=environment | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_all_training_recipes_are_in_the_tables():
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.sh")}
+    recipes = {name for name in scripts if name.startswith(("pretrain_", "finetune_"))}
+    assert recipes == TABLES.keys()
+
+
+@pytest.mark.parametrize("recipe", list(TABLES))
+def test_resolved_values(recipe):
+    configuration = resolved(recipe)
+    for _, flag, value in TABLES[recipe]:
+        assert configuration[flag] == parse(value, configuration[flag]), flag
+    product = configuration["ranks"] * configuration["concat"] * configuration["accumulate"]
+    assert product == configuration["batches_per_update"]
+
+
+@pytest.mark.parametrize("recipe", list(TABLES))
+def test_variables_are_the_scripts(recipe):
+    text = (ROOT / "scripts" / f"{recipe}.sh").read_text(encoding="utf-8")
+    declared = set(re.findall(r'^: "\$\{([A-Z_]+)', text, flags=re.MULTILINE))
+    named = {variable for variable, _, _ in TABLES[recipe] if variable}
+    assert named - {"VALIDATE_FREQUENCY"} == declared - {"VALIDATE_FREQUENCY"}
+
+
+@pytest.mark.parametrize(
+    ("command", "recipe"), [("pretrain", "pretrain_base"), ("finetune", "finetune_base_100h")]
+)
+def test_own_defaults_are_the_base_recipe(command, recipe):
+    _, options = train.parse([command])
+    configuration = json.loads(json.dumps(train.resolved(command, options)))
+    for _, flag, value in TABLES[recipe]:
+        if flag not in ("ranks", "validate_frequency"):  # one process; every epoch
+            assert configuration[flag] == parse(value, configuration[flag]), flag
