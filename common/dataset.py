@@ -203,13 +203,18 @@ def load_batches(
         worker_init_fn=ignore_in_worker,
     )
     batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches, None)
-        except RuntimeError as error:
-            raise dead_worker(error) or error from None
-        if batch is None:
-            return
-        if isinstance(batch, LoadFailure):
-            raise UserError(batch.message)
-        yield batch
+    try:
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                raise dead_worker(error) or error from None
+            if batch is None:
+                return
+            if isinstance(batch, LoadFailure):
+                raise UserError(batch.message)
+            yield batch
+    finally:
+        # Ends the workers now: held by a traceback and found by the garbage collector later,
+        # torch would wait for them in vain.
+        del batches

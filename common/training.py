@@ -7,6 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -214,13 +215,17 @@ class Trainer:
             self.telemetry.close()
 
     def _train(self, stop: StopRequest) -> dict[str, float]:
-        plan, run = self.task.plan, self.run
         batches = load_batches(
             self.task.dataset,
             self._requests(),
-            workers=run.num_workers,
+            workers=self.run.num_workers,
             pin_memory=self.device.type == "cuda",
         )
+        with closing(batches):
+            return self._loop(batches, stop)
+
+    def _loop(self, batches: Iterator[AudioBatch], stop: StopRequest) -> dict[str, float]:
+        plan, run = self.task.plan, self.run
         epoch, in_epoch = divmod(self.position, plan.updates_per_epoch)
         if (run.validate_at_start and self.position == 0) or (
             # Stopped by a signal at the end of an epoch, its validation still to come.

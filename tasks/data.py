@@ -1,6 +1,7 @@
 """Filelists -> batches: what both tasks share."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -105,8 +106,9 @@ def validation_batches(
     batches = token_budget_batches(lengths, max(max_tokens, max(lengths)), seed=0)
     share = batches[distributed.rank() :: distributed.world_size()]
     requests = [_SingleRows(0, 0, tuple((n,) for n in batch)) for batch in share]
-    for batch in load_batches(dataset, requests, workers=min(workers, 2)):
-        yield batch.to(device)
+    with closing(load_batches(dataset, requests, workers=min(workers, 2))) as loaded:
+        for batch in loaded:
+            yield batch.to(device)
 
 
 @dataclass(frozen=True)
