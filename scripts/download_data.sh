@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Downloads LibriSpeech: resumable, verified, about 60 GB for everything.
+# Downloads LibriSpeech: resumable, verified; about 60 GB of archives, 130 GB with what
+# they unpack to.
 # Anything after the script's name goes to utils/download_librispeech.py unchanged.
 set -euo pipefail
 
