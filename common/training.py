@@ -18,7 +18,8 @@ from common import checkpoint, distributed
 from common.batching import BatchPlan, GroupRequest
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, dead_worker, load_batches
-from common.errors import HealthError, StoppedBySignal, UserError
+from common.errors import StoppedBySignal, UserError
+from common.health import Health, warn_data_wait
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
 from common.randomness import reseed
@@ -88,6 +89,10 @@ class Task(Protocol):
         """Sums over an interval -> the metrics to report, without prefix."""
         ...
 
+    def judge(self, sums: dict[str, Any]) -> str | None:
+        """Sums over some updates -> why training on is pointless, None if it is not."""
+        ...
+
     def validate(self, sums: Sums) -> None:
         """Add this process' share of the validation set to `sums`; no process waits here."""
 
@@ -98,13 +103,6 @@ class Task(Protocol):
     def checkpoint_content(self) -> dict[str, Any]:
         """What makes a checkpoint usable on its own: architecture, dictionary, ..."""
         ...
-
-
-MAX_NON_FINITE = 10
-"""Updates in a row with a gradient that is not finite, after which the run gives up."""
-
-DATA_WAIT_WARNING = 10.0
-"""Percent of an epoch spent waiting for data above which the run says so."""
 
 
 class Trainer:
@@ -235,10 +233,10 @@ class Trainer:
         interval, epoch_total = _Interval(self.task, self.device), _Interval(self.task, self.device)
         summary: dict[str, float] = {}
         epochs_done = 0
-        non_finite: list[list[str]] = []  # utterances of the last updates that were not applied
+        health = Health(self.task.judge, self.device)
         while self.update < self.max_update:
             epoch, iteration = (n + 1 for n in divmod(self.position, plan.updates_per_epoch))
-            update, ids = self.update + 1, []
+            update, ids, sums = self.update + 1, [], Sums()
             self.task.model.train()
             self.task.begin_update(update)
             report = run_update(
@@ -247,17 +245,17 @@ class Trainer:
                 self.optimizer,
                 learning_rate=self.learning_rate(update),
                 clip_norm=self.clip_norm,
-                sums=interval.sums,
+                sums=sums,
                 device=self.device,
                 stop=lambda: stop.received is not None,
             )
             self.position += 1
             if report.applied:
                 self.update = update
-                non_finite = []
+                health.applied(sums)
             else:
-                non_finite.append(ids)
-                self._warn_non_finite(update, non_finite)
+                health.not_finite(update, ids)
+            interval.sums.merge(sums)
             interval.updates += 1
             interval.grad_norm = report.grad_norm
 
@@ -276,7 +274,7 @@ class Trainer:
                 summary = {f"train_avg_{k}": v for k, v in metrics.items()}
                 self.telemetry.log([epoch], summary)
                 self.telemetry.scalars("train", self.update, metrics)
-                self._warn_data_wait(epoch, metrics["data_wait"])
+                warn_data_wait(epoch, metrics["data_wait"], run.num_workers)
                 if last or (epoch % run.validate_frequency == 0 and not report.stop):
                     summary.update(self._validate(epoch))
                 interval, epoch_total = (
@@ -327,26 +325,6 @@ class Trainer:
             if not self.run.no_save and distributed.is_main():
                 checkpoint.save(checkpoint.best_file(self.output_dir), self._content())
         return named
-
-    def _warn_non_finite(self, update: int, in_a_row: list[list[str]]) -> None:
-        ids = [key for keys in distributed.gather(in_a_row[-1]) for key in keys]
-        shown = ", ".join(ids[:20]) + (", ..." if len(ids) > 20 else "")
-        distributed.notice(
-            f"warning: update {update}: gradient is not finite, nothing was learnt from "
-            f"utterances {shown}"
-        )
-        if len(in_a_row) == MAX_NON_FINITE:
-            raise HealthError(
-                f"{len(in_a_row)} updates in a row had a gradient that is not finite, the last "
-                f"with utterances {shown}; look at this audio, or lower --learning_rate"
-            )
-
-    def _warn_data_wait(self, epoch: int, percent: float) -> None:
-        if percent > DATA_WAIT_WARNING:
-            distributed.notice(
-                f"warning: epoch {epoch}: {percent:.0f} % of the time went into waiting for data; "
-                f"raise --num_workers (now {self.run.num_workers})"
-            )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -281,6 +281,9 @@ class FinetuningTask:
     def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
         return {"loss": sums["loss"] / sums["utterances"] / LN2, "ntokens": sums["labels"]}
 
+    def judge(self, sums: dict[str, Any]) -> str | None:
+        return None  # a recogniser that does not learn shows in its validations
+
     def validate(self, sums: Sums) -> None:
         score = Score(self.vocabulary)
         # Named from the start: with few batches a process may have none, and names must match.

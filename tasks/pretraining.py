@@ -34,6 +34,9 @@ from wav2vec2.quantizer import perplexity
 MIN_FRAMES = 3
 """Fewer frames cannot hold two masked ones and an unmasked one."""
 
+COLLAPSED_CODES = 1.5
+"""Perplexity of a codebook, 1 at least, below which next to nothing is left to tell apart."""
+
 
 @dataclass(frozen=True)
 class CropOptions:
@@ -188,6 +191,7 @@ class PretrainingTask:
             sums={
                 "loss": output.loss,
                 "contrastive_loss": output.contrastive_loss,
+                "chance_loss": output.chance_loss,
                 "correct": output.correct,
                 "targets": output.targets,
                 "prob_perplexity": output.prob_perplexity * sub_batches,
@@ -208,6 +212,27 @@ class PretrainingTask:
             "code_perplexity": sums["code_perplexity"] / sub_batches,
             "ntokens": targets,
         }
+
+    def judge(self, sums: dict[str, Any]) -> str | None:
+        """A collapsed codebook: few codes, with which the task becomes trivial or hopeless."""
+        metrics = self.summarise(sums)
+        codes, accuracy = metrics["code_perplexity"], metrics["accuracy"]
+        groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries
+        loss, chance = sums["contrastive_loss"], sums["chance_loss"]
+        way_out = "lower --learning_rate, raise the diversity weight in --loss_weights"
+        if codes < COLLAPSED_CODES * groups or (
+            accuracy > 0.99 and codes < 0.05 * groups * entries
+        ):
+            return (
+                f"codebook collapsed: {codes:.1f} of {groups * entries} codes in use, accuracy "
+                f"{accuracy:.3f}; {way_out}"
+            )
+        if abs(loss - chance) < 1e-4 * chance:
+            return (
+                f"representations collapsed: the contrastive loss stands at "
+                f"{metrics['contrastive_loss']:.3f}, as if all candidates were alike; {way_out}"
+            )
+        return None
 
     def validate(self, sums: Sums) -> None:
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)

@@ -58,6 +58,11 @@ def contrastive_loss(logits: Tensor) -> Tensor:
     return F.cross_entropy(flat, truth, reduction="sum")
 
 
+def chance_loss(logits: Tensor) -> Tensor:
+    """The loss of a model to which all candidates that are not hidden look alike."""
+    return logits.isfinite().sum(dim=-1).to(logits.dtype).log().sum()
+
+
 def count_correct(logits: Tensor) -> Tensor:
     """Masked frames whose largest logit is index 0; one whose logits are all equal is wrong."""
     first = logits.argmax(dim=-1) == 0

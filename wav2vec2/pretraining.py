@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
-from wav2vec2.contrastive import contrastive_logits, contrastive_loss, count_correct
+from wav2vec2.contrastive import (
+    chance_loss,
+    contrastive_logits,
+    contrastive_loss,
+    count_correct,
+)
 from wav2vec2.feature_extractor import at_least_fp32
 from wav2vec2.model import Frames, Wav2Vec2
 from wav2vec2.quantizer import GumbelQuantizer
@@ -62,6 +67,8 @@ class PretrainingOutput:
     """Scalar: weight x masked frames x mean squared extractor output."""
     targets: int
     """Masked frames."""
+    chance_loss: Tensor
+    """Scalar: the contrastive loss if all candidates looked alike."""
     correct: Tensor
     """Scalar: masked frames whose true target has the largest logit."""
     code_perplexity: Tensor
@@ -199,6 +206,7 @@ class Wav2Vec2ForPretraining(nn.Module):
             diversity_loss=diversity,
             features_penalty=penalty,
             targets=n,
+            chance_loss=chance_loss(logits),
             correct=count_correct(logits),
             code_perplexity=quantized.code_perplexity,
             prob_perplexity=quantized.prob_perplexity,
@@ -219,6 +227,7 @@ def _join(outputs: Sequence[PretrainingOutput]) -> PretrainingOutput:
         diversity_loss=total("diversity_loss"),
         features_penalty=total("features_penalty"),
         targets=sum(output.targets for output in outputs),
+        chance_loss=total("chance_loss"),
         correct=total("correct"),
         code_perplexity=total("code_perplexity") / len(outputs),
         prob_perplexity=total("prob_perplexity") / len(outputs),

@@ -15,7 +15,7 @@ import inference
 import train
 from common import checkpoint
 from common.audio import SAMPLE_RATE
-from common.errors import StoppedBySignal
+from common.errors import HealthError, StoppedBySignal
 from common.metrics import Sums
 from tests.integration.conftest import flags, launch, write_corpus
 
@@ -308,3 +308,45 @@ def test_learning_is_possible(tmp_path):
         )
     )
     assert summary["val_wer"] == 0.0
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("kind", ["one code", "constant output"])
+def test_collapse_stops_the_run(corpus, tmp_path, kind):
+    """One code wins everywhere, or the context says nothing: noticed within 500 updates."""
+    arguments = flags(
+        "pretrain",
+        corpus,
+        tmp_path,
+        max_tokens="30000",
+        max_update=500,
+        warmup_updates=0,
+        learning_rate=0,
+        validate_frequency=1000,
+        log_frequency=50,
+        no_save="true",
+    )
+    trainer = train.prepare(*train.parse(arguments), torch.device("cpu"))
+    model = trainer.task.model
+    with torch.no_grad():
+        if kind == "one code":
+            model.quantizer.weight_proj.bias[[0, 32]] = 1e6
+        else:
+            model.final_proj.weight.zero_()
+            model.final_proj.bias.zero_()
+    message = {"one code": "codebook collapsed: 2.0 of 64", "constant output": "all candidates"}
+    with pytest.raises(HealthError, match=message[kind]):
+        trainer.train()
+    assert trainer.update == 300
+
+
+def test_a_gradient_that_is_never_finite_stops_the_run(corpus, tmp_path, capsys):
+    trainer = train.prepare(
+        *train.parse(flags("pretrain", corpus, tmp_path, max_update=50)), torch.device("cpu")
+    )
+    with torch.no_grad():
+        trainer.task.model.final_proj.weight[0, 0] = float("nan")
+    with pytest.raises(HealthError, match="10 updates in a row had a gradient that is not finite"):
+        trainer.train()
+    assert (trainer.update, trainer.position) == (0, 10)
+    assert "nothing was learnt from utterances 1-7-" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wav2vec2.contrastive import (
+    chance_loss,
     contrastive_logits,
     contrastive_loss,
     count_correct,
@@ -54,6 +55,13 @@ def test_logits_against_the_gathered_vectors():
     torch.testing.assert_close(logits, expected)
     slow_loss = -expected.log_softmax(-1)[..., 0].sum()
     torch.testing.assert_close(contrastive_loss(logits), slow_loss)
+
+
+def test_chance_loss_is_that_of_equal_candidates():
+    logits = torch.full((2, 3, 5), 0.7, dtype=torch.float64)
+    logits[0, 1, 2:] = -math.inf
+    torch.testing.assert_close(chance_loss(logits), contrastive_loss(logits))
+    assert float(chance_loss(logits)) == pytest.approx(5 * math.log(5) + math.log(2))
 
 
 def test_chance_is_log_of_the_candidates():
