@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wav2vec2.feature_extractor import at_least_fp32
+from wav2vec2.numerics import at_least_fp32, exact_matmul
 
 COSINE_EPS = 1e-8
 """Least norm that a vector is divided by, as in torch's cosine similarity."""
@@ -39,7 +39,7 @@ def contrastive_logits(
     batch, masked, _ = predictions.shape
     predictions = F.normalize(at_least_fp32(predictions), dim=-1, eps=COSINE_EPS)
     targets = F.normalize(at_least_fp32(targets), dim=-1, eps=COSINE_EPS)
-    similarity = predictions @ targets.transpose(1, 2)  # [batch, M, M]
+    similarity = exact_matmul(predictions, targets.mT)  # [batch, M, M]
     own = torch.arange(masked, device=distractors.device).expand(batch, masked)
     candidates = torch.cat([own[..., None], distractors], dim=-1)  # [batch, M, 1 + K]
     logits = similarity.gather(2, candidates) / temperature

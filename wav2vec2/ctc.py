@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
-from wav2vec2.feature_extractor import at_least_fp32
 from wav2vec2.model import Wav2Vec2
+from wav2vec2.numerics import at_least_fp32
 
 BLANK = 0
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from wav2vec2.feature_extractor import NORM_EPS, at_least_fp32
+from wav2vec2.feature_extractor import NORM_EPS
+from wav2vec2.numerics import at_least_fp32
 
 LINEAR_STD = 0.02
 """Deviation of the initial weights of every linear layer inside the encoder; biases start at 0."""
@@ -49,13 +50,14 @@ class PositionalConvolution(nn.Module):
         """`[batch, frames, D]` -> `[batch, frames, D]`, to be added to the input."""
         frames = x.shape[1]
         weight, bias = at_least_fp32(self.conv.weight), at_least_fp32(self.conv.bias)
-        y = F.conv1d(
-            at_least_fp32(x).transpose(1, 2),
-            weight,
-            bias,
-            padding=self.conv.padding,
-            groups=self.conv.groups,
-        )
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.conv1d(
+                at_least_fp32(x).transpose(1, 2),
+                weight,
+                bias,
+                padding=self.conv.padding,
+                groups=self.conv.groups,
+            )
         # An even kernel gives one frame too many.
         return F.gelu(y[..., :frames]).transpose(1, 2).to(x.dtype)
 

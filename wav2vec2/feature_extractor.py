@@ -44,11 +44,6 @@ def receptive_field(conv_layers: ConvLayers) -> int:
     return field
 
 
-def at_least_fp32(x: Tensor) -> Tensor:
-    """The tensor in fp32, unless it is already wider: where half precision would not do."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, factor: float) -> Tensor:

@@ -13,8 +13,8 @@ from wav2vec2.contrastive import (
     contrastive_loss,
     count_correct,
 )
-from wav2vec2.feature_extractor import at_least_fp32
 from wav2vec2.model import Frames, Wav2Vec2
+from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer
 
 

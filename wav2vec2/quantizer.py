@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wav2vec2.feature_extractor import at_least_fp32
+from wav2vec2.numerics import exact_matmul
 
 
 def perplexity(mean_assignment: Tensor) -> Tensor:
@@ -60,7 +60,8 @@ class GumbelQuantizer(nn.Module):
         `generator`, the gradient being the soft one's; in evaluation it is the arg-max.
         """
         batch, masked, _ = x.shape
-        logits = at_least_fp32(self.weight_proj(x)).view(batch * masked, self.groups, self.entries)
+        logits = exact_matmul(x.reshape(batch * masked, -1), self.weight_proj.weight.T)
+        logits = (logits + self.weight_proj.bias).view(batch * masked, self.groups, self.entries)
         probabilities = logits.softmax(dim=-1)
         hard = F.one_hot(logits.argmax(dim=-1), self.entries).to(logits.dtype)
         assignment = hard
@@ -68,12 +69,12 @@ class GumbelQuantizer(nn.Module):
             noisy = (logits + self.gumbel_noise(logits, generator)) / temperature
             soft = noisy.softmax(dim=-1)
             drawn = F.one_hot(soft.argmax(dim=-1), self.entries).to(soft.dtype)
-            assignment = drawn - soft.detach() + soft
-        # One entry of each codebook: [frames, G, V] x [G, V, d] -> [frames, G, d]
+            assignment = drawn + (soft - soft.detach())  # one-hot to the bit
+        # One entry of each codebook: [G, frames, V] x [G, V, d] -> [G, frames, d]
         codebooks = self.vars.view(self.groups, self.entries, -1)
-        vectors = torch.einsum("fgv,gvd->fgd", assignment.to(codebooks.dtype), codebooks)
+        vectors = exact_matmul(assignment.transpose(0, 1), codebooks)
         return QuantizerOutput(
-            vectors=vectors.reshape(batch, masked, -1),
+            vectors=vectors.transpose(0, 1).reshape(batch, masked, -1).to(x.dtype),
             codes=assignment.argmax(dim=-1).view(batch, masked, self.groups),
             code_counts=hard.sum(dim=0),
             prob_sums=probabilities.sum(dim=0),
