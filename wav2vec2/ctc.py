@@ -83,15 +83,16 @@ def ctc_loss(
 ) -> Tensor:
     """CTC loss (Graves et al. 2006) in nats, summed over the batch, infinite ones zeroed.
 
-    `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`; both lengths
-    `[batch]`.  Computed in fp32 at least.
+    `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64; both lengths
+    `[batch]` on the CPU, wherever the logits are: torch's own CTC reads them there, so moving
+    them to the device would only make the step wait for it.  Computed in fp32 at least.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
     return F.ctc_loss(
         log_probabilities,  # [frames, batch, vocabulary]
-        labels.to(logits.device),
-        frame_lengths.to(logits.device),
-        label_lengths.to(logits.device),
+        labels.to(logits.device, non_blocking=True),
+        frame_lengths,
+        label_lengths,
         blank=BLANK,
         reduction="sum",
         zero_infinity=True,
