@@ -17,6 +17,7 @@ from common.checkpoint import Saved
 from common.errors import EXIT_FILE, REASONS, UserError, record_exit, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from common.optimizer import OptimizerOptions
+from common.precision import PrecisionOptions, check_supported
 from common.schedule import ScheduleOptions
 from common.training import RunOptions, Task, Trainer
 from tasks.data import DataOptions
@@ -65,6 +66,7 @@ PRETRAIN = (
     ContrastiveObjective,
     OptimizerOptions,
     ScheduleOptions,
+    PrecisionOptions,
     RunOptions,
 )
 FINETUNE = (
@@ -74,6 +76,7 @@ FINETUNE = (
     Masking,
     OptimizerOptions,
     ScheduleOptions,
+    PrecisionOptions,
     RunOptions,
 )
 # Fields that a command does not use are no flags of it.
@@ -187,7 +190,14 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
         distributed.notice(f"{command}: {parameters:,} parameters on {device}")
         optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
         return Trainer(
-            task, run, optimizer, schedule, device, saved=saved, configuration=configuration
+            task,
+            run,
+            optimizer,
+            schedule,
+            device,
+            precision=options[PrecisionOptions].precision,
+            saved=saved,
+            configuration=configuration,
         )
 
     return distributed.together(build_trainer)
@@ -201,8 +211,9 @@ def main() -> None:
             print(json.dumps(resolved(command, options), indent=2))
         return
     device = distributed.pick_device(run.cpu)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.allow_tf32 = True
+    check_supported(options[PrecisionOptions].precision, device)
+    torch.backends.cuda.matmul.allow_tf32 = options[PrecisionOptions].tf32
+    torch.backends.cudnn.allow_tf32 = options[PrecisionOptions].tf32
     with distributed.process_group(device):
         try:
             prepare(command, options, device).train()

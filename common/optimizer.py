@@ -20,10 +20,14 @@ class OptimizerOptions:
     """Decoupled weight decay, on all parameters alike, biases and norms included."""
     clip_norm: float = 25.0
     """Largest norm of the gradient, after its division by the count of targets; 0: no clipping."""
+    ema: float = 0.0
+    """Decay an update of the weights' moving average, such as 0.9999; 0: none is kept."""
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.adam_betas):
             raise UserError(f"--adam_betas {self.adam_betas}: both must be within [0, 1)")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"--ema {self.ema}: must be within [0, 1)")
         if self.clip_norm < 0 or self.weight_decay < 0 or self.adam_eps < 0:
             raise UserError("--clip_norm, --weight_decay and --adam_eps must not be negative")
 

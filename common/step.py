@@ -10,6 +10,7 @@ from torch import Tensor
 from common import distributed
 from common.errors import UserError
 from common.metrics import Sums
+from common.precision import Weights
 from common.signals import uninterrupted
 
 
@@ -41,12 +42,14 @@ class UpdateReport:
 def run_update(
     micro_batches: Iterable[Any],
     forward: Callable[[Any], MicroBatchResult],
+    weights: Weights,
     optimizer: torch.optim.Optimizer,
     *,
     learning_rate: float,
     clip_norm: float,
     sums: Sums,
     device: torch.device,
+    loss_scale: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> UpdateReport:
     """Train on one update's micro-batches; every process calls this together.
@@ -55,15 +58,19 @@ def run_update(
     targets.  A parameter that took no part (a layer skipped by LayerDrop) has a zero gradient on
     every process alike; one that does not require a gradient is left out of the update.
 
+    `weights`: what `optimizer` updates.  `loss_scale` multiplies the loss before and divides the
+    gradient after the backward pass (fp16).
+
     A UserError met by one process, while it loads or computes, is raised in all of them, and the
     update has then not taken place anywhere.  `stop()`: whether this process was asked to stop.
     """
-    optimizer.zero_grad(set_to_none=True)
+    weights.zero_grad()
     targets, error = 0, None
     try:
         for batch in micro_batches:
             result = forward(batch)
-            result.loss.backward()
+            (result.loss * loss_scale).backward()
+            weights.collect_gradients()
             targets += result.targets
             sums.add(result.sums)
     except torch.OutOfMemoryError as failure:
@@ -74,10 +81,7 @@ def run_update(
     except UserError as failure:
         error = failure
 
-    parameters = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+    parameters = weights.trainable()
     gradients = [p.grad for p in parameters]
     distributed.sum_gradients(gradients)
     # Filled on the device: copying numbers there would wait for it.
@@ -88,7 +92,7 @@ def run_update(
         ]
     )
     count, failed, stopping = distributed.sum_over_ranks(status).unbind()
-    torch._foreach_div_(gradients, count.to(gradients[0].dtype))
+    torch._foreach_div_(gradients, (count * loss_scale).to(gradients[0].dtype))
 
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if clip_norm > 0:
@@ -103,4 +107,5 @@ def run_update(
             group["lr"] = learning_rate
         with uninterrupted():  # half an update must never be saved
             optimizer.step()
+            weights.write_back()
     return UpdateReport(grad_norm=grad_norm, applied=applied, stop=bool(any_stopping))

@@ -18,10 +18,12 @@ from common import checkpoint, distributed
 from common.batching import BatchPlan, GroupRequest
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, dead_worker, load_batches
+from common.ema import Ema
 from common.errors import StoppedBySignal, UserError
 from common.health import Health, warn_data_wait
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
+from common.precision import LossScaler, Precision, Weights
 from common.randomness import reseed
 from common.schedule import ScheduleOptions
 from common.signals import StopRequest, uninterrupted
@@ -116,6 +118,7 @@ class Trainer:
         schedule: ScheduleOptions,
         device: torch.device,
         *,
+        precision: Precision = "fp32",
         saved: Saved | None = None,
         configuration: dict[str, Any] | None = None,
     ):
@@ -126,12 +129,17 @@ class Trainer:
         self.clip_norm = optimizer_options.clip_norm
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
-        self.optimizer = optimizer_options.build(task.model.parameters())
+        self.weights = Weights(task.model, precision)
+        self.scaler = LossScaler() if precision == "fp16" else None
+        self.optimizer = optimizer_options.build(self.weights.parameters())
+        self.ema = Ema(self.weights, optimizer_options.ema) if optimizer_options.ema else None
         self.output_dir = Path(run.output_dir)
         self.recipe = {**task.recipe, **asdict(optimizer_options), **asdict(schedule)}
         self.recipe["seed"] = run.seed
+        # May change from one job of a run to the next; a resume says what did.
+        self.circumstances = {"precision": precision, **asdict(task.plan.geometry)}
 
-        # What a resume needs, all of it, beside the model and the optimizer:
+        # What a resume needs, all of it, beside weights, optimizer, average and loss scale:
         self.update = 0  # updates applied
         self.position = 0  # updates' worth of batches consumed; an update not applied costs one
         self.validated = 0  # position of the last validation
@@ -153,8 +161,12 @@ class Trainer:
                     f"({'; '.join(differing)}); choose another OUTPUT_DIR, or the old values to "
                     "continue that run"
                 )
-            self.task.model.load_state_dict(content["model"])
+            self.weights.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(content["ema_model"])
+            if self.scaler is not None and content["loss_scale"] is not None:
+                self.scaler.load_state_dict(content["loss_scale"])
             self.update, self.position = content["update"], content["position"]
             self.validated, self.best = content["validated"], content["best"]
         except KeyError as error:
@@ -162,13 +174,18 @@ class Trainer:
                 f"{saved.path}: not a checkpoint that a run can go on from (it has no {error}); "
                 "choose another OUTPUT_DIR"
             ) from None
-        distributed.notice(f"continuing from {saved.path}")
+        changed = differences(content["circumstances"], self.circumstances)
+        distributed.notice(
+            f"continuing from {saved.path}" + (f"; {', '.join(changed)}" if changed else "")
+        )
 
     def _content(self) -> dict[str, Any]:
         return {
             **self.task.checkpoint_content(),
-            "model": self.task.model.state_dict(),
+            "model": self.weights.state_dict(),
+            "ema_model": self.ema.state_dict() if self.ema else None,
             "recipe": self.recipe,
+            "circumstances": self.circumstances,
             "update": self.update,
             "position": self.position,
             "validated": self.validated,
@@ -180,7 +197,11 @@ class Trainer:
         if self.run.no_save or not distributed.is_main() or self.saved == self.position:
             return
         path = checkpoint.update_file(self.output_dir, self.update)
-        checkpoint.save(path, {**self._content(), "optimizer": self.optimizer.state_dict()})
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "loss_scale": self.scaler.state_dict() if self.scaler else None,
+        }
+        checkpoint.save(path, {**self._content(), **state})
         checkpoint.prune(self.output_dir, self.run.keep_checkpoints)
         self.saved = self.position
 
@@ -242,17 +263,25 @@ class Trainer:
             report = run_update(
                 interval.wait_for(itertools.islice(batches, plan.geometry.accumulate)),
                 lambda batch, update=update, ids=ids: self._forward(batch, update, ids),
+                self.weights,
                 self.optimizer,
                 learning_rate=self.learning_rate(update),
                 clip_norm=self.clip_norm,
                 sums=sums,
                 device=self.device,
+                loss_scale=self.scaler.scale if self.scaler else 1.0,
                 stop=lambda: stop.received is not None,
             )
             self.position += 1
             if report.applied:
                 self.update = update
                 health.applied(sums)
+                if self.scaler:
+                    self.scaler.applied()
+                if self.ema:
+                    self.ema.update()
+            elif self.scaler:
+                self.scaler.overflowed(ids)
             else:
                 health.not_finite(update, ids)
             interval.sums.merge(sums)
@@ -264,6 +293,8 @@ class Trainer:
             if self.position % run.log_frequency == 0 or end_of_epoch or last:
                 metrics = interval.metrics()
                 metrics["lr"] = self.learning_rate(update)
+                if self.scaler:
+                    metrics["loss_scale"] = self.scaler.scale
                 step = [epoch, iteration, plan.updates_per_epoch]
                 self.telemetry.log(step, {f"train_{k}": v for k, v in metrics.items()})
                 self.telemetry.scalars("train_inner", self.update, metrics)
@@ -305,8 +336,27 @@ class Trainer:
         return self.task.forward(batch, update)
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        self.task.model.eval()
         self.validated = self.position
+        metrics = self._measure()
+        named = {f"val_{name}": value for name, value in metrics.items()}
+        self.telemetry.scalars("valid", self.update, metrics)
+        if self.ema:
+            with self.ema.in_place():
+                metrics = self._measure()
+            named |= {f"val_ema_{name}": value for name, value in metrics.items()}
+            self.telemetry.scalars("valid_ema", self.update, metrics)
+        self.telemetry.log([epoch], named)
+        # The average, where there is one, is what is meant to be used; a value that is not a
+        # number is never the best.
+        value = metrics[self.task.selection]
+        if self.update and math.isfinite(value) and (self.best is None or value < self.best):
+            self.best = value
+            if not self.run.no_save and distributed.is_main():
+                checkpoint.save(checkpoint.best_file(self.output_dir), self._content())
+        return named
+
+    def _measure(self) -> dict[str, float]:
+        self.task.model.eval()
         sums, error = Sums(), None
         try:
             with torch.no_grad():
@@ -314,17 +364,7 @@ class Trainer:
         except UserError as failure:
             error = failure
         distributed.raise_together(error)
-        metrics = self.task.summarise_validation(sums.total(self.device))
-        named = {f"val_{name}": value for name, value in metrics.items()}
-        self.telemetry.log([epoch], named)
-        self.telemetry.scalars("valid", self.update, metrics)
-        value = metrics[self.task.selection]
-        # A value that is not a number is never the best.
-        if self.update and math.isfinite(value) and (self.best is None or value < self.best):
-            self.best = value
-            if not self.run.no_save and distributed.is_main():
-                checkpoint.save(checkpoint.best_file(self.output_dir), self._content())
-        return named
+        return self.task.summarise_validation(sums.total(self.device))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

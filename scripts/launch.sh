@@ -12,19 +12,29 @@
 : "${MAX_RESTARTS:=0}"         # times to start again by itself after a process was lost
 : "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
+: "${FP16:=false}"             # half precision with dynamic loss scaling
+: "${BF16:=false}"             # half precision without
+: "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
 : "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 # launch COMMAND [FLAG ...]: run train.py with what all recipes share; returns its exit code.
 launch() {
-    local command=$1
+    local command=$1 precision=fp32
     shift
+    if [[ $FP16 == true ]]; then precision=fp16; fi
+    if [[ $BF16 == true ]]; then precision=bf16; fi
+    if [[ $FP16 == true && $BF16 == true ]]; then
+        echo "error: FP16=true BF16=true: choose one of them" >&2
+        return 2
+    fi
     local arguments=("$command"
         --output_dir "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"
         --train_subset "$TRAIN_SUBSET" --valid_subset "$VALID_SUBSET"
         --num_workers "$NUM_WORKERS" --validate_frequency "$VALIDATE_FREQUENCY"
         --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
+        --precision "$precision" --ema "$EMA"
         --strict_geometry "$STRICT_GEOMETRY" --auto_geometry "$AUTO_GEOMETRY"
         --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
 

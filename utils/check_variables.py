@@ -33,9 +33,6 @@ ALIASES = {
 }
 # Named in recipes elsewhere, not offered here: setting one must not be silently ignored.
 UNAVAILABLE = {
-    "FP16": "training runs in fp32 (TF32 on GPUs that have it)",
-    "BF16": "training runs in fp32 (TF32 on GPUs that have it)",
-    "EMA": "weights are not averaged",
     "OPTIMIZER": "the optimizer is AdamW",
 }
 OFF = {"", "0", "false", "adam", "adamw"}

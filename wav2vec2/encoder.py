@@ -39,6 +39,9 @@ def zero_padding(x: Tensor, valid: Tensor | None) -> Tensor:
 class PositionalConvolution(nn.Module):
     """Relative position from a wide grouped convolution, weight-normalised over kernel taps."""
 
+    keeps_fp32 = True
+    """Half precision leaves its parameters alone: the norm of a tap sums thousands of squares."""
+
     def __init__(self, dim: int, kernel: int, groups: int):
         super().__init__()
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)

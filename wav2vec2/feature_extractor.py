@@ -134,7 +134,7 @@ class FeatureExtractor(nn.Module):
         `lengths` `[batch]`, int64 on the CPU: samples of each row, zeros following; None when no
         row is padded.  Valid frames depend on valid samples alone.
         """
-        x = waveforms[:, None]  # [batch, 1, samples]
+        x = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype)  # [batch, 1, samples]
         for index, block in enumerate(self.conv_layers):
             valid = None if lengths is None else frame_count(lengths, self.spec[: index + 1])
             x = block(x, valid)

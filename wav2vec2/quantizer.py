@@ -42,6 +42,9 @@ class QuantizerOutput:
 class GumbelQuantizer(nn.Module):
     """Chooses one entry from each of G codebooks and concatenates them."""
 
+    keeps_fp32 = True
+    """Half precision leaves its parameters alone: rounding would change which code is chosen."""
+
     def __init__(self, input_dim: int, groups: int, entries: int, output_dim: int):
         super().__init__()
         self.groups, self.entries = groups, entries

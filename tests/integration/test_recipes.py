@@ -168,7 +168,8 @@ def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
         ("UPDATE_FREQUENCY", "2", "did you mean UPDATE_FREQ?"),
         ("MAX_UPDATES", "2", "did you mean MAX_UPDATE?"),
         ("NUM_CONCAT_BATCH", "2", "did you mean NUM_CONCAT_BATCHES?"),
-        ("BF16", "true", "BF16=true: not offered here"),
+        ("BF16", "yes", "BF16=yes: must be true or false"),
+        ("OPTIMIZER", "lion", "OPTIMIZER=lion: not offered here"),
     ],
 )
 def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):

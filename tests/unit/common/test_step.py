@@ -1,20 +1,18 @@
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
+from common.precision import Weights
 from common.step import MicroBatchResult, run_update
 
 OPTIONS = OptimizerOptions(adam_betas=(0.9, 0.98), adam_eps=1e-6, weight_decay=0.01)
 
 
-@dataclass
-class Model:
-    used: torch.nn.Parameter
-    unused: torch.nn.Parameter
-    frozen: torch.nn.Parameter
+class Model(torch.nn.Module):
+    def __init__(self, used, unused, frozen):
+        super().__init__()
+        self.used, self.unused, self.frozen = used, unused, frozen
 
     def forward(self, batch):
         loss = ((self.used * batch) ** 2).sum()
@@ -33,6 +31,7 @@ def run(model, optimizer, batches, clip_norm=0.0, forward=None):
     report = run_update(
         batches,
         forward or model.forward,
+        Weights(model),
         optimizer,
         learning_rate=0.1,
         clip_norm=clip_norm,
