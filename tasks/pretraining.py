@@ -107,6 +107,11 @@ class PretrainingTask:
     ):
         self.architecture, self.regularisation = architecture, regularisation
         self.objective, self.run, self.device = objective, run, device
+        if masking.mask_prob == 0:
+            raise UserError(
+                "--mask_prob 0: pre-training learns from masked frames alone; give a probability "
+                "above 0 (the recipes: 0.65)"
+            )
         if crop.max_sample_size > data.max_tokens:
             raise UserError(
                 f"--max_sample_size {crop.max_sample_size} exceeds --max_tokens {data.max_tokens}; "

@@ -5,14 +5,31 @@ is an error.  Everything else here always comes from the recipe, never from a ch
 Field comments carry unit and source; numbers without a source are those of the paper.
 """
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_finite(config: Any) -> None:
+    """Every number of a dataclass of flags: NaN passes comparisons unseen, infinity many."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        _check(
+            all(isinstance(n, str) or math.isfinite(n) for n in numbers),
+            f"--{item.name} {_as_flag(value)}: must be finite",
+        )
+
+
+def _as_flag(value: Any) -> str:
+    """A value as the user wrote it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,7 @@ class Regularisation:
     """Factor on the gradient that flows back into the feature extractor; 0 freezes it."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         for item in fields(self):
             value = getattr(self, item.name)
             top = "at least 0" if item.name == "feature_grad_mult" else "within [0, 1)"
@@ -202,30 +220,65 @@ class Regularisation:
             )
 
 
+SpanDistribution = Literal["static", "uniform", "normal", "poisson"]
+"""Distributions of the lengths of mask spans."""
+
+
 @dataclass(frozen=True)
 class Masking:
     """Span masks over time and, for fine-tuning, over channels."""
 
     mask_prob: float = 0.65
-    """Share of the frames that would be masked if spans never overlapped."""
+    """Share of the frames that would be masked if spans never overlapped; 0 masks none, which
+    only fine-tuning allows."""
     mask_span: int = 10
     """Frames in one time mask span (mean, for random span lengths)."""
-    mask_distribution: Literal["static", "uniform", "normal", "poisson"] = "static"
+    mask_distribution: SpanDistribution = "static"
     """Distribution of the span lengths."""
     mask_other: float = 0.0
-    """Second parameter of that distribution: least length (uniform) or deviation (normal)."""
+    """Second parameter of that distribution: least length (uniform, which needs one of at least 1)
+    or deviation (normal); the others have none."""
     mask_channel_prob: float = 0.0
     """Share of the encoder-input channels that would be zeroed if spans never overlapped."""
     mask_channel_span: int = 64
     """Channels in one channel mask span."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         for name in ("mask_prob", "mask_channel_prob"):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"--{name} {value}: must be within [0, 1]")
         for name in ("mask_span", "mask_channel_span"):
             value = getattr(self, name)
             _check(value >= 1, f"--{name} {value}: must be at least 1")
+        self._check_distribution()
+
+    def _check_distribution(self) -> None:
+        other, longest = self.mask_other, 2 * self.mask_span
+        _check(
+            self.mask_distribution in get_args(SpanDistribution),
+            f"--mask_distribution {self.mask_distribution}: choose "
+            + ", ".join(get_args(SpanDistribution)),
+        )
+        # The reference also takes 0 for `uniform`: spans of no frames, which mask less than asked.
+        if self.mask_distribution == "uniform":
+            _check(
+                other == int(other) and 1 <= other <= longest,
+                f"--mask_other {other:g}: the least span of --mask_distribution uniform; give a "
+                f"whole number from 1 to {longest}, twice --mask_span",
+            )
+        elif self.mask_distribution == "normal":
+            _check(
+                other >= 0,
+                f"--mask_other {other:g}: the deviation of --mask_distribution normal; give 0 or "
+                "more",
+            )
+        else:
+            _check(
+                other == 0,
+                f"--mask_other {other:g}: --mask_distribution {self.mask_distribution} does not "
+                "use it; leave it out, or choose uniform or normal",
+            )
 
 
 @dataclass(frozen=True)
@@ -242,8 +295,17 @@ class ContrastiveObjective:
     """Start, end, and decay per update of the Gumbel-softmax temperature."""
 
     def __post_init__(self) -> None:
+        _check_finite(self)
         _check(self.distractors >= 1, f"--distractors {self.distractors}: must be at least 1")
-        _check(self.logit_temperature > 0, "--logit_temperature: must be positive")
+        _check(
+            self.logit_temperature > 0,
+            f"--logit_temperature {self.logit_temperature}: must be above 0",
+        )
+        _check(
+            min(self.loss_weights) >= 0,
+            f"--loss_weights {_as_flag(self.loss_weights)}: must not be negative; 0 leaves a "
+            "term out",
+        )
         start, end, decay = self.gumbel_temperature
         _check(
             start >= end > 0 and 0 < decay <= 1,

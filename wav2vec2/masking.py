@@ -1,15 +1,18 @@
 """Span masks over time (arXiv 2006.11477, section 3.1) and channels, from explicit generators."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
-Distribution = Literal["static", "uniform", "normal", "poisson"]
+from wav2vec2.config import SpanDistribution
 
 
 def _span_lengths(
-    spans: int, span: int, distribution: Distribution, other: float, generator: np.random.Generator
+    spans: int,
+    span: int,
+    distribution: SpanDistribution,
+    other: float,
+    generator: np.random.Generator,
 ) -> np.ndarray:
     """Lengths of `spans` spans, `[spans]`, each at least 1 (0 is possible for `poisson`)."""
     if distribution == "static":
@@ -18,20 +21,18 @@ def _span_lengths(
         return generator.integers(int(other), 2 * span, size=spans, endpoint=True)
     if distribution == "normal":
         return np.maximum(np.rint(generator.normal(span, other, size=spans)), 1).astype(np.int64)
-    if distribution == "poisson":
-        return generator.poisson(span, size=spans)
-    raise ValueError(
-        f"--mask_distribution {distribution}: choose static, uniform, normal or poisson"
-    )
+    assert distribution == "poisson", distribution
+    return generator.poisson(span, size=spans)
 
 
 def _mask_row(
     positions: int,
     spans: int,
     span: int,
-    distribution: Distribution,
+    distribution: SpanDistribution,
     other: float,
     generator: np.random.Generator,
+    min_masked: int,
 ) -> np.ndarray:
     """Ascending masked positions of one row of `positions`; spans may overlap."""
     if spans == 0 or positions <= 1:
@@ -48,6 +49,9 @@ def _mask_row(
         mask[start : start + length] = True
     if mask.all():
         mask[generator.integers(positions)] = False
+    missing = min(min_masked, positions - 1) - np.count_nonzero(mask)
+    if missing > 0:  # short spans that overlap or are cut at the row's end
+        mask[generator.choice(np.flatnonzero(~mask), missing, replace=False)] = True
     return np.flatnonzero(mask)
 
 
@@ -69,19 +73,21 @@ def draw_time_masks(
     *,
     probability: float,
     span: int,
-    distribution: Distribution = "static",
+    distribution: SpanDistribution = "static",
     other: float = 0.0,
     generator: np.random.Generator,
     padded: bool,
     min_spans: int = 2,
+    min_masked: int = 2,
 ) -> list[np.ndarray]:
     """Masked frames of each row of a sub-batch, ascending, all rows of the same number M.
 
     `frame_counts`: valid frames of each row.  The number of spans is floor(probability x frames /
     span + u) and at least `min_spans`, u uniform in [0, 1), drawn once for the sub-batch, or for
     each row if rows are `padded`.  Starts are drawn without replacement; no row is masked
-    entirely.  A row of at least 3 frames has at least 2 masked ones with `static` spans.
-    With probability 0 nothing is masked.
+    entirely.  Where random span lengths leave a row fewer than `min_masked` masked frames, single
+    ones are added, as far as the row has them and stays unmasked somewhere: so rows of at least 3
+    frames always have the 2 that a distractor takes.  With probability 0 nothing is masked.
     """
     if probability == 0:
         return [np.empty(0, dtype=np.int64) for _ in frame_counts]
@@ -90,7 +96,8 @@ def draw_time_masks(
     for frames in frame_counts:
         offset = generator.random() if padded else shared
         spans = _span_count(frames, probability, span, offset, min_spans)
-        rows.append(_mask_row(frames, spans, span, distribution, other, generator))
+        row = _mask_row(frames, spans, span, distribution, other, generator, min_masked)
+        rows.append(row)
     return _thin(rows, generator)
 
 
@@ -101,7 +108,7 @@ def draw_channel_masks(
     masks = np.zeros((rows, channels), dtype=bool)
     if probability > 0:
         spans = _span_count(channels, probability, span, generator.random(), 0)
-        drawn = [_mask_row(channels, spans, span, "static", 0.0, generator) for _ in range(rows)]
+        drawn = [_mask_row(channels, spans, span, "static", 0.0, generator, 0) for _ in range(rows)]
         for mask, masked in zip(masks, _thin(drawn, generator)):
             mask[masked] = True
     return masks

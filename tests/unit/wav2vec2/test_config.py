@@ -1,4 +1,6 @@
-from dataclasses import replace
+import json
+import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -38,8 +40,6 @@ def test_parameter_counts(architecture, parameters):
     "architecture", [BASE, LARGE, MINI, replace(BASE, hourglass=Hourglass(1, 10, 3, 1, "linear"))]
 )
 def test_architecture_survives_plain_types(architecture):
-    import json
-
     assert Architecture.from_dict(json.loads(json.dumps(architecture.to_dict()))) == architecture
 
 
@@ -77,11 +77,44 @@ def test_hourglass_must_have_all_layers():
         (Masking, {"mask_span": 0}, "--mask_span"),
         (ContrastiveObjective, {"distractors": 0}, "--distractors"),
         (ContrastiveObjective, {"gumbel_temperature": (0.5, 2.0, 0.9)}, "--gumbel_temperature"),
+        (ContrastiveObjective, {"logit_temperature": 0.0}, "--logit_temperature 0.0"),
+        (ContrastiveObjective, {"loss_weights": (-0.1, 10.0)}, "--loss_weights -0.1 10.0"),
+        (Masking, {"mask_distribution": "gamma"}, "--mask_distribution gamma: choose static, uni"),
+        (Masking, {"mask_distribution": "uniform"}, "--mask_other 0: .* from 1 to 20"),
+        (Masking, {"mask_distribution": "uniform", "mask_other": 2.5}, "--mask_other 2.5"),
+        (Masking, {"mask_distribution": "uniform", "mask_other": 21.0}, "--mask_other 21"),
+        (Masking, {"mask_distribution": "normal", "mask_other": -1.0}, "--mask_other -1"),
+        (Masking, {"mask_distribution": "poisson", "mask_other": 3.0}, "--mask_other 3: .*poisson"),
+        (Masking, {"mask_other": 3.0}, "--mask_other 3: .*static does not use it"),
     ],
 )
 def test_impossible_values_name_the_flag(cls, values, flag):
-    with pytest.raises(ValueError, match=flag):
+    with pytest.raises(ValueError, match=flag) as raised:
         cls(**values)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("cls", [Regularisation, Masking, ContrastiveObjective])
+def test_every_number_must_be_finite(cls, bad):
+    for item in fields(cls):
+        value = getattr(cls(), item.name)
+        if isinstance(value, float):
+            with pytest.raises(ValueError, match=f"--{item.name} {bad}: must be finite"):
+                cls(**{item.name: bad})
+        elif isinstance(value, tuple):
+            for position in range(len(value)):
+                values = (*value[:position], bad, *value[position + 1 :])
+                with pytest.raises(ValueError, match=f"--{item.name} .*{bad}.*: must be finite"):
+                    cls(**{item.name: values})
+
+
+def test_span_distributions_that_are_possible():
+    Masking(mask_distribution="uniform", mask_other=1.0)
+    Masking(mask_distribution="uniform", mask_other=20.0)
+    Masking(mask_distribution="normal")  # a deviation of 0: all spans are alike
+    Masking(mask_distribution="normal", mask_other=2.5)
+    Masking(mask_distribution="poisson")
 
 
 def test_gumbel_temperature_is_annealed_per_update():

@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
+import torch
 
+from common.errors import UserError
+from common.training import RunOptions
+from tasks.data import DataOptions
+from tasks.pretraining import CropOptions, PretrainingTask
+from wav2vec2.config import MINI, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
 
 
@@ -109,6 +115,71 @@ def test_span_distributions(distribution, other, mean):
     assert len(set(lengths)) > 5
     if distribution == "uniform":
         assert (min(lengths), max(lengths)) == (4, 20)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("span", [1, 2, 5, 10, 40])
+@pytest.mark.parametrize(
+    ("distribution", "other"),
+    [("static", 0), ("uniform", 1), ("uniform", "longest"), ("normal", 0), ("normal", 9)]
+    + [("poisson", 0)],
+)
+def test_every_row_has_two_masked_frames_and_one_that_is_not(distribution, other, span, padded):
+    """Whatever the spans: a masked frame without another one has no distractors."""
+    other = 2 * span if other == "longest" else other
+    for probability in (1e-6, 0.3, 1.0):
+        for shortest in (3, 4, 5, 8, 13, 60):
+            frames = [shortest, shortest + 7, 30 + shortest] if padded else [shortest] * 3
+            for seed in range(20):
+                rows = time_masks(
+                    frames,
+                    seed,
+                    probability=probability,
+                    span=span,
+                    distribution=distribution,
+                    other=other,
+                    padded=padded,
+                )
+                assert len({len(row) for row in rows}) == 1
+                for row, length in zip(rows, frames):
+                    assert 2 <= len(row) < length
+                    assert (np.diff(row) > 0).all() and 0 <= row[0] and row[-1] < length
+
+
+def test_added_frames_are_drawn_only_where_they_are_missing():
+    """Spans of one or no frame, once in a while at the same place: the rest stays as drawn."""
+    options = {"probability": 1e-6, "span": 1, "distribution": "poisson"}
+    added = 0
+    for seed in range(200):
+        (row,) = time_masks([50], seed, **options)
+        (drawn,) = time_masks([50], seed, min_masked=0, **options)
+        assert set(drawn) <= set(row)
+        assert len(row) == max(2, len(drawn))
+        added += len(row) > len(drawn)
+    assert 0 < added < 200
+
+
+def test_static_masks_are_those_of_earlier_versions():
+    """A golden draw: another one would make a resumed run go on with other masks."""
+    rows = time_masks([24, 24], 1, probability=0.3, span=4)
+    assert [row.tolist() for row in rows] == [
+        [14, 15, 16, 17, 19, 20, 21, 22],
+        [2, 3, 4, 5, 16, 17, 18, 19],
+    ]
+
+
+def test_pretraining_refuses_to_mask_nothing():
+    with pytest.raises(UserError, match="--mask_prob 0: .*above 0"):
+        PretrainingTask(
+            DataOptions(),
+            CropOptions(),
+            MINI,
+            Regularisation(),
+            Masking(mask_prob=0.0),
+            ContrastiveObjective(),
+            RunOptions(),
+            torch.device("cpu"),
+        )
 
 
 def test_probability_zero_masks_nothing():
