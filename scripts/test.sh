@@ -17,6 +17,8 @@ prepare_python requirements-test.txt
 install_debian asterisk-core-sounds-en asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722 \
     || echo "note: the tests on real recordings will skip" >&2
 
+# One thread a test process: several wait for each other whenever anything else runs.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest -q "${selection[@]}" "$@"
+"$PYTHON" -m pytest -q --numprocesses auto --maxprocesses 8 "${selection[@]}" "$@"

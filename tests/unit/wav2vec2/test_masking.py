@@ -143,7 +143,7 @@ def test_every_row_has_two_masked_frames_and_one_that_is_not(distribution, other
                 assert len({len(row) for row in rows}) == 1
                 for row, length in zip(rows, frames):
                     assert 2 <= len(row) < length
-                    assert (np.diff(row) > 0).all() and 0 <= row[0] and row[-1] < length
+                    assert (np.diff(row) > 0).all() and row[0] >= 0 and row[-1] < length
 
 
 def test_added_frames_are_drawn_only_where_they_are_missing():
