@@ -43,6 +43,8 @@ class ModelOptions:
     """Layers before, (shortened, by which factor), and after; '' for the plain encoder."""
     hourglass_resampling: Literal["naive", "linear"] = "naive"
     """Shorten by mean and repetition, or by learned linear maps."""
+    init_from: str = ""
+    """Pre-trained checkpoint to start from, with a fresh optimizer and schedule; '': none."""
 
     def architecture(self) -> Architecture:
         if self.hourglass_resampling != "naive" and not self.hourglass.strip():
@@ -161,9 +163,8 @@ def build(
     if command == "pretrain":
         architecture = options[ModelOptions].architecture()
         crop, objective = options[CropOptions], options[ContrastiveObjective]
-        return PretrainingTask(
-            data, crop, architecture, regularisation, masking, objective, run, device
-        )
+        choices = (data, crop, architecture, regularisation, masking, objective, run, device)
+        return PretrainingTask(*choices, options[ModelOptions].init_from, saved)
     finetune, max_update = options[FinetuneOptions], options[ScheduleOptions].max_update
     return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device, saved)
 

@@ -3,7 +3,10 @@
 import hashlib
 import os
 import re
+import shutil
+import threading
 import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +39,75 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch wraps a full disk into RuntimeError
         temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise UserError(
-            f"{path}: checkpoint cannot be saved ({reason}); free space or set OUTPUT_DIR elsewhere"
+            f"{path}: checkpoint cannot be saved ({reason}); it takes {_size(content) / 1e6:.0f} "
+            f"MB, {free / 1e6:.0f} MB are free: make space, or set OUTPUT_DIR elsewhere"
         ) from error
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """All tensors of nested dicts, lists and tuples."""
+    if isinstance(content, torch.Tensor):
+        yield content
+    elif isinstance(content, dict):
+        for value in content.values():
+            yield from _tensors(value)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _tensors(value)
+
+
+def _size(content: Any) -> int:
+    """Bytes of the tensors of `content`."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+
+
+def _copied(content: Any) -> Any:
+    """`content` with its tensors copied to the CPU, so that training may change the originals."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_copied(value) for value in content)
+    return content
+
+
+class Writer:
+    """Writes checkpoints behind the training's back, one at a time.
+
+    Training waits for a copy of the tensors; the file is written by a thread.  What goes wrong
+    there is raised by the next call.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: UserError | None = None
+
+    def save(self, path: Path, content: dict[str, Any], then: Callable[[], None]) -> None:
+        """`save` of a copy of `content`, then `then()`; waits for the write before it."""
+        self.wait()
+        copy = _copied(content)
+
+        def write() -> None:
+            try:
+                save(path, copy)
+                then()
+            except UserError as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was to be written is; UserError if it could not be."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -136,7 +205,16 @@ def newest(output_dir: str | Path) -> Saved | None:
     return None
 
 
-def prune(output_dir: str | Path, keep: int) -> None:
-    """Remove all but the newest `keep` update checkpoints."""
-    for update in saved_updates(output_dir)[:-keep]:
-        update_file(output_dir, update).unlink(missing_ok=True)
+def prune(output_dir: str | Path, keep: int, milestones: Sequence[int] = ()) -> None:
+    """Remove update checkpoints but the newest `keep` and those nearest to each milestone, and
+    what writers that were killed left behind."""
+    updates = saved_updates(output_dir)
+    kept = {*updates[-keep:]}
+    if updates:
+        kept |= {min(updates, key=lambda u: abs(u - milestone)) for milestone in milestones}
+    for update in updates:
+        if update not in kept:
+            update_file(output_dir, update).unlink(missing_ok=True)
+    for path in Path(output_dir).glob(".wav2vec2_*.tmp"):
+        if not path.name.endswith(f".{os.getpid()}.tmp"):
+            path.unlink(missing_ok=True)

@@ -40,14 +40,16 @@ def died(failure: ProcessFailure) -> str | None:
 
 def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int]:
     """One line on why the processes ended, and the exit code."""
+    written = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+    if written and written["code"] != ExitCode.PEER_LOST:
+        return written["reason"], written["code"]
     for rank, failure in sorted(failures.items()):
         if how := died(failure):
             return (
                 f"process {rank} {how}; started again, the run goes on from its last checkpoint",
                 ExitCode.PEER_LOST,
             )
-    if record.exists():
-        written = json.loads(record.read_text(encoding="utf-8"))
+    if written:
         return written["reason"], written["code"]
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
     return f"process {rank} failed with exit code {failure.exitcode}; see its traceback above", 1

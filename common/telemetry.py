@@ -6,6 +6,7 @@ be imported, the small writer below emits the identical format.
 
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,11 @@ class _JsonStream:
 
 
 def _json_stream(path: Path) -> Any:
+    if path.exists() and path.stat().st_size:
+        with open(path, "rb+") as file:  # a run that was killed may have left half a line
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
     try:
         from dllogger import JSONStreamBackend, Verbosity
     except ImportError:

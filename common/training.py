@@ -48,7 +48,9 @@ class RunOptions:
     save_every_updates: int = 0
     """Updates between checkpoints, in addition; 0: none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the best one."""
+    """Newest checkpoints kept, beside the best one and those nearest to the milestones."""
+    milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000)
+    """Updates of which the nearest checkpoint is kept, too."""
     validate_frequency: int = 1
     """Epochs between validations; the last update is always validated."""
     validate_at_start: bool = False
@@ -129,6 +131,7 @@ class Trainer:
         self.clip_norm = optimizer_options.clip_norm
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
+        self.writer = checkpoint.Writer()
         self.weights = Weights(task.model, precision)
         self.scaler = LossScaler() if precision == "fp16" else None
         self.optimizer = optimizer_options.build(self.weights.parameters())
@@ -193,16 +196,21 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write this update's checkpoint and remove those no longer kept."""
+        """Have this update's checkpoint written, and those removed that are no longer kept."""
         if self.run.no_save or not distributed.is_main() or self.saved == self.position:
             return
-        path = checkpoint.update_file(self.output_dir, self.update)
-        state = {
+        content = {
+            **self._content(),
             "optimizer": self.optimizer.state_dict(),
             "loss_scale": self.scaler.state_dict() if self.scaler else None,
         }
-        checkpoint.save(path, {**self._content(), **state})
-        checkpoint.prune(self.output_dir, self.run.keep_checkpoints)
+        self.writer.save(
+            checkpoint.update_file(self.output_dir, self.update),
+            content,
+            then=lambda: checkpoint.prune(
+                self.output_dir, self.run.keep_checkpoints, self.run.milestones
+            ),
+        )
         self.saved = self.position
 
     def _requests(self) -> Iterator[GroupRequest]:
@@ -222,11 +230,14 @@ class Trainer:
         """
         try:
             with StopRequest() as stop:
-                return self._train(stop)
+                summary = self._train(stop)
+                self.writer.wait()
+                return summary
         except Exception as error:
-            if self.update:
-                with uninterrupted(obey=False):
+            with uninterrupted(obey=False):
+                if self.update:
                     self.save()
+                self.writer.wait()
             if died := dead_worker(error):
                 raise died from None
             raise
@@ -352,7 +363,8 @@ class Trainer:
         if self.update and math.isfinite(value) and (self.best is None or value < self.best):
             self.best = value
             if not self.run.no_save and distributed.is_main():
-                checkpoint.save(checkpoint.best_file(self.output_dir), self._content())
+                best = checkpoint.best_file(self.output_dir)
+                self.writer.save(best, self._content(), then=lambda: None)
         return named
 
     def _measure(self) -> dict[str, float]:

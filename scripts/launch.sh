@@ -12,6 +12,8 @@
 : "${MAX_RESTARTS:=0}"         # times to start again by itself after a process was lost
 : "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
+: "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
+: "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
 : "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
@@ -34,7 +36,7 @@ launch() {
         --train_subset "$TRAIN_SUBSET" --valid_subset "$VALID_SUBSET"
         --num_workers "$NUM_WORKERS" --validate_frequency "$VALIDATE_FREQUENCY"
         --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
-        --precision "$precision" --ema "$EMA"
+        --optimizer "$OPTIMIZER" --precision "$precision" --ema "$EMA"
         --strict_geometry "$STRICT_GEOMETRY" --auto_geometry "$AUTO_GEOMETRY"
         --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
 
@@ -43,6 +45,8 @@ launch() {
         WORLD_SIZE=$((NUM_GPUS * NUM_NODES)) "$PYTHON" train.py "${arguments[@]}"
         return
     fi
+    # A signal to all of a job's processes must not end this shell before they have saved.
+    trap : TERM USR1
     if [[ $NUM_GPUS == 1 && $NUM_NODES == 1 ]]; then
         "$PYTHON" train.py "${arguments[@]}"
         return
@@ -77,7 +81,7 @@ pretrain() {
         --num_concat_batches "$NUM_CONCAT_BATCHES" --update_freq "$UPDATE_FREQ" \
         --batches_per_update "$BATCHES_PER_UPDATE" --max_tokens "$MAX_TOKENS" \
         --min_sample_size "$MIN_SAMPLE_SIZE" --max_sample_size "$MAX_SAMPLE_SIZE" \
-        --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" \
+        --model "$MODEL" --hourglass "$HOURGLASS_CONFIG" --init_from "$INIT_FROM" \
         --mask_prob "$MASK_PROB" --mask_span "$MASK_SPAN" \
         --loss_weights "${loss_weights[@]}" --gumbel_temperature "${gumbel_temperature[@]}" \
         --dropout "$DROPOUT" --dropout_input "$DROPOUT_INPUT" \

@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import distributed
+from common import checkpoint, distributed
 from common.audio import SAMPLE_RATE
 from common.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
+from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
 from common.distributed import notice
 from common.errors import UserError
@@ -190,6 +192,16 @@ def recipe_of(
     for choice in choices:
         recipe.update(asdict(choice))
     return recipe
+
+
+def weights_digest(path: str, saved: Saved | None, name: str) -> str | None:
+    """What the recipe says of the weights a training started from: their content, not their place.
+
+    A run that is continued needs them no more; where they are gone, its own word is taken.
+    """
+    if saved is None or Path(path).is_file():
+        return checkpoint.file_digest(path)
+    return saved.content.get("recipe", {}).get(name)
 
 
 def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:

@@ -29,6 +29,7 @@ from tasks.data import (
     plan_batches,
     recipe_of,
     validation_batches,
+    weights_digest,
 )
 from tasks.recognition import Score, recognise
 from wav2vec2.config import Masking, Regularisation
@@ -176,7 +177,9 @@ class FinetuningTask:
             *(options, regularisation, masking),
         )
         # What is in the files counts, not where they lie.
-        self.recipe["pretrained_model"] = self.pretrained_digest
+        self.recipe["pretrained_model"] = weights_digest(
+            options.pretrained_model, saved, "pretrained_model"
+        )
         subwords = self.vocabulary.subwords
         dictionary_content = self.vocabulary.to_text().encode() + (
             subwords.content if subwords else b""
@@ -187,13 +190,7 @@ class FinetuningTask:
         """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
         path = self.options.pretrained_model
         if saved is None:
-            pretrained = checkpoint.load(path)
-            self.pretrained_digest = checkpoint.file_digest(path)
-            return path, pretrained
-        if Path(path).is_file():
-            self.pretrained_digest = checkpoint.file_digest(path)
-        else:
-            self.pretrained_digest = saved.content.get("recipe", {}).get("pretrained_model")
+            return path, checkpoint.load(path)
         return str(saved.path), saved.content
 
     def _check_hourglass(self, source: str) -> None:

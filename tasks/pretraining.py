@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import randomness
+from common import checkpoint, randomness
+from common.checkpoint import Saved
 from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.errors import UserError
 from common.manifest import Utterance, read_manifest
@@ -22,6 +23,7 @@ from tasks.data import (
     plan_batches,
     recipe_of,
     validation_batches,
+    weights_digest,
 )
 from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.contrastive import draw_distractors
@@ -104,7 +106,11 @@ class PretrainingTask:
         objective: ContrastiveObjective,
         run: RunOptions,
         device: torch.device,
+        init_from: str = "",
+        saved: Saved | None = None,
     ):
+        """`init_from`: checkpoint whose weights to start from; `saved`: the checkpoint of this task
+        that is to be continued."""
         self.architecture, self.regularisation = architecture, regularisation
         self.objective, self.run, self.device = objective, run, device
         if masking.mask_prob == 0:
@@ -160,6 +166,8 @@ class PretrainingTask:
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
+        if init_from and saved is None:
+            native.load_pretraining(self.model, checkpoint.load(init_from), init_from, architecture)
         self.model.to(device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
         self.recipe = recipe_of(
@@ -169,6 +177,9 @@ class PretrainingTask:
             utterances,
             self.plan,
             *(crop, regularisation, masking, objective),
+        )
+        self.recipe["init_from"] = (
+            weights_digest(init_from, saved, "init_from") if init_from else None
         )
 
     def begin_update(self, update: int) -> None:

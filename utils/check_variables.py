@@ -31,11 +31,6 @@ ALIASES = {
     "WARMUP": "WARMUP_UPDATES",
     "WARMUP_STEPS": "WARMUP_UPDATES",
 }
-# Named in recipes elsewhere, not offered here: setting one must not be silently ignored.
-UNAVAILABLE = {
-    "OPTIMIZER": "the optimizer is AdamW",
-}
-OFF = {"", "0", "false", "adam", "adamw"}
 # Words too common elsewhere to say that a variable is meant for a recipe.
 COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
 FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
@@ -67,8 +62,6 @@ def one_edit_apart(a: str, b: str) -> bool:
 
 def resembles(name: str, known: set[str]) -> bool:
     """Whether `name` looks as if it were meant for a recipe."""
-    if name.startswith(FOREIGN_PREFIXES):
-        return False
     if any(len(name) > 3 and one_edit_apart(name, other) for other in known):
         return True
     if len(name) > 5 and difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
@@ -114,9 +107,8 @@ def check(script: Path, environment: Mapping[str, str]) -> list[str]:
     for name, value in sorted(environment.items()):
         if name in own:
             check_value(name, value, own[name])
-        elif name in UNAVAILABLE:
-            if value.lower() not in OFF:
-                raise UserError(f"{name}={value}: not offered here, {UNAVAILABLE[name]}; unset it")
+        elif name.startswith(FOREIGN_PREFIXES):
+            continue
         elif name in known:
             notes.append(f"note: {name} is set, but {script.name} does not read it")
         elif name in ALIASES or resembles(name, known):

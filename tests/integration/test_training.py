@@ -207,6 +207,27 @@ def test_the_pretrained_weights_are_the_ones_loaded(corpus, pretrained, tmp_path
     assert torch.equal(loaded["proj.weight"], fresh["proj.weight"])  # the same start otherwise
 
 
+def test_pretraining_goes_on_from_somebodys_weights(corpus, pretrained, tmp_path, command):
+    """All weights, a fresh optimizer and schedule; a resume needs the start no more."""
+    start = tmp_path / "start.pt"
+    shutil.copy(pretrained, start)
+    arguments = flags("pretrain", corpus, tmp_path / "o", init_from=start, seed=5)
+    trainer = train.prepare(*train.parse(arguments), torch.device("cpu"))
+    saved = checkpoint.load(start)["model"]
+    for name, weight in trainer.task.model.state_dict().items():
+        assert torch.equal(weight, saved[name]), name
+    assert trainer.update == 0 and not trainer.optimizer.state
+    stop_during(trainer, 2)
+    with pytest.raises(StoppedBySignal):
+        trainer.train()
+    start.unlink()
+    run(*train.parse(arguments))
+    code, _, err = command(
+        train.main, *flags("pretrain", corpus, tmp_path / "x", init_from=pretrained, hourglass="")
+    )
+    assert code == 2 and "of another architecture than --model and --hourglass say" in err
+
+
 def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path, capsys):
     run(
         *train.parse(

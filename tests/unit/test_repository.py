@@ -146,7 +146,10 @@ def test_readme_tree_is_the_folders():
     assert named == present
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.sh")), ids=lambda p: p.name)
+SHELL = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.sbatch")])
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda p: p.name)
 def test_scripts_parse(script):
     result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -10,7 +10,7 @@ import torch
 from common.errors import UserError
 from common.subwords import SubwordModel
 from common.vocabulary import Spelling, Vocabulary
-from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
+from wav2vec2.config import Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
@@ -73,15 +73,19 @@ def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source
 
 
 def load_pretraining(
-    content: dict[str, Any], source: str, regularisation: Regularisation
-) -> Wav2Vec2ForPretraining:
-    """The whole pre-training model of a loaded checkpoint."""
+    model: Wav2Vec2ForPretraining, content: dict[str, Any], source: str, expected: Architecture
+) -> None:
+    """Copy a whole pre-training model into `model`, whose architecture is `expected`."""
     if content.get("kind") != "pretraining":
         raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
-    architecture = architecture_of(content, source)
-    model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, ContrastiveObjective())
+    found, wanted = architecture_of(content, source).to_dict(), expected.to_dict()
+    differing = [f"{name} {found[name]}" for name in wanted if found[name] != wanted[name]]
+    if differing:
+        raise UserError(
+            f"{source}: of another architecture than --model and --hourglass say "
+            f"({'; '.join(differing)}); give those it was trained with"
+        )
     _load(model, content["model"], source)
-    return model
 
 
 def _vocabulary(content: dict[str, Any], source: str) -> Vocabulary:

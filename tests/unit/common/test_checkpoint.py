@@ -1,5 +1,6 @@
 import os
 import pickle
+import time
 import zipfile
 
 import pytest
@@ -87,8 +88,9 @@ def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"c\.pt: .*No space left"):
-        checkpoint.save(path, {"update": 4})
+    content = {"update": 4, "model": {"w": torch.zeros(500_000)}, "nested": [torch.zeros(500_000)]}
+    with pytest.raises(UserError, match=r"c\.pt: .*No space left.*takes 4 MB, \d+ MB are free"):
+        checkpoint.save(path, content)
     monkeypatch.undo()
     assert checkpoint.load(path)["update"] == 3
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
@@ -102,3 +104,43 @@ def test_retention(tmp_path):
     checkpoint.prune(tmp_path, 2)
     assert checkpoint.saved_updates(tmp_path) == [20, 100]
     assert checkpoint.best_file(tmp_path).exists()
+    checkpoint.prune(tmp_path, 1, milestones=[15, 1000])
+    assert checkpoint.saved_updates(tmp_path) == [20, 100]  # 20 is nearest to 15
+    (tmp_path / ".wav2vec2_update7.pt.1.tmp").touch()  # of a process that was killed
+    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.saved_updates(tmp_path) == [100]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_training_changes_meanwhile_is_not_written(tmp_path, monkeypatch):
+    """The file holds the tensors of the moment of the call; one write at a time."""
+    original, order = checkpoint.save, []
+
+    def slow(path, content):
+        order.append(("start", path.name))
+        time.sleep(0.1)
+        original(path, content)
+        order.append(("end", path.name))
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    weights, plain = torch.zeros(10), {"step": 1}
+    writer = checkpoint.Writer()
+    writer.save(tmp_path / "a.pt", {"w": [weights], "plain": plain}, then=lambda: order.append("a"))
+    weights.fill_(7)
+    plain["step"] = 2
+    writer.save(tmp_path / "b.pt", {"w": (weights,)}, then=lambda: order.append("b"))
+    weights.fill_(9)
+    writer.wait()
+    names = [("start", "a.pt"), ("end", "a.pt"), "a", ("start", "b.pt"), ("end", "b.pt"), "b"]
+    assert order == names
+    saved = checkpoint.load(tmp_path / "a.pt")
+    assert saved["w"][0].tolist() == [0.0] * 10 and saved["plain"] == {"step": 1}
+    assert checkpoint.load(tmp_path / "b.pt")["w"][0].tolist() == [7.0] * 10
+
+
+def test_a_write_that_fails_is_told_at_the_next_call(tmp_path):
+    writer = checkpoint.Writer()
+    writer.save(tmp_path / "missing" / "a.pt", {}, then=lambda: None)
+    with pytest.raises(UserError, match=r"a\.pt: checkpoint cannot be saved"):
+        writer.wait()
+    writer.wait()  # said once

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -105,6 +106,13 @@ def test_the_code_that_was_written_down(tmp_path):
     record = tmp_path / "exit.json"
     record.write_text(json.dumps({"code": 3, "reason": "codebook collapsed"}))
     assert explain(record, {}) == ("codebook collapsed", 3)
+    killed = SimpleNamespace(exitcode=-9, timestamp=1)
+    assert explain(record, {1: killed}) == ("codebook collapsed", 3)  # it had said why
+    record.write_text(json.dumps({"code": 5, "reason": "waited in vain"}))
+    reason, code = explain(record, {1: killed})
+    assert code == 5 and reason.startswith("process 1 was killed by SIGKILL")
+    ended = SimpleNamespace(exitcode=-15, timestamp=2)  # by torchrun, because of the first
+    assert explain(record, {0: ended})[0] == "waited in vain"
 
 
 def test_reasons_that_would_recur_are_not_tried_again(tmp_path, monkeypatch):

@@ -46,6 +46,16 @@ def test_every_run_has_a_copy_of_its_own(tmp_path):
         assert [r["step"] for r in own if r["type"] == "LOG"] == [[number]]
 
 
+def test_half_a_line_of_a_killed_run_spoils_no_other(tmp_path):
+    (tmp_path / "nvlog.json").write_text('DLLL {"timest')
+    telemetry = Telemetry(tmp_path, tensorboard=False)
+    telemetry.log([1], {"val_loss": 1.0})
+    telemetry.close()
+    lines = (tmp_path / "nvlog.json").read_text().splitlines()
+    assert lines[0] == 'DLLL {"timest'
+    assert all(json.loads(line.removeprefix("DLLL ")) for line in lines[1:]) and len(lines) == 3
+
+
 def test_other_processes_write_nothing(tmp_path, capsys):
     telemetry = Telemetry(tmp_path, enabled=False)
     telemetry.log([1], {"val_loss": 1.0})

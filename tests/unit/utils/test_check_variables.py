@@ -88,9 +88,3 @@ def test_near_misses(name, meant):
 def test_another_recipes_variable_is_noted():
     (note,) = check(BASE, {"FREEZE_FINETUNE_UPDATES": "5"})
     assert "FREEZE_FINETUNE_UPDATES" in note and "pretrain_base.sh does not read it" in note
-
-
-def test_what_is_not_offered_is_refused_unless_off():
-    with pytest.raises(UserError, match="OPTIMIZER=lion: not offered here"):
-        check(BASE, {"OPTIMIZER": "lion"})
-    assert check(BASE, {"OPTIMIZER": "adam"}) == []
