@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from common.audio import SAMPLE_RATE, normalize, read_recording
 from common.batching import GroupRequest
 from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.errors import ExitCode, UserError, run_command
-from common.flags import ArgumentParser, add_flags, from_flags
+from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.manifest import Manifest, read_labels, read_manifest, write_lines
 from common.vocabulary import Spelling, Vocabulary
 from tasks.recognition import Score, recognise
@@ -76,7 +75,7 @@ class Recogniser:
 
     @classmethod
     def load(cls, options: ModelOptions) -> "Recogniser":
-        device = distributed.pick_device(options.cpu)
+        device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
         content = checkpoint.load(options.checkpoint)
         model, vocabulary = native.load_ctc(content, options.checkpoint)
         return cls(
@@ -102,6 +101,7 @@ class Recogniser:
 
 def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     """Word and unit error rate of a subset; hypotheses saved with their ids."""
+    output_dir = prepare_folder("--output_dir", evaluation.output_dir)
     recogniser = Recogniser.load(options)
     manifest = read_manifest(evaluation.dataset_dir, evaluation.subset)
     references = recogniser.references(manifest)
@@ -142,7 +142,6 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     for result in in_order[::step][: evaluation.show]:
         print(f"{result['id']}  reference:  {result['reference']}")
         print(f"{result['id']}  hypothesis: {result['hypothesis']}")
-    output_dir = Path(evaluation.output_dir)
     hypotheses = output_dir / f"hypotheses_{evaluation.subset}.jsonl"
     summary = {
         "subset": evaluation.subset,

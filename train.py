@@ -15,7 +15,7 @@ import torch
 from common import checkpoint, distributed
 from common.checkpoint import Saved
 from common.errors import EXIT_FILE, REASONS, UserError, record_exit, run_command
-from common.flags import ArgumentParser, add_flags, from_flags
+from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.optimizer import OptimizerOptions
 from common.precision import PrecisionOptions, check_supported
 from common.schedule import ScheduleOptions
@@ -128,21 +128,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[str, dict[type, Any]]:
     return namespace.command, {cls: from_flags(cls, namespace) for cls in namespace.classes}
 
 
-def prepare_output(run: RunOptions) -> None:
-    """Create the output folder, or say at once that it cannot be written."""
-    folder = Path(run.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / EXIT_FILE).unlink(missing_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--output_dir {folder}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-
-
 def resolved(command: str, options: dict[type, Any]) -> dict[str, Any]:
     """The whole configuration in plain types, as printed and logged."""
     configuration: dict[str, Any] = {"command": command}
@@ -173,7 +158,13 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
     """Everything that comes before the first update; what one process cannot do stops all."""
     run = options[RunOptions]
     configuration = resolved(command, options)
-    distributed.together(lambda: prepare_output(run) if distributed.is_main() else None)
+
+    def prepare_output() -> None:
+        if distributed.is_main():
+            folder = prepare_folder("--output_dir", run.output_dir)
+            (folder / EXIT_FILE).unlink(missing_ok=True)
+
+    distributed.together(prepare_output)
     if distributed.is_main():
         print(f"configuration: {json.dumps(configuration)}", flush=True)
 

@@ -172,12 +172,15 @@ class _Requests:
 def dead_worker(error: Exception) -> UserError | None:
     """What to tell the user if `error` says that a loader worker died.
 
-    torch raises that from a signal handler, so wherever the training process happens to be.
+    torch raises that from a signal handler, so wherever the training process happens to be, or
+    the connection to the worker breaks.
     """
-    if "DataLoader worker" not in str(error):
+    lost = isinstance(error, OSError | EOFError)
+    if not lost and "DataLoader worker" not in str(error):
         return None
+    reason = str(error).partition("\n")[0]
     return UserError(
-        f"--num_workers: a loader worker died ({str(error).splitlines()[0]}); lower it if memory "
+        f"--num_workers: a loader worker died ({reason}); lower it if memory "
         "ran out, or give a container more shared memory (--shm-size)"
     )
 
@@ -207,7 +210,7 @@ def load_batches(
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 raise dead_worker(error) or error from None
             if batch is None:
                 return

@@ -85,12 +85,12 @@ def one_line(error: object) -> str:
 def _recorded() -> int | None:
     """The exit code of the run that the launcher restarts, if its reason would recur."""
     record = os.environ.get(RECORD_VARIABLE)
-    if not record or not os.path.exists(record):
+    if not record:
         return None
-    code = json.loads(Path(record).read_text(encoding="utf-8"))["code"]
-    if code != ExitCode.PEER_LOST:
-        return code
-    with suppress(FileNotFoundError):  # another process of the restart may be first
+    with suppress(FileNotFoundError):  # none, or another process of the restart removed it
+        code = json.loads(Path(record).read_text(encoding="utf-8"))["code"]
+        if code != ExitCode.PEER_LOST:
+            return code
         os.unlink(record)
     return None
 

@@ -8,12 +8,14 @@ import ast
 import difflib
 import inspect
 import math
+import os
 import sys
 import textwrap
 import types
 import typing
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
 from common.errors import UserError
@@ -182,3 +184,18 @@ def parse_dataclasses(
         add_flags(parser, cls)
     namespace = parser.parse_args(argv)
     return [from_flags(cls, namespace) for cls in classes]
+
+
+def prepare_folder(flag: str, folder: str | Path) -> Path:
+    """Create the output folder that `flag` names, or say at once that it cannot be written."""
+    folder = Path(folder)
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    return folder

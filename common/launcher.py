@@ -63,6 +63,8 @@ def main(argv: list[str]) -> int:
         record = Path(folder) / "exit.json"
         os.environ[RECORD_VARIABLE] = str(record)
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+        # After a restart a shared store still holds the addresses of the processes before.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)
         arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
         try:

@@ -238,7 +238,7 @@ class Trainer:
                 if self.update:
                     self.save()
                 self.writer.wait()
-            if died := dead_worker(error):
+            if isinstance(error, RuntimeError) and (died := dead_worker(error)):
                 raise died from None
             raise
         finally:

@@ -276,6 +276,19 @@ def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained)
     assert command(train.main, *agreeing)[0] == 0
 
 
+def test_evaluation(copy, tmp_path, command, finetuned):  # noqa: F811
+    """What cannot work is said before anything is decoded."""
+    (tmp_path / "file").touch()
+    arguments = ["evaluate", "--checkpoint", finetuned, "--dataset_dir", copy, "--subset", "dev"]
+    for flag, value, message in [
+        ("--output_dir", tmp_path / "file", "cannot be written"),
+        ("--num_workers", -1, "must not be negative"),
+        ("--batch_size", 0, "must be at least 1"),
+        ("--subset", "dve", "dve.tsv: no such file"),
+    ]:
+        one_line(command(inference.main, *arguments, flag, value), message)
+
+
 def test_output_folder_that_cannot_be_written(copy, tmp_path, command):
     (tmp_path / "file").touch()
     arguments = flags("pretrain", copy, tmp_path / "file" / "o")

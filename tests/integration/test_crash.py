@@ -18,11 +18,11 @@ from tests.integration.conftest import ROOT, flags
 UPDATES = 40
 
 
-def start(arguments, processes):
+def start(arguments, processes, *options):
     command = [sys.executable, "train.py"]
     if processes > 1:
         command = [sys.executable, "-m", "common.launcher", "--standalone", "--nproc_per_node"]
-        command += [str(processes), "train.py"]
+        command += [str(processes), *options, "train.py"]
     return subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
@@ -121,3 +121,48 @@ def test_twenty_kills(corpus, tmp_path):
 @pytest.mark.long
 def test_two_processes_and_four_kills(corpus, tmp_path):
     check(corpus, tmp_path, kills=4, processes=2, seed=3)
+
+
+def test_a_run_that_lost_a_process_starts_again_by_itself(corpus, tmp_path):
+    """With restarts allowed: from its last checkpoint, to the bit."""
+    run_with_kills(corpus, tmp_path / "straight", 0, 2, seed=0)
+    folder = tmp_path / "killed"
+    arguments = flags(
+        "pretrain",
+        corpus,
+        folder,
+        max_update=UPDATES,
+        max_tokens=60_000,
+        save_every_updates=1,
+        validate_frequency=2,
+        update_freq=1,
+    )
+    process = start(arguments, 2, "--max_restarts", "1")
+    deadline = time.monotonic() + 120
+    while not ((folder / "nvlog.json").exists() and len(losses(folder)) >= UPDATES // 4):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    workers = [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and is_worker(entry, folder)
+    ]
+    assert len(workers) == 2
+    os.kill(max(workers), signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "continuing from" in err
+    straight, killed = (
+        checkpoint.load(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")["model"]
+        for name in ("straight", "killed")
+    )
+    for name, weight in straight.items():
+        assert torch.equal(weight, killed[name]), name
+
+
+def is_worker(entry, folder):
+    try:
+        command = (entry / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return str(folder).encode() in command and b"common.launcher" not in command

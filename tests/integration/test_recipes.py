@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from tests.integration.conftest import script
 
@@ -116,8 +119,6 @@ def test_other_finetuning_recipes(corpus, mini_checkpoint, tmp_path, recipe):
 
 def test_two_processes_through_torchrun(corpus, tmp_path):
     """Also: the same recipe as one process that accumulates, so the same weights."""
-    import torch
-
     variables = {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"}
     variables["NUM_CONCAT_BATCHES"] = "1"
     variables["MAX_UPDATE"] = "3"
@@ -135,6 +136,37 @@ def test_two_processes_through_torchrun(corpus, tmp_path):
     )
     for key, weight in one.items():
         assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
+
+
+def test_two_machines(corpus, tmp_path):
+    """Two launchers that meet on the loopback: the same weights as one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"}
+    variables |= {"NUM_CONCAT_BATCHES": "1", "DATASET_DIR": str(corpus)}
+    cluster = {"NUM_NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+    def machine(number):
+        own = {"NODE_RANK": str(number), "OUTPUT_DIR": str(tmp_path / "two")}
+        return script("pretrain_base.sh", **{**variables, **cluster, **own})
+
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(machine, (0, 1)):
+            assert result.returncode == 0, result.stderr
+    one = script(
+        "pretrain_base.sh", **{**variables, "UPDATE_FREQ": "2", "OUTPUT_DIR": tmp_path / "one"}
+    )
+    assert one.returncode == 0, one.stderr
+    two, one = (
+        torch.load(tmp_path / name / "wav2vec2_update2.pt", weights_only=True)["model"]
+        for name in ("two", "one")
+    )
+    for key, weight in one.items():
+        assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
+    missing = script("pretrain_base.sh", **{**variables, "NUM_NODES": "2", "OUTPUT_DIR": tmp_path})
+    assert missing.returncode == 2
+    assert "error: NUM_NODES=2: set MASTER_ADDR" in missing.stderr
 
 
 def test_more_processes_than_validation_batches(corpus, mini_checkpoint, tmp_path):

@@ -262,7 +262,7 @@ def test_evaluation_does_not_depend_on_batch_size(corpus, finetuned, tmp_path, c
         code, out, _ = command(
             inference.main,
             *["evaluate", "--checkpoint", finetuned, "--dataset_dir", corpus, "--subset", "dev"],
-            *["--output_dir", output, "--batch_size", batch_size, "--num_workers", 0, "--cpu"],
+            *["--output_dir", output, "--batch_size", batch_size, "--num_workers", 0],
         )
         assert code == 0 and "WER" in out
         summary = json.loads((output / "summary_dev.json").read_text())
