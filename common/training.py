@@ -172,12 +172,12 @@ class Trainer:
                 self.scaler.load_state_dict(content["loss_scale"])
             self.update, self.position = content["update"], content["position"]
             self.validated, self.best = content["validated"], content["best"]
+            changed = differences(content["circumstances"], self.circumstances)
         except KeyError as error:
             raise UserError(
                 f"{saved.path}: not a checkpoint that a run can go on from (it has no {error}); "
                 "choose another OUTPUT_DIR"
             ) from None
-        changed = differences(content["circumstances"], self.circumstances)
         distributed.notice(
             f"continuing from {saved.path}" + (f"; {', '.join(changed)}" if changed else "")
         )
@@ -286,11 +286,11 @@ class Trainer:
             self.position += 1
             if report.applied:
                 self.update = update
-                health.applied(sums)
                 if self.scaler:
                     self.scaler.applied()
                 if self.ema:
                     self.ema.update()
+                health.applied(sums)
             elif self.scaler:
                 self.scaler.overflowed(ids)
             else:
@@ -323,7 +323,8 @@ class Trainer:
                     _Interval(self.task, self.device),
                     _Interval(self.task, self.device),
                 )
-            due = run.save_every_updates and self.update % run.save_every_updates == 0
+            every = run.save_every_updates
+            due = every and report.applied and self.update % every == 0
             if due or last or (end_of_epoch and epoch % run.save_frequency == 0):
                 self.save()
             if report.stop and not last:

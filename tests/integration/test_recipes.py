@@ -201,7 +201,6 @@ def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
         ("MAX_UPDATES", "2", "did you mean MAX_UPDATE?"),
         ("NUM_CONCAT_BATCH", "2", "did you mean NUM_CONCAT_BATCHES?"),
         ("BF16", "yes", "BF16=yes: must be true or false"),
-        ("OPTIMIZER", "lion", "--optimizer: invalid choice: 'lion'"),
     ],
 )
 def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):
