@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wav2vec2.numerics import at_least_fp32
+
 NORM_EPS = 1e-5
 """eps of every LayerNorm and GroupNorm in the model."""
 
@@ -60,6 +62,16 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else _ScaleGradient.apply(x, factor)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Statistics in fp32 at least: torch's kernels round those of half precision to 16 bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, channels, time]` -> the same, in its own type."""
+        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
+        y = F.group_norm(at_least_fp32(x), self.num_groups, weight, bias, self.eps)
+        return y.to(x.dtype)
+
+
 class ConvBlock(nn.Module):
     """Convolution, norm (if any), GELU: `[batch, in, time]` -> `[batch, out, shorter time]`."""
 
@@ -78,14 +90,14 @@ class ConvBlock(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm: nn.Module | None = None
         if norm == "group":
-            self.norm = nn.GroupNorm(out_channels, out_channels, eps=NORM_EPS)
+            self.norm = GroupNorm(out_channels, out_channels, eps=NORM_EPS)
         elif norm == "layer":
             self.norm = nn.LayerNorm(out_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """`lengths` `[batch]` on the CPU: valid steps of the convolution's output, None if all."""
         x = self.conv(x)
-        if isinstance(self.norm, nn.GroupNorm):
+        if isinstance(self.norm, GroupNorm):
             x = self._group_norm(x, lengths)
         elif self.norm is not None:
             x = self.norm(x.transpose(1, 2)).transpose(1, 2)

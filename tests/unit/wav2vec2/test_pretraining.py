@@ -115,6 +115,28 @@ def test_penalty_gradient_is_scaled_by_the_gradient_multiplier():
     torch.testing.assert_close(found[1], 0.1 * found[0])
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_penalty_gradient_against_plain_code(padded):
+    """10 n times the mean square of the valid frames, its gradient times the multiplier."""
+    model = make_model(regularisation=replace(NO_DROPOUT, feature_grad_mult=0.3)).train()
+    waveforms = torch.randn(2, SAMPLES, dtype=torch.float64)
+    samples = [SAMPLES, 5_000 if padded else SAMPLES]
+    waveforms[1, samples[1] :] = 0
+    parts = [make_sub_batch(1, row, n) for row, n in enumerate(samples)]
+    batch = PretrainingBatch(waveforms, parts, torch.tensor(samples) if padded else None)
+    model(batch, temperature=1.0).features_penalty.backward()
+    found = gradients(model)
+    model.zero_grad()
+    for row, (n, part) in enumerate(zip(samples, parts)):
+        raw = model.wav2vec2.feature_extractor(waveforms[row : row + 1, :n])
+        (0.3 * 10.0 * part.masked.numel() * (raw**2).mean()).backward()
+    expected = gradients(model)
+    extractor = {n for n, _ in model.named_parameters() if "feature_extractor" in n}
+    assert found.keys() == expected.keys() == extractor
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name])
+
+
 def test_gradient_multiplier_zero_leaves_the_extractor_without_gradient():
     model = make_model(regularisation=replace(NO_DROPOUT, feature_grad_mult=0.0)).train()
     batch = PretrainingBatch(torch.randn(2, SAMPLES).double(), [make_sub_batch(2, 1)])
@@ -157,6 +179,18 @@ def test_skipped_layers_take_no_part():
     layers = model.wav2vec2.encoder.stack.layers
     assert layers[1].fc1.weight.grad is None
     assert layers[2].fc1.weight.grad is not None
+
+
+@pytest.mark.parametrize("hourglass", [None, TINY.hourglass], ids=["plain", "hourglass"])
+@pytest.mark.parametrize("kept", [[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]])
+def test_exactly_the_layers_told_are_skipped(hourglass, kept):
+    model = make_model(replace(TINY, hourglass=hourglass)).train()
+    ran = []
+    for number, layer in enumerate(model.wav2vec2.encoder.stack.layers):
+        layer.register_forward_hook(lambda *_, number=number: ran.append(number))
+    batch = PretrainingBatch(torch.randn(2, SAMPLES).double(), [make_sub_batch(2, 1)])
+    model(batch, temperature=1.0, kept_layers=[bool(keep) for keep in kept])
+    assert ran == [number for number, keep in enumerate(kept) if keep]
 
 
 def test_layerdrop_rate():
