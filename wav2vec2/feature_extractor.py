@@ -30,22 +30,6 @@ def frame_count(samples: Count, conv_layers: ConvLayers) -> Count:
     return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)
 
 
-def total_stride(conv_layers: ConvLayers) -> int:
-    """Samples between the starts of neighbouring frames (320, i.e. 20 ms, in published models)."""
-    product = 1
-    for _, _, stride in conv_layers:
-        product *= stride
-    return product
-
-
-def receptive_field(conv_layers: ConvLayers) -> int:
-    """Samples that one frame is computed from (400, i.e. 25 ms, in published models)."""
-    field = 1
-    for _, kernel, stride in reversed(conv_layers):
-        field = (field - 1) * stride + kernel
-    return field
-
-
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, factor: float) -> Tensor:
