@@ -211,7 +211,9 @@ def load_batches(
             try:
                 batch = next(batches, None)
             except (RuntimeError, OSError, EOFError) as error:
-                raise dead_worker(error) or error from None
+                if workers and (died := dead_worker(error)):
+                    raise died from None
+                raise
             if batch is None:
                 return
             if isinstance(batch, LoadFailure):
