@@ -59,7 +59,10 @@ def contrastive_loss(logits: Tensor) -> Tensor:
 
 
 def chance_loss(logits: Tensor) -> Tensor:
-    """The loss of a model to which all candidates that are not hidden look alike."""
+    """`contrastive_loss` of a model to which all candidates look alike, hidden (-inf) ones apart.
+
+    `logits` `[batch, M, 1 + K]`; a scalar in nats, summed over the masked frames.
+    """
     return logits.isfinite().sum(dim=-1).to(logits.dtype).log().sum()
 
 
