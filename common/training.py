@@ -6,7 +6,8 @@ What is trained, on what, and what is measured comes from a `Task`; the loop kno
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,6 +60,10 @@ class RunOptions:
     """Write no checkpoints."""
     epochs_this_job: int = 0
     """Stop after so many epochs, to be continued by the next job; 0: no such limit."""
+    benchmark_epochs_num: int = 0
+    """Stop after so many epochs, whose mean is the run's summary: what benchmarks report."""
+    benchmark_warmup_epochs: int = 0
+    """Epochs before those of --benchmark_epochs_num, not counted."""
     cpu: bool = False
     """Train on the CPU."""
     dry_run: bool = False
@@ -68,9 +73,27 @@ class RunOptions:
         for name in ("log_frequency", "save_frequency", "keep_checkpoints", "validate_frequency"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in ("num_workers", "save_every_updates", "epochs_this_job"):
+        for name in (
+            "num_workers",
+            "save_every_updates",
+            "epochs_this_job",
+            "benchmark_epochs_num",
+            "benchmark_warmup_epochs",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+        if self.benchmark_epochs_num and self.epochs_this_job:
+            raise UserError(
+                f"--epochs_this_job {self.epochs_this_job}: a benchmark ends after "
+                "--benchmark_warmup_epochs and --benchmark_epochs_num; leave it 0"
+            )
+        if self.benchmark_warmup_epochs and not self.benchmark_epochs_num:
+            raise UserError("--benchmark_warmup_epochs: needs --benchmark_epochs_num, too")
+
+    @property
+    def epochs(self) -> int:
+        """After how many epochs this job ends; 0: when the training does."""
+        return self.epochs_this_job or self.benchmark_warmup_epochs + self.benchmark_epochs_num
 
 
 class Task(Protocol):
@@ -264,6 +287,7 @@ class Trainer:
             self._validate(epoch)
         interval, epoch_total = _Interval(self.task, self.device), _Interval(self.task, self.device)
         summary: dict[str, float] = {}
+        measured: deque[dict[str, float]] = deque(maxlen=run.benchmark_epochs_num or 1)
         epochs_done = 0
         health = Health(self.task.judge, self.device)
         while self.update < self.max_update:
@@ -313,8 +337,9 @@ class Trainer:
                 interval = _Interval(self.task, self.device)
             if end_of_epoch or last:
                 metrics = epoch_total.metrics()
-                summary = {f"train_avg_{k}": v for k, v in metrics.items()}
-                self.telemetry.log([epoch], summary)
+                self.telemetry.log([epoch], {f"train_avg_{k}": v for k, v in metrics.items()})
+                measured.append(metrics)
+                summary = {f"train_avg_{k}": v for k, v in mean_of_epochs(measured).items()}
                 self.telemetry.scalars("train", self.update, metrics)
                 warn_data_wait(epoch, metrics["data_wait"], run.num_workers)
                 if last or (epoch % run.validate_frequency == 0 and not report.stop):
@@ -335,7 +360,7 @@ class Trainer:
                 )
             if end_of_epoch:
                 epochs_done += 1
-                if epochs_done == run.epochs_this_job:
+                if epochs_done == run.epochs:
                     self.save()
                     break
         self.telemetry.log([], summary)
@@ -378,6 +403,18 @@ class Trainer:
             error = failure
         distributed.raise_together(error)
         return self.task.summarise_validation(sums.total(self.device))
+
+
+def mean_of_epochs(epochs: Collection[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over some epochs; a rate's is that of all their time together."""
+    took = sum(metrics["took"] for metrics in epochs)
+    mean = {}
+    for name in next(iter(epochs), {}):
+        if name.endswith("/s"):
+            mean[name] = sum(metrics[name] * metrics["took"] for metrics in epochs) / took
+        else:
+            mean[name] = sum(metrics[name] for metrics in epochs) / len(epochs)
+    return mean
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

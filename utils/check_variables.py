@@ -37,13 +37,18 @@ FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "
 AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
 SIMILAR = 0.81
 
+_SOURCED = re.compile(r"^source .*/([a-z0-9_]+\.sh)\b", flags=re.MULTILINE)
 _DECLARED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):?([-=?+])([^}\"]*)")
 
 
 def declared(script: Path) -> dict[str, str]:
-    """The variables a script reads, with their defaults ('' where it gives none)."""
-    found = _DECLARED.findall(script.read_text(encoding="utf-8"))
-    return {name: default if mark == "=" else "" for name, mark, default in found}
+    """The variables that a script and what it sources read, with their defaults ('' where there is
+    none)."""
+    text = script.read_text(encoding="utf-8")
+    names = {n: default if mark == "=" else "" for n, mark, default in _DECLARED.findall(text)}
+    for other in _SOURCED.findall(text):
+        names = declared(script.with_name(other)) | names  # its own default comes first
+    return names
 
 
 def one_edit_apart(a: str, b: str) -> bool:
@@ -99,9 +104,7 @@ def check_value(name: str, value: str, default: str) -> None:
 def check(script: Path, environment: Mapping[str, str]) -> list[str]:
     """Notes about variables this recipe does not read; UserError for a misspelt one or a value
     that cannot be meant."""
-    # A recipe's own default wins over the one in launch.sh.
-    shared = [SCRIPTS / "recipe.sh", SCRIPTS / "launch.sh"]
-    own = {name: value for path in [*shared, script] for name, value in declared(path).items()}
+    own = declared(script)
     known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
     notes = []
     for name, value in sorted(environment.items()):
@@ -109,7 +112,7 @@ def check(script: Path, environment: Mapping[str, str]) -> list[str]:
             check_value(name, value, own[name])
         elif name.startswith(FOREIGN_PREFIXES):
             continue
-        elif name in known:
+        elif name in known and name not in ALIASES:
             notes.append(f"note: {name} is set, but {script.name} does not read it")
         elif name in ALIASES or resembles(name, known):
             near = [ALIASES[name]] if name in ALIASES else []

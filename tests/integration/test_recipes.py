@@ -117,6 +117,32 @@ def test_other_finetuning_recipes(corpus, mini_checkpoint, tmp_path, recipe):
     assert "hypothesis:" in result.stderr
 
 
+def test_benchmark(corpus, tmp_path):
+    """Ends after its epochs, saves nothing, and its summary is the mean of those that count."""
+    result = script(
+        "pretrain_base_benchmark.sh",
+        **{**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000", "MAX_UPDATE": "1000"},
+        NUM_WARMUP_EPOCHS="1",
+        NUM_EPOCHS="2",
+        DATASET_DIR=corpus,
+        OUTPUT_DIR=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.glob("*.pt"))
+    lines = (tmp_path / "nvlog.json").read_text().splitlines()
+    records = [json.loads(line.removeprefix("DLLL ")) for line in lines]
+    records = [r for r in records if r["type"] == "LOG" and r["step"] != "PARAMETER"]
+    epochs = [r["data"] for r in records if len(r["step"]) == 1 and "train_avg_loss" in r["data"]]
+    summary = records[-1]
+    assert summary["step"] == [] and len(epochs) == 3
+    first, second = epochs[1:]
+    took = first["train_avg_took"] + second["train_avg_took"]
+    assert summary["data"]["train_avg_took"] == pytest.approx(took / 2)
+    tokens = first["train_avg_ntokens"] + second["train_avg_ntokens"]
+    assert summary["data"]["train_avg_ntokens/s"] == pytest.approx(tokens / took)
+    assert "val_accuracy" in summary["data"]
+
+
 def test_two_processes_through_torchrun(corpus, tmp_path):
     """Also: the same recipe as one process that accumulates, so the same weights."""
     variables = {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"}

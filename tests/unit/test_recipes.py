@@ -35,6 +35,8 @@ def parse(text, like):
         return [float(part) for part in text.split()]
     if isinstance(like, str):
         return "" if text == "(none)" else text
+    if isinstance(like, bool):
+        return {"true": True, "false": False}[text]
     return float(text.replace(",", ""))
 
 
@@ -67,6 +69,19 @@ def test_resolved_values(recipe):
         assert configuration[flag] == parse(value, configuration[flag]), flag
     product = configuration["ranks"] * configuration["concat"] * configuration["accumulate"]
     assert product == configuration["batches_per_update"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "recipe"),
+    [
+        ("pretrain_base_benchmark", "pretrain_base"),
+        ("finetune_base_benchmark", "finetune_base_960h"),
+    ],
+)
+def test_a_benchmark_is_its_recipe(benchmark, recipe):
+    its_own = {flag for _, flag, _ in TABLES[benchmark]}
+    differing = {k for k, v in resolved(recipe).items() if resolved(benchmark)[k] != v}
+    assert differing == its_own
 
 
 @pytest.mark.parametrize("recipe", list(TABLES))

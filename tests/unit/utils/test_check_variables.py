@@ -24,6 +24,13 @@ STRANGERS = """
 """
 
 
+def test_a_recipe_built_on_another_reads_its_variables():
+    names = declared(SCRIPTS / "pretrain_base_benchmark.sh")
+    assert declared(BASE).keys() < names.keys()
+    assert names["OUTPUT_DIR"] == "results/pretrain_base_benchmark"
+    assert {"NUM_GPUS", "MAX_RESTARTS"} <= declared(SCRIPTS / "quickstart.sh").keys()
+
+
 def test_own_variables_and_strangers_pass():
     environment = {"MAX_UPDATE": "5", "NODE_RANK": "0", "CPU": "true"}
     environment |= dict.fromkeys(STRANGERS.split(), "1")
@@ -63,7 +70,7 @@ def test_values_of_the_right_kind():
         ("TRAIN_SUBSETS", "TRAIN_SUBSET"),
         ("MAX_TOKEN", "MAX_TOKENS"),
         ("LR", "LEARNING_RATE"),
-        ("NUM_WARUP_EPOCHS", "WARMUP_UPDATES"),
+        ("NUM_WARUP_EPOCHS", "NUM_WARMUP_EPOCHS"),
         ("NUM_EPOCHS", "MAX_UPDATE"),
         ("EPOCHS", "MAX_UPDATE"),
         ("MAX_STEPS", "MAX_UPDATE"),
