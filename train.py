@@ -88,7 +88,7 @@ UNUSED = {
 }
 # The Base recipe on 100 hours, where fine-tuning differs from pre-training.
 FINETUNE_DEFAULTS = {
-    "train_subset": "train-clean-100",
+    "train_subset": ("train-clean-100",),
     "max_tokens": 3_200_000,
     "num_concat_batches": 1,
     "batches_per_update": 8,

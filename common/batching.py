@@ -49,6 +49,8 @@ class GroupRequest:
     """Position of the group in the epoch's global order."""
     sub_batches: tuple[tuple[int, ...], ...]
     """Utterance numbers of each sub-batch."""
+    corpus: int = 0
+    """Number of the corpus that all of them belong to."""
 
     def sub_batch_number(self, position: int) -> int:
         """Index of a sub-batch in the epoch's global order: the key of all its draws."""
@@ -81,28 +83,84 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, seed: int) -> 
     return batches
 
 
+@dataclass(frozen=True)
+class CorpusPlan:
+    """One corpus' groups, and how many of them an epoch takes."""
+
+    number: int
+    first: int
+    """Number of its first group among those of all corpora."""
+    groups: int
+    take: int
+
+    def taken(self, seed: int, epoch: int) -> list[int]:
+        """Numbers of the groups `epoch` takes: where the epoch before left off, in an order that
+        is drawn anew whenever each group has had its turn."""
+        if self.take == self.groups:
+            return list(range(self.first, self.first + self.groups))
+        start = epoch * self.take
+        cycles = range(start // self.groups, (start + self.take - 1) // self.groups + 1)
+        orders = [
+            numpy_generator("corpus order", seed, self.number, cycle).permutation(self.groups)
+            for cycle in cycles
+        ]
+        skipped = start % self.groups
+        return (np.concatenate(orders)[skipped : skipped + self.take] + self.first).tolist()
+
+
 class BatchPlan:
-    """Every epoch's groups, and who takes them when."""
+    """Every epoch's groups, and who takes them when.
+
+    All utterances of a group belong to one corpus; an update mixes groups of all.
+    """
 
     def __init__(
-        self, lengths: Sequence[int], *, max_tokens: int, seed: int, geometry: Geometry, flags: str
+        self,
+        lengths: Sequence[int],
+        *,
+        max_tokens: int,
+        seed: int,
+        geometry: Geometry,
+        flags: str,
+        corpora: Sequence[tuple[int, float]] = (),
     ):
-        """`lengths`: samples of each utterance as batched.  `flags` names the way out if the set
-        is too small for one update."""
+        """`lengths`: samples of each utterance as batched.  `corpora`: utterances of each corpus,
+        one after the other, and how often an epoch goes through them; without it, all are one and
+        an epoch has each once.  `flags` names the way out if the set is too small for one update.
+        """
         self.geometry = geometry
         self.seed = seed
-        batches = token_budget_batches(lengths, max_tokens, seed)
-        n = geometry.concat
-        self.groups = [tuple(map(tuple, batches[i : i + n])) for i in range(0, len(batches), n)]
-        self.incomplete_group = self.groups.pop() if len(self.groups[-1]) < n else ()
-        """The shortest utterances' batches, too few for a group: no epoch has them."""
-        self.batches = len(batches)
-        self.updates_per_epoch = len(self.groups) // geometry.groups
+        self.groups: list[tuple[tuple[int, ...], ...]] = []
+        self.corpus_of_group: list[int] = []
+        self.unused: list[int] = []
+        """The shortest utterances of each corpus, too few for a group: no epoch has them."""
+        self.batches = 0
+        """Sub-batches of an epoch, those included that fill no group or update."""
+        self._corpora: list[CorpusPlan] = []
+        n, begin = geometry.concat, 0
+        for number, (size, passes) in enumerate(corpora or [(len(lengths), 1.0)]):
+            batches = token_budget_batches(lengths[begin : begin + size], max_tokens, seed)
+            batches = [tuple(begin + utterance for utterance in batch) for batch in batches]
+            whole = len(batches) // n
+            take = max(round(passes * whole), 1) if whole else 0
+            self._corpora.append(CorpusPlan(number, len(self.groups), whole, take))
+            self.groups += [tuple(batches[i * n : (i + 1) * n]) for i in range(whole)]
+            self.corpus_of_group += [number] * whole
+            self.unused += [utterance for batch in batches[whole * n :] for utterance in batch]
+            self.batches += take * n + len(batches) % n
+            begin += size
+        taken = sum(corpus.take for corpus in self._corpora)
+        self.updates_per_epoch = taken // geometry.groups
         if self.updates_per_epoch == 0:
             raise UserError(
-                f"{flags}: {len(batches)} batches are too few for one update, which takes "
+                f"{flags}: {self.batches} batches are too few for one update, which takes "
                 f"{geometry.product} ({geometry}); lower these or --max_tokens, or add audio"
             )
+
+    @property
+    def empty_corpora(self) -> list[int]:
+        """Numbers of the corpora that fill no group."""
+        return [corpus.number for corpus in self._corpora if not corpus.groups]
 
     @property
     def dropped_batches(self) -> int:
@@ -111,8 +169,9 @@ class BatchPlan:
 
     def epoch_order(self, epoch: int) -> list[int]:
         """Group numbers in the order of `epoch`, cut to whole updates."""
-        order = numpy_generator("epoch order", self.seed, epoch).permutation(len(self.groups))
-        return order[: self.updates_per_epoch * self.geometry.groups].tolist()
+        taken = [n for corpus in self._corpora for n in corpus.taken(self.seed, epoch)]
+        order = numpy_generator("epoch order", self.seed, epoch).permutation(len(taken))
+        return [taken[n] for n in order[: self.updates_per_epoch * self.geometry.groups]]
 
     def requests(self, epoch: int, rank: int = 0, start_update: int = 0) -> Iterator[GroupRequest]:
         """The groups `rank` takes in `epoch` from its update `start_update` (counted from 0) on.
@@ -123,4 +182,5 @@ class BatchPlan:
         order = self.epoch_order(epoch)
         first = start_update * self.geometry.groups + rank
         for index in range(first, len(order), self.geometry.ranks):
-            yield GroupRequest(epoch, index, self.groups[order[index]])
+            group = order[index]
+            yield GroupRequest(epoch, index, self.groups[group], self.corpus_of_group[group])

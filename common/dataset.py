@@ -41,6 +41,8 @@ class AudioBatch:
     """`[batch]`, int64, samples of each row; stays on the CPU."""
     key: tuple[int, ...]
     """Key of the first sub-batch's draws: seeds dropout for the batch."""
+    corpus: int = 0
+    """Number of the corpus the rows belong to."""
     labels: list[Sequence[int]] = field(default_factory=list)
     """Unit ids of each row; empty without labels."""
     draws: list[Draws] = field(default_factory=list)
@@ -146,6 +148,7 @@ class UtteranceDataset(Dataset):
             waveforms=pad(rows),
             lengths=torch.tensor([len(row) for row in rows]),
             key=self._key(request, 0),
+            corpus=request.corpus,
             labels=[self.labels[n] for n in numbers] if self.labels else [],
             draws=draws,
         )

@@ -12,6 +12,8 @@
 : "${MAX_RESTARTS:=0}"         # times to start again by itself after a process was lost
 : "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
+: "${TRAIN_WEIGHTS:=}"         # of several TRAIN_SUBSETs, each one's share of the audio
+: "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA: 1 as they are, 0 all the same
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
 : "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
@@ -31,9 +33,15 @@ launch() {
         echo "error: FP16=true BF16=true: choose one of them" >&2
         return 2
     fi
+    local train_subsets valid_subsets train_weights
+    read -ra train_subsets <<<"$TRAIN_SUBSET"
+    read -ra valid_subsets <<<"$VALID_SUBSET"
+    read -ra train_weights <<<"$TRAIN_WEIGHTS"
     local arguments=("$command"
         --output_dir "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"
-        --train_subset "$TRAIN_SUBSET" --valid_subset "$VALID_SUBSET"
+        --train_subset ${train_subsets[@]+"${train_subsets[@]}"}
+        --valid_subset ${valid_subsets[@]+"${valid_subsets[@]}"}
+        --train_weights ${train_weights[@]+"${train_weights[@]}"} --train_alpha "$TRAIN_ALPHA"
         --num_workers "$NUM_WORKERS" --validate_frequency "$VALIDATE_FREQUENCY"
         --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
         --optimizer "$OPTIMIZER" --precision "$precision" --ema "$EMA"

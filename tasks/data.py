@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from common import checkpoint, distributed
-from common.audio import SAMPLE_RATE
 from common.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
@@ -17,6 +16,7 @@ from common.distributed import notice
 from common.errors import UserError
 from common.manifest import Manifest, Utterance
 from common.randomness import torch_generator
+from tasks.mixture import Mixture
 from wav2vec2.config import Architecture
 from wav2vec2.encoder import draw_kept_layers
 
@@ -30,10 +30,14 @@ class DataOptions:
 
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
-    train_subset: str = "train-full-960"
-    """Filelist to train on, without .tsv."""
-    valid_subset: str = "dev-other"
-    """Filelist to validate on, without .tsv."""
+    train_subset: tuple[str, ...] = ("train-full-960",)
+    """Filelist to train on, without .tsv; several are mixed."""
+    train_weights: tuple[float, ...] = ()
+    """Of several training filelists, each one's share of the audio; none: see --train_alpha."""
+    train_alpha: float = 1.0
+    """Without weights, shares are in proportion to hours^alpha: 1 as they are, 0 all the same."""
+    valid_subset: tuple[str, ...] = ("dev-other",)
+    """Filelist to validate on, without .tsv; several are also reported apart."""
     max_tokens: int = 1_400_000
     """Audio samples in a sub-batch, padding included."""
     num_concat_batches: int = 8
@@ -51,6 +55,12 @@ class DataOptions:
         for name in ("max_tokens", "num_concat_batches", "update_freq"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if not all(weight > 0 for weight in self.train_weights):
+            raise UserError(f"--train_weights {self.train_weights}: must be above 0")
+        if not 0 <= self.train_alpha <= 1:
+            raise UserError(f"--train_alpha {self.train_alpha}: must be from 0 to 1")
+        if self.train_weights and self.train_alpha != 1:
+            raise UserError("--train_weights and --train_alpha: give only one of them")
         if self.batches_per_update < 0:
             raise UserError(f"--batches_per_update {self.batches_per_update}: must be at least 0")
         if self.auto_geometry and not self.batches_per_update:
@@ -122,25 +132,36 @@ class _SingleRows(GroupRequest):
 
 
 def plan_batches(
-    utterances: Sequence[Utterance],
+    corpora: dict[str, list[Utterance]],
     lengths: Sequence[int],
     data: DataOptions,
     seed: int,
     *,
     cropping: bool,
-) -> BatchPlan:
+) -> tuple[Mixture, BatchPlan]:
     """The training batches; says what an epoch holds and what is lost.
 
-    `lengths`: samples of each utterance as batched.
+    `lengths`: samples of each utterance as batched, corpus after corpus.
     """
+    mixture = Mixture.of(corpora, data.train_weights, data.train_alpha)
     plan = BatchPlan(
         lengths,
         max_tokens=data.max_tokens,
         seed=seed,
         geometry=data.geometry(),
         flags="NUM_GPUS, NUM_CONCAT_BATCHES, UPDATE_FREQ",
+        corpora=list(zip(map(len, corpora.values()), mixture.passes)),
     )
-    hours = sum(u.samples for u in utterances) / SAMPLE_RATE / 3600
+    for number in plan.empty_corpora:
+        raise UserError(
+            f"--train_subset {mixture.names[number]}: its audio does not fill "
+            f"{data.num_concat_batches} batches of --max_tokens {data.max_tokens}, which run as "
+            "one; lower --num_concat_batches or --max_tokens, or leave it out"
+        )
+    utterances = [u for corpus in corpora.values() for u in corpus]
+    hours = sum(mixture.hours)
+    if len(corpora) > 1:
+        notice(mixture.describe())
     wanted, product = data.batches_per_update, plan.geometry.product
     if wanted not in (0, product):
         batch = hours / plan.batches
@@ -153,8 +174,8 @@ def plan_batches(
         f"of {plan.geometry.product} batches ({plan.geometry}), {plan.dropped_batches} of "
         f"{plan.batches} batches dropped at its end"
     )
-    never = sum(map(len, plan.incomplete_group))
-    if never:
+    if plan.unused:
+        never = len(plan.unused)
         text += f" (of them the {never} shortest utterances in every epoch: no full group)"
     if cropping:
         groups = [[n for batch in group for n in batch] for group in plan.groups]
@@ -163,7 +184,7 @@ def plan_batches(
         lost = 100 * (1 - kept / batched)
         text += f"; cropping loses {lost:.2f} % of the audio, elsewhere in each epoch"
     notice(text)
-    return plan
+    return mixture, plan
 
 
 def recipe_of(
@@ -171,6 +192,7 @@ def recipe_of(
     architecture: Architecture,
     data: DataOptions,
     utterances: Sequence[Utterance],
+    mixture: Mixture,
     plan: BatchPlan,
     *choices: Any,
 ) -> dict[str, Any]:
@@ -182,13 +204,15 @@ def recipe_of(
     recipe = {
         "command": command,
         "architecture": architecture.to_dict(),
-        "train_subset": data.train_subset,
+        "train_subset": " ".join(data.train_subset),
         "train_utterances": len(utterances),
         "train_samples": sum(u.samples for u in utterances),
         "max_tokens": data.max_tokens,
         "num_concat_batches": data.num_concat_batches,
         "geometry_product": plan.geometry.product,
     }
+    if len(mixture.names) > 1:
+        recipe["shares"] = list(mixture.shares)
     for choice in choices:
         recipe.update(asdict(choice))
     return recipe

@@ -16,7 +16,7 @@ from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.distributed import notice
 from common.error_rate import ErrorCounts
 from common.errors import UserError
-from common.manifest import Manifest, Utterance, read_labels, read_manifest
+from common.manifest import Manifest, Utterance, read_labels
 from common.metrics import Sums
 from common.step import MicroBatchResult
 from common.training import RunOptions
@@ -31,6 +31,7 @@ from tasks.data import (
     validation_batches,
     weights_digest,
 )
+from tasks.mixture import add_apart, read_manifests, report_apart
 from tasks.recognition import Score, recognise
 from wav2vec2.config import Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
@@ -130,35 +131,36 @@ class FinetuningTask:
                 "word: wer is the same as uer"
             )
 
-        train = read_manifest(data.dataset_dir, data.train_subset)
-        labels = self._encode(train, read_labels(train, options.labels))
-        utterances = self._trainable(train, labels)
-        utterances = left_out(
-            Manifest(train.path, train.root, tuple(utterances)),
-            [u.samples <= data.max_tokens for u in utterances],
-            f"are longer than --max_tokens {data.max_tokens} samples and are left out",
-        )
-        valid = read_manifest(data.dataset_dir, data.valid_subset)
-        conv_layers = self.architecture.conv_layers
-        if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
-            raise UserError(f"{valid.path}: none of its utterances is long enough for one frame")
-        self.references = read_labels(valid, options.labels)
-        self._report_unknown(valid, self.references.values(), "count as errors in validation")
-        self.valid_utterances = valid.utterances
-
+        corpora: dict[str, list[Utterance]] = {}
+        labels: list[list[int]] = []
+        for manifest in read_manifests("--train_subset", data.dataset_dir, data.train_subset):
+            encoded = self._encode(manifest, read_labels(manifest, options.labels))
+            corpus = self._trainable(manifest, encoded)
+            corpora[manifest.path.stem] = corpus
+            labels += [encoded[u.id] for u in corpus]
+        utterances = [u for corpus in corpora.values() for u in corpus]
         lengths = [u.samples for u in utterances]
-        self.plan = plan_batches(utterances, lengths, data, run.seed, cropping=False)
-        normalize = self.architecture.normalize_input
+        self.mixture, self.plan = plan_batches(corpora, lengths, data, run.seed, cropping=False)
+
+        conv_layers, normalize = self.architecture.conv_layers, self.architecture.normalize_input
+        self.valid_datasets: dict[str, UtteranceDataset] = {}
+        self.references: dict[str, dict[str, str]] = {}
+        for valid in read_manifests("--valid_subset", data.dataset_dir, data.valid_subset):
+            if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
+                raise UserError(f"{valid.path}: none of its utterances is long enough for a frame")
+            references = read_labels(valid, options.labels)
+            self._report_unknown(valid, references.values(), "count as errors in validation")
+            self.references[valid.path.stem] = references
+            self.valid_datasets[valid.path.stem] = UtteranceDataset(
+                valid.utterances, seed=run.seed, crop=False, normalize_input=normalize
+            )
         self.dataset = UtteranceDataset(
             utterances,
             seed=run.seed,
             crop=False,
             normalize_input=normalize,
-            labels=[labels[u.id] for u in utterances],
+            labels=labels,
             draw=DrawMasks(self.architecture.conv_layers, self.architecture.dim, masking),
-        )
-        self.valid_dataset = UtteranceDataset(
-            self.valid_utterances, seed=run.seed, crop=False, normalize_input=normalize
         )
 
         randomness.reseed("weights", run.seed)
@@ -173,6 +175,7 @@ class FinetuningTask:
             self.architecture,
             data,
             utterances,
+            self.mixture,
             self.plan,
             *(options, regularisation, masking),
         )
@@ -223,8 +226,8 @@ class FinetuningTask:
             notice(f"{path}: symbols that the dictionary lacks {what}: {unknown}")
 
     def _trainable(self, manifest: Manifest, labels: dict[str, list[int]]) -> list[Utterance]:
-        """Utterances with frames enough for their labels: CTC needs one a label and one between
-        equal neighbours."""
+        """Utterances that fit a batch and have frames enough for their labels: CTC needs one a
+        label and one between equal neighbours."""
         keep = []
         for utterance in manifest.utterances:
             ids = labels[utterance.id]
@@ -237,7 +240,13 @@ class FinetuningTask:
                     f"{frames} frames, too few for its {len(ids)} labels, which need {needed}; "
                     "correct the pair, or pass --short_utterances skip"
                 )
-        return left_out(manifest, keep, "are too short for their labels and are left out")
+        kept = left_out(manifest, keep, "are too short for their labels and are left out")
+        limit = self.data.max_tokens
+        return left_out(
+            Manifest(manifest.path, manifest.root, tuple(kept)),
+            [u.samples <= limit for u in kept],
+            f"are longer than --max_tokens {limit} samples and are left out",
+        )
 
     def begin_update(self, update: int) -> None:
         self.kept_layers = draw_layers(
@@ -272,41 +281,52 @@ class FinetuningTask:
                 "labels": int(label_lengths.sum()),
                 "frames": int(output.frame_lengths.sum()),
                 "audio_seconds": batch.audio_seconds,
+                **self.mixture.seconds(batch),
             },
         )
 
     def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
-        return {"loss": sums["loss"] / sums["utterances"] / LN2, "ntokens": sums["labels"]}
+        loss = sums["loss"] / sums["utterances"] / LN2
+        return {"loss": loss, "ntokens": sums["labels"], **self.mixture.measured(sums)}
 
     def judge(self, sums: dict[str, Any]) -> str | None:
         return None  # a recogniser that does not learn shows in its validations
 
     def validate(self, sums: Sums) -> None:
-        score = Score(self.vocabulary)
+        for name in self.valid_datasets:
+            self._validate(name, sums)
+
+    def _validate(self, name: str, sums: Sums) -> None:
+        score, references = Score(self.vocabulary), self.references[name]
         # Named from the start: with few batches a process may have none, and names must match.
-        sums.add(dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
+        add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         shown: list[str] = []
         for batch in validation_batches(
-            self.valid_dataset, self.data.max_tokens, self.run.num_workers, self.device
+            self.valid_datasets[name], self.data.max_tokens, self.run.num_workers, self.device
         ):
             transcripts, audible, output = recognise(self.model, self.vocabulary, batch)
             for key, symbols in zip(batch.ids, transcripts):
-                reference = self.references[key].split()
+                reference = references[key].split()
                 score.add(symbols, reference)
                 if len(shown) < 6:
                     shown.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
                     shown.append(f"  {key}  hypothesis: {self.vocabulary.words(symbols)}")
-            sums.add({"utterances": len(batch.ids)})
+            values: dict[str, Any] = {"utterances": len(batch.ids)}
             if output is not None:
-                labels = [self.vocabulary.encode(self.references[key]) for key in audible.ids]
+                labels = [self.vocabulary.encode(references[key]) for key in audible.ids]
                 loss = ctc_loss(output.logits, output.frame_lengths, *concatenate(labels))
-                sums.add({"loss": loss, "blanks": count_blanks(output)})
-                sums.add({"frames": int(output.frame_lengths.sum())})
-        sums.add({"word_errors": score.words.errors, "words": score.words.reference})
-        sums.add({"unit_errors": score.units.errors, "units": score.units.reference})
+                frames = int(output.frame_lengths.sum())
+                values |= {"loss": loss, "blanks": count_blanks(output), "frames": frames}
+            add_apart(sums, name, values)
+        words, units = score.words, score.units
+        errors = {"word_errors": words.errors, "unit_errors": units.errors}
+        add_apart(sums, name, {**errors, "words": words.reference, "units": units.reference})
         notice("\n".join(shown))
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
+        return report_apart(self.valid_datasets, sums, self._summarise_validation)
+
+    def _summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
         return {
             "loss": sums["loss"] / sums["utterances"] / LN2,

@@ -11,7 +11,7 @@ from common import checkpoint, randomness
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.errors import UserError
-from common.manifest import Utterance, read_manifest
+from common.manifest import Utterance
 from common.metrics import Sums
 from common.step import MicroBatchResult
 from common.training import RunOptions
@@ -25,6 +25,7 @@ from tasks.data import (
     validation_batches,
     weights_digest,
 )
+from tasks.mixture import add_apart, read_manifests, report_apart
 from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.contrastive import draw_distractors
 from wav2vec2.feature_extractor import frame_count
@@ -130,23 +131,28 @@ class PretrainingTask:
             )
         self.max_samples, self.max_tokens = crop.max_sample_size, data.max_tokens
 
-        manifest = read_manifest(data.dataset_dir, data.train_subset)
-        utterances = left_out(
-            manifest,
-            [u.samples >= crop.min_sample_size for u in manifest.utterances],
-            f"are shorter than --min_sample_size {crop.min_sample_size} and are left out",
-        )
-        valid_manifest = read_manifest(data.dataset_dir, data.valid_subset)
-        self.valid_utterances = left_out(
-            valid_manifest,
-            [
-                frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES
-                for u in valid_manifest.utterances
-            ],
-            "are too short to mask and are left out",
-        )
+        corpora = {
+            manifest.path.stem: left_out(
+                manifest,
+                [u.samples >= crop.min_sample_size for u in manifest.utterances],
+                f"are shorter than --min_sample_size {crop.min_sample_size} and are left out",
+            )
+            for manifest in read_manifests("--train_subset", data.dataset_dir, data.train_subset)
+        }
+        valid_corpora = {
+            manifest.path.stem: left_out(
+                manifest,
+                [
+                    frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES
+                    for u in manifest.utterances
+                ],
+                "are too short to mask and are left out",
+            )
+            for manifest in read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
+        }
+        utterances = [u for corpus in corpora.values() for u in corpus]
         lengths = [min(u.samples, crop.max_sample_size) for u in utterances]
-        self.plan = plan_batches(utterances, lengths, data, run.seed, cropping=True)
+        self.mixture, self.plan = plan_batches(corpora, lengths, data, run.seed, cropping=True)
 
         def dataset(utterances: Sequence[Utterance], purpose: str) -> UtteranceDataset:
             training = purpose == "train"
@@ -162,7 +168,7 @@ class PretrainingTask:
             )
 
         self.dataset = dataset(utterances, "train")
-        self.valid_dataset = dataset(self.valid_utterances, "valid")
+        self.valid_datasets = {name: dataset(u, "valid") for name, u in valid_corpora.items()}
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
@@ -175,6 +181,7 @@ class PretrainingTask:
             architecture,
             data,
             utterances,
+            self.mixture,
             self.plan,
             *(crop, regularisation, masking, objective),
         )
@@ -215,6 +222,7 @@ class PretrainingTask:
                 "sub_batches": sub_batches,
                 "frames": frames,
                 "audio_seconds": batch.audio_seconds,
+                **self.mixture.seconds(batch),
             },
         )
 
@@ -227,6 +235,7 @@ class PretrainingTask:
             "prob_perplexity": sums["prob_perplexity"] / sub_batches,
             "code_perplexity": sums["code_perplexity"] / sub_batches,
             "ntokens": targets,
+            **self.mixture.measured(sums),
         }
 
     def judge(self, sums: dict[str, Any]) -> str | None:
@@ -254,22 +263,28 @@ class PretrainingTask:
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
         none = torch.zeros(shape, dtype=torch.float64, device=self.device)
         # Named from the start: with few batches a process may have none, and names must match.
-        sums.add({"loss": 0.0, "correct": 0.0, "targets": 0.0, "codes": none, "probs": none})
-        for batch in validation_batches(
-            self.valid_dataset, self.max_tokens, self.run.num_workers, self.device
-        ):
-            output = self.model(self._batch(batch, padded=True), temperature=1.0, kept_layers=None)
-            sums.add(
-                {
+        zeros = {"loss": 0.0, "correct": 0.0, "targets": 0.0, "codes": none, "probs": none}
+        for name, dataset in self.valid_datasets.items():
+            add_apart(sums, name, zeros)
+            for batch in validation_batches(
+                dataset, self.max_tokens, self.run.num_workers, self.device
+            ):
+                output = self.model(
+                    self._batch(batch, padded=True), temperature=1.0, kept_layers=None
+                )
+                values = {
                     "loss": output.contrastive_loss,
                     "correct": output.correct,
                     "targets": output.targets,
                     "codes": output.code_counts,
                     "probs": output.prob_sums,
                 }
-            )
+                add_apart(sums, name, values)
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
+        return report_apart(self.valid_datasets, sums, self._summarise_validation)
+
+    def _summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """Contrastive loss (bits) and accuracy over masked frames; perplexities of the whole set.
 
         The perplexities are those of the set's mean assignment, so that, like everything here,

@@ -32,7 +32,8 @@ def tables():
 def parse(text, like):
     """A cell of the table as the type of the resolved value."""
     if isinstance(like, list):
-        return [float(part) for part in text.split()]
+        parts = text.split()
+        return parts if like and isinstance(like[0], str) else [float(part) for part in parts]
     if isinstance(like, str):
         return "" if text == "(none)" else text
     if isinstance(like, bool):

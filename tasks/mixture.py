@@ -1,0 +1,104 @@
+"""Several filelists trained on together: how much of each, and what is reported apart."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.audio import SAMPLE_RATE
+from common.dataset import AudioBatch
+from common.errors import UserError
+from common.manifest import Manifest, Utterance, read_manifest
+from common.metrics import Sums
+
+
+def read_manifests(flag: str, dataset_dir: str | Path, subsets: Sequence[str]) -> list[Manifest]:
+    """The filelists a flag names.  Raises UserError for none, or for two of one name."""
+    if not subsets:
+        raise UserError(f"{flag}: names no filelist")
+    manifests = [read_manifest(dataset_dir, subset) for subset in subsets]
+    names = [manifest.path.stem for manifest in manifests]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{flag} {' '.join(subsets)}: two filelists are named {name}")
+    return manifests
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The corpora of a training and each one's share of an epoch's audio."""
+
+    names: tuple[str, ...]
+    hours: tuple[float, ...]
+    shares: tuple[float, ...]
+    """Sum 1."""
+
+    @classmethod
+    def of(
+        cls,
+        corpora: dict[str, Sequence[Utterance]],
+        weights: Sequence[float] = (),
+        exponent: float = 1.0,
+    ) -> "Mixture":
+        """Shares in proportion to `weights`, without them to hours^exponent (arXiv 2006.13979,
+        section 3; its alpha): 1 is the corpora as they are, 0 the same share for each."""
+        seconds = [sum(u.samples for u in corpus) / SAMPLE_RATE for corpus in corpora.values()]
+        hours = [s / 3600 for s in seconds]
+        if weights and len(weights) != len(corpora):
+            raise UserError(
+                f"--train_weights: {len(weights)} weights for {len(corpora)} filelists "
+                f"({', '.join(corpora)}); give one each"
+            )
+        parts = list(weights) or [h**exponent for h in hours]
+        return cls(tuple(corpora), tuple(hours), tuple(p / sum(parts) for p in parts))
+
+    @property
+    def passes(self) -> tuple[float, ...]:
+        """How often an epoch goes through each corpus; an epoch's hours are those of all."""
+        total = sum(self.hours)
+        return tuple(share * total / own for share, own in zip(self.shares, self.hours))
+
+    def describe(self) -> str:
+        """One line of shares, for the log."""
+        rows = zip(self.names, self.hours, self.shares, self.passes)
+        return "; ".join(
+            f"{name}: {hours:.2f} h, {100 * share:.1f} % of an epoch ({passes:.2f} passes)"
+            for name, hours, share, passes in rows
+        )
+
+    def seconds(self, batch: AudioBatch) -> dict[str, float]:
+        """What to sum over batches for `measured`; nothing with a single corpus."""
+        if len(self.names) == 1:
+            return {}
+        own = enumerate(self.names)
+        return {f"seconds/{n}": batch.audio_seconds * (c == batch.corpus) for c, n in own}
+
+    def measured(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Each corpus' share of the audio that was trained on, in percent."""
+        if len(self.names) == 1:
+            return {}
+        total = sums["audio_seconds"]
+        return {f"share_{name}": 100 * sums[f"seconds/{name}"] / total for name in self.names}
+
+
+def add_apart(sums: Sums, name: str, values: dict[str, Any]) -> None:
+    """Add what belongs to the corpus `name`, for `report_apart`."""
+    sums.add({f"{name}/{key}": value for key, value in values.items()})
+
+
+def report_apart(
+    names: Iterable[str],
+    sums: dict[str, Any],
+    summarise: Callable[[dict[str, Any]], dict[str, float]],
+) -> dict[str, float]:
+    """Metrics over all corpora together and, of several, those of each: `<name>_wer`."""
+    parts = {
+        name: {k.removeprefix(f"{name}/"): v for k, v in sums.items() if k.startswith(f"{name}/")}
+        for name in names
+    }
+    first = next(iter(parts.values()))
+    metrics = summarise({key: sum(part[key] for part in parts.values()) for key in first})
+    if len(parts) > 1:
+        for name, part in parts.items():
+            metrics |= {f"{name}_{key}": value for key, value in summarise(part).items()}
+    return metrics
