@@ -1,6 +1,5 @@
 """The same random weights in this repository's models and in Hugging Face transformers'."""
 
-import re
 from dataclasses import replace
 
 import pytest
@@ -8,6 +7,8 @@ import torch
 
 from wav2vec2.config import BASE, LARGE, Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop.huggingface import their_name, their_weights
+from wav2vec2.interop.huggingface_config import config_of_architecture
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
 transformers = pytest.importorskip("transformers")
@@ -27,70 +28,34 @@ OBJECTIVE = ContrastiveObjective(loss_weights=(0.1, 0.0), distractors=20)
 # Full widths and the full extractors.  Base also in full depth; Large cut to three layers.
 ARCHITECTURES = {"base": BASE, "large": replace(LARGE, layers=3)}
 
-_RENAMES = [
-    (r"^wav2vec2\.mask_emb$", "wav2vec2.masked_spec_embed"),
-    (r"\.conv_layers\.(\d+)\.norm\.", r".conv_layers.\1.layer_norm."),
-    (r"^wav2vec2\.layer_norm\.", "wav2vec2.feature_projection.layer_norm."),
-    (r"^wav2vec2\.post_extract_proj\.", "wav2vec2.feature_projection.projection."),
-    (r"\.encoder\.pos_conv\.conv\.", ".encoder.pos_conv_embed.conv."),
-    (r"\.encoder\.stack\.layers\.", ".encoder.layers."),
-    (r"\.self_attn\.", ".attention."),
-    (r"\.self_attn_layer_norm\.", ".layer_norm."),
-    (r"\.fc1\.", ".feed_forward.intermediate_dense."),
-    (r"\.fc2\.", ".feed_forward.output_dense."),
-    (r"^quantizer\.vars$", "quantizer.codevectors"),
-    (r"^final_proj\.", "project_hid."),
-    (r"^proj\.", "lm_head."),
-]
-
-
-def their_name(ours: str) -> str:
-    """A parameter's name here -> in transformers."""
-    for pattern, replacement in _RENAMES:
-        ours = re.sub(pattern, replacement, ours)
-    return ours
-
-
-def copy_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    """Every weight of ours into theirs; no key of either may be left over."""
-    renamed = {their_name(name): tensor for name, tensor in ours.state_dict().items()}
-    theirs.load_state_dict(renamed, strict=True)
-
 
 def their_config(architecture: Architecture, **options) -> "transformers.Wav2Vec2Config":
-    return transformers.Wav2Vec2Config(
-        hidden_size=architecture.dim,
-        num_hidden_layers=architecture.layers,
-        num_attention_heads=architecture.heads,
-        intermediate_size=architecture.ffn_dim,
-        feat_extract_norm=architecture.extractor_norm,
-        conv_bias=architecture.conv_bias,
-        conv_dim=[c for c, _, _ in architecture.conv_layers],
-        conv_kernel=[k for _, k, _ in architecture.conv_layers],
-        conv_stride=[s for _, _, s in architecture.conv_layers],
-        do_stable_layer_norm=architecture.norm_first,
-        num_conv_pos_embeddings=architecture.position_kernel,
-        num_conv_pos_embedding_groups=architecture.position_groups,
-        num_codevectors_per_group=architecture.codebook_entries,
-        num_codevector_groups=architecture.codebook_groups,
-        codevector_dim=architecture.final_dim,
-        proj_codevector_dim=architecture.final_dim,
-        num_negatives=OBJECTIVE.distractors,
-        contrastive_logits_temperature=OBJECTIVE.logit_temperature,
-        diversity_loss_weight=OBJECTIVE.loss_weights[0],
-        hidden_dropout=0.0,
-        activation_dropout=0.0,
-        attention_dropout=0.0,
-        feat_proj_dropout=0.0,
-        feat_quantizer_dropout=0.0,
-        final_dropout=0.0,
-        layerdrop=0.0,
-        ctc_loss_reduction="sum",
-        ctc_zero_infinity=True,
-        pad_token_id=0,
-        attn_implementation="sdpa",
-        **options,
+    return transformers.Wav2Vec2Config.from_dict(
+        {
+            **config_of_architecture(architecture),
+            "num_negatives": OBJECTIVE.distractors,
+            "contrastive_logits_temperature": OBJECTIVE.logit_temperature,
+            "diversity_loss_weight": OBJECTIVE.loss_weights[0],
+            "hidden_dropout": 0.0,
+            "activation_dropout": 0.0,
+            "attention_dropout": 0.0,
+            "feat_proj_dropout": 0.0,
+            "feat_quantizer_dropout": 0.0,
+            "final_dropout": 0.0,
+            "layerdrop": 0.0,
+            "ctc_loss_reduction": "sum",
+            "ctc_zero_infinity": True,
+            "pad_token_id": 0,
+            "attn_implementation": "sdpa",
+            **options,
+        }
     )
+
+
+def with_their_weights(theirs: torch.nn.Module, ours: torch.nn.Module, architecture: Architecture):
+    """`theirs` with every weight of ours; no key of either may be left over."""
+    theirs.load_state_dict(their_weights(ours.state_dict(), architecture), strict=True)
+    return theirs
 
 
 def shake(model: torch.nn.Module) -> None:
@@ -107,8 +72,7 @@ def pretraining_pair(architecture: Architecture):
     ours = Wav2Vec2ForPretraining.from_config(architecture, NO_DROPOUT, OBJECTIVE)
     shake(ours)
     theirs = transformers.Wav2Vec2ForPreTraining(their_config(architecture))
-    copy_weights(ours, theirs)
-    return ours, theirs
+    return ours, with_their_weights(theirs, ours, architecture)
 
 
 def ctc_pair(architecture: Architecture, vocabulary: int):
@@ -117,8 +81,7 @@ def ctc_pair(architecture: Architecture, vocabulary: int):
     ours = Wav2Vec2ForCTC.from_config(architecture, NO_DROPOUT, vocabulary)
     shake(ours)
     theirs = transformers.Wav2Vec2ForCTC(their_config(architecture, vocab_size=vocabulary))
-    copy_weights(ours, theirs)
-    return ours, theirs
+    return ours, with_their_weights(theirs, ours, architecture)
 
 
 def assert_gradients_agree(ours: torch.nn.Module, theirs: torch.nn.Module) -> float:

@@ -78,6 +78,11 @@ def load_pretraining(
     """Copy a whole pre-training model into `model`, whose architecture is `expected`."""
     if content.get("kind") != "pretraining":
         raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
+    if not any(name.startswith("quantizer.") for name in content["model"]):
+        raise UserError(
+            f"{source}: holds the trunk without its quantizer, which fine-tuning can use "
+            "(PRETRAINED_MODEL) but pre-training cannot continue"
+        )
     found, wanted = architecture_of(content, source).to_dict(), expected.to_dict()
     differing = [f"{name} {found[name]}" for name in wanted if found[name] != wanted[name]]
     if differing:
@@ -88,7 +93,8 @@ def load_pretraining(
     _load(model, content["model"], source)
 
 
-def _vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
+def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
+    """The dictionary of a fine-tuned checkpoint."""
     subwords = None
     if "sentencepiece" in content:
         model = content["sentencepiece"].numpy().tobytes()
@@ -105,7 +111,7 @@ def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Voca
             f"{source}: has no output layer and dictionary; fine-tune it first with "
             "scripts/finetune_base_100h.sh or another fine-tuning recipe"
         )
-    vocabulary = _vocabulary(content, source)
+    vocabulary = vocabulary_of(content, source)
     model = Wav2Vec2ForCTC.from_config(
         architecture_of(content, source), Regularisation(), len(vocabulary)
     )

@@ -1,0 +1,246 @@
+"""transformers' tokenizer files <-> Vocabulary, and the order of the output layer's rows.
+
+There the blank is the padding token, wherever it stands; here it is row 0, which keeps fairseq's
+name `<s>`, and `<pad>`, `</s>`, `<unk>` follow:
+
+    row here   name here   their token
+    0          <s>         pad_token: the blank
+    1          <pad>       bos_token
+    2          </s>        eos_token
+    3          <unk>       unk_token
+    4 ...      symbols     all others, ascending by their id
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
+from wav2vec2.interop.huggingface_files import read_json
+
+_ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+"""What the first rows here are there, with the default names."""
+
+_TOKENIZERS = {
+    "Wav2Vec2CTCTokenizer": Spelling.LETTERS,
+    "Wav2Vec2Tokenizer": Spelling.LETTERS,  # its name before 2021
+    "Wav2Vec2PhonemeCTCTokenizer": Spelling.TOKENS,
+}
+
+
+@dataclass(frozen=True)
+class TheirVocabulary:
+    """A dictionary, and where its rows are in their output layer."""
+
+    vocabulary: Vocabulary
+    rows: list[int | None]
+    """For each symbol of `vocabulary` the row there; None for a special token they lack."""
+
+
+def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVocabulary:
+    """The dictionary of a folder whose output layer has `size` rows.
+
+    UserError names the file and the token if the tokens and the rows do not pair, or a token
+    cannot be a symbol here.
+    """
+    path = folder / "tokenizer_config.json"
+    options = read_json(path) if path.is_file() else {}
+    spelling = _spelling(options, path)
+    ids = _read_ids(folder, options)
+    names = _role_names(folder, options, ids)
+    _check_blank(folder, config, names["pad_token"], ids)
+    rows = _role_rows(names, ids, size)
+    symbols = []
+    for token, row in sorted(ids.items(), key=lambda item: item[1]):
+        if token in names.values():
+            continue
+        rows.append(row)
+        symbols.append(_symbol(token, options, spelling, folder))
+    _check_rows(folder, ids, rows, size)
+    _check_distinct(folder, symbols)
+    return TheirVocabulary(Vocabulary(symbols, spelling), rows)
+
+
+def _spelling(options: dict[str, Any], path: Path) -> Spelling:
+    name = options.get("tokenizer_class", "Wav2Vec2CTCTokenizer")
+    if name not in _TOKENIZERS:
+        raise UserError(
+            f"{path}: tokenizer_class is {name!r}; only {', '.join(_TOKENIZERS)} can be read here"
+        )
+    joint = options.get("replace_word_delimiter_char", " ")
+    if joint != " ":
+        raise UserError(
+            f"{path}: replace_word_delimiter_char is {joint!r}; here words are separated by spaces"
+        )
+    return _TOKENIZERS[name]
+
+
+def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
+    """Token -> row, of vocab.json and of the tokens added to it."""
+    path = folder / "vocab.json"
+    ids = read_json(path)
+    for token, row in ids.items():
+        if isinstance(row, dict):
+            raise UserError(
+                f"{path}: a vocabulary for each language ({token!r}, ...); save the tokenizer of "
+                "one language with its model, without adapters"
+            )
+        if not isinstance(row, int) or isinstance(row, bool) or row < 0:
+            raise UserError(f"{path}: {token!r} has the id {row!r}, not a whole number from 0")
+    taken: dict[int, str] = {}
+    for token, row in ids.items():
+        if row in taken:
+            raise UserError(f"{path}: {taken[row]!r} and {token!r} have the same id {row}")
+        taken[row] = token
+    for token, row in _added_tokens(folder, options).items():
+        # The vocabulary's own word on a token or an id goes before what was added.
+        if token not in ids and row not in taken:
+            ids[token], taken[row] = row, token
+    return ids
+
+
+def _content(token: Any) -> Any:
+    """A token that may be an object with its content and how to strip it."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
+    """Tokens beside vocab.json, as older and newer versions write them."""
+    path = folder / "added_tokens.json"
+    added = dict(read_json(path)) if path.is_file() else {}
+    listed = options.get("added_tokens_decoder", {})
+    try:
+        added.update({_content(token): int(row) for row, token in listed.items()})
+        if all(isinstance(t, str) and isinstance(r, int) and r >= 0 for t, r in added.items()):
+            return added
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise UserError(
+        f"{folder}: the added tokens in tokenizer_config.json or added_tokens.json are not tokens "
+        "with whole numbers from 0; fetch both again"
+    )
+
+
+def _role_names(
+    folder: Path, options: dict[str, Any], ids: dict[str, int]
+) -> dict[str, str | None]:
+    """The token of each role, None where there is none."""
+    path = folder / "special_tokens_map.json"
+    options = {**(read_json(path) if path.is_file() else {}), **options}
+    names: dict[str, str | None] = {}
+    for role, default in _ROLES.items():
+        candidates = (_content(options.get(role, default)), default)
+        names[role] = next(
+            (
+                name
+                for name in candidates
+                if isinstance(name, str) and name in ids and name not in names.values()
+            ),
+            None,
+        )
+        if role == "pad_token" and names[role] != candidates[0]:
+            raise UserError(
+                f"{folder / 'vocab.json'}: does not list the pad_token {candidates[0]!r}, which is "
+                "CTC's blank; fetch the tokenizer files that belong to this model"
+            )
+    return names
+
+
+def _check_blank(
+    folder: Path, config: dict[str, Any], blank: str | None, ids: dict[str, int]
+) -> None:
+    """The blank that was trained is config.json's; the one that is left out is the tokenizer's."""
+    trained = config.get("pad_token_id")
+    assert blank is not None
+    if trained is not None and trained != ids[blank]:
+        raise UserError(
+            f"{folder / 'config.json'}: pad_token_id is {trained}, but the tokenizer's pad_token "
+            f"{blank!r} is {ids[blank]}; set it to the id of the blank it was trained with"
+        )
+
+
+def _role_rows(names: dict[str, str | None], ids: dict[str, int], size: int) -> list[int | None]:
+    """The row of each role; none for a token beyond the output layer, which is never heard."""
+    rows = [None if name is None else ids[name] for name in names.values()]
+    return [row if row is None or row < size else None for row in rows]
+
+
+def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Path) -> str:
+    """A token's name here; UserError if it cannot stand in a dictionary."""
+    if spelling is Spelling.LETTERS:
+        if token == _content(options.get("word_delimiter_token", WORD_END)):
+            return WORD_END
+        if token == WORD_END:
+            raise UserError(
+                f"{folder / 'vocab.json'}: {WORD_END!r} is a token but not the "
+                f"word_delimiter_token, which it stands for here; rename it"
+            )
+        if options.get("do_lower_case") is True:  # it spells its capitals small
+            token = token.lower()
+    if token.split() != [token]:
+        raise UserError(
+            f"{folder / 'vocab.json'}: the token {token!r} is empty or has white space; rename it "
+            "to a symbol without"
+        )
+    return token
+
+
+def _check_rows(folder: Path, ids: dict[str, int], rows: list[int | None], size: int) -> None:
+    path = folder / "vocab.json"
+    known = set(rows)
+    beyond = [token for token, row in ids.items() if row in known and row >= size]
+    if beyond:
+        raise UserError(
+            f"{path}: lists {beyond[0]!r} as {ids[beyond[0]]}, but the output layer has {size} "
+            "rows; fetch the tokenizer files that belong to this model"
+        )
+    nameless = sorted(set(range(size)) - known)
+    if nameless:
+        raise UserError(
+            f"{path}: has no token for {', '.join(map(str, nameless[:10]))} of the {size} rows of "
+            "the output layer; add them, or fetch added_tokens.json, too"
+        )
+
+
+def _check_distinct(folder: Path, symbols: list[str]) -> None:
+    seen: set[str] = set(SPECIALS)
+    for symbol in symbols:
+        if symbol in seen:
+            raise UserError(
+                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
+            )
+        seen.add(symbol)
+
+
+def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, Any]]:
+    """Content of the tokenizer's files by their names.  The rows keep their order.
+
+    UserError if the units are sentencepiece's, whose words transformers' CTC tokenizers cannot
+    put together.
+    """
+    if vocabulary.spelling is Spelling.PIECES:
+        raise UserError(
+            f"{folder}: not written; transformers has no CTC tokenizer for sentencepiece units, "
+            "only for letters and phonemes"
+        )
+    symbols = (*_ROLES.values(), *vocabulary.symbols[len(SPECIALS) :])
+    options: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **_ROLES}
+    if vocabulary.spelling is Spelling.LETTERS:
+        options |= {
+            "word_delimiter_token": WORD_END,
+            "replace_word_delimiter_char": " ",
+            "do_lower_case": False,
+        }
+    else:
+        options |= {
+            "tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer",
+            "word_delimiter_token": None,
+            "phone_delimiter_token": " ",
+            "do_phonemize": False,
+        }
+    return {
+        "vocab.json": {symbol: row for row, symbol in enumerate(symbols)},
+        "tokenizer_config.json": options,
+        "special_tokens_map.json": dict(_ROLES),
+    }
