@@ -50,23 +50,30 @@ class HourglassStack(nn.Module):
     def shorten(self, x: Tensor) -> Tensor:
         """`[batch, frames, D]` -> `[batch, ceil(frames / factor), D]`."""
         batch, frames, dim = x.shape
-        x = F.pad(x, (0, 0, 0, -frames % self.factor))
+        short = self._short(frames)
+        x = F.pad(x, (0, 0, 0, short * self.factor - frames))
         if self.shorten_linear is not None:
-            return self.shorten_linear(x.reshape(batch, -1, self.factor * dim))
-        return x.view(batch, -1, self.factor, dim).mean(dim=2)
+            return self.shorten_linear(x.reshape(batch, short, self.factor * dim))
+        return x.view(batch, short, self.factor, dim).mean(dim=2)
+
+    def _short(self, frames: int) -> int:
+        """ceil(frames / factor), in a form that export can follow where frames is a symbol."""
+        return (frames + self.factor - 1) // self.factor
 
     def shorten_valid(self, valid: Tensor | None) -> Tensor | None:
         """A shortened frame is padding only if all frames under it are."""
         if valid is None:
             return None
-        padded = F.pad(valid, (0, -valid.shape[1] % self.factor))
-        return padded.view(len(valid), -1, self.factor).any(dim=2)
+        batch, frames = valid.shape
+        short = self._short(frames)
+        padded = F.pad(valid, (0, short * self.factor - frames))
+        return padded.view(batch, short, self.factor).any(dim=2)
 
     def upsample(self, x: Tensor, frames: int) -> Tensor:
         """`[batch, ceil(frames / factor), D]` -> `[batch, frames, D]`."""
-        batch, _, dim = x.shape
+        batch, short, dim = x.shape
         if self.upsample_linear is not None:
-            x = self.upsample_linear(x).view(batch, -1, dim)
+            x = self.upsample_linear(x).view(batch, short * self.factor, dim)
         else:
             x = x.repeat_interleave(self.factor, dim=1)
         return x[:, :frames]
