@@ -12,6 +12,8 @@ The archive carries `recogniser.json`, see `describe`:
     extra = {"recogniser.json": ""}
     graph = torch.export.load("model.pt2", extra_files=extra).module()
     logits, frame_lengths = graph(waveforms, lengths)
+
+It is traced on the CPU and runs there.
 """
 
 import io

@@ -140,7 +140,7 @@ def read(folder: Path) -> dict[str, Any]:
     config = read_json(source)
     architecture = architecture_of_config(config, source)
     architecture = replace(architecture, normalize_input=read_normalize_input(folder))
-    tensors = _with_usual_names(read_tensors(folder))
+    tensors = _with_usual_names(read_tensors(folder), folder)
     if not _has_projection(architecture):
         _drop_identity(tensors, architecture.dim, folder)
     if any(name.startswith("lm_head.") for name in tensors):
@@ -154,7 +154,7 @@ def read(folder: Path) -> dict[str, Any]:
     return {**native.pretraining_content(architecture), "model": weights}
 
 
-def _with_usual_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_usual_names(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """Both spellings of weight norm as the newer; a bare Wav2Vec2Model with the trunk's prefix."""
     bare = not any(name.startswith(_TRUNK) for name in tensors)
     found = {}
@@ -162,6 +162,8 @@ def _with_usual_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for newer, older in _WEIGHT_NORM.items():
             name = re.sub(rf"(\.pos_conv_embed\.conv\.){older}$", rf"\1{newer}", name)
         found[f"{_TRUNK}{name}" if bare else name] = tensor
+    if len(found) != len(tensors):
+        raise UserError(f"{folder}: holds its positional convolution twice, as weight_g and newer")
     return found
 
 

@@ -243,6 +243,30 @@ def test_shard_without_its_tensor_or_missing(pretrained):
     refused(pretrained, r"gone\.safetensors: cannot be read")
 
 
+def test_pickled_shards(pretrained):
+    """Of the older format, as the larger published models have it."""
+    expected = huggingface.read(pretrained)
+    tensors = list(load_file(pretrained / "model.safetensors").items())
+    (pretrained / "model.safetensors").unlink()
+    torch.save(dict(tensors[::2]), pretrained / "a.bin")
+    torch.save(dict(tensors[1::2]), pretrained / "b.bin")
+    places = {name: "ab"[i % 2] + ".bin" for i, (name, _) in enumerate(tensors)}
+    index = pretrained / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    found = huggingface.read(pretrained)
+    for name, tensor in expected["model"].items():
+        assert torch.equal(tensor, found["model"][name])
+
+
+def test_both_spellings_of_weight_norm(pretrained):
+    name = "wav2vec2.encoder.pos_conv_embed.conv."
+    change_weights(
+        pretrained,
+        lambda t: t.update({f"{name}parametrizations.weight.original0": t[f"{name}weight_g"] + 1}),
+    )
+    refused(pretrained, "positional convolution twice")
+
+
 def test_every_missing_and_unexpected_tensor_is_listed(pretrained):
     def edit(tensors):
         del tensors["project_q.weight"], tensors["wav2vec2.masked_spec_embed"]
