@@ -5,8 +5,9 @@ import os
 import re
 import shutil
 import threading
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ FORMAT = 1
 """Raised when the layout changes so that older versions could not read it."""
 
 _UPDATE_FILE = re.compile(r"wav2vec2_update(\d+)\.pt")
+_REFUSED = re.compile(r"GLOBAL (\S+)")
+"""In torch's message, the class or function it would not build."""
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -110,40 +113,77 @@ class Writer:
             raise error
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU, its bytes verified against the checksums it carries.
+def _damaged_member(path: Path) -> str | None:
+    """The first part of the archive `path` whose checksum fails, if any.
 
-    Raises UserError, naming the file, if it is missing, truncated, damaged, not a checkpoint, or
-    written by a newer version of the format.
+    Files of torch before 1.6 are no archives and carry no checksums.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def read(path: str | Path, stand_ins: Mapping[str, Callable] | None = None) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU; no code in the file runs.
+
+    Builds tensors and plain types alone.  `stand_ins` names further classes that the file may
+    mention (`module.name`) and what is put in the place of each.  Raises UserError, naming the
+    file, if it is missing, truncated, damaged, or asks for another class.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        damaged = _damaged_member(path)
         if damaged:
             raise UserError(f"{path}: damaged (checksum of {damaged} fails); use another copy")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        allowed = [(stand_in, name) for name, stand_in in (stand_ins or {}).items()]
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old files are not the user's
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError):
+    except Exception as error:  # what garbage makes of the parsers has no common base class
+        refused = _REFUSED.search(str(error))
+        if refused:
+            raise UserError(
+                f"{path}: not a checkpoint this version reads: it asks for {refused[1]}, which no "
+                "checkpoint needs; do not load it elsewhere if you do not trust where it is from"
+            ) from None
         raise UserError(
             f"{path}: truncated, damaged, or not a checkpoint; use another copy"
         ) from None
-    except Exception as error:  # pickle's refusals have no common base class
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: not a checkpoint of this repository ({reason})") from None
-    if not isinstance(content, dict) or "format" not in content:
+
+
+def is_own(content: Any) -> bool:
+    """Whether `content`, from `read`, was written by `save`."""
+    return isinstance(content, dict) and "format" in content
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `save` wrote to the CPU, verified by the checksums it carries.
+
+    Raises UserError, naming the file, if `read` does, or if it is not a checkpoint of this
+    repository, or written by a newer version of the format.
+    """
+    content = read(path)
+    if not is_own(content):
         raise UserError(f"{path}: not a checkpoint of this repository")
+    check_format(content, path)
+    return content
+
+
+def check_format(content: dict[str, Any], path: str | Path) -> None:
+    """UserError if a newer version of the format wrote `content`."""
     if content["format"] > FORMAT:
         raise UserError(
             f"{path}: written in checkpoint format {content['format']}, this version reads up to "
             f"{FORMAT}; update the repository"
         )
-    return content
 
 
 def digest(content: bytes) -> str:
