@@ -1,0 +1,46 @@
+"""Any checkpoint, ours or somebody else's -> a native checkpoint content.
+
+Which it is shows in its content, never in its name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from common import checkpoint
+from common.errors import UserError
+from wav2vec2.interop import fairseq, huggingface, nvidia
+from wav2vec2.interop.stand_ins import STAND_INS, plain
+
+
+def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
+    """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, or the
+    folder of a Hugging Face model.
+
+    `dictionary`: that of a fine-tuned model whose file has none.  UserError if it is none of these,
+    or not all of it is understood.
+    """
+    path = Path(path)
+    if huggingface.is_huggingface(path):
+        return huggingface.read(path)
+    if path.is_dir():
+        raise UserError(
+            f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
+            "Hugging Face model"
+        )
+    content = checkpoint.read(path, STAND_INS)
+    if checkpoint.is_own(content):
+        checkpoint.check_format(content, path)
+        return content
+    try:
+        content = plain(content)
+    except RecursionError:  # no configuration holds itself
+        raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
+    given = None if dictionary is None else Path(dictionary)
+    if nvidia.is_nvidia(content):
+        return nvidia.read(content, path, given)
+    if fairseq.is_fairseq(content):
+        return fairseq.read(content, path, given)
+    raise UserError(
+        f"{path}: not a checkpoint of this repository, of fairseq or of NVIDIA's recipe (a Hugging "
+        "Face model is named by its folder)"
+    )
