@@ -246,7 +246,10 @@ def write(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         "args": None,
         "cfg": configuration,
         "model": to_theirs(content["model"], architecture, kind),
-        "optimizer_history": [],
+        # fairseq looks for a last entry, and for these keys in it.
+        "optimizer_history": [
+            {"optimizer_name": "", "criterion_name": "", "lr_scheduler_state": {}, "num_updates": 0}
+        ],
         "task_state": {},
         "extra_state": {},
     }
