@@ -151,8 +151,8 @@ def read(path: str | Path, stand_ins: Mapping[str, Callable] | None = None) -> A
         refused = _REFUSED.search(str(error))
         if refused:
             raise UserError(
-                f"{path}: not a checkpoint this version reads: it asks for {refused[1]}, which no "
-                "checkpoint needs; do not load it elsewhere if you do not trust where it is from"
+                f"{path}: not a checkpoint this version reads: it asks for {refused[1]}, and only "
+                "tensors, plain values and known configurations are built; use another copy"
             ) from None
         raise UserError(
             f"{path}: truncated, damaged, or not a checkpoint; use another copy"

@@ -1,8 +1,8 @@
 """Runs where fairseq is installed: makes models, saves them in its layouts, and runs them.
 
 `python fairseq_side.py make FOLDER` writes checkpoints of random weights and, for each, what it
-computes; `python fairseq_side.py run CHECKPOINT INPUTS OUTPUTS` loads a checkpoint the way fairseq's
-users do and runs it.  Needs nothing of this repository.
+computes; `python fairseq_side.py run CHECKPOINT INPUTS OUTPUTS` loads a checkpoint the way users of
+fairseq do and runs it.  Needs nothing of this repository.
 """
 
 import argparse

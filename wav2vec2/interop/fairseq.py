@@ -132,7 +132,7 @@ def architecture_from(
             dim=dim,
             ffn_dim=shape(f"{[*layers, 'encoder.layers.0'][0]}.fc1.weight")[0],
             heads=setting(settings, "encoder_attention_heads", int, source),
-            layers=len(layers),
+            layers=hourglass.layers if hourglass else len(layers),
             norm_first=setting(settings, "layer_norm_first", bool, source),
             position_kernel=kernel,
             position_groups=dim // per_group,

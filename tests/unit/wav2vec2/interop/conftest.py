@@ -1,0 +1,86 @@
+"""Checkpoints laid out as fairseq and NVIDIA's recipe save them, of random weights."""
+
+import argparse
+
+import torch
+
+from tests.unit.wav2vec2.interop import names
+
+SYMBOLS = ["|", "E", "T", "A"]
+UNITS = 4 + len(SYMBOLS)
+DICTIONARY = "".join(f"{symbol} 7\n" for symbol in SYMBOLS)
+
+
+def weights(shapes, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()}
+
+
+def settings(sizes, heads=4, **others):
+    """What fairseq and NVIDIA's recipe call a model's settings."""
+    return {
+        "extractor_mode": "layer_norm" if sizes.layer_norm else "default",
+        "encoder_layers": sizes.layers,
+        "encoder_embed_dim": sizes.dim,
+        "encoder_attention_heads": heads,
+        "activation_fn": "gelu",
+        "layer_norm_first": sizes.layer_norm,
+        "conv_feature_layers": str(list(sizes.conv)),
+        "conv_bias": sizes.conv_bias,
+        "final_dim": sizes.final,
+        **others,
+    }
+
+
+def fairseq_pretrained(sizes, layout="cfg", normalize=False, dtype=torch.float32):
+    model = {"_name": "wav2vec2", **settings(sizes)}
+    content = {"model": weights(names.pretraining(sizes), dtype), "args": None, "cfg": None}
+    if layout == "cfg":
+        content["cfg"] = {"model": model, "task": {"normalize": normalize}}
+    else:
+        content["args"] = argparse.Namespace(**model, normalize=normalize)
+    return content
+
+
+def fairseq_finetuned(sizes, layout="cfg", normalize=False, dtype=torch.float32):
+    pretrained = fairseq_pretrained(sizes, layout, normalize)
+    content = {"model": weights(names.ctc(sizes, UNITS), dtype), "args": None, "cfg": None}
+    if layout == "cfg":
+        content["cfg"] = {
+            "model": {"_name": "wav2vec_ctc", "w2v_args": pretrained["cfg"]},
+            "task": {"normalize": normalize, "labels": "ltr"},
+        }
+    else:
+        content["args"] = argparse.Namespace(
+            w2v_args=pretrained["args"], normalize=normalize, labels="ltr"
+        )
+    return content
+
+
+def nvidia(sizes, mode, **args):
+    shapes = names.pretraining(sizes) if mode == "pretrain" else names.ctc(sizes, UNITS)
+    hourglass = None
+    if sizes.hourglass:
+        before, shortened, after, factor = sizes.hourglass
+        hourglass = f"[{before},({shortened},{factor}),{after}]"
+    content = {
+        "args": settings(
+            sizes,
+            mode=mode,
+            normalize=False,
+            hourglass_transformer=hourglass,
+            hourglass_resample="linear" if sizes.linear_resampling else "naive",
+            rotary_embeddings=False,
+            use_spectrogram_features=False,
+            labels="ltr",
+            **args,
+        ),
+        "model": weights(shapes),
+        "ema_model": None,
+        "optimizer": {"state": {}, "param_groups": []},
+        "scaler": {},
+        "train_state": {"step": 10, "epoch": 2, "best_val_loss": float("inf")},
+    }
+    if mode == "finetune":
+        content["output_labels"] = DICTIONARY
+    return content
