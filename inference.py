@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from common import checkpoint, distributed
+from common import distributed
 from common.audio import SAMPLE_RATE, normalize, read_recording
 from common.batching import GroupRequest
 from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
@@ -23,7 +23,7 @@ from common.manifest import Manifest, read_labels, read_manifest, write_lines
 from common.vocabulary import Spelling, Vocabulary
 from tasks.recognition import Score, recognise
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import native
+from wav2vec2.interop import checkpoints, native
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class ModelOptions:
     """Model"""
 
     checkpoint: str
-    """Fine-tuned checkpoint."""
+    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, or fairseq's with its
+    dict.ltr.txt beside it."""
     batch_size: int = 8
     """Utterances at a time; results do not depend on it."""
     cpu: bool = False
@@ -76,7 +77,7 @@ class Recogniser:
     @classmethod
     def load(cls, options: ModelOptions) -> "Recogniser":
         device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
-        content = checkpoint.load(options.checkpoint)
+        content = checkpoints.read(options.checkpoint)
         model, vocabulary = native.load_ctc(content, options.checkpoint)
         return cls(
             model=model.to(device),

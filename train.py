@@ -31,22 +31,29 @@ from wav2vec2.config import (
     Masking,
     Regularisation,
 )
+from wav2vec2.interop import checkpoints, native
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Model"""
 
-    model: Literal["base", "large", "mini"] = "base"
-    """Architecture."""
+    model: Literal["base", "large", "mini", "auto"] = "base"
+    """Architecture; `auto`: that of --init_from, whose hourglass --hourglass must confirm."""
     hourglass: str = "[2,(8,4),2]"
     """Layers before, (shortened, by which factor), and after; '' for the plain encoder."""
     hourglass_resampling: Literal["naive", "linear"] = "naive"
     """Shorten by mean and repetition, or by learned linear maps."""
     init_from: str = ""
-    """Pre-trained checkpoint to start from, with a fresh optimizer and schedule; '': none."""
+    """Pre-trained checkpoint to start from, ours, fairseq's, NVIDIA's, or a Hugging Face folder,
+    with a fresh optimizer and schedule; '': none."""
 
-    def architecture(self) -> Architecture:
+    def __post_init__(self) -> None:
+        if self.model == "auto" and not self.init_from:
+            raise UserError("--model auto: takes the architecture of --init_from; give both")
+
+    def architecture(self, start: dict[str, Any] | None = None, source: str = "") -> Architecture:
+        """What the flags mean; `start`, from `source`: the checkpoint that `auto` asks."""
         if self.hourglass_resampling != "naive" and not self.hourglass.strip():
             raise UserError(
                 f"--hourglass_resampling {self.hourglass_resampling}: the plain encoder has none; "
@@ -54,9 +61,18 @@ class ModelOptions:
             )
         try:
             hourglass = Hourglass.parse(self.hourglass, self.hourglass_resampling)
-            return replace(PRESETS[self.model], hourglass=hourglass)
+            if self.model != "auto":
+                return replace(PRESETS[self.model], hourglass=hourglass)
         except ValueError as error:
             raise UserError(str(error)) from None
+        assert start is not None
+        found = native.architecture_of(start, source)
+        if found.hourglass != hourglass:
+            raise UserError(
+                f"--hourglass {self.hourglass!r}: {source} has "
+                f"{found.hourglass or 'the plain encoder'}; give {native.flags_of(found)}"
+            )
+        return found
 
 
 PRETRAIN = (
@@ -134,7 +150,7 @@ def resolved(command: str, options: dict[type, Any]) -> dict[str, Any]:
     for values in options.values():
         configuration.update(asdict(values))
     configuration.update(asdict(options[DataOptions].geometry()))
-    if command == "pretrain":
+    if command == "pretrain" and options[ModelOptions].model != "auto":
         configuration["architecture"] = options[ModelOptions].architecture().to_dict()
     return configuration
 
@@ -146,10 +162,13 @@ def build(
     data, run = options[DataOptions], options[RunOptions]
     regularisation, masking = options[Regularisation], options[Masking]
     if command == "pretrain":
-        architecture = options[ModelOptions].architecture()
+        init_from = options[ModelOptions].init_from
+        weights = checkpoints.read(init_from) if init_from and saved is None else None
+        source, start = (str(saved.path), saved.content) if saved else (init_from, weights)
+        architecture = options[ModelOptions].architecture(start, source)
         crop, objective = options[CropOptions], options[ContrastiveObjective]
         choices = (data, crop, architecture, regularisation, masking, objective, run, device)
-        return PretrainingTask(*choices, options[ModelOptions].init_from, saved)
+        return PretrainingTask(*choices, init_from, weights, saved)
     finetune, max_update = options[FinetuneOptions], options[ScheduleOptions].max_update
     return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device, saved)
 

@@ -20,12 +20,20 @@ from common.errors import UserError
 FORMAT = 1
 """Raised when the layout changes so that older versions could not read it."""
 
+WEIGHTS_SUFFIXES = (".bin", ".safetensors")
+"""Of the files in a folder that hold weights."""
+
 _UPDATE_FILE = re.compile(r"wav2vec2_update(\d+)\.pt")
 _REFUSED = re.compile(r"GLOBAL (\S+)")
 """In torch's message, the class or function it would not build."""
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
+    """`write` of `content` as a checkpoint of this repository."""
+    write(path, {"format": FORMAT, **content})
+
+
+def write(path: str | Path, content: dict[str, Any]) -> None:
     """Write `content` (tensors and plain types) so that `path` is at all times old or new, whole.
 
     A temporary file beside it is written, flushed to disk, and renamed.  Raises UserError if the
@@ -35,7 +43,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -198,6 +206,15 @@ def file_digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             hashed.update(block)
     return hashed.hexdigest()[:16]
+
+
+def weights_digest(path: str | Path) -> str:
+    """`digest` of a checkpoint: of a file, or of the files of weights in a folder."""
+    path = Path(path)
+    if path.is_file():
+        return file_digest(path)
+    weights = sorted(p for p in path.iterdir() if p.suffix in WEIGHTS_SUFFIXES)
+    return digest("".join(f"{p.name} {file_digest(p)}\n" for p in weights).encode())
 
 
 def update_file(output_dir: str | Path, update: int) -> Path:

@@ -223,8 +223,8 @@ def weights_digest(path: str, saved: Saved | None, name: str) -> str | None:
 
     A run that is continued needs them no more; where they are gone, its own word is taken.
     """
-    if saved is None or Path(path).is_file():
-        return checkpoint.file_digest(path)
+    if saved is None or Path(path).exists():
+        return checkpoint.weights_digest(path)
     return saved.content.get("recipe", {}).get(name)
 
 

@@ -36,7 +36,7 @@ from tasks.recognition import Score, recognise
 from wav2vec2.config import Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
 from wav2vec2.feature_extractor import frame_count
-from wav2vec2.interop import native
+from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
 
 
@@ -45,7 +45,8 @@ class FinetuneOptions:
     """Fine-tuning"""
 
     pretrained_model: str = "results/pretrain_base/wav2vec2_update400000.pt"
-    """Checkpoint of the pre-trained model; its architecture, hourglass included, is kept."""
+    """Checkpoint of the pre-trained model, ours, fairseq's, NVIDIA's, or a Hugging Face folder; its
+    architecture, hourglass included, is kept."""
     labels: str = "ltr"
     """Extension of the label files; the dictionary is dict.<labels>.txt."""
     freeze_finetune_updates: int = 0
@@ -193,7 +194,7 @@ class FinetuningTask:
         """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
         path = self.options.pretrained_model
         if saved is None:
-            return path, checkpoint.load(path)
+            return path, checkpoints.read(path)
         return str(saved.path), saved.content
 
     def _check_hourglass(self, source: str) -> None:

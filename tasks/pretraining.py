@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import checkpoint, randomness
+from common import randomness
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, Draws, UtteranceDataset
 from common.errors import UserError
@@ -108,10 +108,11 @@ class PretrainingTask:
         run: RunOptions,
         device: torch.device,
         init_from: str = "",
+        weights: dict[str, Any] | None = None,
         saved: Saved | None = None,
     ):
-        """`init_from`: checkpoint whose weights to start from; `saved`: the checkpoint of this task
-        that is to be continued."""
+        """`init_from`: checkpoint to start from, `weights`: its content; `saved`: the checkpoint of
+        this task that is to be continued, which then has the weights."""
         self.architecture, self.regularisation = architecture, regularisation
         self.objective, self.run, self.device = objective, run, device
         if masking.mask_prob == 0:
@@ -172,8 +173,8 @@ class PretrainingTask:
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
-        if init_from and saved is None:
-            native.load_pretraining(self.model, checkpoint.load(init_from), init_from, architecture)
+        if weights is not None:
+            native.load_pretraining(self.model, weights, init_from, architecture)
         self.model.to(device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
         self.recipe = recipe_of(

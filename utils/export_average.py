@@ -11,6 +11,7 @@ from pathlib import Path
 from common import checkpoint
 from common.errors import UserError, run_command
 from common.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.interop import native
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,8 @@ def main() -> None:
         raise UserError(f"{options.checkpoint}: keeps no average; train with --ema (EMA=0.9999)")
     if Path(options.output).exists():
         raise UserError(f"--output {options.output}: exists already; choose another name")
-    kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
-    exported = {name: content[name] for name in kept if name in content}
-    checkpoint.save(options.output, {**exported, "model": content["ema_model"]})
+    exported = native.model_of({**content, "model": content["ema_model"]})
+    checkpoint.save(options.output, exported)
     print(f"{options.output}: the average after update {content['update']}")
 
 

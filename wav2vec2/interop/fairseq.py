@@ -237,6 +237,9 @@ def write(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             "written for it"
         )
     kind: Kind = content["kind"]
+    weights = to_theirs(content["model"], architecture, kind)
+    units = output_units(weights, "checkpoint") if kind == "ctc" else 0
+    to_ours(weights, architecture, kind, "checkpoint", units)  # says what does not match
     pretraining = {
         "model": _model_settings(architecture),
         "task": _task_settings(architecture, "audio_pretraining", folder),
@@ -245,7 +248,7 @@ def write(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "args": None,
         "cfg": configuration,
-        "model": to_theirs(content["model"], architecture, kind),
+        "model": weights,
         # fairseq looks for a last entry, and for these keys in it.
         "optimizer_history": [
             {"optimizer_name": "", "criterion_name": "", "lr_scheduler_state": {}, "num_updates": 0}

@@ -3,6 +3,7 @@
 A checkpoint is self-contained: architecture, weights and, when fine-tuned, the dictionary.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from common.errors import UserError
 from common.subwords import SubwordModel
 from common.vocabulary import Spelling, Vocabulary
-from wav2vec2.config import Architecture, Regularisation
+from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
@@ -35,6 +36,12 @@ def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str)
         model = bytearray(vocabulary.subwords.content)
         content["sentencepiece"] = torch.frombuffer(model, dtype=torch.uint8)
     return content
+
+
+def model_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its model, without the state of its training."""
+    kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
+    return {name: content[name] for name in (*kept, "model") if name in content}
 
 
 def architecture_of(content: dict[str, Any], source: str) -> Architecture:
@@ -62,7 +69,7 @@ def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source
     if content.get("kind") != "pretraining":
         raise UserError(
             f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; "
-            "PRETRAINED_MODEL names one written by `train.py pretrain`"
+            "PRETRAINED_MODEL names one that was pre-trained only"
         )
     trunk = {
         name.removeprefix(_TRUNK): tensor
@@ -70,6 +77,17 @@ def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source
         if name.startswith(_TRUNK)
     }
     _load(model.wav2vec2, trunk, source)
+
+
+def flags_of(architecture: Architecture) -> str:
+    """The flags of `train.py pretrain` that mean `architecture` when it starts from its weights."""
+    hourglass = architecture.hourglass
+    plain = replace(architecture, hourglass=None)
+    model = next((name for name, preset in PRESETS.items() if preset == plain), "auto")
+    flags = f"--model {model} --hourglass '{hourglass or ''}'"
+    if hourglass is not None and hourglass.resampling != "naive":
+        flags += f" --hourglass_resampling {hourglass.resampling}"
+    return f"{flags} (MODEL, HOURGLASS_CONFIG)"
 
 
 def load_pretraining(
@@ -83,12 +101,13 @@ def load_pretraining(
             f"{source}: holds the trunk without its quantizer, which fine-tuning can use "
             "(PRETRAINED_MODEL) but pre-training cannot continue"
         )
-    found, wanted = architecture_of(content, source).to_dict(), expected.to_dict()
+    architecture = architecture_of(content, source)
+    found, wanted = architecture.to_dict(), expected.to_dict()
     differing = [f"{name} {found[name]}" for name in wanted if found[name] != wanted[name]]
     if differing:
         raise UserError(
             f"{source}: of another architecture than --model and --hourglass say "
-            f"({'; '.join(differing)}); give those it was trained with"
+            f"({'; '.join(differing)}); give {flags_of(architecture)}"
         )
     _load(model, content["model"], source)
 

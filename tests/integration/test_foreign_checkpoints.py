@@ -1,0 +1,149 @@
+"""The commands on checkpoints of fairseq and of NVIDIA's recipe: nothing but the path differs."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+import inference
+import train
+from common import checkpoint
+from tests.integration.conftest import flags
+from utils import convert_checkpoint
+from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import fairseq, native
+from wav2vec2.interop.fairseq_weights import to_theirs
+from wav2vec2.pretraining import Wav2Vec2ForPretraining
+
+# Not one of the presets, as few published models are.
+NARROW = replace(MINI, dim=96, ffn_dim=128, layers=2, final_dim=32)
+HOURGLASS = replace(NARROW, layers=3, hourglass=Hourglass(1, 1, 2, 1, "linear"), norm_first=False)
+SYMBOLS = ["|", *"ABCDENOT"]
+
+
+def pretrained(architecture=NARROW):
+    torch.manual_seed(0)
+    model = Wav2Vec2ForPretraining.from_config(
+        architecture, Regularisation(), ContrastiveObjective()
+    )
+    return {**native.pretraining_content(architecture), "model": model.state_dict()}
+
+
+def finetuned(architecture=NARROW):
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), 4 + len(SYMBOLS))
+    return {
+        "kind": "ctc",
+        "architecture": architecture.to_dict(),
+        "dictionary": "\n".join(SYMBOLS),
+        "labels": "ltr",
+        "model": model.state_dict(),
+    }
+
+
+def nvidia(content, mode):
+    architecture = native.architecture_of(content, "c")
+    hourglass = architecture.hourglass
+    return {
+        "args": {
+            "mode": mode,
+            "normalize": architecture.normalize_input,
+            "encoder_attention_heads": architecture.heads,
+            "layer_norm_first": architecture.norm_first,
+            "conv_feature_layers": str(list(architecture.conv_layers)),
+            "hourglass_transformer": str(hourglass),
+            "hourglass_resample": hourglass.resampling,
+            "labels": "ltr",
+        },
+        "model": to_theirs(content["model"], architecture, content["kind"]),
+        "train_state": {"step": 1},
+        **({"output_labels": "".join(f"{s} 1\n" for s in SYMBOLS)} if mode == "finetune" else {}),
+    }
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The same models as files of fairseq and of NVIDIA's recipe."""
+    paths = {}
+    for name, content in {
+        "fairseq": fairseq.write(pretrained(), tmp_path),
+        "fairseq_ctc": fairseq.write(finetuned(), tmp_path),
+        "nvidia": nvidia(pretrained(HOURGLASS), "pretrain"),
+        "nvidia_ctc": nvidia(finetuned(HOURGLASS), "finetune"),
+    }.items():
+        paths[name] = tmp_path / f"{name}.pt"
+        torch.save(content, paths[name])
+    (tmp_path / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
+    return paths
+
+
+@pytest.mark.parametrize("whose", ["fairseq", "nvidia"])
+def test_finetuning_from_it(corpus, files, tmp_path, command, whose):
+    output = tmp_path / "o"
+    arguments = flags("finetune", corpus, output, pretrained_model=files[whose])
+    code, _, err = command(train.main, *arguments)
+    assert code == 0, err
+    saved = checkpoint.load(output / "wav2vec2_update4.pt")
+    expected = NARROW if whose == "fairseq" else HOURGLASS
+    assert saved["architecture"] == expected.to_dict()
+    start = pretrained(expected)["model"]
+    name = "wav2vec2.feature_extractor.conv_layers.1.conv.weight"  # fine-tuning leaves it alone
+    assert torch.equal(saved["model"][name], start[name])
+    assert saved["recipe"]["pretrained_model"] == checkpoint.file_digest(files[whose])
+
+
+def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
+    """The architecture is the weights'; resumed without them; a wrong flag says the right one."""
+    start = {"init_from": files["fairseq"], "model": "auto", "hourglass": ""}
+    arguments = flags("pretrain", corpus, tmp_path / "o", **start, max_update=2)
+    code, _, err = command(train.main, *arguments)
+    assert code == 0, err
+    assert (
+        checkpoint.load(tmp_path / "o" / "wav2vec2_update2.pt")["architecture"] == NARROW.to_dict()
+    )
+    shutil.move(files["fairseq"], tmp_path / "moved.pt")
+    code, out, err = command(train.main, *arguments)
+    assert code == 0 and "no such checkpoint" not in err
+
+    for changed, message in [
+        ({"model": "mini"}, "--model auto --hourglass ''"),
+        ({"hourglass": "[2,(8,4),2]"}, "has the plain encoder; give --model auto --hourglass ''"),
+        ({"init_from": files["nvidia"]}, "--hourglass '[1,(1,2),1]' --hourglass_resampling linear"),
+        ({"init_from": files["fairseq_ctc"]}, "not a pre-training checkpoint but 'ctc'"),
+        ({"init_from": ""}, "--model auto: takes the architecture of --init_from"),
+    ]:
+        start = {"init_from": tmp_path / "moved.pt", "model": "auto", "hourglass": ""} | changed
+        arguments = flags("pretrain", corpus, tmp_path / "x", **start)
+        code, _, err = command(train.main, *arguments)
+        assert code == 2 and message in err.splitlines()[-1], err
+
+
+def test_a_recogniser_where_a_pretrained_model_is_wanted(corpus, files, tmp_path, command):
+    for name in ("fairseq_ctc", "nvidia_ctc"):
+        arguments = flags("finetune", corpus, tmp_path / "o", pretrained_model=files[name])
+        code, _, err = command(train.main, *arguments)
+        assert code == 2 and "not a pre-training checkpoint but 'ctc'" in err
+    for name in ("fairseq", "nvidia"):
+        arguments = ["transcribe", "--checkpoint", files[name], "--cpu", "true", "a.wav"]
+        code, _, err = command(inference.main, *arguments)
+        assert code == 2 and "fine-tune it first" in err
+
+
+@pytest.mark.parametrize("whose", ["fairseq_ctc", "nvidia_ctc"])
+def test_evaluation_with_it_and_with_its_conversion(corpus, files, tmp_path, command, whose):
+    converted = tmp_path / "native.pt"
+    arguments = [files[whose], converted, "--to", "native"]
+    code, out, err = command(convert_checkpoint.main, *arguments)
+    assert code == 0 and "native.pt: ctc" in out, err
+    files[whose].with_name("dict.ltr.txt").unlink() if whose == "nvidia_ctc" else None
+    hypotheses = []
+    for path in (files[whose], converted):
+        output = tmp_path / path.stem
+        arguments = ["evaluate", "--checkpoint", path, "--dataset_dir", corpus, "--subset", "dev"]
+        arguments += ["--output_dir", output, "--num_workers", 0, "--cpu", "true"]
+        code, out, err = command(inference.main, *arguments)
+        assert code == 0 and "WER" in out, err
+        hypotheses.append((output / "hypotheses_dev.jsonl").read_text())
+    assert hypotheses[0] == hypotheses[1]

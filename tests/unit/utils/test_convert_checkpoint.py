@@ -1,0 +1,109 @@
+"""utils/convert_checkpoint.py: there and back, and what stops it."""
+
+import sys
+
+import pytest
+import torch
+
+from common import checkpoint
+from common.errors import run_command
+from tests.unit.wav2vec2.interop import names
+from tests.unit.wav2vec2.interop.conftest import (
+    DICTIONARY,
+    fairseq_finetuned,
+    fairseq_pretrained,
+    nvidia,
+)
+from utils import convert_checkpoint
+from wav2vec2.interop import checkpoints
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys):
+    def convert(*argv):
+        monkeypatch.setattr(sys, "argv", ["convert", *map(str, argv)])
+        with pytest.raises(SystemExit) as stop:
+            run_command(convert_checkpoint.main)
+        return stop.value.code, capsys.readouterr()
+
+    return convert
+
+
+SIZES = names.Sizes(layer_norm=True, conv_bias=True)
+
+
+@pytest.mark.parametrize("make", [fairseq_pretrained, fairseq_finetuned])
+def test_there_and_back(tmp_path, convert, make):
+    given = make(SIZES, normalize=True)
+    torch.save(given, tmp_path / "theirs.pt")
+    symbols = tmp_path / "symbols.txt"
+    symbols.write_text(DICTIONARY)
+    ours = tmp_path / "ours.pt"
+    flags = ["--dictionary", symbols] if make is fairseq_finetuned else []
+    code, output = convert(tmp_path / "theirs.pt", ours, "--to", "native", *flags)
+    assert code == 0 and f"{len(given['model'])} tensors" in output.out
+    assert checkpoint.load(ours)["format"] == checkpoint.FORMAT
+
+    (tmp_path / "back").mkdir()
+    back = tmp_path / "back" / "theirs.pt"
+    assert convert(ours, back, "--to", "fairseq")[0] == 0
+    written = torch.load(back, weights_only=True)  # plain types alone
+    assert "format" not in written and written["model"].keys() == given["model"].keys()
+    for name, tensor in written["model"].items():
+        assert torch.equal(tensor, given["model"][name]), name
+    assert (tmp_path / "back" / "dict.ltr.txt").exists() == (make is fairseq_finetuned)
+    again = checkpoints.read(back)
+    expected = checkpoint.load(ours)
+    assert {k: v for k, v in again.items() if k != "model"} == {
+        k: v for k, v in expected.items() if k not in ("model", "format")
+    }
+    assert all(torch.equal(t, expected["model"][name]) for name, t in again["model"].items())
+
+
+def test_the_state_of_training_is_left_behind(tmp_path, convert):
+    torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
+    content = checkpoints.read(tmp_path / "theirs.pt")
+    checkpoint.save(tmp_path / "run.pt", {**content, "optimizer": {"a": 1}, "update": 7})
+    assert convert(tmp_path / "run.pt", tmp_path / "lean.pt", "--to", "native")[0] == 0
+    lean = checkpoint.load(tmp_path / "lean.pt")
+    assert lean["update"] == 7 and "optimizer" not in lean
+
+
+def test_what_stops_it(tmp_path, convert):
+    """Each in one line, with exit code 2, and without a file half written."""
+    given = fairseq_finetuned(SIZES)
+    torch.save(given, tmp_path / "theirs.pt")
+    del given["model"]["w2v_encoder.w2v_model.mask_emb"]
+    given["model"] |= {"decoder.weight": torch.ones(1), "w2v_encoder.w2v_model.mask_emb": 5}
+    given["model"]["w2v_encoder.w2v_model.mask_emb"] = torch.ones(16)
+    (tmp_path / "other").mkdir()
+    torch.save(given, tmp_path / "other" / "more.pt")
+    (tmp_path / "other" / "dict.ltr.txt").write_text(DICTIONARY)
+    torch.save(nvidia(names.Sizes(layers=3, hourglass=(1, 1, 1, 2)), "pretrain"), tmp_path / "h.pt")
+    (tmp_path / "taken.pt").touch()
+    for arguments, message in [
+        (["theirs.pt", "o.pt", "--to", "native"], "without its dictionary"),
+        (["other/more.pt", "o.pt", "--to", "native"], "decoder.weight is unknown"),
+        (["h.pt", "o.pt", "--to", "fairseq"], "hourglass [1,(1,2),1]: fairseq has none"),
+        (["h.pt", "taken.pt", "--to", "native"], "exists already"),
+        (["h.pt", "no/o.pt", "--to", "native"], "create it first"),
+        (["gone.pt", "o.pt", "--to", "native"], "no such checkpoint"),
+        (["h.pt", "o.pt", "--to", "kaldi"], "invalid choice"),
+    ]:
+        paths = [tmp_path / name for name in arguments[:2]]
+        code, output = convert(*paths, *arguments[2:])
+        assert code == 2 and message in output.err, (arguments, output.err)
+        assert output.err.count("\n") == 1 and not (tmp_path / "o.pt").exists()
+
+
+def test_another_dictionary_in_the_way(tmp_path, convert):
+    torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dict.ltr.txt").write_text("| 1\nX 1\n")
+    arguments = [tmp_path / "theirs.pt", tmp_path / "out" / "o.pt", "--to", "fairseq"]
+    code, output = convert(*arguments)
+    assert code == 2 and "exists already, with other symbols" in output.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dict.ltr.txt"]
+    (tmp_path / "out" / "dict.ltr.txt").write_text(DICTIONARY)
+    assert convert(*arguments)[0] == 0
