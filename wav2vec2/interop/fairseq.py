@@ -2,7 +2,7 @@
 
 Its files hold `model` and either `cfg`, a nested configuration, or the older `args`, a flat one.  A
 fine-tuned file nests the configuration of pre-training in `w2v_args`; its dictionary is a file of
-its own, or, since 2021, in `task_state`.
+its own, or, in newer files, in `task_state`.
 """
 
 import ast

@@ -42,10 +42,10 @@ _CLASSES = {
     "fairseq.data.text_compressor": ["TextCompressionLevel"],
     "fairseq.meters": ["AverageMeter", "StopwatchMeter", "TimeMeter"],
     "fairseq.logging.meters": ["AverageMeter", "StopwatchMeter", "TimeMeter"],
-    # Scalars of numpy, in what training remembers of its progress.
-    "numpy": ["dtype"],
-    "numpy.core.multiarray": ["scalar"],
-    "numpy._core.multiarray": ["scalar"],
+    # Numbers of numpy, in what training remembers of its progress.
+    "numpy": ["dtype", "ndarray"],
+    "numpy.core.multiarray": ["_reconstruct", "scalar"],
+    "numpy._core.multiarray": ["_reconstruct", "scalar"],
 }
 
 STAND_INS: dict[str, Any] = {

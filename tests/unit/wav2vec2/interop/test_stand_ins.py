@@ -125,6 +125,7 @@ def test_namespaces_and_numbers_become_plain(tmp_path):
     numpy = pytest.importorskip("numpy")
     nested = argparse.Namespace(heads=4, w2v_args=argparse.Namespace(rates=[0.1, None]))
     content = {"args": nested, "best": numpy.float64(3.5), "w": torch.ones(2, dtype=torch.half)}
+    content["history"] = numpy.ones(3)
     for options in ({}, LEGACY):
         torch.save(content, tmp_path / "c.pt", **options)
         read = plain(checkpoint.read(tmp_path / "c.pt", STAND_INS))
