@@ -169,7 +169,7 @@ def read(path: str | Path, stand_ins: Mapping[str, Callable] | None = None) -> A
 
 def is_own(content: Any) -> bool:
     """Whether `content`, from `read`, was written by `save`."""
-    return isinstance(content, dict) and "format" in content
+    return isinstance(content, dict) and isinstance(content.get("format"), int)
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import UserError
-from common.vocabulary import SPECIALS, Spelling, Vocabulary
+from common.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
 from wav2vec2.config import Architecture, Hourglass
 from wav2vec2.interop import native
 from wav2vec2.interop.fairseq_weights import (
@@ -57,11 +57,17 @@ def read(content: dict[str, Any], source: Path, dictionary: Path | None = None) 
     pretraining = _pretraining_settings(model, source)
     normalize = setting(task if "normalize" in task else model, "normalize", bool, source)
     architecture = architecture_from(pretraining, weights, "ctc", normalize, source)
-    labels = task.get("labels") or "ltr"
+    labels = labels_of(task)
     units = output_units(weights, source)
     vocabulary = _vocabulary(content, units, source, dictionary, labels)
     ours = to_ours(weights, architecture, "ctc", str(source), units)
     return {**native.ctc_content(architecture, vocabulary, labels), "model": ours}
+
+
+def labels_of(settings: Mapping[str, Any]) -> str:
+    """The extension of the labels a recogniser was trained on; letters if it is not said."""
+    labels = settings.get("labels")
+    return labels if isinstance(labels, str) and re.fullmatch(r"[\w-]+", labels) else "ltr"
 
 
 def _configuration(content: dict[str, Any], source: Path) -> tuple[dict, dict]:
@@ -210,14 +216,16 @@ def _vocabulary(
         symbols = own.get("symbols")
         if not isinstance(symbols, list) or tuple(symbols[: len(SPECIALS)]) != SPECIALS:
             raise UserError(f"{source}: its dictionary does not begin with {' '.join(SPECIALS)}")
-        vocabulary = Vocabulary(symbols[len(SPECIALS) :], Spelling.of(symbols))
+        text = "\n".join(map(str, symbols[len(SPECIALS) :]))
+        symbols = parse_dictionary(text, f"{source} (dictionary)")
+        vocabulary = Vocabulary(symbols, Spelling.of(symbols))
         check_size(vocabulary, units, f"{source} (dictionary)", source)
         return vocabulary
     if dictionary is None and not beside.is_file():
         raise UserError(
-            f"{source}: a recogniser of {units} units without its dictionary; put the file it was "
-            f"trained with beside it as {beside.name}, or convert it once with "
-            "`python -m utils.convert_checkpoint --dictionary`"
+            f"{source}: a fine-tuned recogniser ({units} units) without its dictionary; put the "
+            f"file it was trained with beside it as {beside.name}, or convert it once with `python "
+            "-m utils.convert_checkpoint --dictionary` (training starts from pre-trained files)"
         )
     vocabulary = Vocabulary.read(dictionary or beside)
     check_size(vocabulary, units, dictionary or beside, source)

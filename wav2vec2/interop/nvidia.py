@@ -13,7 +13,13 @@ from common.errors import UserError
 from common.vocabulary import Spelling, Vocabulary, parse_dictionary
 from wav2vec2.config import Hourglass
 from wav2vec2.interop import native
-from wav2vec2.interop.fairseq import architecture_from, check_size, output_units, setting
+from wav2vec2.interop.fairseq import (
+    architecture_from,
+    check_size,
+    labels_of,
+    output_units,
+    setting,
+)
 from wav2vec2.interop.fairseq_weights import Kind, to_ours, usual_spelling
 
 MODES: dict[str, Kind] = {"pretrain": "pretraining", "finetune": "ctc"}
@@ -50,8 +56,7 @@ def read(content: dict[str, Any], source: Path, dictionary: Path | None = None) 
     units = output_units(weights, source)
     vocabulary = _vocabulary(content, units, source, dictionary)
     ours = to_ours(weights, architecture, kind, str(source), units)
-    labels = args.get("labels") or "ltr"
-    return {**native.ctc_content(architecture, vocabulary, labels), "model": ours}
+    return {**native.ctc_content(architecture, vocabulary, labels_of(args)), "model": ours}
 
 
 def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:

@@ -73,6 +73,24 @@ def test_other_files(tmp_path):
         checkpoint.load(tmp_path / "z.pt")
 
 
+def test_a_format_that_is_no_number_is_not_ours(tmp_path):
+    torch.save({"format": "x"}, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this repository"):
+        checkpoint.load(tmp_path / "c.pt")
+
+
+def test_a_folders_digest_is_that_of_its_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "README.md").write_bytes(b"one text")
+    before = checkpoint.weights_digest(tmp_path)
+    (tmp_path / "README.md").write_bytes(b"another")
+    assert checkpoint.weights_digest(tmp_path) == before
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert checkpoint.weights_digest(tmp_path) != before
+    path = tmp_path / "model.safetensors"
+    assert checkpoint.weights_digest(path) == checkpoint.file_digest(path)
+
+
 def test_newer_format(tmp_path):
     torch.save({"format": checkpoint.FORMAT + 1}, tmp_path / "c.pt")
     with pytest.raises(UserError, match="update the repository"):

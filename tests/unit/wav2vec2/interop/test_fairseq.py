@@ -238,7 +238,7 @@ def test_conv_layers():
 def test_dictionaries(save, tmp_path):
     content = fairseq_finetuned(BASE_LIKE)
     path = save(content)
-    with pytest.raises(UserError, match=r"8 units without its dictionary.* as dict\.ltr\.txt"):
+    with pytest.raises(UserError, match=r"8 units\) without its dictionary.* as dict\.ltr\.txt"):
         checkpoints.read(path)
     given = tmp_path / "symbols.txt"
     given.write_text(DICTIONARY)
@@ -276,6 +276,19 @@ def test_a_dictionary_in_the_file(save, tmp_path, monkeypatch):
     content["task_state"] = {"target_dictionary": Dictionary(["<pad>", *SYMBOLS])}
     with pytest.raises(UserError, match="does not begin with <s> <pad>"):
         checkpoints.read(save(content))
+    content["task_state"] = {
+        "target_dictionary": Dictionary(["<s>", "<pad>", "</s>", "<unk>", 5, "a b c", "", "D"])
+    }
+    with pytest.raises(UserError, match=r"\(dictionary\):2: expected 'symbol count'"):
+        checkpoints.read(save(content))
+
+
+def test_labels_name_no_other_place(save, tmp_path):
+    for labels, name in (("phn", "dict.phn.txt"), ("../x", "dict.ltr.txt"), (5, "dict.ltr.txt")):
+        content = fairseq_finetuned(BASE_LIKE)
+        content["cfg"]["task"]["labels"] = labels
+        with pytest.raises(UserError, match=rf"beside it as {name}"):
+            checkpoints.read(save(content))
 
 
 @pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE, NO_PROJECTION])
