@@ -51,7 +51,7 @@ def python() -> str:
                 result = subprocess.run(step, capture_output=True, text=True)
                 if result.returncode:
                     last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-                    pytest.skip(f"fairseq's environment cannot be built: {last}")
+                    pytest.skip(f"fairseq's environment cannot be built ({step[-1]}): {last}")
             complete.touch()
     return str(executable)
 

@@ -171,13 +171,19 @@ def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
     section = dict_config(_metadata=metadata, _parent=root)
     section._content = {
         "heads": node(_val=4, _parent=section),
+        "old": node(_val=argparse.Namespace(layers=2), _parent=section),  # as fairseq 0.10 did
         "path": node(_val="${task.data}", _parent=section),
         "rates": list_config(_content=[node(_val=0.5, _parent=None)], _parent=section),
     }
     root._content = {"model": section}
     torch.save({"cfg": root}, tmp_path / "c.pt")
     read = plain(checkpoint.read(tmp_path / "c.pt", STAND_INS))
-    assert read == {"cfg": {"model": {"heads": 4, "path": "${task.data}", "rates": [0.5]}}}
+    assert read["cfg"]["model"] == {
+        "heads": 4,
+        "old": {"layers": 2},
+        "path": "${task.data}",
+        "rates": [0.5],
+    }
 
 
 def test_a_configuration_that_holds_itself_is_refused(tmp_path):
