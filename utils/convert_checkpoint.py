@@ -1,4 +1,4 @@
-"""Convert a checkpoint between this repository, fairseq and Hugging Face.
+"""Convert a checkpoint between this repository, fairseq and Hugging Face, or export its graph.
 
 `python -m utils.convert_checkpoint wav2vec_small.pt base.pt --to native`
 
@@ -15,14 +15,16 @@ from common.errors import UserError, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from common.manifest import write_lines
 from wav2vec2.interop import checkpoints, fairseq, huggingface, native
+from wav2vec2.interop.exported import write_exported
+from wav2vec2.interop.onnx import write_onnx
 
 
 @dataclass(frozen=True)
 class Options:
     """Conversion"""
 
-    to: Literal["native", "fairseq", "huggingface"]
-    """Whose layout to write."""
+    to: Literal["native", "fairseq", "huggingface", "exported", "onnx", "onnx_int8"]
+    """Whose layout to write; exported: torch.export's archive of a recogniser (.pt2)."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
 
@@ -59,8 +61,12 @@ def convert(source: str, output: Path, options: Options) -> None:
         checkpoint.save(output, content)
     elif options.to == "fairseq":
         write_fairseq(content, output)
-    else:
+    elif options.to == "huggingface":
         huggingface.write(content, output)
+    elif options.to == "exported":
+        write_exported(content, output)
+    else:
+        write_onnx(content, output, int8=options.to == "onnx_int8")
     parameters = sum(tensor.numel() for tensor in content["model"].values())
     print(f"{output}: {content['kind']}, {len(content['model'])} tensors, {parameters:,} numbers")
 

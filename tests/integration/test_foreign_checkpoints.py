@@ -1,4 +1,4 @@
-"""The commands on checkpoints of fairseq and of NVIDIA's recipe: nothing but the path differs."""
+"""The commands on other people's checkpoints: nothing but the path differs."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.integration.conftest import flags
 from utils import convert_checkpoint
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import fairseq, native
+from wav2vec2.interop import fairseq, huggingface, native
 from wav2vec2.interop.fairseq_weights import to_theirs
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
@@ -65,7 +65,7 @@ def nvidia(content, mode):
 
 @pytest.fixture
 def files(tmp_path):
-    """The same models as files of fairseq and of NVIDIA's recipe."""
+    """The same models as files of fairseq and of NVIDIA's recipe, and as Hugging Face folders."""
     paths = {}
     for name, content in {
         "fairseq": fairseq.write(pretrained(), tmp_path),
@@ -76,22 +76,31 @@ def files(tmp_path):
         paths[name] = tmp_path / f"{name}.pt"
         torch.save(content, paths[name])
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
+    for name, content in {"folder": pretrained(), "folder_ctc": finetuned()}.items():
+        paths[name] = tmp_path / name
+        huggingface.write(content, paths[name])
     return paths
 
 
-@pytest.mark.parametrize("whose", ["fairseq", "nvidia"])
+@pytest.mark.parametrize("whose", ["fairseq", "nvidia", "folder"])
 def test_finetuning_from_it(corpus, files, tmp_path, command, whose):
     output = tmp_path / "o"
     arguments = flags("finetune", corpus, output, pretrained_model=files[whose])
     code, _, err = command(train.main, *arguments)
     assert code == 0, err
     saved = checkpoint.load(output / "wav2vec2_update4.pt")
-    expected = NARROW if whose == "fairseq" else HOURGLASS
+    expected = HOURGLASS if whose == "nvidia" else NARROW
     assert saved["architecture"] == expected.to_dict()
     start = pretrained(expected)["model"]
     name = "wav2vec2.feature_extractor.conv_layers.1.conv.weight"  # fine-tuning leaves it alone
     assert torch.equal(saved["model"][name], start[name])
-    assert saved["recipe"]["pretrained_model"] == checkpoint.file_digest(files[whose])
+    assert saved["recipe"]["pretrained_model"] == checkpoint.weights_digest(files[whose])
+
+
+def test_pretraining_goes_on_from_a_folder(corpus, files, tmp_path, command):
+    start = {"init_from": files["folder"], "model": "auto", "hourglass": ""}
+    code, _, err = command(train.main, *flags("pretrain", corpus, tmp_path / "o", **start))
+    assert code == 0, err
 
 
 def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
@@ -131,13 +140,14 @@ def test_a_recogniser_where_a_pretrained_model_is_wanted(corpus, files, tmp_path
         assert code == 2 and "fine-tune it first" in err
 
 
-@pytest.mark.parametrize("whose", ["fairseq_ctc", "nvidia_ctc"])
+@pytest.mark.parametrize("whose", ["fairseq_ctc", "nvidia_ctc", "folder_ctc"])
 def test_evaluation_with_it_and_with_its_conversion(corpus, files, tmp_path, command, whose):
     converted = tmp_path / "native.pt"
     arguments = [files[whose], converted, "--to", "native"]
     code, out, err = command(convert_checkpoint.main, *arguments)
     assert code == 0 and "native.pt: ctc" in out, err
-    files[whose].with_name("dict.ltr.txt").unlink() if whose == "nvidia_ctc" else None
+    if whose != "fairseq_ctc":
+        files[whose].with_name("dict.ltr.txt").unlink()
     hypotheses = []
     for path in (files[whose], converted):
         output = tmp_path / path.stem

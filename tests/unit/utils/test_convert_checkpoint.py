@@ -60,6 +60,33 @@ def test_there_and_back(tmp_path, convert, make):
     assert all(torch.equal(t, expected["model"][name]) for name, t in again["model"].items())
 
 
+def test_to_a_hugging_face_folder_and_back(tmp_path, convert):
+    torch.save(fairseq_finetuned(SIZES, normalize=True), tmp_path / "theirs.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    folder, ours = tmp_path / "folder", tmp_path / "ours.pt"
+    assert convert(tmp_path / "theirs.pt", folder, "--to", "huggingface")[0] == 0
+    assert convert(folder, ours, "--to", "native")[0] == 0
+    first, second = checkpoints.read(tmp_path / "theirs.pt"), checkpoint.load(ours)
+    assert first["architecture"] == second["architecture"]
+    assert all(torch.equal(t, second["model"][name]) for name, t in first["model"].items())
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("exported", "m.pt2"), ("onnx", "m.onnx"), ("onnx_int8", "small.onnx")]
+)
+def test_to_a_graph(tmp_path, convert, to, name):
+    if to != "exported":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    torch.save(fairseq_finetuned(SIZES, normalize=True), tmp_path / "theirs.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    code, output = convert(tmp_path / "theirs.pt", tmp_path / name, "--to", to)
+    assert code == 0, output.err
+    assert (tmp_path / name).stat().st_size > 10_000
+    code, output = convert(tmp_path / "theirs.pt", tmp_path / "wrong.bin", "--to", to)
+    assert code == 2 and "wrong.bin: name it something" in output.err
+
+
 def test_the_state_of_training_is_left_behind(tmp_path, convert):
     torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
     content = checkpoints.read(tmp_path / "theirs.pt")
