@@ -136,20 +136,20 @@ class BatchPlan:
         """The shortest utterances of each corpus, too few for a group: no epoch has them."""
         self.batches = 0
         """Sub-batches of an epoch, those included that fill no group or update."""
-        self._corpora: list[CorpusPlan] = []
+        self.corpora: list[CorpusPlan] = []
         n, begin = geometry.concat, 0
         for number, (size, passes) in enumerate(corpora or [(len(lengths), 1.0)]):
             batches = token_budget_batches(lengths[begin : begin + size], max_tokens, seed)
             batches = [tuple(begin + utterance for utterance in batch) for batch in batches]
             whole = len(batches) // n
             take = max(round(passes * whole), 1) if whole else 0
-            self._corpora.append(CorpusPlan(number, len(self.groups), whole, take))
+            self.corpora.append(CorpusPlan(number, len(self.groups), whole, take))
             self.groups += [tuple(batches[i * n : (i + 1) * n]) for i in range(whole)]
             self.corpus_of_group += [number] * whole
             self.unused += [utterance for batch in batches[whole * n :] for utterance in batch]
             self.batches += take * n + len(batches) % n
             begin += size
-        taken = sum(corpus.take for corpus in self._corpora)
+        taken = sum(corpus.take for corpus in self.corpora)
         self.updates_per_epoch = taken // geometry.groups
         if self.updates_per_epoch == 0:
             raise UserError(
@@ -160,7 +160,7 @@ class BatchPlan:
     @property
     def empty_corpora(self) -> list[int]:
         """Numbers of the corpora that fill no group."""
-        return [corpus.number for corpus in self._corpora if not corpus.groups]
+        return [corpus.number for corpus in self.corpora if not corpus.groups]
 
     @property
     def dropped_batches(self) -> int:
@@ -169,7 +169,7 @@ class BatchPlan:
 
     def epoch_order(self, epoch: int) -> list[int]:
         """Group numbers in the order of `epoch`, cut to whole updates."""
-        taken = [n for corpus in self._corpora for n in corpus.taken(self.seed, epoch)]
+        taken = [n for corpus in self.corpora for n in corpus.taken(self.seed, epoch)]
         order = numpy_generator("epoch order", self.seed, epoch).permutation(len(taken))
         return [taken[n] for n in order[: self.updates_per_epoch * self.geometry.groups]]
 

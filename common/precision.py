@@ -87,8 +87,10 @@ class Weights:
         return self._masters
 
     def zero_grad(self) -> None:
-        for parameter in (*self.model.parameters(), *self._masters.values()):
+        for parameter in self._own:
             parameter.grad = None
+        for half, master in self._halves:
+            half.grad = master.grad = None
 
     def collect_gradients(self) -> None:
         """After a backward pass: add the 16-bit gradients to the masters'."""

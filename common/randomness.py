@@ -34,4 +34,7 @@ def torch_generator(purpose: str, *parts: int) -> torch.Generator:
 
 def reseed(purpose: str, *parts: int) -> None:
     """Reseed torch's default generators (CPU and devices), which dropout draws from."""
-    torch.manual_seed(key(purpose, *parts))
+    seed = key(purpose, *parts)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # else torch.manual_seed would format a stack for later: slow
+        torch.cuda.manual_seed_all(seed)

@@ -92,13 +92,15 @@ def run_update(
         ]
     )
     count, failed, stopping = distributed.sum_over_ranks(status).unbind()
-    torch._foreach_div_(gradients, (count * loss_scale).to(gradients[0].dtype))
 
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    # Division and clipping in one pass over the gradients.
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True).double() / (count * loss_scale)
+    factor = 1 / (count * loss_scale)
     if clip_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
+        factor = factor * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
     # The one place where the step waits for the device:
-    grad_norm, any_failed, any_stopping = torch.stack([norm.double(), failed, stopping]).tolist()
+    grad_norm, any_failed, any_stopping = torch.stack([norm, failed, stopping]).tolist()
     if any_failed:
         distributed.raise_together(error)
     applied = grad_norm < float("inf")  # false for NaN too

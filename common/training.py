@@ -290,10 +290,10 @@ class Trainer:
         measured: deque[dict[str, float]] = deque(maxlen=run.benchmark_epochs_num or 1)
         epochs_done = 0
         health = Health(self.task.judge, self.device)
+        self.task.model.train()
         while self.update < self.max_update:
             epoch, iteration = (n + 1 for n in divmod(self.position, plan.updates_per_epoch))
             update, ids, sums = self.update + 1, [], Sums()
-            self.task.model.train()
             self.task.begin_update(update)
             report = run_update(
                 interval.wait_for(itertools.islice(batches, plan.geometry.accumulate)),
@@ -402,6 +402,7 @@ class Trainer:
         except UserError as failure:
             error = failure
         distributed.raise_together(error)
+        self.task.model.train()
         return self.task.summarise_validation(sums.total(self.device))
 
 

@@ -1,5 +1,7 @@
 """Half precision and averaged weights through train.py: MINI on a CPU."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +83,7 @@ def test_bf16_learns_as_fp32_does(corpus, tmp_path):
         trainer = train.prepare(*train.parse(arguments), CPU)
         # One epoch of 200 updates, so that a line covers 50 updates.
         plan = trainer.task.plan
-        plan.groups = (plan.groups * 200)[:200]
+        plan.corpora = [replace(plan.corpora[0], take=200)]
         plan.updates_per_epoch = 200
         trainer.train()
         lines = [r["data"] for r in log_records(tmp_path / name) if len(r.get("step", "")) == 3]

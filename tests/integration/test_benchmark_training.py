@@ -1,0 +1,26 @@
+"""utils/benchmark_training.py prints what it says; what it measures is no test's business."""
+
+import re
+
+import pytest
+
+from utils import benchmark_training
+from wav2vec2.config import MINI
+
+LINES = {
+    "loop": r"loop: [\d.]+ % of an update of \d+ ms",
+    "save": r"save: \d+ MiB block training for [\d.]+ s, [\d.]+ x the time",
+    "processes": r"processes: 2 x 1 thread [\d.]+ updates/s, 1 x 2 threads",
+}
+
+
+@pytest.mark.parametrize(
+    "what", ["loop", "save", pytest.param("processes", marks=pytest.mark.long)]
+)
+def test_a_measure_prints_its_line(tmp_path, monkeypatch, capfd, what):
+    monkeypatch.setattr(benchmark_training, "UPDATES", 12)
+    monkeypatch.setattr(benchmark_training, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark_training, "BASE", MINI)
+    benchmark_training.write_noise(tmp_path, utterances=24)
+    benchmark_training.MEASURES[what](tmp_path)
+    assert re.match(LINES[what], capfd.readouterr().out.splitlines()[-1])
