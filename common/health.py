@@ -45,7 +45,7 @@ class Health:
         self._sums, self._updates = Sums(), 0
         self._ill = self._ill + 1 if reason else 0
         if self._ill == PATIENCE:
-            raise HealthError(f"{reason}, for {PATIENCE * CHECK_EVERY} updates now")
+            raise HealthError(f"{reason} (seen for {PATIENCE * CHECK_EVERY} updates)")
 
     def not_finite(self, update: int, utterances: list[str]) -> None:
         """An update was skipped because its gradient was not finite; names its utterances, and
