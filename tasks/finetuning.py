@@ -134,10 +134,11 @@ class FinetuningTask:
 
         corpora: dict[str, list[Utterance]] = {}
         labels: list[list[int]] = []
-        for manifest in read_manifests("--train_subset", data.dataset_dir, data.train_subset):
+        named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
+        for name, manifest in named.items():
             encoded = self._encode(manifest, read_labels(manifest, options.labels))
             corpus = self._trainable(manifest, encoded)
-            corpora[manifest.path.stem] = corpus
+            corpora[name] = corpus
             labels += [encoded[u.id] for u in corpus]
         utterances = [u for corpus in corpora.values() for u in corpus]
         lengths = [u.samples for u in utterances]
@@ -146,13 +147,14 @@ class FinetuningTask:
         conv_layers, normalize = self.architecture.conv_layers, self.architecture.normalize_input
         self.valid_datasets: dict[str, UtteranceDataset] = {}
         self.references: dict[str, dict[str, str]] = {}
-        for valid in read_manifests("--valid_subset", data.dataset_dir, data.valid_subset):
+        named = read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
+        for name, valid in named.items():
             if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
                 raise UserError(f"{valid.path}: none of its utterances is long enough for a frame")
             references = read_labels(valid, options.labels)
             self._report_unknown(valid, references.values(), "count as errors in validation")
-            self.references[valid.path.stem] = references
-            self.valid_datasets[valid.path.stem] = UtteranceDataset(
+            self.references[name] = references
+            self.valid_datasets[name] = UtteranceDataset(
                 valid.utterances, seed=run.seed, crop=False, normalize_input=normalize
             )
         self.dataset = UtteranceDataset(

@@ -11,17 +11,25 @@ from common.errors import UserError
 from common.manifest import Manifest, Utterance, read_manifest
 from common.metrics import Sums
 
+_SEPARATOR = "\t"
+"""Between a filelist's name, which cannot hold it, and what is summed."""
 
-def read_manifests(flag: str, dataset_dir: str | Path, subsets: Sequence[str]) -> list[Manifest]:
-    """The filelists a flag names.  Raises UserError for none, or for two of one name."""
+
+def read_manifests(
+    flag: str, dataset_dir: str | Path, subsets: Sequence[str]
+) -> dict[str, Manifest]:
+    """The filelists a flag names, by their file's stem, or as the flag names them where stems are
+    the same (english/train, french/train).  Raises UserError for none, or for one named twice."""
     if not subsets:
         raise UserError(f"{flag}: names no filelist")
     manifests = [read_manifest(dataset_dir, subset) for subset in subsets]
-    names = [manifest.path.stem for manifest in manifests]
+    names: Sequence[str] = [manifest.path.stem for manifest in manifests]
+    if len(set(names)) < len(names):
+        names = subsets
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"{flag} {' '.join(subsets)}: two filelists are named {name}")
-    return manifests
+            raise UserError(f"{flag}: names {name} twice; name it once")
+    return dict(zip(names, manifests))
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,23 @@ class Mixture:
         if len(self.names) == 1:
             return {}
         own = enumerate(self.names)
-        return {f"seconds/{n}": batch.audio_seconds * (c == batch.corpus) for c, n in own}
+        return {
+            f"seconds{_SEPARATOR}{n}": batch.audio_seconds * (c == batch.corpus) for c, n in own
+        }
 
     def measured(self, sums: dict[str, Any]) -> dict[str, float]:
         """Each corpus' share of the audio that was trained on, in percent."""
         if len(self.names) == 1:
             return {}
         total = sums["audio_seconds"]
-        return {f"share_{name}": 100 * sums[f"seconds/{name}"] / total for name in self.names}
+        return {
+            f"share_{name}": 100 * sums[f"seconds{_SEPARATOR}{name}"] / total for name in self.names
+        }
 
 
 def add_apart(sums: Sums, name: str, values: dict[str, Any]) -> None:
     """Add what belongs to the corpus `name`, for `report_apart`."""
-    sums.add({f"{name}/{key}": value for key, value in values.items()})
+    sums.add({f"{name}{_SEPARATOR}{key}": value for key, value in values.items()})
 
 
 def report_apart(
@@ -92,10 +104,10 @@ def report_apart(
     summarise: Callable[[dict[str, Any]], dict[str, float]],
 ) -> dict[str, float]:
     """Metrics over all corpora together and, of several, those of each: `<name>_wer`."""
-    parts = {
-        name: {k.removeprefix(f"{name}/"): v for k, v in sums.items() if k.startswith(f"{name}/")}
-        for name in names
-    }
+    parts: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in sums.items():
+        name, _, metric = key.partition(_SEPARATOR)
+        parts[name][metric] = value
     first = next(iter(parts.values()))
     metrics = summarise({key: sum(part[key] for part in parts.values()) for key in first})
     if len(parts) > 1:

@@ -133,15 +133,17 @@ class PretrainingTask:
         self.max_samples, self.max_tokens = crop.max_sample_size, data.max_tokens
 
         corpora = {
-            manifest.path.stem: left_out(
+            name: left_out(
                 manifest,
                 [u.samples >= crop.min_sample_size for u in manifest.utterances],
                 f"are shorter than --min_sample_size {crop.min_sample_size} and are left out",
             )
-            for manifest in read_manifests("--train_subset", data.dataset_dir, data.train_subset)
+            for name, manifest in read_manifests(
+                "--train_subset", data.dataset_dir, data.train_subset
+            ).items()
         }
         valid_corpora = {
-            manifest.path.stem: left_out(
+            name: left_out(
                 manifest,
                 [
                     frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES
@@ -149,7 +151,9 @@ class PretrainingTask:
                 ],
                 "are too short to mask and are left out",
             )
-            for manifest in read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
+            for name, manifest in read_manifests(
+                "--valid_subset", data.dataset_dir, data.valid_subset
+            ).items()
         }
         utterances = [u for corpus in corpora.values() for u in corpus]
         lengths = [min(u.samples, crop.max_sample_size) for u in utterances]

@@ -88,6 +88,16 @@ def test_finetuning_on_two_corpora(corpora, tmp_path):
     assert {"val_wer", "val_dev_wer", "val_test_wer", "val_test_loss"} <= summary.keys()
 
 
+def test_filelists_of_one_name_in_different_folders(corpora, tmp_path):
+    for name, source in (("a", "one"), ("b", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.tsv").write_text((corpora / f"{source}.tsv").read_text())
+    argv = flags("pretrain", tmp_path, tmp_path / "o", train_subset=None, valid_subset=None)
+    argv += ["--train_subset", "a/train", "b/train", "--valid_subset", "b/train", "a/train"]
+    summary = run(*train.parse(argv))
+    assert {"train_avg_share_a/train", "val_b/train_loss"} <= summary.keys()
+
+
 def test_the_recipes_variables(corpora, tmp_path):
     result = script(
         "pretrain_base.sh",
@@ -110,7 +120,7 @@ def test_the_recipes_variables(corpora, tmp_path):
         (["--train_weights", "1", "0"], "--train_weights (1.0, 0.0): must be above 0"),
         (["--train_alpha", "2"], "--train_alpha 2.0: must be from 0 to 1"),
         (["--train_weights", "1", "2", "--train_alpha", "0.5"], "give only one of them"),
-        (["--train_subset", "one", "one"], "two filelists are named one"),
+        (["--train_subset", "one", "one"], "--train_subset: names one twice"),
         (["--train_subset"], "--train_subset: names no filelist"),
         (["--num_concat_batches", "4"], "--train_subset two: its audio does not fill 4 batches"),
     ],

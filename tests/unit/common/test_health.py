@@ -33,7 +33,7 @@ def test_gives_up_after_several_looks_in_a_row():
     assert watch((ill * (PATIENCE - 1) + healthy) * 3, judge) is None
     number, said = watch(healthy + ill * 9, judge)
     assert number == (1 + PATIENCE) * CHECK_EVERY and number - CHECK_EVERY <= 500
-    assert said == "flat, for 300 updates now"
+    assert said == "flat (seen for 300 updates)"
 
 
 def test_each_look_sees_its_own_updates():
