@@ -14,7 +14,7 @@ import torch
 
 from common import checkpoint, distributed
 from common.checkpoint import Saved
-from common.errors import EXIT_FILE, REASONS, UserError, record_exit, run_command
+from common.errors import EXIT_FILE, REASONS, PeerLost, UserError, record_exit, run_command
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.optimizer import OptimizerOptions
 from common.precision import PrecisionOptions, check_supported
@@ -225,12 +225,17 @@ def main() -> None:
     check_supported(options[PrecisionOptions].precision, device)
     torch.backends.cuda.matmul.allow_tf32 = options[PrecisionOptions].tf32
     torch.backends.cudnn.allow_tf32 = options[PrecisionOptions].tf32
-    with distributed.process_group(device):
+
+    def note(error: Exception) -> None:
+        # The lost process may be the main one.
+        if distributed.is_main() or isinstance(error, PeerLost):
+            record_exit(Path(run.output_dir) / EXIT_FILE, error)
+
+    with distributed.process_group(device, run.peer_timeout_minutes, note):
         try:
             prepare(command, options, device).train()
         except REASONS as error:
-            if distributed.is_main():
-                record_exit(Path(run.output_dir) / EXIT_FILE, error)
+            note(error)
             raise
 
 

@@ -1,18 +1,24 @@
 """The process group, reductions, and rank-zero helpers.  One process needs no set-up."""
 
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event, Thread
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from common.errors import PeerLost, UserError
+from common.errors import PeerLost, UserError, leave
 
 Result = TypeVar("Result")
+
+LIST_SECONDS = 5
+"""How long a process may take to read the list of who came, and process 0 keeps it for that."""
 
 
 def world_size() -> int:
@@ -54,30 +60,132 @@ def pick_device(cpu: bool) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+class Attendance:
+    """To which collective each process has come, so that a wait in vain can name the others.
+
+    The list is kept in the store through which the group was formed, which process 0 holds.
+    """
+
+    def __init__(self, store: dist.Store):
+        self._store = store
+        self._count = 0  # collectives this process has come to
+        self._since = time.monotonic()  # when it came to the last of them
+        store.set(self._key(rank()), "0")  # a store may outlive a restart
+
+    def _key(self, process: int) -> str:
+        return f"arrived/{process}"
+
+    def arrive(self) -> None:
+        """This process comes to its next collective.  Takes microseconds: nobody answers."""
+        self._since = time.monotonic()
+        self._count += 1
+        self._store.set(self._key(rank()), str(self._count))
+
+    def waited(self) -> float:
+        """Seconds since this process came to its last collective."""
+        return time.monotonic() - self._since
+
+    def absent(self) -> list[int]:
+        """The processes that have not come to this one's collective; 0 if its list is gone."""
+        here, counts = self._count, []
+
+        def read() -> None:
+            with suppress(RuntimeError):  # the connection is closed
+                for process in range(world_size()):
+                    key = self._key(process)
+                    counts.append(int(self._store.get(key)) if self._store.check([key]) else 0)
+
+        # A process that was stopped leaves its connections open, and a read would wait for ever.
+        reader = Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(LIST_SECONDS)
+        if len(counts) < world_size():
+            return [0]
+        return [process for process, count in enumerate(counts) if count < here]
+
+    def lost(self, seconds: float, absent: list[int], why: str) -> PeerLost:
+        """The error of a wait for `absent`, or for nobody knows whom, that `why` ended."""
+        plural = "es" if len(absent) > 1 else ""
+        names = f"process{plural} {', '.join(map(str, absent))}" if absent else "the others"
+        return PeerLost(
+            f"process {rank()} waited {seconds:.0f} s for {names} in vain ({why}); "
+            "started again, the run goes on from its last checkpoint"
+        )
+
+    def watch(self, limit: float, end: Callable[[PeerLost], None], done: Event) -> None:
+        """Until `done`: when others are more than `limit` seconds late, `end` with the error."""
+        while not done.wait(min(1.0, limit / 10)):
+            if (seconds := self.waited()) > limit and (absent := self.absent()):
+                end(self.lost(seconds, absent, "--peer_timeout_minutes"))
+                return
+
+
+_attendance: Attendance | None = None  # while there is a process group
+
+
 @contextmanager
-def process_group(device: torch.device, timeout_minutes: float = 30) -> Iterator[None]:
-    """Join the group torchrun describes, if it does; leave it at the end."""
+def process_group(
+    device: torch.device,
+    timeout_minutes: float = 30,
+    note: Callable[[PeerLost], None] = lambda error: None,
+) -> Iterator[None]:
+    """Join the group torchrun describes, if it does; leave it at the end.
+
+    Who waits for another process for more than `timeout_minutes` raises PeerLost; but a wait for a
+    GPU cannot be interrupted: there, `note` is called with the error and the process ends.
+    """
+    global _attendance
     if world_size() == 1:
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    limit, gpu = timedelta(minutes=timeout_minutes), device.type == "cuda"
+    store, *_ = next(dist.rendezvous("env://", timeout=limit))
+    # NCCL's own time-out would abort the process without a word on who did not come.
+    backend, own_limit = ("nccl", 2 * limit) if gpu else ("gloo", limit)
+    dist.init_process_group(
+        backend, store=store, rank=rank(), world_size=world_size(), timeout=own_limit
+    )
+    _attendance, done = Attendance(store), Event()
+
+    def end(error: PeerLost) -> None:
+        note(error)
+        _keep_list()
+        leave(error)
+
+    if gpu:
+        watched = (limit.total_seconds(), end, done)
+        Thread(target=_attendance.watch, args=watched, daemon=True).start()
+    lost = False
     try:
         yield
+    except PeerLost:
+        lost = True
+        raise
     finally:
-        dist.destroy_process_group()
+        done.set()
+        _attendance = None
+        dist.destroy_process_group()  # who waits for this process need not any longer
+        if lost:
+            _keep_list()
+
+
+def _keep_list() -> None:
+    """Process 0 ends last: with it goes the list in which the others look who is lost."""
+    if rank() == 0:
+        time.sleep(LIST_SECONDS)
 
 
 @contextmanager
 def _with_peers() -> Iterator[None]:
     """Around a collective: it fails when another process is gone or does not come."""
+    assert _attendance, "a collective outside process_group"
     try:
+        _attendance.arrive()
         yield
     except RuntimeError as error:  # gloo has no type of its own
-        raise PeerLost(
-            f"process {rank()} waited for the others in vain ({str(error).splitlines()[0][:150]}); "
-            "started again, the run goes on from its last checkpoint"
-        ) from error
+        seconds, why = _attendance.waited(), str(error).splitlines()[0]
+        why = re.sub(r"^\[\S+\] ", "", why)[:150]  # a line of gloo's source
+        raise _attendance.lost(seconds, _attendance.absent(), why) from error
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

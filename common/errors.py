@@ -95,6 +95,20 @@ def _recorded() -> int | None:
     return None
 
 
+def report(error: Exception) -> None:
+    """Say why this process ends, or leave that to the launcher, once for all its processes."""
+    if record := os.environ.get(RECORD_VARIABLE):
+        record_exit(record, error)
+    else:
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+
+
+def leave(error: Exception) -> None:
+    """End this process from a thread, with an error from the table, whatever the others do."""
+    report(error)
+    os._exit(int(error.exit_code))
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave with its exit code.
 
@@ -107,11 +121,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except REASONS as error:
-        record = os.environ.get(RECORD_VARIABLE)
-        if record:  # the launcher says it, once for all its processes
-            record_exit(record, error)
-        else:
-            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        report(error)
         code = error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)

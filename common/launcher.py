@@ -43,8 +43,10 @@ def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int
     written = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
     if written and written["code"] != ExitCode.PEER_LOST:
         return written["reason"], written["code"]
+    first = min((failure.timestamp for failure in failures.values()), default=0)
     for rank, failure in sorted(failures.items()):
-        if how := died(failure):
+        # Who outlived the first by seconds did not end when told to, and torchrun killed it.
+        if failure.timestamp <= first + 1 and (how := died(failure)):
             return (
                 f"process {rank} {how}; started again, the run goes on from its last checkpoint",
                 ExitCode.PEER_LOST,
@@ -63,6 +65,8 @@ def main(argv: list[str]) -> int:
         record = Path(folder) / "exit.json"
         os.environ[RECORD_VARIABLE] = str(record)
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
+        # Its warnings about a process that is gone come with a stack of C++ frames.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         # After a restart a shared store still holds the addresses of the processes before.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)

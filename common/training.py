@@ -64,6 +64,8 @@ class RunOptions:
     """Stop after so many epochs, whose mean is the run's summary: what benchmarks report."""
     benchmark_warmup_epochs: int = 0
     """Epochs before those of --benchmark_epochs_num, not counted."""
+    peer_timeout_minutes: float = 30.0
+    """Minutes that a process waits for another one before the run ends for want of it."""
     cpu: bool = False
     """Train on the CPU."""
     dry_run: bool = False
@@ -82,6 +84,10 @@ class RunOptions:
         ):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+        if self.peer_timeout_minutes <= 0:
+            raise UserError(
+                f"--peer_timeout_minutes {self.peer_timeout_minutes}: must be greater than 0"
+            )
         if self.benchmark_epochs_num and self.epochs_this_job:
             raise UserError(
                 f"--epochs_this_job {self.epochs_this_job}: a benchmark ends after "

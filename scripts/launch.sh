@@ -10,6 +10,7 @@
 : "${EPOCHS_THIS_JOB:=0}"      # stop after so many epochs, to be continued; 0: no limit
 : "${NO_SAVE:=false}"          # write no checkpoints
 : "${MAX_RESTARTS:=0}"         # times to start again by itself after a process was lost
+: "${PEER_TIMEOUT_MINUTES:=30.0}"  # how long a process waits for another before the run ends
 : "${STRICT_GEOMETRY:=false}"  # refuse another product of batches than the recipe's
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ so that the product is the recipe's
 : "${TRAIN_WEIGHTS:=}"         # of several TRAIN_SUBSETs, each one's share of the audio
@@ -46,6 +47,7 @@ launch() {
         --log_frequency "$LOG_FREQUENCY" --save_every_updates "$SAVE_EVERY_UPDATES"
         --optimizer "$OPTIMIZER" --precision "$precision" --ema "$EMA"
         --strict_geometry "$STRICT_GEOMETRY" --auto_geometry "$AUTO_GEOMETRY"
+        --peer_timeout_minutes "$PEER_TIMEOUT_MINUTES"
         --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
 
     if [[ " $* " == *" --dry_run "* ]]; then

@@ -138,17 +138,7 @@ def test_a_run_that_lost_a_process_starts_again_by_itself(corpus, tmp_path):
         update_freq=1,
     )
     process = start(arguments, 2, "--max_restarts", "1")
-    deadline = time.monotonic() + 120
-    while not ((folder / "nvlog.json").exists() and len(losses(folder)) >= UPDATES // 4):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
-    workers = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and is_worker(entry, folder)
-    ]
-    assert len(workers) == 2
-    os.kill(max(workers), signal.SIGKILL)
+    os.kill(max(workers_in(process, folder, UPDATES // 4)), signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "continuing from" in err
@@ -158,6 +148,54 @@ def test_a_run_that_lost_a_process_starts_again_by_itself(corpus, tmp_path):
     )
     for name, weight in straight.items():
         assert torch.equal(weight, killed[name]), name
+
+
+def workers_in(process, folder, updates):
+    """The ids of the run's two processes, once it has made that many updates."""
+    deadline = time.monotonic() + 120
+    while not ((folder / "nvlog.json").exists() and len(losses(folder)) >= updates):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    workers = [int(entry.name) for entry in entries if is_worker(entry, folder)]
+    assert len(workers) == 2
+    return workers
+
+
+def rank_of(worker):
+    environment = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    (value,) = (v for v in environment if v.startswith(b"RANK="))
+    return int(value.removeprefix(b"RANK="))
+
+
+@pytest.mark.parametrize("restarts", [pytest.param(0, marks=pytest.mark.long), 1])
+def test_a_process_that_hangs_is_named_and_ended(corpus, tmp_path, restarts):
+    """The other one waits no longer than it may; with a restart allowed the run ends well."""
+    arguments = flags(
+        "pretrain",
+        corpus,
+        tmp_path,
+        max_update=UPDATES,
+        max_tokens=60_000,
+        save_every_updates=1,
+        peer_timeout_minutes=0.1,
+    )
+    process = start(arguments, 2, "--max_restarts", str(restarts))
+    hanging, other = workers_in(process, tmp_path, 3)
+    os.kill(hanging, signal.SIGSTOP)
+    named, stopped = rank_of(hanging), time.monotonic()
+    while is_worker(Path(f"/proc/{other}"), tmp_path):
+        assert time.monotonic() < stopped + 30
+        time.sleep(0.1)
+    record = json.loads((tmp_path / "last_exit.json").read_text())
+    assert record["code"] == 5 and f"s for process {named} in vain (Timed out" in record["reason"]
+    _, err = process.communicate(timeout=300)
+    assert not Path(f"/proc/{hanging}").exists()
+    if restarts:
+        assert process.returncode == 0 and "continuing from" in err, err
+        assert (tmp_path / f"wav2vec2_update{UPDATES}.pt").exists()
+    else:
+        assert process.returncode == 5 and f"error: {record['reason']}\n" in err, err
 
 
 def is_worker(entry, folder):

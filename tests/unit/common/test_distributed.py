@@ -1,6 +1,7 @@
 """Two gloo processes on this machine, started the way torchrun does."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +15,18 @@ from common.launcher import explain
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(tmp_path, body, processes=2):
+def run(tmp_path, body, processes=2, timeout_minutes=1.0):
     """Run `body` in each process; returns the launcher's result.  `rank`, `out` are there."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import json, os, pathlib, signal, sys, time, torch\n"
+        "import json, os, pathlib, signal, subprocess, sys, threading, time, torch\n"
         "from common import distributed\n"
-        "from common.errors import UserError, run_command\n"
+        "from common.errors import UserError, leave, run_command\n"
         "from common.metrics import Sums\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         "def main():\n"
         "    device = distributed.pick_device(cpu=True)\n"
-        "    with distributed.process_group(device, timeout_minutes=1):\n"
+        f"    with distributed.process_group(device, {timeout_minutes}):\n"
         "        rank = distributed.rank()\n"
         + "".join(f"        {line}\n" for line in body.strip().splitlines())
         + "run_command(main)\n"
@@ -81,18 +82,86 @@ finally:
     assert {path.name for path in tmp_path.glob("left.*")} == {"left.0", "left.1"}
 
 
-def test_a_killed_process_is_named(tmp_path):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_named(tmp_path, killed):
     result = run(
         tmp_path,
-        """
-if rank == 1:
+        f"""
+if rank == {killed}:
     os.kill(os.getpid(), signal.SIGKILL)
 distributed.sum_over_ranks(torch.ones(1))
 """,
     )
     assert result.returncode == 5
-    assert result.stderr.startswith("error: process 1 was killed by SIGKILL: out of memory?")
+    assert result.stderr.startswith(
+        f"error: process {killed} was killed by SIGKILL: out of memory?"
+    )
     assert len(result.stderr.splitlines()) == 1
+
+
+# Stops the process for a while: its connections stay open, and a signal to end it waits, too.
+STOP = """
+if rank == {rank}:
+    later = f"sleep 10; kill -CONT {{os.getpid()}}"
+    subprocess.Popen(["sh", "-c", later], start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize("hanging", [0, 2])
+def test_a_process_that_hangs_is_named(tmp_path, hanging):
+    """Process 0 keeps the list of who came, too."""
+    result = run(
+        tmp_path,
+        "distributed.sum_over_ranks(torch.ones(1))"
+        + STOP.format(rank=hanging)
+        + "distributed.sum_gradients([torch.ones(5), torch.ones(5)], bucket_elements=5)",
+        processes=3,
+        timeout_minutes=0.05,
+    )
+    assert result.returncode == 5
+    assert re.match(
+        rf"error: process \d waited 3 s for process {hanging} in vain \(Timed out waiting 3000ms",
+        result.stderr,
+    ), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_wait_that_cannot_be_interrupted_ends_the_process(tmp_path):
+    """What watches over NCCL: the process' main thread takes no part."""
+    result = run(
+        tmp_path,
+        """
+distributed.sum_over_ranks(torch.ones(1))
+def end(error):
+    (out / "noted").write_text(str(error))
+    leave(error)
+if rank == 0:
+    distributed._attendance.arrive()
+    watched = (1.0, end, threading.Event())
+    threading.Thread(target=distributed._attendance.watch, args=watched).start()
+time.sleep(60)
+""",
+    )
+    assert result.returncode == 5
+    said = "error: process 0 waited 1 s for process 1 in vain (--peer_timeout_minutes); "
+    assert result.stderr.startswith(said)
+    assert result.stderr == f"error: {(tmp_path / 'noted').read_text()}\n"
+
+
+def test_a_slow_process_is_waited_for(tmp_path):
+    """Nobody stays away from the last reduction, however long ago that was."""
+    result = run(
+        tmp_path,
+        """
+distributed.sum_over_ranks(torch.ones(1))
+watched = (0.5, leave, threading.Event())
+threading.Thread(target=distributed._attendance.watch, args=watched, daemon=True).start()
+time.sleep(2)
+distributed.sum_over_ranks(torch.ones(1))
+""",
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_our_own_bug_keeps_its_traceback(tmp_path):
@@ -111,6 +180,9 @@ def test_the_code_that_was_written_down(tmp_path):
     record.write_text(json.dumps({"code": 5, "reason": "waited in vain"}))
     reason, code = explain(record, {1: killed})
     assert code == 5 and reason.startswith("process 1 was killed by SIGKILL")
+    hung = SimpleNamespace(exitcode=-9, timestamp=32)  # killed by torchrun in the end
+    left = SimpleNamespace(exitcode=5, timestamp=1)
+    assert explain(record, {0: left, 1: hung})[0] == "waited in vain"
     ended = SimpleNamespace(exitcode=-15, timestamp=2)  # by torchrun, because of the first
     assert explain(record, {0: ended})[0] == "waited in vain"
 
