@@ -27,9 +27,12 @@ fi
 if [[ -t 0 && -t 1 ]]; then
     options+=(-it)
 fi
-# The recipes' variables set outside hold inside, too.
+# The recipes' variables set outside hold inside, too, and so do those by which machines meet.
 while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name")
-done < <(grep -ohE '^: "\$\{[A-Z0-9_]+' "$(dirname "${BASH_SOURCE[0]}")"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u)
+done < <(
+    grep -ohE '^: "\$\{[A-Z0-9_]+' "$(dirname "${BASH_SOURCE[0]}")"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u
+    printf '%s\n' MASTER_ADDR MASTER_PORT NODE_RANK RDZV_ENDPOINT
+)
 [[ $# -gt 0 ]] || set -- bash
 exec "$CONTAINER_ENGINE" run "${options[@]}" wav2vec2-recipes "$@"

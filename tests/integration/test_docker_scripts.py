@@ -57,12 +57,18 @@ def test_run_mounts_and_passes_recipe_variables(engine, tmp_path):
         DATA_DIR=str(data),
         RESULTS_DIR=str(results),
         MAX_UPDATE="7",
+        MASTER_ADDR="node0",
+        MASTER_PORT="29500",
+        NODE_RANK="1",
+        PEER_TIMEOUT_MINUTES="5",
         PYTHON="/somewhere/python",
     )
     assert result.returncode == 0, result.stderr
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[-3:] == ["wav2vec2-recipes", "bash", "scripts/pretrain_base.sh"]
     assert f"{data}:/datasets" in asked and results.is_dir()
+    assert {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PEER_TIMEOUT_MINUTES"} <= set(asked)
+    assert "RDZV_ENDPOINT" not in asked  # not set outside
     assert "MAX_UPDATE" in asked and "PYTHON" not in asked and "--gpus" not in asked
     assert f"{os.getuid()}:{os.getgid()}" in asked
 
