@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from common.errors import PeerLost, UserError, leave
+from common.errors import PeerLost, UserError, leave, one_line
 
 Result = TypeVar("Result")
 
@@ -139,12 +139,26 @@ def process_group(
         yield
         return
     limit, gpu = timedelta(minutes=timeout_minutes), device.type == "cuda"
-    store, *_ = next(dist.rendezvous("env://", timeout=limit))
-    # NCCL's own time-out would abort the process without a word on who did not come.
-    backend, own_limit = ("nccl", 2 * limit) if gpu else ("gloo", limit)
-    dist.init_process_group(
-        backend, store=store, rank=rank(), world_size=world_size(), timeout=own_limit
-    )
+    if not 0 <= rank() < world_size():
+        raise UserError(f"RANK={rank()}: must be from 0 to WORLD_SIZE - 1 = {world_size() - 1}")
+    try:
+        store, *_ = next(dist.rendezvous("env://", timeout=limit))
+        # NCCL's own time-out would abort the process without a word on who did not come.
+        backend, own_limit = ("nccl", 2 * limit) if gpu else ("gloo", limit)
+        dist.init_process_group(
+            backend, store=store, rank=rank(), world_size=world_size(), timeout=own_limit
+        )
+    except ValueError as error:
+        raise UserError(
+            f"WORLD_SIZE={world_size()}: {one_line(error)}; start several processes with "
+            "`python -m common.launcher`, or unset WORLD_SIZE for a single one"
+        ) from None
+    except dist.DistError as error:
+        why = one_line(error).split(" Exception raised from ")[0]
+        raise PeerLost(
+            f"process {rank()}: WORLD_SIZE={world_size()}, but not so many came ({why}); start "
+            "all of them again, or unset WORLD_SIZE for a single one"
+        ) from None
     _attendance, done = Attendance(store), Event()
 
     def end(error: PeerLost) -> None:

@@ -15,12 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from torch.distributed import DistError
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 
-from common.errors import RECORD_VARIABLE, ExitCode
+from common.errors import RECORD_VARIABLE, ExitCode, one_line
 
 OWN = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 """Signals that torchrun itself sends to the workers that are left."""
@@ -81,11 +82,12 @@ def main(argv: list[str]) -> int:
                 reason, code = explain(record, {})
             else:
                 reason, code = f"stopped by {error.sigval.name}", 128 + error.sigval
-        except RendezvousError as error:
+        except (RendezvousError, DistError) as error:
+            why = one_line(error).split(" Exception raised from ")[0] or type(error).__name__
             reason = (
                 f"the {os.environ.get('NUM_NODES', 'several')} machines did not find each other "
-                f"({' '.join(str(error).split())}); check that NUM_NODES and MASTER_ADDR are the "
-                "same on all of them and that the port is open"
+                f"({why}); check that NUM_NODES and MASTER_ADDR or RDZV_ENDPOINT are the same on "
+                "all of them, that each NODE_RANK is there once, and that the port is open"
             )
             code = ExitCode.USER_ERROR
     print(f"error: {reason}", file=sys.stderr, flush=True)

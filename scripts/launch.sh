@@ -2,7 +2,7 @@
 # when there is more than one process.  Which variable becomes which flag stands here; the values
 # stand in the recipes.
 
-: "${NUM_NODES:=1}"            # machines; several need MASTER_ADDR and NODE_RANK on each
+: "${NUM_NODES:=1}"            # machines; several need MASTER_ADDR and NODE_RANK, or RDZV_ENDPOINT
 : "${NUM_WORKERS:=4}"          # processes that decode audio beside each training process
 : "${VALIDATE_FREQUENCY:=1}"   # epochs between validations
 : "${LOG_FREQUENCY:=10}"       # updates between log lines
@@ -68,13 +68,25 @@ launch() {
     fi
     local rendezvous=(--standalone)
     if [[ $NUM_NODES != 1 ]]; then
-        if [[ -z ${MASTER_ADDR:-} || -z ${NODE_RANK:-} ]]; then
+        # The machines wait for each other as long as the processes do.
+        local seconds
+        seconds=$("$PYTHON" -c "print(max(1, round($PEER_TIMEOUT_MINUTES * 60)))")
+        rendezvous=(--nnodes "$NUM_NODES")
+        if [[ -n ${RDZV_ENDPOINT:-} ]]; then
+            rendezvous+=(--rdzv_backend c10d --rdzv_endpoint "$RDZV_ENDPOINT"
+                --rdzv_conf "join_timeout=$seconds")
+        elif [[ -z ${MASTER_ADDR:-} || -z ${NODE_RANK:-} ]]; then
             echo "error: NUM_NODES=$NUM_NODES: set MASTER_ADDR to the first machine's address and" \
-                "NODE_RANK to this machine's number, from 0" >&2
+                "NODE_RANK to this machine's number, from 0; or RDZV_ENDPOINT to its address:port" >&2
             return 2
+        elif [[ ! $NODE_RANK =~ ^[0-9]+$ || $NODE_RANK -ge $NUM_NODES ]]; then
+            echo "error: NODE_RANK=$NODE_RANK: must be from 0 to $((NUM_NODES - 1)), as" \
+                "NUM_NODES=$NUM_NODES" >&2
+            return 2
+        else
+            rendezvous+=(--node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR"
+                --master_port "${MASTER_PORT:-29500}" --rdzv_conf "timeout=$seconds")
         fi
-        rendezvous=(--nnodes "$NUM_NODES" --node_rank "$NODE_RANK"
-            --master_addr "$MASTER_ADDR" --master_port "${MASTER_PORT:-29500}")
     fi
     "$PYTHON" -m common.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
         --max_restarts "$MAX_RESTARTS" \

@@ -164,35 +164,67 @@ def test_two_processes_through_torchrun(corpus, tmp_path):
         assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
 
 
-def test_two_machines(corpus, tmp_path):
-    """Two launchers that meet on the loopback: the same weights as one process."""
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return str(free.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def one_machine(corpus, tmp_path_factory):
+    """What one process that accumulates two batches trains."""
+    folder = tmp_path_factory.mktemp("one")
+    result = script("pretrain_base.sh", **machine(corpus, folder, UPDATE_FREQ="2"))
+    assert result.returncode == 0, result.stderr
+    return torch.load(folder / "wav2vec2_update2.pt", weights_only=True)["model"]
+
+
+def machine(corpus, folder, **own):
     variables = {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"}
-    variables |= {"NUM_CONCAT_BATCHES": "1", "DATASET_DIR": str(corpus)}
-    cluster = {"NUM_NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= {"NUM_CONCAT_BATCHES": "1", "DATASET_DIR": str(corpus), "OUTPUT_DIR": str(folder)}
+    return variables | own
 
-    def machine(number):
-        own = {"NODE_RANK": str(number), "OUTPUT_DIR": str(tmp_path / "two")}
-        return script("pretrain_base.sh", **{**variables, **cluster, **own})
 
+@pytest.mark.parametrize("meeting", ["MASTER_ADDR", "RDZV_ENDPOINT"])
+def test_two_machines(corpus, one_machine, tmp_path, meeting):
+    """Two launchers that meet on the loopback: the same weights as one process."""
+    own = [{"NUM_NODES": "2"}, {"NUM_NODES": "2"}]
+    if meeting == "RDZV_ENDPOINT":
+        shared = {"RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}
+    else:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        for number in (0, 1):
+            own[number]["NODE_RANK"] = str(number)
+    commands = [machine(corpus, tmp_path, **shared, **variables) for variables in own]
     with ThreadPoolExecutor() as pool:
-        for result in pool.map(machine, (0, 1)):
+        for result in pool.map(lambda variables: script("pretrain_base.sh", **variables), commands):
             assert result.returncode == 0, result.stderr
-    one = script(
-        "pretrain_base.sh", **{**variables, "UPDATE_FREQ": "2", "OUTPUT_DIR": tmp_path / "one"}
-    )
-    assert one.returncode == 0, one.stderr
-    two, one = (
-        torch.load(tmp_path / name / "wav2vec2_update2.pt", weights_only=True)["model"]
-        for name in ("two", "one")
-    )
-    for key, weight in one.items():
+    two = torch.load(tmp_path / "wav2vec2_update2.pt", weights_only=True)["model"]
+    for key, weight in one_machine.items():
         assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
-    missing = script("pretrain_base.sh", **{**variables, "NUM_NODES": "2", "OUTPUT_DIR": tmp_path})
-    assert missing.returncode == 2
-    assert "error: NUM_NODES=2: set MASTER_ADDR" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "error: NUM_NODES=2: set MASTER_ADDR"),
+        ({"NODE_RANK": "2"}, "error: NODE_RANK=2: must be from 0 to 1"),
+        ({"NODE_RANK": "0"}, "error: the 2 machines did not find each other"),
+        ({"NODE_RANK": "1"}, "error: the 2 machines did not find each other"),
+        ({"RDZV_ENDPOINT": ""}, "error: the 2 machines did not find each other"),
+    ],
+)
+def test_a_machine_that_does_not_find_the_others(corpus, tmp_path, variables, message):
+    """It ends with code 2 and one line, below what torch logs, soon after PEER_TIMEOUT_MINUTES."""
+    if "RDZV_ENDPOINT" in variables:
+        variables = {"RDZV_ENDPOINT": f"127.0.0.1:{free_port()}"}
+    elif variables:
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    variables |= {"NUM_NODES": "2", "PEER_TIMEOUT_MINUTES": "0.05"}
+    result = script("pretrain_base.sh", **machine(corpus, tmp_path, **variables))
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1].startswith(message), result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_more_processes_than_validation_batches(corpus, mini_checkpoint, tmp_path):

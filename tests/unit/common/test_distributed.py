@@ -164,6 +164,42 @@ distributed.sum_over_ranks(torch.ones(1))
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("variables", "code", "message"),
+    [
+        ({"RANK": "0"}, 2, "error: WORLD_SIZE=2: Error initializing torch.distributed"),
+        ({"RANK": "2"}, 2, "error: RANK=2: must be from 0 to WORLD_SIZE - 1 = 1"),
+        (
+            {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+            5,
+            "error: process 0: WORLD_SIZE=2, but not so many came (Timed out",
+        ),
+    ],
+)
+def test_a_world_size_that_nobody_keeps(variables, code, message):
+    """WORLD_SIZE from elsewhere, without a launcher."""
+    body = """
+import torch
+from common import distributed
+from common.errors import run_command
+def main():
+    with distributed.process_group(torch.device("cpu"), 0.02):
+        pass
+run_command(main)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", body],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == code, result.stderr
+    assert result.stderr.splitlines()[-1].startswith(message), result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_our_own_bug_keeps_its_traceback(tmp_path):
     result = run(tmp_path, "distributed.gather(0) and {}['bug']")
     assert result.returncode == 1
