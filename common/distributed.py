@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from common.errors import PeerLost, UserError, leave, one_line
+from common.errors import PeerLost, UserError, leave, one_line, report
 
 Result = TypeVar("Result")
 
@@ -131,8 +131,9 @@ def process_group(
 ) -> Iterator[None]:
     """Join the group torchrun describes, if it does; leave it at the end.
 
-    Who waits for another process for more than `timeout_minutes` raises PeerLost; but a wait for a
-    GPU cannot be interrupted: there, `note` is called with the error and the process ends.
+    Who waits for another process for more than `timeout_minutes` raises PeerLost, and the process
+    ends on leaving; but a wait for a GPU cannot be interrupted: there, `note` is called with the
+    error and the process ends at once.
     """
     global _attendance
     if world_size() == 1:
@@ -163,24 +164,24 @@ def process_group(
 
     def end(error: PeerLost) -> None:
         note(error)
+        report(error)
         _keep_list()
         leave(error)
 
     if gpu:
         watched = (limit.total_seconds(), end, done)
         Thread(target=_attendance.watch, args=watched, daemon=True).start()
-    lost = False
     try:
         yield
-    except PeerLost:
-        lost = True
-        raise
+    except PeerLost as error:
+        report(error)
+        dist.destroy_process_group()  # who waits for this process need not any longer
+        _keep_list()
+        leave(error)  # Python would stumble over a thread that still reads the list
     finally:
         done.set()
         _attendance = None
-        dist.destroy_process_group()  # who waits for this process need not any longer
-        if lost:
-            _keep_list()
+        dist.destroy_process_group()
 
 
 def _keep_list() -> None:

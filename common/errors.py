@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
+from typing import NoReturn
 
 
 class ExitCode(IntEnum):
@@ -103,9 +104,10 @@ def report(error: Exception) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
 
 
-def leave(error: Exception) -> None:
-    """End this process from a thread, with an error from the table, whatever the others do."""
-    report(error)
+def leave(error: Exception) -> NoReturn:
+    """End this process with the code of an error that was reported, whatever its threads do."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(int(error.exit_code))
 
 
