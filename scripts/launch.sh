@@ -70,7 +70,8 @@ launch() {
     if [[ $NUM_NODES != 1 ]]; then
         # The machines wait for each other as long as the processes do.
         local seconds
-        seconds=$("$PYTHON" -c "print(max(1, round($PEER_TIMEOUT_MINUTES * 60)))")
+        seconds=$("$PYTHON" -c 'import sys; print(max(1, round(60 * float(sys.argv[1]))))' \
+            "$PEER_TIMEOUT_MINUTES")
         rendezvous=(--nnodes "$NUM_NODES")
         if [[ -n ${RDZV_ENDPOINT:-} ]]; then
             rendezvous+=(--rdzv_backend c10d --rdzv_endpoint "$RDZV_ENDPOINT"
