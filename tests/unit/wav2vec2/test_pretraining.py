@@ -72,8 +72,8 @@ def test_concatenated_sub_batches_are_the_sum_of_single_ones(norm):
         total = sum(getattr(output, name) for output in singles)
         ours = torch.as_tensor(getattr(together, name), dtype=torch.float64)
         torch.testing.assert_close(ours, torch.as_tensor(total, dtype=torch.float64))
-    assert float(together.prob_perplexity) == pytest.approx(
-        float(sum(output.prob_perplexity for output in singles)) / 3, rel=1e-12
+    assert together.prob_perplexity.item() == pytest.approx(
+        sum(output.prob_perplexity.item() for output in singles) / 3, rel=1e-12
     )
     one_by_one = gradients(model)
     assert whole.keys() == one_by_one.keys()
@@ -203,10 +203,10 @@ def test_layerdrop_rate():
 def test_noise_seed_decides_the_draw():
     model = make_model().train()
     batch = PretrainingBatch(torch.randn(2, SAMPLES).double(), [make_sub_batch(2, 1)])
-    same = [float(model(batch, temperature=1.0).loss) for _ in range(2)]
+    same = [model(batch, temperature=1.0).loss.item() for _ in range(2)]
     assert same[0] == same[1]
     batch.sub_batches[0].noise_seed += 1
-    assert float(model(batch, temperature=1.0).loss) != same[0]
+    assert model(batch, temperature=1.0).loss.item() != same[0]
 
 
 def test_float64_stays_float64():
