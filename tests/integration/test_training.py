@@ -153,6 +153,57 @@ def test_continued_by_another_number_of_processes(corpus, pretrained, tmp_path):
         assert (weight - both[key]).norm() <= 1e-5 * max(weight.norm(), 1e-2), key
 
 
+TIMINGS = ("took", "/s", "memory", "data_wait")
+
+
+def measurements(folder):
+    """(step, metric) -> value: everything the log says of training and validation, but timings."""
+    return {
+        (tuple(record["step"]), name): value
+        for record in log_records(folder)
+        if record["type"] == "LOG" and record["step"] != "PARAMETER"
+        for name, value in record["data"].items()
+        if not name.endswith(TIMINGS)
+    }
+
+
+NOISY = {
+    "pretrain": {"dropout": 0.1, "dropout_input": 0.1, "dropout_features": 0.1},
+    "finetune": {"dropout": 0.1, "dropout_input": 0.1, "final_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_two_processes_are_one_that_accumulates(corpus, pretrained, tmp_path, kind):
+    """Epochs of uneven batches that ranks do not divide, with dropout, LayerDrop and averaged
+    weights: every logged loss and validation, and the weights."""
+    shared = {"max_tokens": 60_000, "max_update": 12, "layerdrop": 0.3, "attention_dropout": 0.1}
+    shared |= {"activation_dropout": 0.1, "ema": 0.9, **NOISY[kind]}
+    if kind == "finetune":
+        shared |= {"pretrained_model": pretrained, "freeze_finetune_updates": 2}
+    command, options = train.parse(flags(kind, corpus, tmp_path / "one", **shared, update_freq=2))
+    trainer = train.prepare(command, options, torch.device("cpu"))
+    plan = trainer.task.plan
+    assert plan.dropped_batches % 2 == 1 and 2 * plan.updates_per_epoch < 12
+    assert len({len(group[0]) for group in plan.groups}) > 1
+    trainer.train()
+    result = launch(2, flags(kind, corpus, tmp_path / "two", **shared, update_freq=1))
+    assert result.returncode == 0, result.stderr
+
+    one, two = (measurements(tmp_path / name) for name in ("one", "two"))
+    assert {step for step, name in one if name == "val_ema_loss"} >= {(1,), (2,), (3,)}
+    assert sum(name == "train_loss" for _, name in one) == 12
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=1e-5), key
+    one, two = (
+        checkpoint.load(tmp_path / name / "wav2vec2_update12.pt") for name in ("one", "two")
+    )
+    for kept in ("model", "ema_model"):
+        for key, weight in one[kept].items():  # a key's bias is nothing but rounding
+            assert (weight - two[kept][key]).norm() <= 1e-5 * max(weight.norm(), 1e-2), key
+
+
 def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_path):
     shutil.copytree(pretrained.parent, tmp_path / "copy")
     before = losses(tmp_path / "copy")
