@@ -18,6 +18,7 @@ from common.errors import EXIT_FILE, REASONS, PeerLost, UserError, record_exit, 
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.optimizer import OptimizerOptions
 from common.precision import PrecisionOptions, check_supported
+from common.randomness import use_deterministic_operators
 from common.schedule import ScheduleOptions
 from common.training import RunOptions, Task, Trainer
 from tasks.data import DataOptions
@@ -221,6 +222,8 @@ def main() -> None:
         if distributed.is_main():
             print(json.dumps(resolved(command, options), indent=2))
         return
+    if run.deterministic:
+        use_deterministic_operators()
     device = distributed.pick_device(run.cpu)
     check_supported(options[PrecisionOptions].precision, device)
     torch.backends.cuda.matmul.allow_tf32 = options[PrecisionOptions].tf32

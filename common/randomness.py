@@ -6,6 +6,7 @@ and however the update's sub-batches are spread; and nothing random needs saving
 """
 
 import hashlib
+import os
 
 import numpy as np
 import torch
@@ -30,6 +31,17 @@ def numpy_generator(purpose: str, *parts: int) -> np.random.Generator:
 def torch_generator(purpose: str, *parts: int) -> torch.Generator:
     """A CPU torch generator for one draw, see `key`."""
     return torch.Generator().manual_seed(key(purpose, *parts))
+
+
+def use_deterministic_operators() -> None:
+    """Have torch use only operators whose results repeat to the bit; before the GPU's first use.
+
+    An operator that has no such variant then raises RuntimeError.
+    """
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def reseed(purpose: str, *parts: int) -> None:

@@ -68,6 +68,8 @@ class RunOptions:
     """Minutes that a process waits for another one before the run ends for want of it."""
     cpu: bool = False
     """Train on the CPU."""
+    deterministic: bool = False
+    """Repeat to the bit on the same devices, threads and software: slower on GPUs."""
     dry_run: bool = False
     """Print the resolved configuration as JSON and stop."""
 
@@ -169,7 +171,12 @@ class Trainer:
         self.recipe = {**task.recipe, **asdict(optimizer_options), **asdict(schedule)}
         self.recipe["seed"] = run.seed
         # May change from one job of a run to the next; a resume says what did.
-        self.circumstances = {"precision": precision, **asdict(task.plan.geometry)}
+        self.circumstances = {
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            **asdict(task.plan.geometry),
+        }
 
         # What a resume needs, all of it, beside weights, optimizer, average and loss scale:
         self.update = 0  # updates applied

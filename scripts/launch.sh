@@ -20,6 +20,7 @@
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
 : "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
+: "${DETERMINISTIC:=false}"    # repeat to the bit, slower
 : "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
@@ -48,7 +49,8 @@ launch() {
         --optimizer "$OPTIMIZER" --precision "$precision" --ema "$EMA"
         --strict_geometry "$STRICT_GEOMETRY" --auto_geometry "$AUTO_GEOMETRY"
         --peer_timeout_minutes "$PEER_TIMEOUT_MINUTES"
-        --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE" --cpu "$CPU" "$@")
+        --epochs_this_job "$EPOCHS_THIS_JOB" --no_save "$NO_SAVE"
+        --deterministic "$DETERMINISTIC" --cpu "$CPU" "$@")
 
     if [[ " $* " == *" --dry_run "* ]]; then
         # Nothing runs: one process speaks for all.

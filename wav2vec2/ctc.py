@@ -85,15 +85,19 @@ def ctc_loss(
 
     `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64; both lengths
     `[batch]` on the CPU, wherever the logits are: torch's own CTC reads them there, so moving
-    them to the device would only make the step wait for it.  Computed in fp32 at least.
+    them to the device would only make the step wait for it.  Computed in fp32 at least; on the
+    CPU where torch is to be deterministic, because CUDA's gradient is not.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
-    return F.ctc_loss(
+    if torch.are_deterministic_algorithms_enabled():
+        log_probabilities = log_probabilities.cpu()
+    loss = F.ctc_loss(
         log_probabilities,  # [frames, batch, vocabulary]
-        labels.to(logits.device, non_blocking=True),
+        labels.to(log_probabilities.device, non_blocking=True),
         frame_lengths,
         label_lengths,
         blank=BLANK,
         reduction="sum",
         zero_infinity=True,
     )
+    return loss.to(logits.device)

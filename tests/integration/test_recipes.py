@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from common import checkpoint
 from tests.integration.conftest import script
 
 SMALL = {
@@ -22,6 +23,12 @@ SMALL = {
 }
 MINI = {"MODEL": "mini", "HOURGLASS_CONFIG": "[1,(2,2),1]"}
 PRETRAIN = {"NUM_CONCAT_BATCHES": "2", "MAX_TOKENS": "60000", "MAX_SAMPLE_SIZE": "30000"}
+
+
+def log_records(folder):
+    lines = (folder / "nvlog.json").read_text().splitlines()
+    records = [json.loads(line.removeprefix("DLLL ")) for line in lines]
+    return [r for r in records if r["type"] == "LOG" and r["step"] != "PARAMETER"]
 
 
 def finetune_variables():
@@ -129,9 +136,7 @@ def test_benchmark(corpus, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.glob("*.pt"))
-    lines = (tmp_path / "nvlog.json").read_text().splitlines()
-    records = [json.loads(line.removeprefix("DLLL ")) for line in lines]
-    records = [r for r in records if r["type"] == "LOG" and r["step"] != "PARAMETER"]
+    records = log_records(tmp_path)
     epochs = [r["data"] for r in records if len(r["step"]) == 1 and "train_avg_loss" in r["data"]]
     summary = records[-1]
     assert summary["step"] == [] and len(epochs) == 3
@@ -162,6 +167,38 @@ def test_two_processes_through_torchrun(corpus, tmp_path):
     )
     for key, weight in one.items():
         assert (weight - two[key]).norm() <= 1e-5 * max(weight.norm(), 1e-3), key
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_deterministic_run_repeats_to_the_bit(corpus, mini_checkpoint, tmp_path, kind):
+    """Two threads; with loader workers and without."""
+    recipe = {"pretrain": "pretrain_base.sh", "finetune": "finetune_base_100h.sh"}[kind]
+    variables = {
+        "pretrain": {**SMALL, **PRETRAIN, **MINI, "MIN_SAMPLE_SIZE": "10000"},
+        "finetune": {**finetune_variables(), "PRETRAINED_MODEL": mini_checkpoint},
+    }[kind]
+    variables |= {
+        "DETERMINISTIC": "true",
+        "OMP_NUM_THREADS": "2",
+        "MAX_TOKENS": "60000",
+        "MAX_UPDATE": "6",
+    }
+    for workers in ("0", "2"):
+        result = script(
+            recipe,
+            **{**variables, "NUM_WORKERS": workers, "DATASET_DIR": corpus},
+            OUTPUT_DIR=tmp_path / workers,
+        )
+        assert result.returncode == 0, result.stderr
+    one, two = (checkpoint.load(tmp_path / n / "wav2vec2_update6.pt") for n in ("0", "2"))
+    assert one["circumstances"]["deterministic"] and one["circumstances"]["threads"] == 2
+    for name, weight in one["model"].items():
+        assert torch.equal(weight, two["model"][name]), name
+    logged = [
+        [r["data"]["train_loss"] for r in log_records(tmp_path / n) if "train_loss" in r["data"]]
+        for n in ("0", "2")
+    ]
+    assert len(logged[0]) == 6 and logged[0] == logged[1]
 
 
 def free_port():

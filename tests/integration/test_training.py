@@ -153,6 +153,19 @@ def test_continued_by_another_number_of_processes(corpus, pretrained, tmp_path):
         assert (weight - both[key]).norm() <= 1e-5 * max(weight.norm(), 1e-2), key
 
 
+def test_a_resume_says_what_is_different(corpus, pretrained, tmp_path, capsys):
+    shutil.copytree(pretrained.parent, tmp_path / "copy")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        train.prepare(
+            *train.parse(flags("pretrain", corpus, tmp_path / "copy")), torch.device("cpu")
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert f"threads was {threads}, is now {threads + 1}\n" in capsys.readouterr().err
+
+
 TIMINGS = ("took", "/s", "memory", "data_wait")
 
 

@@ -1,5 +1,6 @@
 """Decoding, error rates, randomness, metrics, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -67,6 +68,20 @@ def test_generators_repeat():
     once = torch.rand(2)
     randomness.reseed("a", 1)
     assert torch.equal(once, torch.rand(2))
+
+
+def test_deterministic_operators(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    try:
+        randomness.use_deterministic_operators()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 
 
 def test_sums():
