@@ -246,8 +246,16 @@ def test_two_machines(corpus, one_machine, tmp_path, meeting):
     [
         ({}, "error: NUM_NODES=2: set MASTER_ADDR"),
         ({"NODE_RANK": "2"}, "error: NODE_RANK=2: must be from 0 to 1"),
-        ({"NODE_RANK": "0"}, "error: the 2 machines did not find each other"),
-        ({"NODE_RANK": "1"}, "error: the 2 machines did not find each other"),
+        pytest.param(
+            {"NODE_RANK": "0"},
+            "error: the 2 machines did not find each other",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"NODE_RANK": "1"},
+            "error: the 2 machines did not find each other",
+            marks=pytest.mark.long,
+        ),
         ({"RDZV_ENDPOINT": ""}, "error: the 2 machines did not find each other"),
     ],
 )
