@@ -7,40 +7,21 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from common import distributed
 from common.audio import SAMPLE_RATE, normalize, read_recording
-from common.batching import GroupRequest
-from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
+from common.beam_search import build_decoder
+from common.dataset import AudioBatch, pad
+from common.decoding import Decoder, DecodingOptions
 from common.errors import ExitCode, UserError, run_command
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
-from common.manifest import Manifest, read_labels, read_manifest, write_lines
+from common.manifest import read_manifest, write_lines
 from common.vocabulary import Spelling, Vocabulary
-from tasks.recognition import Score, recognise
-from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import checkpoints, native
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """Model"""
-
-    checkpoint: str
-    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, or fairseq's with its
-    dict.ltr.txt beside it."""
-    batch_size: int = 8
-    """Utterances at a time; results do not depend on it."""
-    cpu: bool = False
-    """Run on the CPU even where there is a GPU."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size}: must be at least 1")
+from tasks.recogniser import ModelOptions, Recogniser
+from tasks.recognition import Score
 
 
 @dataclass(frozen=True)
@@ -64,73 +45,35 @@ class EvaluateOptions:
                 raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
 
 
-@dataclass
-class Recogniser:
-    """A model ready for use, with what its checkpoint says about it."""
-
-    model: Wav2Vec2ForCTC
-    vocabulary: Vocabulary
-    normalize_input: bool
-    labels: str
-    device: torch.device
-
-    @classmethod
-    def load(cls, options: ModelOptions) -> "Recogniser":
-        device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
-        content = checkpoints.read(options.checkpoint)
-        model, vocabulary = native.load_ctc(content, options.checkpoint)
-        return cls(
-            model=model.to(device),
-            vocabulary=vocabulary,
-            normalize_input=native.architecture_of(content, options.checkpoint).normalize_input,
-            labels=content["labels"],
-            device=device,
-        )
-
-    def transcripts(self, batch: AudioBatch) -> list[list[str]]:
-        """The symbols heard in each row."""
-        return recognise(self.model, self.vocabulary, batch.to(self.device))[0]
-
-    def references(self, manifest: Manifest) -> dict[str, str]:
-        """Label line of each utterance.  A sentencepiece model cuts them from the words: the
-        checkpoint's own, whatever model the labels beside the filelist are of."""
-        subwords = self.vocabulary.subwords
-        if subwords is None:
-            return read_labels(manifest, self.labels)
-        return {key: subwords.cut(words) for key, words in read_labels(manifest, "wrd").items()}
+def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder:
+    """The search that the flags ask for; what is left out of lexicon or model is said."""
+    decoder, notes = build_decoder(options, vocabulary)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return decoder
 
 
-def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
+def evaluate(options: ModelOptions, evaluation: EvaluateOptions, decoding: DecodingOptions) -> None:
     """Word and unit error rate of a subset; hypotheses saved with their ids."""
     output_dir = prepare_folder("--output_dir", evaluation.output_dir)
     recogniser = Recogniser.load(options)
+    decoder = prepare_decoder(decoding, recogniser.vocabulary)
     manifest = read_manifest(evaluation.dataset_dir, evaluation.subset)
     references = recogniser.references(manifest)
-    words = recogniser.vocabulary.words
-    dataset = UtteranceDataset(
-        manifest.utterances, seed=0, crop=False, normalize_input=recogniser.normalize_input
-    )
-    # Neighbours in length share a batch, so that little of it is padding.
-    order = sorted(range(len(manifest)), key=lambda n: -manifest.utterances[n].samples)
-    size = options.batch_size
-    requests = [
-        GroupRequest(0, start, (tuple(order[start : start + size]),))
-        for start in range(0, len(order), size)
-    ]
+    word_references = recogniser.word_references(manifest, decoding)
     score = Score(recogniser.vocabulary)
     results: dict[str, dict[str, Any]] = {}
     seconds = 0.0
     start_time = time.perf_counter()
-    batches = load_batches(dataset, requests, workers=evaluation.num_workers)
-    for batch in tqdm(batches, total=len(requests), desc=evaluation.subset, disable=None):
-        for row, symbols in enumerate(recogniser.transcripts(batch)):
+    for batch in recogniser.batches(manifest, options.batch_size, evaluation.num_workers):
+        for row, hypothesis in enumerate(recogniser.transcripts(batch, decoder)):
             key = batch.ids[row]
-            reference = references[key].split()
-            word_errors, unit_errors = score.add(symbols, reference)
+            words = word_references[key]
+            word_errors, unit_errors = score.add(hypothesis, references[key].split(), words)
             results[key] = {
                 "id": key,
-                "reference": words(reference),
-                "hypothesis": words(symbols),
+                "reference": words,
+                "hypothesis": hypothesis.words,
                 "word_errors": word_errors,
                 "unit_errors": unit_errors,
                 "seconds": float(batch.lengths[row]) / SAMPLE_RATE,
@@ -147,6 +90,7 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     summary = {
         "subset": evaluation.subset,
         "checkpoint": options.checkpoint,
+        "decoding": asdict(decoding),
         "wer": score.words.rate,
         "uer": score.units.rate,
         "utterances": len(in_order),
@@ -161,16 +105,17 @@ def evaluate(options: ModelOptions, evaluation: EvaluateOptions) -> None:
     unknown = recogniser.vocabulary.count_unknown(references.values())
     if unknown:
         print(f"{evaluation.subset}: symbols that the dictionary lacks count as errors: {unknown}")
+    in_words = rates(score, recogniser.labels, decoding)
     print(
-        f"{evaluation.subset}: {rates(score, recogniser.labels)}, {len(in_order)} utterances, "
+        f"{evaluation.subset}: {in_words}, {len(in_order)} utterances, "
         f"{seconds / took:.1f} s of audio a second; hypotheses in {hypotheses}"
     )
 
 
-def rates(score: Score, labels: str) -> str:
+def rates(score: Score, labels: str, decoding: DecodingOptions) -> str:
     """The error rates in words; where each symbol counts as a word they are one."""
     errors, count = score.words.errors, score.words.reference
-    if score.vocabulary.spelling is Spelling.TOKENS:
+    if score.vocabulary.spelling is Spelling.TOKENS and not decoding.lexicon:
         return f"WER and UER {score.words.rate:.2f} % ({errors} errors in {count} {labels} symbols)"
     return (
         f"WER {score.words.rate:.2f} % ({errors} errors in {count} words), "
@@ -178,12 +123,13 @@ def rates(score: Score, labels: str) -> str:
     )
 
 
-def transcribe(options: ModelOptions, files: Sequence[str]) -> ExitCode:
+def transcribe(options: ModelOptions, files: Sequence[str], decoding: DecodingOptions) -> ExitCode:
     """Print `file<TAB>transcript` for each file; those that cannot be read are listed at the end.
 
     Any format, sample rate and channel count (see common/audio.py).
     """
     recogniser = Recogniser.load(options)
+    decoder = prepare_decoder(decoding, recogniser.vocabulary)
     failures: list[str] = []
     size = options.batch_size
     for start in range(0, len(files), size):
@@ -199,8 +145,8 @@ def transcribe(options: ModelOptions, files: Sequence[str]) -> ExitCode:
         if names:
             lengths = torch.tensor([len(waveform) for waveform in waveforms])
             batch = AudioBatch(ids=names, waveforms=pad(waveforms), lengths=lengths, key=())
-            for name, symbols in zip(names, recogniser.transcripts(batch)):
-                print(f"{name}\t{recogniser.vocabulary.words(symbols)}", flush=True)
+            for name, hypothesis in zip(names, recogniser.transcripts(batch, decoder)):
+                print(f"{name}\t{hypothesis.words}", flush=True)
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
@@ -213,15 +159,17 @@ def main() -> ExitCode | None:
     transcribe_parser = commands.add_parser("transcribe", help="text of recordings")
     for subparser in (evaluate_parser, transcribe_parser):
         add_flags(subparser, ModelOptions)
+        add_flags(subparser, DecodingOptions)
         subparser.set_defaults(subparser=subparser)
     add_flags(evaluate_parser, EvaluateOptions)
     transcribe_parser.add_argument("files", nargs="+", metavar="FILE", help="recordings")
     namespace = parser.parse_args()
     options = from_flags(ModelOptions, namespace)
+    decoding = from_flags(DecodingOptions, namespace)
     if namespace.command == "evaluate":
-        evaluate(options, from_flags(EvaluateOptions, namespace))
+        evaluate(options, from_flags(EvaluateOptions, namespace), decoding)
         return None
-    return transcribe(options, namespace.files)
+    return transcribe(options, namespace.files, decoding)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from common.errors import UserError
-from common.manifest import write_lines
+from common.manifest import letters, write_lines
 from common.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -68,6 +68,12 @@ class Vocabulary:
     def encode(self, labels: str) -> list[int]:
         """A label line such as `H I |` -> ids; a symbol outside the dictionary becomes <unk>."""
         return [self._ids.get(symbol, UNKNOWN) for symbol in labels.split()]
+
+    def spell(self, words: str) -> str:
+        """Words -> label line: `HI YOU` -> `H I | Y O U |`; tokens stand for themselves."""
+        if self.spelling is Spelling.LETTERS:
+            return letters(words)
+        return self.subwords.cut(words) if self.subwords else " ".join(words.split())
 
     def unknown(self, labels: str) -> list[str]:
         """The symbols of a label line that the dictionary lacks."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from common import checkpoint, randomness
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, Draws, UtteranceDataset
+from common.decoding import GreedyDecoder
 from common.distributed import notice
 from common.error_rate import ErrorCounts
 from common.errors import UserError
@@ -301,19 +302,20 @@ class FinetuningTask:
 
     def _validate(self, name: str, sums: Sums) -> None:
         score, references = Score(self.vocabulary), self.references[name]
+        greedy = GreedyDecoder(self.vocabulary)
         # Named from the start: with few batches a process may have none, and names must match.
         add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         shown: list[str] = []
         for batch in validation_batches(
             self.valid_datasets[name], self.data.max_tokens, self.run.num_workers, self.device
         ):
-            transcripts, audible, output = recognise(self.model, self.vocabulary, batch)
-            for key, symbols in zip(batch.ids, transcripts):
+            transcripts, audible, output = recognise(self.model, greedy, batch)
+            for key, hypothesis in zip(batch.ids, transcripts):
                 reference = references[key].split()
-                score.add(symbols, reference)
+                score.add(hypothesis, reference)
                 if len(shown) < 6:
                     shown.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
-                    shown.append(f"  {key}  hypothesis: {self.vocabulary.words(symbols)}")
+                    shown.append(f"  {key}  hypothesis: {hypothesis.words}")
             values: dict[str, Any] = {"utterances": len(batch.ids)}
             if output is not None:
                 labels = [self.vocabulary.encode(references[key]) for key in audible.ids]

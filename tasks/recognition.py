@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from common.dataset import AudioBatch
-from common.decoding import ctc_greedy
+from common.decoding import Decoder, Hypothesis
 from common.error_rate import ErrorCounts
 from common.vocabulary import Vocabulary
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
@@ -26,22 +26,22 @@ def select_rows(batch: AudioBatch, rows: Sequence[int]) -> AudioBatch:
 
 @torch.no_grad()
 def recognise(
-    model: Wav2Vec2ForCTC, vocabulary: Vocabulary, batch: AudioBatch
-) -> tuple[list[list[str]], AudioBatch | None, CTCOutput | None]:
-    """Greedy transcripts of a batch, as symbols, one list a row.
+    model: Wav2Vec2ForCTC, decoder: Decoder, batch: AudioBatch
+) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
+    """What `decoder` hears in each row of a batch.
 
     An utterance shorter than the model's receptive field has no frame and an empty transcript.
     Also returns the rows that have frames, and the model's output for them (None if none has).
     """
     frames = model.frames(batch.lengths)
     rows = [row for row, count in enumerate(frames.tolist()) if count > 0]
-    transcripts: list[list[str]] = [[] for _ in batch.ids]
+    transcripts = [Hypothesis([], "") for _ in batch.ids]
     if not rows:
         return transcripts, None, None
     audible = select_rows(batch, rows)
     output = model(audible.waveforms, audible.lengths)
-    for row, ids in zip(rows, ctc_greedy(output.logits, output.frame_lengths)):
-        transcripts[row] = vocabulary.decode(ids)
+    for row, hypothesis in zip(rows, decoder(output.logits, output.frame_lengths)):
+        transcripts[row] = hypothesis
     return transcripts, audible, output
 
 
@@ -53,8 +53,14 @@ class Score:
     words: ErrorCounts = field(default_factory=ErrorCounts)
     units: ErrorCounts = field(default_factory=ErrorCounts)
 
-    def add(self, hypothesis: Sequence[str], reference: Sequence[str]) -> tuple[int, int]:
-        """Count one utterance given as symbols; returns its word and unit errors."""
-        words = self.vocabulary.words
-        word_errors = self.words.add(words(hypothesis).split(), words(reference).split())
-        return word_errors, self.units.add(hypothesis, reference)
+    def add(
+        self, hypothesis: Hypothesis, reference: Sequence[str], words: str | None = None
+    ) -> tuple[int, int]:
+        """Count one utterance; returns its word and unit errors.
+
+        `reference`: its symbols; `words`: its transcript, if a lexicon's words are not what the
+        symbols spell.
+        """
+        words = self.vocabulary.words(reference) if words is None else words
+        word_errors = self.words.add(hypothesis.words.split(), words.split())
+        return word_errors, self.units.add(hypothesis.units, reference)

@@ -1,0 +1,240 @@
+"""CTC beam search with an n-gram language model, by flashlight-text and the KenLM inside it.
+
+Hypotheses are (Collobert et al. 2016, arXiv 1609.03193, section 2.3) the best path's log
+probability + lm_weight * log10 p(words) + word_score * number of words; equal hypotheses keep
+their best path, they are not summed.  Optional: requirements-decode.txt.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
+from common.errors import UserError
+from common.lexicon import Lexicon, read_lexicon
+from common.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabulary
+
+INSTALL = "pip install -r requirements-decode.txt"
+NEVER = -1e9
+"""Log probability of the special symbols that no transcript has; finite, so that sums stay so."""
+NO_WORD = "\ufdd0"
+"""Unicode's noncharacter: a word that no language model has."""
+
+
+def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Decoder, list[str]]:
+    """The search that the flags ask for, and what its user should know about lexicon and model.
+
+    UserError if a file or package is missing, does not parse, or does not fit the dictionary.
+    """
+    if options.decoder == "greedy":
+        return GreedyDecoder(vocabulary), []
+    search = import_flashlight()
+    if options.lexicon:
+        lexicon = read_lexicon(options.lexicon, vocabulary)
+        decoder = LexiconDecoder(search, options, vocabulary, lexicon)
+        return decoder, [*lexicon.notes(), *decoder.notes]
+    return UnitDecoder(search, options, vocabulary), []
+
+
+def import_flashlight() -> ModuleType:
+    """flashlight-text's decoders; UserError if they, or KenLM inside them, are not installed."""
+    try:
+        import flashlight.lib.text.decoder.kenlm  # noqa: F401
+        from flashlight.lib.text import decoder
+    except ImportError as error:
+        detail = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--decoder beam: flashlight-text with KenLM cannot be imported ({detail}); {INSTALL}"
+        ) from None
+    return decoder
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """KenLM writes progress bars to the process' own standard error."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class LanguageModel:
+    """An n-gram model whose words are numbered as in `entries`."""
+
+    def __init__(self, path: str, entries: Sequence[str]):
+        """Read an ARPA file, also compressed by gzip, or KenLM's binary; UserError if it is
+        none."""
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+
+        if not Path(path).is_file():
+            raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
+        self.path, self._unknown = path, len(entries)
+        try:
+            with _silent_stderr():
+                self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # The first line, if there are more, is KenLM's own source code.
+            detail = "not text" if isinstance(error, UnicodeDecodeError) else str(error)
+            detail = " ".join((detail.split("\n", 1)[-1] or detail).split())
+            raise UserError(
+                f"--lm {path}: KenLM cannot read it: {detail}; write the ARPA file again"
+            ) from None
+
+    def scores(self, count: int) -> list[float]:
+        """log10 probabilities of the first `count` entries after the start of a sentence."""
+        start = self.model.start(False)
+        return [self.model.score(start, index)[1] for index in range(count)]
+
+    def knows(self, count: int) -> list[bool]:
+        """Which of the first `count` entries the model has.
+
+        KenLM does not say; an entry counts as known if its probability is not that of a word
+        that no model has.
+        """
+        empty = self.model.start(True)
+        unknown = self.model.score(empty, self._unknown)[1]
+        return [self.model.score(empty, index)[1] != unknown for index in range(count)]
+
+
+def emissions(logits: Tensor, length: int) -> Tensor:
+    """Log probabilities of one row, fp32 on the CPU, without the special symbols.
+
+    `logits` `[frames, units]` -> `[length, units]`, contiguous.
+    """
+    values = logits[:length].float().log_softmax(dim=-1).cpu()
+    values[:, BLANK + 1 : len(SPECIALS)] = NEVER
+    return values.contiguous()
+
+
+def best(decoder: Any, values: Tensor) -> Any:
+    """The best result of a flashlight decoder for `values` `[frames, units]`."""
+    return decoder.decode(values.data_ptr(), *values.shape)[0]
+
+
+class UnitDecoder:
+    """Beam search over units with a language model of units, no lexicon."""
+
+    def __init__(self, search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        lm = LanguageModel(options.lm, vocabulary.symbols)
+        known = lm.knows(len(vocabulary))[len(SPECIALS) :]
+        if not any(known):
+            raise UserError(
+                f"--lm {options.lm}: has none of the dictionary's units, such as "
+                f"{vocabulary.symbols[-1]!r}; without --lexicon it must be a model of units, "
+                "learnt from label lines; for a model of words give --lexicon"
+            )
+        settings = search.LexiconFreeDecoderOptions(
+            beam_size=options.beam,
+            beam_size_token=options.beam_size_token or len(vocabulary),
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=search.CriterionType.CTC,
+        )
+        # No unit is silence to it: the separator is a unit that the model scores like others.
+        self._decoder = search.LexiconFreeDecoder(settings, lm.model, BLANK, BLANK, [])
+
+    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
+        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
+
+    def _decode(self, values: Tensor) -> Hypothesis:
+        # The first and last entries are the decoder's own start and end.
+        path = torch.tensor(best(self._decoder, values).tokens[1:-1])
+        ids = [i for i in torch.unique_consecutive(path).tolist() if i != BLANK]
+        units = self.vocabulary.decode(ids)
+        return Hypothesis(units, self.vocabulary.words(units))
+
+
+class LexiconDecoder:
+    """Beam search over a lexicon's words, with a language model of words or without."""
+
+    def __init__(
+        self,
+        search: ModuleType,
+        options: DecodingOptions,
+        vocabulary: Vocabulary,
+        lexicon: Lexicon,
+    ):
+        self.vocabulary, self.lexicon = vocabulary, lexicon
+        self._words = lexicon.words
+        self.notes: list[str] = []
+        model, scores = search.ZeroLM(), [0.0] * len(self._words)
+        if options.lm:
+            lm = LanguageModel(options.lm, self._words)
+            self._compare(lm)
+            model, scores = lm.model, lm.scores(len(self._words))
+        settings = search.LexiconDecoderOptions(
+            beam_size=options.beam,
+            beam_size_token=options.beam_size_token or len(vocabulary),
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight,
+            word_score=options.word_score,
+            unk_score=float("-inf"),
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=search.CriterionType.CTC,
+        )
+        # Between words the separator may be repeated; without one, only blanks stand there.
+        separated = vocabulary.spelling is Spelling.LETTERS
+        silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
+        trie = self._trie(search, scores, silence)
+        self._decoder = search.LexiconDecoder(
+            settings, trie, model, silence, BLANK, len(self._words), [], False
+        )
+
+    def _compare(self, lm: LanguageModel) -> None:
+        """Error if lexicon and model share no word; a note if they share only some."""
+        known = lm.knows(len(self._words))
+        if not any(known):
+            raise UserError(
+                f"--lm {lm.path} has none of the {len(known)} words of --lexicon "
+                f"{self.lexicon.path}, such as {self._words[0]!r}; write both the same way (upper "
+                "or lower case?)"
+            )
+        if missing := known.count(False):
+            example = self._words[known.index(False)]
+            self.notes.append(
+                f"{lm.path}: lacks {missing} of the {len(known)} words of {self.lexicon.path}, "
+                f"such as {example!r}; they count as its <unk>"
+            )
+
+    def _trie(self, search: ModuleType, scores: Sequence[float], silence: int) -> Any:
+        """Spellings as a tree, each node with the best first-word score below it.
+
+        The search leaves a word with its last unit's first frame, after which only `silence` may
+        repeat.  A last unit that is not the separator would thus last one frame; a second entry
+        that doubles it lets it last, at the price of also taking it twice for once.
+        """
+        trie = search.Trie(len(self.vocabulary), silence)
+        for label, word in enumerate(self._words):
+            for ids in self.lexicon.spellings[word]:
+                trie.insert(list(ids), label, scores[label])
+                if ids[-1] != silence:
+                    trie.insert([*ids, ids[-1]], label, scores[label])
+        trie.smear(search.SmearingMode.MAX)
+        return trie
+
+    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
+        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
+
+    def _decode(self, values: Tensor) -> Hypothesis:
+        labels = [label for label in best(self._decoder, values).words if label >= 0]
+        words = [self._words[label] for label in labels]
+        spelt = [self.lexicon.spellings[word][0] for word in words]
+        units = self.vocabulary.decode(i for ids in spelt for i in ids)
+        return Hypothesis(units, " ".join(words))

@@ -1,0 +1,95 @@
+"""A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from common import distributed
+from common.batching import GroupRequest
+from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common.decoding import Decoder, DecodingOptions, Hypothesis
+from common.errors import UserError
+from common.manifest import Manifest, read_labels
+from common.vocabulary import Spelling, Vocabulary
+from tasks.recognition import recognise
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import checkpoints, native
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model"""
+
+    checkpoint: str
+    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, or fairseq's with its
+    dict.ltr.txt beside it."""
+    batch_size: int = 8
+    """Utterances at a time; results do not depend on it."""
+    cpu: bool = False
+    """Run on the CPU even where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size {self.batch_size}: must be at least 1")
+
+
+@dataclass
+class Recogniser:
+    """A model ready for use, with what its checkpoint says about it."""
+
+    model: Wav2Vec2ForCTC
+    vocabulary: Vocabulary
+    normalize_input: bool
+    labels: str
+    device: torch.device
+
+    @classmethod
+    def load(cls, options: ModelOptions) -> "Recogniser":
+        device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
+        content = checkpoints.read(options.checkpoint)
+        model, vocabulary = native.load_ctc(content, options.checkpoint)
+        return cls(
+            model=model.to(device),
+            vocabulary=vocabulary,
+            normalize_input=native.architecture_of(content, options.checkpoint).normalize_input,
+            labels=content["labels"],
+            device=device,
+        )
+
+    def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
+        """What `decoder` hears in each row."""
+        return recognise(self.model, decoder, batch.to(self.device))[0]
+
+    def batches(self, manifest: Manifest, size: int, workers: int) -> Iterator[AudioBatch]:
+        """A subset's audio, `size` utterances at a time, longest first.
+
+        Neighbours in length share a batch, so that little of it is padding.
+        """
+        dataset = UtteranceDataset(
+            manifest.utterances, seed=0, crop=False, normalize_input=self.normalize_input
+        )
+        order = sorted(range(len(manifest)), key=lambda n: -manifest.utterances[n].samples)
+        requests = [
+            GroupRequest(0, start, (tuple(order[start : start + size]),))
+            for start in range(0, len(order), size)
+        ]
+        batches = load_batches(dataset, requests, workers=workers)
+        return iter(tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=None))
+
+    def references(self, manifest: Manifest) -> dict[str, str]:
+        """Label line of each utterance.  A sentencepiece model cuts them from the words: the
+        checkpoint's own, whatever model the labels beside the filelist are of."""
+        subwords = self.vocabulary.subwords
+        if subwords is None:
+            return read_labels(manifest, self.labels)
+        return {key: subwords.cut(words) for key, words in read_labels(manifest, "wrd").items()}
+
+    def word_references(self, manifest: Manifest, decoding: DecodingOptions) -> dict[str, str]:
+        """Transcript of each utterance: what its label line spells; or, for units that spell no
+        words but a lexicon that does, `<subset>.wrd`."""
+        if decoding.lexicon and self.vocabulary.spelling is Spelling.TOKENS:
+            return read_labels(manifest, "wrd")
+        lines = self.references(manifest)
+        return {key: self.vocabulary.words(line.split()) for key, line in lines.items()}
