@@ -5,6 +5,8 @@ probability + lm_weight * log10 p(words) + word_score * number of words; equal h
 their best path, they are not summed.  Optional: requirements-decode.txt.
 """
 
+import gzip
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -81,7 +83,7 @@ class LanguageModel:
 
         if not Path(path).is_file():
             raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
-        self.path, self._unknown = path, len(entries)
+        self.path, self._entries, self._unknown = path, entries, len(entries)
         try:
             with _silent_stderr():
                 self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
@@ -101,12 +103,26 @@ class LanguageModel:
     def knows(self, count: int) -> list[bool]:
         """Which of the first `count` entries the model has.
 
-        KenLM does not say; an entry counts as known if its probability is not that of a word
-        that no model has.
+        KenLM does not say.  An ARPA file lists them; of a binary, an entry counts as known if
+        its probability is not that of a word that no model has.
         """
+        if listed := arpa_words(self.path):
+            return [entry in listed for entry in self._entries[:count]]
         empty = self.model.start(True)
         unknown = self.model.score(empty, self._unknown)[1]
         return [self.model.score(empty, index)[1] != unknown for index in range(count)]
+
+
+def arpa_words(path: str) -> set[str]:
+    """The words of an ARPA file, plain or compressed by gzip; none of any other file."""
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else open(path, "rb") as file:
+        if file.readline(1000).strip() != b"\\data\\":
+            return set()
+        lines = itertools.dropwhile(lambda line: line.strip() != b"\\1-grams:", file)
+        section = itertools.takewhile(lambda line: line.strip(), itertools.islice(lines, 1, None))
+        return {line.split()[1].decode() for line in section}
 
 
 def emissions(logits: Tensor, length: int) -> Tensor:
@@ -128,7 +144,7 @@ class UnitDecoder:
     """Beam search over units with a language model of units, no lexicon."""
 
     def __init__(self, search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
+        self.vocabulary, self._search = vocabulary, search
         lm = LanguageModel(options.lm, vocabulary.symbols)
         known = lm.knows(len(vocabulary))[len(SPECIALS) :]
         if not any(known):
@@ -137,9 +153,15 @@ class UnitDecoder:
                 f"{vocabulary.symbols[-1]!r}; without --lexicon it must be a model of units, "
                 "learnt from label lines; for a model of words give --lexicon"
             )
+        self._model = lm.model
+        self.configure(options)
+
+    def configure(self, options: DecodingOptions) -> None:
+        """Take beam and weights from `options`; the model stays as it is."""
+        search = self._search
         settings = search.LexiconFreeDecoderOptions(
             beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(vocabulary),
+            beam_size_token=options.beam_size_token or len(self.vocabulary),
             beam_threshold=options.beam_threshold,
             lm_weight=options.lm_weight,
             sil_score=0.0,
@@ -147,7 +169,7 @@ class UnitDecoder:
             criterion_type=search.CriterionType.CTC,
         )
         # No unit is silence to it: the separator is a unit that the model scores like others.
-        self._decoder = search.LexiconFreeDecoder(settings, lm.model, BLANK, BLANK, [])
+        self._decoder = search.LexiconFreeDecoder(settings, self._model, BLANK, BLANK, [])
 
     def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
         return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
@@ -170,17 +192,26 @@ class LexiconDecoder:
         vocabulary: Vocabulary,
         lexicon: Lexicon,
     ):
-        self.vocabulary, self.lexicon = vocabulary, lexicon
+        self.vocabulary, self.lexicon, self._search = vocabulary, lexicon, search
         self._words = lexicon.words
         self.notes: list[str] = []
-        model, scores = search.ZeroLM(), [0.0] * len(self._words)
+        self._model, scores = search.ZeroLM(), [0.0] * len(self._words)
         if options.lm:
             lm = LanguageModel(options.lm, self._words)
             self._compare(lm)
-            model, scores = lm.model, lm.scores(len(self._words))
+            self._model, scores = lm.model, lm.scores(len(self._words))
+        # Between words the separator may be repeated; without one, only blanks stand there.
+        separated = vocabulary.spelling is Spelling.LETTERS
+        self._silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
+        self._trie = self._build_trie(scores)
+        self.configure(options)
+
+    def configure(self, options: DecodingOptions) -> None:
+        """Take beam and weights from `options`; lexicon and model stay as they are."""
+        search = self._search
         settings = search.LexiconDecoderOptions(
             beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(vocabulary),
+            beam_size_token=options.beam_size_token or len(self.vocabulary),
             beam_threshold=options.beam_threshold,
             lm_weight=options.lm_weight,
             word_score=options.word_score,
@@ -189,12 +220,9 @@ class LexiconDecoder:
             log_add=False,
             criterion_type=search.CriterionType.CTC,
         )
-        # Between words the separator may be repeated; without one, only blanks stand there.
-        separated = vocabulary.spelling is Spelling.LETTERS
-        silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
-        trie = self._trie(search, scores, silence)
+        unknown = len(self._words)
         self._decoder = search.LexiconDecoder(
-            settings, trie, model, silence, BLANK, len(self._words), [], False
+            settings, self._trie, self._model, self._silence, BLANK, unknown, [], False
         )
 
     def _compare(self, lm: LanguageModel) -> None:
@@ -213,20 +241,20 @@ class LexiconDecoder:
                 f"such as {example!r}; they count as its <unk>"
             )
 
-    def _trie(self, search: ModuleType, scores: Sequence[float], silence: int) -> Any:
+    def _build_trie(self, scores: Sequence[float]) -> Any:
         """Spellings as a tree, each node with the best first-word score below it.
 
-        The search leaves a word with its last unit's first frame, after which only `silence` may
+        The search leaves a word with its last unit's first frame, after which only silence may
         repeat.  A last unit that is not the separator would thus last one frame; a second entry
         that doubles it lets it last, at the price of also taking it twice for once.
         """
-        trie = search.Trie(len(self.vocabulary), silence)
+        trie = self._search.Trie(len(self.vocabulary), self._silence)
         for label, word in enumerate(self._words):
             for ids in self.lexicon.spellings[word]:
                 trie.insert(list(ids), label, scores[label])
-                if ids[-1] != silence:
+                if ids[-1] != self._silence:
                     trie.insert([*ids, ids[-1]], label, scores[label])
-        trie.smear(search.SmearingMode.MAX)
+        trie.smear(self._search.SmearingMode.MAX)
         return trie
 
     def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:

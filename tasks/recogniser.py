@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common import distributed
 from common.batching import GroupRequest
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
-from common.decoding import Decoder, DecodingOptions, Hypothesis
+from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.manifest import Manifest, read_labels
 from common.vocabulary import Spelling, Vocabulary
@@ -61,6 +62,18 @@ class Recogniser:
     def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
         """What `decoder` hears in each row."""
         return recognise(self.model, decoder, batch.to(self.device))[0]
+
+    def emissions(self, batch: AudioBatch) -> list[Tensor]:
+        """Log probabilities of each row, `[its frames, units]`, fp32 on the CPU."""
+        units = len(self.vocabulary)
+        values = {key: torch.empty(0, units) for key in batch.ids}
+        silent = GreedyDecoder(self.vocabulary)
+        _, audible, output = recognise(self.model, silent, batch.to(self.device))
+        if output is not None:
+            logits = output.logits.float().log_softmax(dim=-1).cpu()
+            for key, row, length in zip(audible.ids, logits, output.frame_lengths.tolist()):
+                values[key] = row[:length].clone()
+        return [values[key] for key in batch.ids]
 
     def batches(self, manifest: Manifest, size: int, workers: int) -> Iterator[AudioBatch]:
         """A subset's audio, `size` utterances at a time, longest first.
