@@ -1,4 +1,4 @@
-"""Use a fine-tuned checkpoint: `inference.py evaluate` a subset, `inference.py transcribe` files.
+"""Use a fine-tuned checkpoint: `evaluate` a subset, `transcribe` files, `align` transcripts.
 
 The checkpoint alone is enough: it carries its architecture and dictionary.
 """
@@ -8,20 +8,39 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from common.audio import SAMPLE_RATE, normalize, read_recording
+from common.audio import SAMPLE_RATE, read_recording
 from common.beam_search import build_decoder
-from common.dataset import AudioBatch, pad
 from common.decoding import Decoder, DecodingOptions
 from common.errors import ExitCode, UserError, run_command
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.manifest import read_manifest, write_lines
 from common.vocabulary import Spelling, Vocabulary
+from tasks.alignment import align_transcript
 from tasks.recogniser import ModelOptions, Recogniser
 from tasks.recognition import Score
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """Alignment"""
+
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists."""
+    subset: str = ""
+    """Filelist to align with its labels, without .tsv."""
+    text: str = ""
+    """What FILE says."""
+    output_dir: str = "results/alignment"
+    """Folder for <id>.json and <id>.TextGrid."""
+    num_workers: int = 2
+    """Processes that decode audio."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise UserError(f"--num_workers {self.num_workers}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -141,30 +160,102 @@ def transcribe(options: ModelOptions, files: Sequence[str], decoding: DecodingOp
                 failures.append(str(error))
                 continue
             names.append(file)
-            waveforms.append(normalize(waveform) if recogniser.normalize_input else waveform)
+            waveforms.append(waveform)
         if names:
-            lengths = torch.tensor([len(waveform) for waveform in waveforms])
-            batch = AudioBatch(ids=names, waveforms=pad(waveforms), lengths=lengths, key=())
+            batch = recogniser.hear(names, waveforms)
             for name, hypothesis in zip(names, recogniser.transcripts(batch, decoder)):
                 print(f"{name}\t{hypothesis.words}", flush=True)
+    return list_failures(failures)
+
+
+def list_failures(failures: Sequence[str]) -> ExitCode:
+    """Print what failed, a line each; the exit code that says so."""
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
+def align(options: ModelOptions, alignment: AlignOptions, file: str | None) -> ExitCode:
+    """Write when each word and unit was said: of one file and its text, or of a subset."""
+    if (file is None) == (not alignment.subset) or (file is None) != (not alignment.text):
+        raise UserError(
+            "inference.py align: give either FILE and --text 'WHAT IS SAID', or --dataset_dir "
+            "and --subset"
+        )
+    output_dir = prepare_folder("--output_dir", alignment.output_dir)
+    recogniser = Recogniser.load(options)
+    if file is not None:
+        return align_file(recogniser, alignment, file, output_dir)
+    return align_subset(recogniser, options, alignment, output_dir)
+
+
+def align_file(
+    recogniser: Recogniser, alignment: AlignOptions, file: str, output_dir: Path
+) -> ExitCode:
+    """Align one recording with `--text` and print its words."""
+    waveform = read_recording(file)
+    labels = recogniser.vocabulary.spell(alignment.text)
+    (emissions,) = recogniser.emissions(recogniser.hear([file], [waveform]))
+    found = align_transcript(
+        file, len(waveform), emissions, labels, recogniser.vocabulary, recogniser.frame_samples
+    )
+    found.write(output_dir, Path(file).stem)
+    for word in found.words:
+        start, end = found.seconds(word.start), found.seconds(word.end)
+        print(f"{start:.2f}\t{end:.2f}\t{word.score:.3f}\t{word.text}")
+    return ExitCode.DONE
+
+
+def align_subset(
+    recogniser: Recogniser, options: ModelOptions, alignment: AlignOptions, output_dir: Path
+) -> ExitCode:
+    """Align each utterance of a subset with its labels; those that cannot be are listed."""
+    manifest = read_manifest(alignment.dataset_dir, alignment.subset)
+    references = recogniser.references(manifest)
+    path_of = {utterance.id: utterance.path for utterance in manifest.utterances}
+    failures: list[str] = []
+    for batch in recogniser.batches(manifest, options.batch_size, alignment.num_workers):
+        rows = zip(batch.ids, batch.lengths.tolist(), recogniser.emissions(batch))
+        for key, samples, emissions in rows:
+            try:
+                found = align_transcript(
+                    path_of[key],
+                    samples,
+                    emissions,
+                    references[key],
+                    recogniser.vocabulary,
+                    recogniser.frame_samples,
+                )
+            except UserError as error:
+                failures.append(str(error))
+                continue
+            found.write(output_dir, key)
+    done = len(manifest) - len(failures)
+    print(f"{alignment.subset}: {done} of {len(manifest)} utterances aligned in {output_dir}")
+    return list_failures(failures)
+
+
 def main() -> ExitCode | None:
     parser = ArgumentParser(prog="inference.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="evaluate|transcribe")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="evaluate|transcribe|align"
+    )
     evaluate_parser = commands.add_parser("evaluate", help="word error rate of a subset")
     transcribe_parser = commands.add_parser("transcribe", help="text of recordings")
-    for subparser in (evaluate_parser, transcribe_parser):
+    align_parser = commands.add_parser("align", help="when each word and character was said")
+    for subparser in (evaluate_parser, transcribe_parser, align_parser):
         add_flags(subparser, ModelOptions)
-        add_flags(subparser, DecodingOptions)
         subparser.set_defaults(subparser=subparser)
+    for subparser in (evaluate_parser, transcribe_parser):
+        add_flags(subparser, DecodingOptions)
     add_flags(evaluate_parser, EvaluateOptions)
     transcribe_parser.add_argument("files", nargs="+", metavar="FILE", help="recordings")
+    add_flags(align_parser, AlignOptions)
+    align_parser.add_argument("file", nargs="?", metavar="FILE", help="a recording, with --text")
     namespace = parser.parse_args()
     options = from_flags(ModelOptions, namespace)
+    if namespace.command == "align":
+        return align(options, from_flags(AlignOptions, namespace), namespace.file)
     decoding = from_flags(DecodingOptions, namespace)
     if namespace.command == "evaluate":
         evaluate(options, from_flags(EvaluateOptions, namespace), decoding)

@@ -25,7 +25,7 @@ class Span:
 
 
 def frames_needed(labels: Sequence[int]) -> int:
-    """Frames that a transcript takes at least: one a label, and a blank between equal neighbours."""
+    """Frames that a transcript takes at least: one a label, and a blank between equals."""
     return len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
 
 

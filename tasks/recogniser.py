@@ -1,15 +1,18 @@
 """A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from common import distributed
+from common.audio import normalize
 from common.batching import GroupRequest
-from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.manifest import Manifest, read_labels
@@ -58,6 +61,17 @@ class Recogniser:
             labels=content["labels"],
             device=device,
         )
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(stride for _, _, stride in self.model.wav2vec2.feature_extractor.spec)
+
+    def hear(self, names: Sequence[str], waveforms: Sequence[np.ndarray]) -> AudioBatch:
+        """Recordings as a batch, normalised if the model wants them so."""
+        rows = [normalize(row) if self.normalize_input else row for row in waveforms]
+        lengths = torch.tensor([len(row) for row in rows])
+        return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths, key=())
 
     def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
         """What `decoder` hears in each row."""

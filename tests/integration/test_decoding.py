@@ -1,0 +1,141 @@
+"""Beam search, tuning, its benchmark and alignment as commands, on a model of random weights."""
+
+import json
+
+import pytest
+import torch
+
+import inference
+from common import checkpoint
+from common.manifest import read_manifest
+from common.vocabulary import Vocabulary
+from tests.integration.conftest import WORDS
+from tests.integration.test_bad_input import one_line
+from tests.unit.common.arpa import bigrams, write_arpa
+from utils import benchmark_decoder, tune_decoder
+from wav2vec2.config import MINI, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import native
+
+
+@pytest.fixture(scope="module")
+def model(corpus, tmp_path_factory):
+    """Flags of a checkpoint that hears noise, and of the corpus."""
+    vocabulary = Vocabulary.read(corpus / "dict.ltr.txt")
+    torch.manual_seed(0)
+    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
+    path = tmp_path_factory.mktemp("model") / "random.pt"
+    content = native.ctc_content(MINI, vocabulary, "ltr")
+    checkpoint.save(path, {**content, "model": network.state_dict()})
+    return ["--checkpoint", path, "--cpu"]
+
+
+@pytest.fixture
+def subset(corpus):
+    return ["--dataset_dir", corpus, "--subset", "dev", "--num_workers", "0"]
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Flags of lexicon and language model."""
+    reason = "pip install -r requirements-decode.txt"
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason=reason, exc_type=ImportError)
+    lm = write_arpa(tmp_path / "lm.arpa", bigrams(WORDS, [("CAT", "DOE"), ("AN", "BE")]))
+    (tmp_path / "lexicon.txt").write_text("\n".join(WORDS) + "\n")
+    return ["--lm", lm, "--lexicon", tmp_path / "lexicon.txt"]
+
+
+def hypotheses(folder):
+    lines = (folder / "hypotheses_dev.jsonl").read_text().splitlines()
+    return {entry["id"]: entry["hypothesis"] for entry in map(json.loads, lines)}
+
+
+def test_evaluate_and_transcribe(model, subset, corpus, search, tmp_path, command):
+    beam = ["--decoder", "beam", *search, "--word_score", "1"]
+    for size in ("1", "3"):
+        code, _, error = command(
+            inference.main,
+            *["evaluate", *model, *subset, *beam, "--batch_size", size],
+            *["--output_dir", tmp_path / size],
+        )
+        assert code == 0, error
+    heard = hypotheses(tmp_path / "1")
+    assert heard == hypotheses(tmp_path / "3")
+    assert {word for line in heard.values() for word in line.split()} <= set(WORDS)
+    summary = json.loads((tmp_path / "1" / "summary_dev.json").read_text())
+    assert summary["decoding"]["decoder"] == "beam" and summary["decoding"]["word_score"] == 1.0
+    utterance = read_manifest(corpus, "dev").utterances[0]
+    code, out, _ = command(inference.main, "transcribe", *model, *beam, utterance.path)
+    assert (code, out) == (0, f"{utterance.path}\t{heard[utterance.id]}\n")
+
+
+def test_a_user_learns_in_one_line_what_cannot_work(model, subset, search, tmp_path, command):
+    one_line(
+        command(inference.main, "evaluate", *model, *subset, "--lm", "x.arpa"), "--decoder beam"
+    )
+    (tmp_path / "lm.arpa").write_text("not a model")
+    beam = ["--decoder", "beam", *search]
+    one_line(command(inference.main, "evaluate", *model, *subset, *beam), "lm.arpa")
+
+
+def test_tuning_prints_flags_that_work(model, subset, search, tmp_path, command):
+    code, out, error = command(
+        tune_decoder.main,
+        *[*model, *subset, *search, "--lm_weights", "0.5", "1", "--word_scores", "0", "2"],
+    )
+    assert code == 0, error
+    *table, best = out.splitlines()
+    assert len([line for line in table if line[:9].strip() in ("0.50", "1.00")]) == 4
+    chosen = best.removeprefix("best: ").split()
+    output = ["--output_dir", tmp_path]
+    assert command(inference.main, "evaluate", *model, *subset, *chosen, *output)[0] == 0
+
+
+def test_benchmark(model, subset, search, tmp_path, command):
+    code, out, error = command(
+        benchmark_decoder.main,
+        *[*model, *subset, "--words", "50", "--sentences", "20", "--output_dir", tmp_path],
+    )
+    assert code == 0, error
+    assert "50 words" in out and "x real time" in out
+
+
+def test_alignment_of_a_subset(model, subset, corpus, tmp_path, command):
+    code, out, error = command(
+        inference.main, "align", *model, *subset, "--output_dir", tmp_path / "all"
+    )
+    assert code == 0, error
+    transcripts = (corpus / "dev.wrd").read_text().splitlines()
+    for utterance, words in zip(read_manifest(corpus, "dev").utterances, transcripts):
+        found = json.loads((tmp_path / "all" / f"{utterance.id}.json").read_text())
+        assert found["duration"] == utterance.samples / 16000
+        assert [word["text"] for word in found["words"]] == words.split()
+        assert [unit["text"] for unit in found["characters"]] == list(words.replace(" ", ""))
+        bounds = [time for unit in found["characters"] for time in (unit["start"], unit["end"])]
+        assert bounds == sorted(bounds) and bounds[-1] <= found["duration"]
+        assert all(0 <= word["score"] <= 1 for word in found["words"])
+        assert (tmp_path / "all" / f"{utterance.id}.TextGrid").read_text().count("item [") == 3
+
+
+def test_alignment_of_a_file(model, corpus, tmp_path, command):
+    path = read_manifest(corpus, "dev").utterances[0].path
+    one = ["align", *model, "--output_dir", tmp_path, path]
+    code, out, error = command(inference.main, *one, "--text", "CAT DOE")
+    assert code == 0, error
+    assert [line.split("\t")[3] for line in out.splitlines()] == ["CAT", "DOE"]
+    one_line(command(inference.main, *one, "--text", "cat"), "dictionary lacks")
+    one_line(command(inference.main, *one, "--text", "CAT " * 200), "frames for a transcript")
+    one_line(command(inference.main, *one), "--text")
+
+
+def test_utterances_that_cannot_be_aligned_are_listed(model, corpus, tmp_path, command):
+    for name in ("dev.tsv", "dev.ltr"):
+        (tmp_path / name).write_text((corpus / name).read_text())
+    first, *others = (corpus / "dev.ltr").read_text().splitlines()
+    (tmp_path / "dev.ltr").write_text("\n".join(["Ö |", *others]) + "\n")
+    code, out, error = command(
+        inference.main,
+        *["align", *model, "--dataset_dir", tmp_path, "--subset", "dev", "--num_workers", "0"],
+        *["--output_dir", tmp_path / "out"],
+    )
+    assert code == 1 and "4 of 5" in out and "'Ö'" in error
