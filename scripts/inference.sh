@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Evaluates a fine-tuned checkpoint: word and unit error rate of each subset, greedy decoding.
-# Anything after the script's name goes to inference.py evaluate unchanged.
+# Evaluates a fine-tuned checkpoint: word and unit error rate of each subset, greedy unless
+# --decoder beam with --lm, --lexicon or both is given (docs/decoding.md).  Anything after the
+# script's name goes to inference.py evaluate unchanged.
 set -euo pipefail
 
 : "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"

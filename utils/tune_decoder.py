@@ -85,6 +85,12 @@ def measure(
     return score, sum(spoken.seconds for spoken in utterances) / took
 
 
+def distance(options: DecodingOptions) -> float:
+    """How far both weights are from their defaults."""
+    changes = (options.lm_weight - DecodingOptions.lm_weight, options.word_score)
+    return sum(map(abs, changes))
+
+
 def tune(options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
     recogniser = Recogniser.load(options)
     decoder, notes = build_decoder(decoding, recogniser.vocabulary)
@@ -107,7 +113,8 @@ def tune(options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions) 
             flush=True,
         )
         tried.append((score.words.rate, score.units.rate, chosen))
-    best = min(tried, key=lambda entry: entry[:2])[2]
+    # Among equals the most moderate: what a small subset does not tell apart, others may.
+    best = min(tried, key=lambda entry: (*entry[:2], distance(entry[2])))[2]
     flags = ["decoder", "lm", "lexicon", "lm_weight", "word_score", "beam", "beam_size_token"]
     values = [(flag, getattr(best, flag)) for flag in [*flags, "beam_threshold"]]
     print("best: " + " ".join(f"--{flag} {value}" for flag, value in values if value != ""))

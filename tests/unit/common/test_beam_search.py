@@ -1,5 +1,6 @@
 """Beam search with the real libraries, against every path written out."""
 
+import gzip
 import itertools
 import subprocess
 import sys
@@ -146,6 +147,17 @@ def test_words_of_phonemes(flashlight, tmp_path):
     assert decoder(logits, [10]) == [Hypothesis(["HH", "UW", "HH", "AY"], "WHO HIGH")]
 
 
+def test_words_of_pieces(flashlight, tmp_path):
+    pieces = Vocabulary(["▁HI", "▁YO", "U"], Spelling.PIECES)
+    (tmp_path / "words.txt").write_text("HI\t▁HI\nYOU\t▁YO U\n")
+    options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"))
+    decoder, _ = build_decoder(options, pieces)
+    ids = [0, 4, 4, 0, 5, 6, 6, 6, 4, 4, 0, 4]
+    logits = torch.nn.functional.one_hot(torch.tensor([ids]), len(pieces)) * 9.0
+    heard = Hypothesis(["▁HI", "▁YO", "U", "▁HI", "▁HI"], "HI YOU HI HI")
+    assert decoder(logits, [12]) == [heard]
+
+
 def test_a_bare_word_is_spelt_by_the_dictionary(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("AB\nBA\tB A |\nBA\tB A A |\nAX\nAY\n\nAB\n")
@@ -216,6 +228,8 @@ def test_model_and_lexicon_without_a_common_word(flashlight, tmp_path):
     with pytest.raises(UserError, match="missing.arpa: no such file"):
         build_decoder(DecodingOptions(decoder="beam", lm="missing.arpa"), LETTERS)
     lm = write_arpa(tmp_path / "some.arpa", bigrams(["A", "C"], [("A", "C")]))
+    lm = tmp_path / "some.arpa.gz"
+    lm.write_bytes(gzip.compress((tmp_path / "some.arpa").read_bytes()))
     options = DecodingOptions(decoder="beam", lm=str(lm), lexicon=str(tmp_path / "words.txt"))
     assert "lacks 1 of the 2 words" in build_decoder(options, LETTERS)[1][0]
 
