@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def benchmark(
     known = list(dict.fromkeys(word for line in transcripts for word in line))
     words = make_words(known, recogniser.vocabulary, made.words)
     sentences = [*transcripts, *make_sentences(words, made.sentences)]
-    lexicon, arpa = folder / "lexicon.txt", Path(folder) / "4gram.arpa"
+    lexicon, arpa = folder / "lexicon.txt", folder / "4gram.arpa"
     write_lines(lexicon, words)
     lines = list(arpa_lines(words, sentences))
     write_lines(arpa, lines)
