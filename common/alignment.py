@@ -61,7 +61,7 @@ def align(log_probabilities: np.ndarray, labels: Sequence[int]) -> list[tuple[in
     path = np.empty(frames, dtype=int)
     for frame in range(frames - 1, -1, -1):
         path[frame] = state
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])  # an int8 would overflow
     spans = []
     for index, label in enumerate(labels):
         (own,) = np.nonzero(path == 2 * index + 1)

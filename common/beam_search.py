@@ -114,7 +114,10 @@ class LanguageModel:
 
 
 def arpa_words(path: str) -> set[str]:
-    """The words of an ARPA file, plain or compressed by gzip; none of any other file."""
+    """The words of an ARPA file, plain or compressed by gzip; none of any other file.
+
+    UserError if they are not UTF-8.
+    """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if zipped else open(path, "rb") as file:
@@ -122,7 +125,10 @@ def arpa_words(path: str) -> set[str]:
             return set()
         lines = itertools.dropwhile(lambda line: line.strip() != b"\\1-grams:", file)
         section = itertools.takewhile(lambda line: line.strip(), itertools.islice(lines, 1, None))
-        return {line.split()[1].decode() for line in section}
+        try:
+            return {line.split()[1].decode() for line in section}
+        except UnicodeDecodeError as error:
+            raise UserError(f"--lm {path}: not UTF-8 text ({error.reason}); convert it") from None
 
 
 def emissions(logits: Tensor, length: int) -> Tensor:

@@ -46,6 +46,15 @@ def test_alignment_is_the_best_of_all_paths(labels, seed):
             assert span == pytest.approx(expected)
 
 
+def test_a_long_transcript():
+    """More states than the back-pointers' own type can count."""
+    labels = [1 + n % 3 for n in range(200)]
+    certain = np.full((200, 4), -30.0)
+    certain[np.arange(200), labels] = 0.0
+    spans = align(certain, labels)
+    assert [(start, end) for start, end, _ in spans] == [(n, n + 1) for n in range(200)]
+
+
 def test_too_few_frames_and_no_labels():
     assert frames_needed([1, 1, 2, 2, 2]) == 8
     with pytest.raises(UserError, match="7 frames for a transcript that needs 8"):

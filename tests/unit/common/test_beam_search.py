@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common import beam_search
-from common.beam_search import build_decoder
+from common.beam_search import arpa_words, build_decoder
 from common.decoding import DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.lexicon import read_lexicon
@@ -150,7 +150,8 @@ def test_words_of_phonemes(flashlight, tmp_path):
 def test_words_of_pieces(flashlight, tmp_path):
     pieces = Vocabulary(["▁HI", "▁YO", "U"], Spelling.PIECES)
     (tmp_path / "words.txt").write_text("HI\t▁HI\nYOU\t▁YO U\n")
-    options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"))
+    # HI twice and HI with its last unit said twice are equally probable: word_score decides.
+    options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"), word_score=0.1)
     decoder, _ = build_decoder(options, pieces)
     ids = [0, 4, 4, 0, 5, 6, 6, 6, 4, 4, 0, 4]
     logits = torch.nn.functional.one_hot(torch.tensor([ids]), len(pieces)) * 9.0
@@ -264,3 +265,11 @@ def test_without_the_package_the_way_out_is_named(tmp_path):
 def test_flags_that_contradict_each_other(flags, complaint):
     with pytest.raises(UserError, match=complaint):
         DecodingOptions(**flags)
+
+
+def test_a_model_in_another_encoding(tmp_path):
+    path = tmp_path / "latin.arpa"
+    text = "\\data\\\nngram 1=1\n\n\\1-grams:\n-1.0\tCAFÉ\n\n\\end\\\n"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="latin.arpa: not UTF-8 text"):
+        arpa_words(str(path))
