@@ -11,7 +11,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
@@ -109,6 +109,13 @@ def leave(error: Exception) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(int(error.exit_code))
+
+
+def list_failures(failures: Sequence[str]) -> ExitCode:
+    """Print what failed, a line each; the exit code that says so."""
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -9,10 +9,32 @@ from typing import Any
 from torch import Tensor
 
 from common.alignment import Span, align_units, group_words, textgrid
-from common.audio import SAMPLE_RATE
-from common.errors import UserError
-from common.manifest import write_lines
+from common.audio import SAMPLE_RATE, read_recording
+from common.errors import ExitCode, UserError, list_failures
+from common.flags import prepare_folder
+from common.manifest import read_manifest, write_lines
 from common.vocabulary import WORD_END, Spelling, Vocabulary
+from tasks.recogniser import ModelOptions, Recogniser
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """Alignment"""
+
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists."""
+    subset: str = ""
+    """Filelist to align with its labels, without .tsv."""
+    text: str = ""
+    """What FILE says."""
+    output_dir: str = "results/alignment"
+    """Folder for <id>.json and <id>.TextGrid."""
+    num_workers: int = 2
+    """Processes that decode audio."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 0:
+            raise UserError(f"--num_workers {self.num_workers}: must not be negative")
 
 
 @dataclass(frozen=True)
@@ -93,3 +115,63 @@ def align_transcript(
         units=[unit for unit in units if not (letters and unit.text == WORD_END)],
         words=group_words(units, vocabulary.spelling),
     )
+
+
+def align(options: ModelOptions, alignment: AlignOptions, file: str | None) -> ExitCode:
+    """Write when each word and unit was said: of one file and its text, or of a subset."""
+    if (file is None) == (not alignment.subset) or (file is None) != (not alignment.text):
+        raise UserError(
+            "inference.py align: give either FILE and --text 'WHAT IS SAID', or --dataset_dir "
+            "and --subset"
+        )
+    output_dir = prepare_folder("--output_dir", alignment.output_dir)
+    recogniser = Recogniser.load(options)
+    if file is not None:
+        return align_file(recogniser, alignment, file, output_dir)
+    return align_subset(recogniser, options, alignment, output_dir)
+
+
+def align_file(
+    recogniser: Recogniser, alignment: AlignOptions, file: str, output_dir: Path
+) -> ExitCode:
+    """Align one recording with `--text` and print its words."""
+    waveform = read_recording(file)
+    labels = recogniser.vocabulary.spell(alignment.text)
+    (emissions,) = recogniser.emissions(recogniser.hear([file], [waveform]))
+    found = align_transcript(
+        file, len(waveform), emissions, labels, recogniser.vocabulary, recogniser.frame_samples
+    )
+    found.write(output_dir, Path(file).stem)
+    for word in found.words:
+        start, end = found.seconds(word.start), found.seconds(word.end)
+        print(f"{start:.2f}\t{end:.2f}\t{word.score:.3f}\t{word.text}")
+    return ExitCode.DONE
+
+
+def align_subset(
+    recogniser: Recogniser, options: ModelOptions, alignment: AlignOptions, output_dir: Path
+) -> ExitCode:
+    """Align each utterance of a subset with its labels; those that cannot be are listed."""
+    manifest = read_manifest(alignment.dataset_dir, alignment.subset)
+    references = recogniser.references(manifest)
+    path_of = {utterance.id: utterance.path for utterance in manifest.utterances}
+    failures: list[str] = []
+    for batch in recogniser.batches(manifest, options.batch_size, alignment.num_workers):
+        rows = zip(batch.ids, batch.lengths.tolist(), recogniser.emissions(batch))
+        for key, samples, emissions in rows:
+            try:
+                found = align_transcript(
+                    path_of[key],
+                    samples,
+                    emissions,
+                    references[key],
+                    recogniser.vocabulary,
+                    recogniser.frame_samples,
+                )
+            except UserError as error:
+                failures.append(str(error))
+                continue
+            found.write(output_dir, key)
+    done = len(manifest) - len(failures)
+    print(f"{alignment.subset}: {done} of {len(manifest)} utterances aligned in {output_dir}")
+    return list_failures(failures)

@@ -1,6 +1,7 @@
 """A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from common import distributed
 from common.audio import normalize
 from common.batching import GroupRequest
+from common.beam_search import build_decoder
 from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
@@ -120,3 +122,11 @@ class Recogniser:
             return read_labels(manifest, "wrd")
         lines = self.references(manifest)
         return {key: self.vocabulary.words(line.split()) for key, line in lines.items()}
+
+
+def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder:
+    """The search that the flags ask for; what is left out of lexicon or model is said."""
+    decoder, notes = build_decoder(options, vocabulary)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return decoder
