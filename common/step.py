@@ -84,13 +84,9 @@ def run_update(
     parameters = weights.trainable()
     gradients = [p.grad for p in parameters]
     distributed.sum_gradients(gradients)
-    # Filled on the device: copying numbers there would wait for it.
-    status = torch.stack(
-        [
-            torch.full((), value, dtype=torch.float64, device=device)
-            for value in (targets, error is not None, stop())
-        ]
-    )
+    # Staged by the driver, so that nothing waits for the device.
+    status = torch.tensor([targets, error is not None, stop()], dtype=torch.float64)
+    status = status.to(device, non_blocking=True)
     count, failed, stopping = distributed.sum_over_ranks(status).unbind()
 
     # Division and clipping in one pass over the gradients.

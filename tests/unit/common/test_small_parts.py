@@ -95,6 +95,24 @@ def test_sums():
     assert Sums().total() == {}
 
 
+def test_sums_of_many_values_are_those_of_one_after_the_other():
+    """They are added up in handfuls; tensors and numbers, in fp64, in whatever sums they came."""
+    sums, other = Sums(), Sums()
+    expected, numbers = torch.zeros(2, dtype=torch.float64), 0
+    for n in range(300):
+        value = torch.rand(2, generator=torch.Generator().manual_seed(n)) * 10**6
+        (sums if n % 3 else other).add({"codes": value, "n": n, "both": n if n % 2 else value[0]})
+        expected += value.double()
+        numbers += n
+        if n % 100 == 99:
+            sums.merge(other)
+            other = Sums()
+    total = sums.total()
+    torch.testing.assert_close(total["codes"], expected, rtol=1e-14, atol=0)
+    assert total["n"] == numbers
+    assert len(sums._values["n"]) < 100
+
+
 def run_code(body: str) -> subprocess.CompletedProcess:
     code = f"from common.errors import *\ndef main():\n    {body}\nrun_command(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
