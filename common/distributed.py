@@ -20,6 +20,12 @@ Result = TypeVar("Result")
 LIST_SECONDS = 5
 """How long a process may take to read the list of who came, and process 0 keeps it for that."""
 
+SIGN_SECONDS, SILENT_SECONDS = 0.5, 2.0
+"""Between two signs of life of a process; without one for how long it is not there any more."""
+
+GAVE_UP = "gave up"
+"""The last sign of a process that ends because it waited in vain."""
+
 
 def world_size() -> int:
     """Processes of the run, as torchrun says."""
@@ -63,17 +69,24 @@ def pick_device(cpu: bool) -> torch.device:
 class Attendance:
     """To which collective each process has come, so that a wait in vain can name the others.
 
-    The list is kept in the store through which the group was formed, which process 0 holds.
+    The list is kept in the store through which the group was formed, which process 0 holds.  A
+    process that is stopped inside a collective did come to it: signs of life tell that it is gone.
     """
 
-    def __init__(self, store: dist.Store):
-        self._store = store
+    def __init__(self, store: dist.Store, limit: float):
+        """`limit`: seconds that a process waits for the others."""
+        # A store may outlive a restart.
+        self._store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        self._limit = limit
         self._count = 0  # collectives this process has come to
         self._since = time.monotonic()  # when it came to the last of them
-        store.set(self._key(rank()), "0")  # a store may outlive a restart
+        self._gave_up = False
 
     def _key(self, process: int) -> str:
         return f"arrived/{process}"
+
+    def _sign(self, process: int) -> str:
+        return f"alive/{process}"
 
     def arrive(self) -> None:
         """This process comes to its next collective.  Takes microseconds: nobody answers."""
@@ -81,27 +94,71 @@ class Attendance:
         self._count += 1
         self._store.set(self._key(rank()), str(self._count))
 
+    def give_signs(self, done: Event) -> None:
+        """Until `done`: a sign of life every SIGN_SECONDS."""
+        sign = 0
+        with suppress(RuntimeError):  # process 0 has left, and the list with it
+            while not done.wait(SIGN_SECONDS) and not self._gave_up:
+                sign += 1
+                self._store.set(self._sign(rank()), str(sign))
+
     def waited(self) -> float:
         """Seconds since this process came to its last collective."""
         return time.monotonic() - self._since
 
-    def absent(self) -> list[int]:
-        """The processes that have not come to this one's collective; 0 if its list is gone."""
-        here, counts = self._count, []
+    def _read(self, key: Callable[[int], str], default: str) -> list[str]:
+        """What the list has of each process."""
+        keys = map(key, range(world_size()))
+        return [self._store.get(k).decode() if self._store.check([k]) else default for k in keys]
 
-        def read() -> None:
+    def _behind(self) -> list[int]:
+        counts = self._read(self._key, "0")
+        return [process for process, count in enumerate(counts) if int(count) < self._count]
+
+    def _ask(self, question: Callable[[], Result], otherwise: Result) -> Result:
+        """What `question` finds in the list; `otherwise`, if process 0 does not show it."""
+        answers: list[Result] = []
+
+        def ask() -> None:
             with suppress(RuntimeError):  # the connection is closed
-                for process in range(world_size()):
-                    key = self._key(process)
-                    counts.append(int(self._store.get(key)) if self._store.check([key]) else 0)
+                answers.append(question())
 
         # A process that was stopped leaves its connections open, and a read would wait for ever.
-        reader = Thread(target=read, daemon=True)
+        reader = Thread(target=ask, daemon=True)
         reader.start()
-        reader.join(LIST_SECONDS)
-        if len(counts) < world_size():
-            return [0]
-        return [process for process, count in enumerate(counts) if count < here]
+        reader.join(LIST_SECONDS + SILENT_SECONDS)
+        return answers[0] if answers else otherwise
+
+    def absent(self) -> list[int]:
+        """The processes that have not come to this one's collective; 0 if its list is gone."""
+        return self._ask(self._behind, [0])
+
+    def explain(self, why: str) -> PeerLost:
+        """The error of a collective that failed for the reason `why`.
+
+        Names who gives no sign of life.  Who is behind is named, too, if the time was up, here or
+        in another process, which breaks connections everywhere; otherwise a process broke them
+        by its end, and the others behind are only busy.
+        """
+        seconds = self.waited()
+        late = seconds > 0.9 * self._limit
+
+        def look() -> tuple[list[int], str]:
+            self._gave_up = True
+            time.sleep(SIGN_SECONDS / 10)  # a sign may be on its way
+            self._store.set(self._sign(rank()), GAVE_UP)
+            if late:
+                self._store.set("time is up", why)
+            before = self._read(self._sign, "")
+            time.sleep(SILENT_SECONDS)
+            after = self._read(self._sign, "")
+            lost = {n for n, sign in enumerate(after) if sign == before[n] != GAVE_UP}
+            if not self._store.check(["time is up"]):
+                return sorted(lost), why
+            lost |= {n for n in self._behind() if after[n] != GAVE_UP}
+            return sorted(lost), self._store.get("time is up").decode()
+
+        return self.lost(seconds, *self._ask(look, ([0], why)))
 
     def lost(self, seconds: float, absent: list[int], why: str) -> PeerLost:
         """The error of a wait for `absent`, or for nobody knows whom, that `why` ended."""
@@ -160,7 +217,7 @@ def process_group(
             f"process {rank()}: WORLD_SIZE={world_size()}, but not so many came ({why}); start "
             "all of them again, or unset WORLD_SIZE for a single one"
         ) from None
-    _attendance, done = Attendance(store), Event()
+    _attendance, done = Attendance(store, limit.total_seconds()), Event()
 
     def end(error: PeerLost) -> None:
         note(error)
@@ -169,8 +226,10 @@ def process_group(
         leave(error)
 
     if gpu:
-        watched = (limit.total_seconds(), end, done)
-        Thread(target=_attendance.watch, args=watched, daemon=True).start()
+        target, arguments = _attendance.watch, (limit.total_seconds(), end, done)
+    else:
+        target, arguments = _attendance.give_signs, (done,)
+    Thread(target=target, args=arguments, daemon=True).start()
     try:
         yield
     except PeerLost as error:
@@ -198,9 +257,9 @@ def _with_peers() -> Iterator[None]:
         _attendance.arrive()
         yield
     except RuntimeError as error:  # gloo has no type of its own
-        seconds, why = _attendance.waited(), str(error).splitlines()[0]
+        why = str(error).splitlines()[0]
         why = re.sub(r"^\[\S+\] ", "", why)[:150]  # a line of gloo's source
-        raise _attendance.lost(seconds, _attendance.absent(), why) from error
+        raise _attendance.explain(why) from error
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -127,6 +127,49 @@ def test_a_process_that_hangs_is_named(tmp_path, hanging):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_process_stopped_inside_a_collective_is_named(tmp_path):
+    """It did come; its silence tells."""
+    result = run(
+        tmp_path,
+        """
+distributed.sum_over_ranks(torch.ones(1))
+if rank == 1:
+    later = f"sleep 0.5; kill -STOP {os.getpid()}; sleep 12; kill -CONT {os.getpid()}"
+    subprocess.Popen(["sh", "-c", later], start_new_session=True)
+else:
+    time.sleep(1.5)
+distributed.sum_over_ranks(torch.ones(1))
+""",
+        timeout_minutes=0.05,
+    )
+    assert result.returncode == 5
+    said = r"error: process 0 waited \d+ s for process 1 in vain \(Timed out"
+    assert re.match(said, result.stderr), result.stderr
+
+
+@pytest.mark.long
+def test_who_is_only_busy_when_another_dies_is_not_named(tmp_path):
+    result = run(
+        tmp_path,
+        """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # training ends after its update, not at once
+distributed.sum_over_ranks(torch.ones(1))
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if rank == 2:
+    time.sleep(4)
+try:
+    distributed.sum_over_ranks(torch.ones(1))
+except distributed.PeerLost as error:
+    (out / f"said.{rank}").write_text(str(error))
+    raise
+""",
+        processes=3,
+    )
+    assert result.returncode == 5
+    assert " for process 1 in vain (" in (tmp_path / "said.0").read_text()
+
+
 def test_a_wait_that_cannot_be_interrupted_ends_the_process(tmp_path):
     """What watches over NCCL: the process' main thread takes no part."""
     result = run(
