@@ -13,6 +13,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
+from argparse import Namespace
 from pathlib import Path
 
 from torch.distributed import DistError
@@ -20,6 +23,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.elastic.rendezvous.utils import _parse_rendezvous_config
 
 from common.errors import RECORD_VARIABLE, ExitCode, one_line
 
@@ -58,6 +62,34 @@ def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int
     return f"process {rank} failed with exit code {failure.exitcode}; see its traceback above", 1
 
 
+def apart(machines: str, why: str) -> str:
+    """What to say when machines do not find each other."""
+    return (
+        f"the {machines} machines did not find each other ({why}); check that NUM_NODES and "
+        "MASTER_ADDR or RDZV_ENDPOINT are the same on all of them, that each NODE_RANK is there "
+        "once, and that the port is open"
+    )
+
+
+def watch(arguments: Namespace, started: threading.Event) -> None:
+    """Set `started` once this machine has workers; end the launcher if it never gets any.
+
+    A c10d rendezvous lets a machine too many wait for as long as the others train.
+    """
+    seconds = int(_parse_rendezvous_config(arguments.rdzv_conf).get("join_timeout", 600))
+    deadline = time.monotonic() + seconds + min(seconds, 60)
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    while children.exists():
+        if children.read_text():
+            started.set()
+            return
+        if time.monotonic() > deadline:
+            reason = apart(arguments.nnodes, "is this one too many?")
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+            os._exit(ExitCode.USER_ERROR)
+        time.sleep(0.2)
+
+
 def main(argv: list[str]) -> int:
     # Its reports repeat what is said below, for every process.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
@@ -72,6 +104,8 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)
         arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+        started = threading.Event()
+        threading.Thread(target=watch, args=(arguments, started), daemon=True).start()
         try:
             torchrun.run(arguments)
             return ExitCode.DONE
@@ -84,12 +118,16 @@ def main(argv: list[str]) -> int:
                 reason, code = f"stopped by {error.sigval.name}", 128 + error.sigval
         except (RendezvousError, DistError) as error:
             why = one_line(error).split(" Exception raised from ")[0] or type(error).__name__
-            reason = (
-                f"the {os.environ.get('NUM_NODES', 'several')} machines did not find each other "
-                f"({why}); check that NUM_NODES and MASTER_ADDR or RDZV_ENDPOINT are the same on "
-                "all of them, that each NODE_RANK is there once, and that the port is open"
-            )
-            code = ExitCode.USER_ERROR
+            if record.exists():
+                reason, code = explain(record, {})
+            elif started.is_set():
+                reason = (
+                    f"another machine is gone ({why}); started again, the run goes on from its "
+                    "last checkpoint"
+                )
+                code = ExitCode.PEER_LOST
+            else:
+                reason, code = apart(arguments.nnodes, why), ExitCode.USER_ERROR
     print(f"error: {reason}", file=sys.stderr, flush=True)
     return int(code)
 

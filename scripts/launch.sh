@@ -91,6 +91,8 @@ launch() {
                 --master_port "${MASTER_PORT:-29500}" --rdzv_conf "timeout=$seconds")
         fi
     fi
+    # In one line, not in torch's forty, the launcher says what kept the machines apart.
+    [[ -v TORCH_CPP_LOG_LEVEL ]] || export TORCH_CPP_LOG_LEVEL=ERROR
     "$PYTHON" -m common.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
         --max_restarts "$MAX_RESTARTS" \
         train.py "${arguments[@]}"

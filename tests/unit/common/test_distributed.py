@@ -1,9 +1,13 @@
 """Two gloo processes on this machine, started the way torchrun does."""
 
 import json
+import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -242,6 +246,61 @@ run_command(main)
     assert result.returncode == code, result.stderr
     assert result.stderr.splitlines()[-1].startswith(message), result.stderr
     assert "Traceback" not in result.stderr
+
+
+def machine(*own, script):
+    """A launcher, one of two that meet on the loopback."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "common.launcher", "--nnodes", "2", *own, str(script)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.long
+def test_a_machine_too_many(tmp_path):
+    """Two train; the third does not wait for a place among them until they are done."""
+    script = tmp_path / "script.py"
+    script.write_text("import time\ntime.sleep(30)\n")
+    meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
+    meeting += ["--rdzv_conf", "join_timeout=8"]
+    machines = [machine(*meeting, script=script) for _ in range(3)]
+    said = sorted((m.wait(120), m.stderr.read()) for m in machines)
+    assert [code for code, _ in said] == [0, 0, 2]
+    refusal = said[-1][1].splitlines()[-1]
+    assert refusal.startswith("error: the 2 machines did not find each other (is this one too many")
+
+
+@pytest.mark.long
+def test_a_machine_that_is_gone_is_no_mistake(tmp_path):
+    """The other one would start again, finds nobody, and leaves that to the scheduler."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, pathlib, time\n"
+        "node = os.environ['GROUP_RANK']\n"
+        f"(pathlib.Path({str(tmp_path)!r}) / node).write_text(str(os.getpid()))\n"
+        "time.sleep(60 if node == '0' else 5)\n"
+        "raise SystemExit(1)\n"
+    )
+    meeting = ["--master_addr", "127.0.0.1", "--master_port", free_port(), "--max_restarts", "1"]
+    meeting += ["--rdzv_conf", "timeout=20", "--node_rank"]
+    first, second = (machine(*meeting, number, script=script) for number in "01")
+    while not (tmp_path / "1").exists() or not (tmp_path / "0").exists():
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.1)
+    first.kill()
+    os.kill(int((tmp_path / "0").read_text()), signal.SIGKILL)
+    _, err = second.communicate(timeout=120)
+    assert second.returncode == 5, err
+    assert err.splitlines()[-1].startswith("error: another machine is gone (")
 
 
 def test_our_own_bug_keeps_its_traceback(tmp_path):
