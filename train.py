@@ -5,6 +5,7 @@ Every flag's default is the Base recipe.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -174,10 +175,29 @@ def build(
     return FinetuningTask(data, finetune, regularisation, masking, run, max_update, device, saved)
 
 
+# What each machine may have its own value of: paths, above all.
+OF_A_MACHINE = {"dataset_dir", "output_dir", "init_from", "pretrained_model", "num_workers"}
+
+
+def check_agreement(configuration: dict[str, Any]) -> None:
+    """UserError if the processes, started on several machines, were not started alike."""
+    mine = {k: v for k, v in configuration.items() if k not in OF_A_MACHINE}
+    mine["NUM_NODES"] = os.environ.get("NUM_NODES", "1")
+    first, *others = distributed.gather(mine)
+    for rank, other in enumerate(others, start=1):
+        found = [f"{k}: {other[k]} instead of {v}" for k, v in first.items() if other[k] != v]
+        if found:
+            raise UserError(
+                f"process {rank} was not started like process 0 ({'; '.join(found)}); give the "
+                "recipe the same variables and flags on all machines"
+            )
+
+
 def prepare(command: str, options: dict[type, Any], device: torch.device) -> Trainer:
     """Everything that comes before the first update; what one process cannot do stops all."""
     run = options[RunOptions]
-    configuration = resolved(command, options)
+    configuration = distributed.together(lambda: resolved(command, options))
+    check_agreement(configuration)
 
     def prepare_output() -> None:
         if distributed.is_main():

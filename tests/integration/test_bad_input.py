@@ -13,9 +13,10 @@ import torch
 
 import inference
 import train
-from common import checkpoint
+from common import checkpoint, distributed
 from common.audio import SAMPLE_RATE
 from common.batching import BatchPlan, Geometry
+from common.errors import UserError
 from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
 
@@ -150,6 +151,21 @@ def test_two_processes_say_it_once(copy, tmp_path, changed, parts):
     result = launch(2, arguments)
     one_line((result.returncode, result.stdout, result.stderr), *parts)
     assert len(result.stderr.splitlines()) <= 2, result.stderr
+
+
+def test_machines_that_were_not_started_alike(copy, tmp_path, monkeypatch):
+    """Other flags on the second one, or another NUM_NODES; paths may differ."""
+    configuration = train.resolved(*train.parse(flags("pretrain", copy, tmp_path)))
+
+    def check(**changed):
+        monkeypatch.setattr(distributed, "gather", lambda mine: [mine, {**mine, **changed}])
+        train.check_agreement(configuration)
+
+    check()
+    with pytest.raises(UserError, match=r"process 1 .* \(learning_rate: 0.5 instead of 0.001\)"):
+        check(learning_rate=0.5)
+    with pytest.raises(UserError, match="NUM_NODES: 3 instead of 1.* same variables"):
+        check(NUM_NODES="3")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
