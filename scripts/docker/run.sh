@@ -27,6 +27,8 @@ fi
 if [[ -t 0 && -t 1 ]]; then
     options+=(-it)
 fi
+# Several machines meet at addresses and ports that hold outside.
+[[ -z ${MASTER_ADDR:-}${RDZV_ENDPOINT:-} ]] || options+=(--network host)
 # The recipes' variables set outside hold inside, too, and so do those by which machines meet.
 while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name")

@@ -69,8 +69,19 @@ def test_run_mounts_and_passes_recipe_variables(engine, tmp_path):
     assert f"{data}:/datasets" in asked and results.is_dir()
     assert {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PEER_TIMEOUT_MINUTES"} <= set(asked)
     assert "RDZV_ENDPOINT" not in asked  # not set outside
+    assert asked[asked.index("--network") + 1] == "host"
     assert "MAX_UPDATE" in asked and "PYTHON" not in asked and "--gpus" not in asked
     assert f"{os.getuid()}:{os.getgid()}" in asked
+
+
+def test_a_machine_of_its_own_keeps_its_network(engine, tmp_path):
+    assert (
+        run(
+            "run.sh", engine=engine, DATA_DIR=str(tmp_path), RESULTS_DIR=str(tmp_path / "results")
+        ).returncode
+        == 0
+    )
+    assert "--network" not in (tmp_path / "asked").read_text()
 
 
 def test_run_needs_the_data_folder(engine, tmp_path):
