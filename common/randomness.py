@@ -7,9 +7,12 @@ and however the update's sub-batches are spread; and nothing random needs saving
 
 import hashlib
 import os
+import re
 
 import numpy as np
 import torch
+
+from common.errors import UserError
 
 
 def key(purpose: str, *parts: int) -> int:
@@ -50,3 +53,14 @@ def reseed(purpose: str, *parts: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # else torch.manual_seed would format a stack for later: slow
         torch.cuda.manual_seed_all(seed)
+
+
+def refused_operator(error: Exception) -> UserError | None:
+    """What to tell the user if `error` says that an operator has no deterministic form."""
+    found = re.search(r"(\S+) does not have a deterministic implementation", str(error))
+    if not found:
+        return None
+    return UserError(
+        f"--deterministic: torch has no deterministic {found[1]} here; train without "
+        "(DETERMINISTIC=false), or on the CPU"
+    )

@@ -25,7 +25,7 @@ from common.health import Health, warn_data_wait
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
 from common.precision import LossScaler, Precision, Weights
-from common.randomness import reseed
+from common.randomness import refused_operator, reseed
 from common.schedule import ScheduleOptions
 from common.signals import StopRequest, uninterrupted
 from common.step import MicroBatchResult, run_update
@@ -274,8 +274,11 @@ class Trainer:
                 if self.update:
                     self.save()
                 self.writer.wait()
-            if isinstance(error, RuntimeError) and (died := dead_worker(error)):
-                raise died from None
+            known = isinstance(error, RuntimeError) and (
+                dead_worker(error) or refused_operator(error)
+            )
+            if known:
+                raise known from None
             raise
         finally:
             self.telemetry.close()

@@ -202,6 +202,18 @@ def test_gpu_out_of_memory(copy, tmp_path, command):
     assert checkpoint.saved_updates(tmp_path) == [2]
 
 
+def test_an_operator_that_is_not_deterministic(copy, tmp_path, command):
+    """What torch says of some operators on GPUs."""
+    trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
+    refusal = "cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."
+
+    def refuse(batch, update):
+        raise RuntimeError(refusal)
+
+    trainer.task.forward = refuse
+    one_line(command(trainer.train), "--deterministic", "cumsum_cuda_kernel", "DETERMINISTIC=false")
+
+
 def test_more_labels_than_audio(copy, tmp_path, command, pretrained):  # noqa: F811
     edit(copy / "train.ltr", lambda lines: lines[1:])
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
