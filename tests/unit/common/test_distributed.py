@@ -269,11 +269,11 @@ def free_port():
 def test_a_machine_too_many(tmp_path):
     """Two train; the third does not wait for a place among them until they are done."""
     script = tmp_path / "script.py"
-    script.write_text("import time\ntime.sleep(30)\n")
+    script.write_text("import time\ntime.sleep(60)\n")
     meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
-    meeting += ["--rdzv_conf", "join_timeout=8"]
+    meeting += ["--rdzv_conf", "join_timeout=20"]
     machines = [machine(*meeting, script=script) for _ in range(3)]
-    said = sorted((m.wait(120), m.stderr.read()) for m in machines)
+    said = sorted((m.wait(180), m.stderr.read()) for m in machines)
     assert [code for code, _ in said] == [0, 0, 2]
     refusal = said[-1][1].splitlines()[-1]
     assert refusal.startswith("error: the 2 machines did not find each other (is this one too many")
