@@ -103,6 +103,9 @@ def main(argv: list[str]) -> int:
         # After a restart a shared store still holds the addresses of the processes before.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)
+        if arguments.standalone and not arguments.local_addr:
+            # Not this machine's name, which need not be one that resolves, as in some containers.
+            arguments.local_addr = "127.0.0.1"
         arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
         started = threading.Event()
         threading.Thread(target=watch, args=(arguments, started), daemon=True).start()

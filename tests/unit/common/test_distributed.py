@@ -248,6 +248,12 @@ run_command(main)
     assert "Traceback" not in result.stderr
 
 
+def test_processes_of_one_machine_need_no_name_for_it(tmp_path):
+    result = run(tmp_path, "(out / f'address.{rank}').write_text(os.environ['MASTER_ADDR'])")
+    assert result.returncode == 0, result.stderr
+    assert {(tmp_path / f"address.{n}").read_text() for n in (0, 1)} == {"127.0.0.1"}
+
+
 def machine(*own, script):
     """A launcher, one of two that meet on the loopback."""
     return subprocess.Popen(
