@@ -1,15 +1,12 @@
 #!/usr/bin/env bash
-# Builds the image `wav2vec2-recipes`.  Extra arguments go to `docker build`, for example
-# --build-arg FROM_IMAGE_NAME=nvcr.io/nvidia/pytorch:25.10-py3
+# Builds the image `wav2vec2-recipes`.  Extra arguments go to the engine's `build`, for example
+# --build-arg FROM_IMAGE_NAME=nvcr.io/nvidia/pytorch:25.10-py3, or =python:3.12-slim for CPUs
 set -euo pipefail
-: "${CONTAINER_ENGINE:=docker}"
+source "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-command -v "$CONTAINER_ENGINE" >/dev/null || {
-    echo "error: $CONTAINER_ENGINE: not installed; install it, or set CONTAINER_ENGINE" >&2
-    exit 2
-}
-"$CONTAINER_ENGINE" info >/dev/null 2>&1 || {
-    echo "error: $CONTAINER_ENGINE: its daemon does not answer; start it, or set CONTAINER_ENGINE" >&2
-    exit 2
-}
-exec "$CONTAINER_ENGINE" build -t wav2vec2-recipes "$@" .
+check_engine
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+if [[ $(basename "$CONTAINER_ENGINE") != docker ]]; then
+    set -- --format docker "$@"   # the one that knows health checks
+fi
+exec "$CONTAINER_ENGINE" build -t "$IMAGE" --build-arg "REVISION=$revision" "$@" .

@@ -3,38 +3,63 @@
 #   bash scripts/docker/run.sh bash scripts/pretrain_base.sh
 # Data come from DATA_DIR (mounted at /datasets), results go to RESULTS_DIR, owned by the caller.
 set -euo pipefail
-: "${CONTAINER_ENGINE:=docker}"
+scripts=$(dirname "${BASH_SOURCE[0]}")
+source "$scripts/engine.sh"
 : "${DATA_DIR:=/datasets}"
 : "${RESULTS_DIR:=$PWD/results}"
-command -v "$CONTAINER_ENGINE" >/dev/null || {
-    echo "error: $CONTAINER_ENGINE: not installed; install it, or set CONTAINER_ENGINE" >&2
-    exit 2
-}
-"$CONTAINER_ENGINE" info >/dev/null 2>&1 || {
-    echo "error: $CONTAINER_ENGINE: its daemon does not answer; start it, or set CONTAINER_ENGINE" >&2
-    exit 2
-}
+: "${CONTAINER_USER:=$(id -u):$(id -g)}"   # whose the results are to be
+check_engine
 [[ -d $DATA_DIR ]] || {
     echo "error: DATA_DIR=$DATA_DIR: no such folder; set DATA_DIR to where LibriSpeech lies" >&2
     exit 2
 }
 mkdir -p "$RESULTS_DIR"
-options=(--rm --ipc=host --user "$(id -u):$(id -g)" -e HOME=/tmp
+DATA_DIR=$(realpath "$DATA_DIR")
+RESULTS_DIR=$(realpath "$RESULTS_DIR")
+
+kind=$(basename "$CONTAINER_ENGINE")
+if [[ $kind == buildah ]] && command -v podman >/dev/null; then
+    kind=podman CONTAINER_ENGINE=podman
+fi
+# USER: a user id that the image has no name for is asked for one by torch's compiler.
+options=(--ipc host --user "$CONTAINER_USER" -e HOME=/tmp -e "USER=user${CONTAINER_USER%%:*}"
     -v "$DATA_DIR:/datasets" -v "$RESULTS_DIR:/workspace/wav2vec2/results")
-if "$CONTAINER_ENGINE" info 2>/dev/null | grep -qi nvidia; then
-    options+=(--gpus all)
+
+# gpu_options: how the engine gives a container this machine's GPUs, if it can.
+gpu_options() {
+    if [[ $kind == podman ]]; then
+        [[ ! -e /etc/cdi/nvidia.yaml && ! -e /var/run/cdi/nvidia.yaml ]] \
+            || echo --device nvidia.com/gpu=all
+    elif [[ $kind != buildah ]] && "$CONTAINER_ENGINE" info 2>/dev/null | grep -qi nvidia; then
+        echo --gpus all
+    fi
+}
+read -ra gpu <<<"$(gpu_options)"
+if [[ ${#gpu[@]} -eq 0 ]] && nvidia-smi -L >/dev/null 2>&1 && [[ ${CPU:-false} != true ]]; then
+    echo "error: $CONTAINER_ENGINE: this machine has a GPU, but containers do not get it; install" \
+        "the NVIDIA Container Toolkit, or set CPU=true" >&2
+    exit 2
 fi
-if [[ -t 0 && -t 1 ]]; then
-    options+=(-it)
-fi
+options+=("${gpu[@]}")
+
 # Several machines meet at addresses and ports that hold outside.
 [[ -z ${MASTER_ADDR:-}${RDZV_ENDPOINT:-} ]] || options+=(--network host)
 # The recipes' variables set outside hold inside, too, and so do those by which machines meet.
 while IFS= read -r name; do
-    [[ -z ${!name+set} ]] || options+=(-e "$name")
+    [[ -z ${!name+set} ]] || options+=(-e "$name=${!name}")
 done < <(
-    grep -ohE '^: "\$\{[A-Z0-9_]+' "$(dirname "${BASH_SOURCE[0]}")"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u
+    grep -ohE '^: "\$\{[A-Z0-9_]+' "$scripts"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u
     printf '%s\n' MASTER_ADDR MASTER_PORT NODE_RANK RDZV_ENDPOINT
 )
 [[ $# -gt 0 ]] || set -- bash
-exec "$CONTAINER_ENGINE" run "${options[@]}" wav2vec2-recipes "$@"
+
+if [[ $kind == buildah ]]; then
+    container=$("$CONTAINER_ENGINE" from --pull-never "localhost/$IMAGE")
+    trap '"$CONTAINER_ENGINE" rm "$container" >/dev/null' EXIT
+    [[ ! -t 0 || ! -t 1 ]] || options+=(--terminal)
+    "$CONTAINER_ENGINE" run "${options[@]}" "$container" -- "$@"
+else
+    [[ ! -t 0 || ! -t 1 ]] || options+=(-it)
+    [[ $kind != podman ]] || options+=(--userns keep-id)
+    exec "$CONTAINER_ENGINE" run --rm "${options[@]}" "$IMAGE" "$@"
+fi

@@ -19,13 +19,23 @@ def run(script, *arguments, engine, **variables):
     )
 
 
-@pytest.fixture
-def engine(tmp_path):
-    """An engine that writes down what it is asked for."""
-    path = tmp_path / "engine"
-    path.write_text(f'#!/bin/sh\n[ "$1" = info ] || printf "%s\\n" "$@" > {tmp_path}/asked\n')
+def fake(folder, name, text):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
+
+
+def fake_engine(folder, name="engine", info="true"):
+    """Writes down what it is asked for; the command `info` answers when it is asked for that."""
+    return fake(
+        folder, name, f'[ "$1" = info ] && exec {info}\nprintf "%s\\n" "$@" > {folder}/asked'
+    )
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return fake_engine(tmp_path)
 
 
 @pytest.mark.parametrize("script", ["build.sh", "run.sh"])
@@ -67,21 +77,52 @@ def test_run_mounts_and_passes_recipe_variables(engine, tmp_path):
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[-3:] == ["wav2vec2-recipes", "bash", "scripts/pretrain_base.sh"]
     assert f"{data}:/datasets" in asked and results.is_dir()
-    assert {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "PEER_TIMEOUT_MINUTES"} <= set(asked)
-    assert "RDZV_ENDPOINT" not in asked  # not set outside
+    assert {"MASTER_ADDR=node0", "MAX_UPDATE=7"} <= set(asked)
+    names = {text.partition("=")[0] for text in asked}
+    assert {"MASTER_PORT", "NODE_RANK", "PEER_TIMEOUT_MINUTES"} <= names
+    assert "RDZV_ENDPOINT" not in names  # not set outside
     assert asked[asked.index("--network") + 1] == "host"
-    assert "MAX_UPDATE" in asked and "PYTHON" not in asked and "--gpus" not in asked
+    assert "PYTHON" not in names and "--gpus" not in asked
     assert f"{os.getuid()}:{os.getgid()}" in asked
 
 
+def asked_of(tmp_path, engine, **variables):
+    """What run.sh asks of `engine`."""
+    variables = {"DATA_DIR": str(tmp_path), "RESULTS_DIR": str(tmp_path / "results"), **variables}
+    result = run("run.sh", engine=engine, **variables)
+    assert result.returncode == 0, result.stderr
+    return (tmp_path / "asked").read_text().splitlines()
+
+
 def test_a_machine_of_its_own_keeps_its_network(engine, tmp_path):
-    assert (
-        run(
-            "run.sh", engine=engine, DATA_DIR=str(tmp_path), RESULTS_DIR=str(tmp_path / "results")
-        ).returncode
-        == 0
-    )
-    assert "--network" not in (tmp_path / "asked").read_text()
+    assert "--network" not in asked_of(tmp_path, engine)
+
+
+def test_gpus_are_given_where_the_engine_can(tmp_path, monkeypatch):
+    """docker says so itself; a GPU that a container would not get is no silent loss."""
+    fake(tmp_path, "nvidia-smi", "echo GPU 0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    able = fake_engine(tmp_path, "docker", info="echo Runtimes: nvidia runc")
+    asked = asked_of(tmp_path, able)
+    assert asked[asked.index("--gpus") + 1] == "all"
+    unable = fake_engine(tmp_path, "docker")
+    result = run("run.sh", engine=unable, DATA_DIR=str(tmp_path), RESULTS_DIR=str(tmp_path / "r"))
+    assert result.returncode == 2 and "has a GPU, but containers do not get it" in result.stderr
+    assert "--gpus" not in asked_of(tmp_path, unable, CPU="true")
+
+
+def test_podman_and_buildah(tmp_path, monkeypatch):
+    """Both name the file format that has health checks; podman maps the caller's user id; buildah
+    runs what it built through podman where that is installed."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    podman, buildah = fake_engine(tmp_path, "podman"), fake_engine(tmp_path, "buildah")
+    for engine in (podman, buildah):
+        assert run("build.sh", engine=engine).returncode == 0
+        asked = (tmp_path / "asked").read_text().splitlines()
+        assert asked[asked.index("--format") + 1] == "docker"
+        asked = asked_of(tmp_path, engine, CONTAINER_USER="7:8")
+        assert asked[asked.index("--userns") + 1] == "keep-id"
+        assert asked[asked.index("--user") + 1] == "7:8" and "wav2vec2-recipes" in asked
 
 
 def test_run_needs_the_data_folder(engine, tmp_path):
