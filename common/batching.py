@@ -83,6 +83,39 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, seed: int) -> 
     return batches
 
 
+MOST_PADDING = 0.1
+"""Share of a batch that may be padding when utterances are only used, not trained on."""
+
+
+def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Batches of at most `size` utterance numbers, longest first, neighbours in length together.
+
+    `lengths`: frames (or samples) of each.  A batch also ends before more than MOST_PADDING of it
+    would be padding, so that this holds for every set, however its lengths are spread.
+    """
+    batches: list[list[int]] = []
+    total = 0
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        length = lengths[number]
+        if batches:
+            batch = batches[-1]
+            room = lengths[batch[0]] * (len(batch) + 1)
+            if len(batch) < size and room - total - length <= MOST_PADDING * room:
+                batch.append(number)
+                total += length
+                continue
+        batches.append([number])
+        total = length
+    return batches
+
+
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """How much of all batches, each as wide as its longest row, is padding; 0 to 1."""
+    room = sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
+    padding = room - sum(lengths[n] for batch in batches for n in batch)
+    return padding / max(room, 1)
+
+
 @dataclass(frozen=True)
 class CorpusPlan:
     """One corpus' groups, and how many of them an epoch takes."""

@@ -8,15 +8,22 @@ set -euo pipefail
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other}"
 : "${OUTPUT_DIR:=results/inference}"
+: "${NUM_GPUS:=1}"             # processes that share the utterances, each its own GPU
 : "${BATCH_SIZE:=8}"
 : "${NUM_WORKERS:=2}"
-: "${CPU:=false}"
+: "${CPU:=false}"              # NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 read -ra subsets <<<"$SUBSETS"
-for subset in "${subsets[@]}"; do
-    "$PYTHON" inference.py evaluate --checkpoint "$FINETUNED_MODEL" \
-        --dataset_dir "$DATASET_DIR" --subset "$subset" --output_dir "$OUTPUT_DIR" \
-        --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --cpu "$CPU" "$@"
-done
+start=("$PYTHON")
+if [[ $NUM_GPUS != 1 ]]; then
+    if [[ -z ${OMP_NUM_THREADS:-} ]]; then
+        share=$(($(nproc) / NUM_GPUS))
+        export OMP_NUM_THREADS=$((share > 0 ? share : 1))
+    fi
+    start+=(-m common.launcher --standalone --nproc_per_node "$NUM_GPUS")
+fi
+"${start[@]}" inference.py evaluate --checkpoint "$FINETUNED_MODEL" \
+    --dataset_dir "$DATASET_DIR" --subset "${subsets[@]}" --output_dir "$OUTPUT_DIR" \
+    --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --cpu "$CPU" "$@"

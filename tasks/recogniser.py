@@ -1,7 +1,6 @@
 """A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from common import distributed
 from common.audio import normalize
-from common.batching import GroupRequest
+from common.batching import GroupRequest, sorted_batches
 from common.beam_search import build_decoder
 from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
@@ -32,7 +31,7 @@ class ModelOptions:
     """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, or fairseq's with its
     dict.ltr.txt beside it."""
     batch_size: int = 8
-    """Utterances at a time; results do not depend on it."""
+    """Utterances at a time at most; results do not depend on it."""
     cpu: bool = False
     """Run on the CPU even where there is a GPU."""
 
@@ -91,21 +90,24 @@ class Recogniser:
                 values[key] = row[:length].clone()
         return [values[key] for key in batch.ids]
 
-    def batches(self, manifest: Manifest, size: int, workers: int) -> Iterator[AudioBatch]:
-        """A subset's audio, `size` utterances at a time, longest first.
+    def frames(self, manifest: Manifest) -> list[int]:
+        """Frames of each utterance."""
+        samples = torch.tensor([utterance.samples for utterance in manifest.utterances])
+        return self.model.frames(samples).tolist()
 
-        Neighbours in length share a batch, so that little of it is padding.
-        """
+    def batches(
+        self, manifest: Manifest, size: int, workers: int, rank: int = 0, ranks: int = 1
+    ) -> Iterator[AudioBatch]:
+        """A subset's audio, up to `size` utterances at a time, longest first: the share of process
+        `rank` of `ranks`, which take turns."""
         dataset = UtteranceDataset(
             manifest.utterances, seed=0, crop=False, normalize_input=self.normalize_input
         )
-        order = sorted(range(len(manifest)), key=lambda n: -manifest.utterances[n].samples)
-        requests = [
-            GroupRequest(0, start, (tuple(order[start : start + size]),))
-            for start in range(0, len(order), size)
-        ]
+        plan = sorted_batches(self.frames(manifest), size)[rank::ranks]
+        requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
         batches = load_batches(dataset, requests, workers=workers)
-        return iter(tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=None))
+        progress = {"desc": manifest.path.stem, "disable": True if rank else None}
+        return iter(tqdm(batches, total=len(requests), **progress))
 
     def references(self, manifest: Manifest) -> dict[str, str]:
         """Label line of each utterance.  A sentencepiece model cuts them from the words: the
@@ -128,5 +130,5 @@ def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder
     """The search that the flags ask for; what is left out of lexicon or model is said."""
     decoder, notes = build_decoder(options, vocabulary)
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        distributed.notice(f"note: {note}")
     return decoder

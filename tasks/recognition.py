@@ -1,14 +1,18 @@
-"""Audio batches -> transcripts, and transcripts -> error rates."""
+"""Audio batches -> transcripts, and transcripts -> error rates and confidences."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
+from common.alignment import align
 from common.dataset import AudioBatch
 from common.decoding import Decoder, Hypothesis
 from common.error_rate import ErrorCounts
-from common.vocabulary import Vocabulary
+from common.errors import UserError
+from common.vocabulary import BLANK, Vocabulary
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
 
 
@@ -43,6 +47,29 @@ def recognise(
     for row, hypothesis in zip(rows, decoder(output.logits, output.frame_lengths)):
         transcripts[row] = hypothesis
     return transcripts, audible, output
+
+
+def confidence(hypothesis: Hypothesis, emissions: Tensor, vocabulary: Vocabulary) -> float | None:
+    """Geometric mean of the posteriors of the hypothesis' units over the frames that are theirs on
+    its best path, 0 to 1; None if it has no units, or none that fit into its frames.
+
+    `emissions` `[frames, units]`: log probabilities.
+    """
+    if not hypothesis.units:
+        return None
+    best, path = emissions.max(dim=-1)
+    spoken = path != BLANK
+    ids = torch.unique_consecutive(path).tolist()
+    if vocabulary.decode(i for i in ids if i != BLANK) == hypothesis.units:
+        return math.exp(best[spoken].double().mean())  # of all paths the best, so of its own, too
+    labels = vocabulary.encode(" ".join(hypothesis.units))
+    try:
+        spans = align(emissions.cpu().numpy(), labels)
+    except UserError:  # another of a word's pronunciations was heard, which takes fewer frames
+        return None
+    frames = sum(end - start for start, end, _ in spans)
+    total = sum((end - start) * math.log(max(score, 1e-300)) for start, end, score in spans)
+    return math.exp(total / frames)
 
 
 @dataclass

@@ -3,8 +3,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from common.batching import BatchPlan, Geometry, token_budget_batches
+from common.batching import (
+    BatchPlan,
+    Geometry,
+    padding_share,
+    sorted_batches,
+    token_budget_batches,
+)
 from common.errors import UserError
+from wav2vec2.config import BASE
+from wav2vec2.feature_extractor import frame_count
 
 LENGTHS = np.random.default_rng(0).integers(1_000, 30_000, size=500).tolist()
 
@@ -103,3 +111,36 @@ def test_sub_batches_are_numbered_through_the_epoch():
 def test_too_little_audio_for_an_update():
     with pytest.raises(UserError, match="FLAGS: .* too few for one update, which takes 64"):
         plan(lengths=[1000] * 20, ranks=8, concat=8)
+
+
+def speech_lengths(count, generator):
+    """Frames of utterances as long as LibriSpeech's: 1 to 35 s, most between 2 and 16."""
+    seconds = np.clip(generator.lognormal(mean=1.9, sigma=0.7, size=count), 1.0, 35.0)
+    return [frame_count(int(s * 16_000), BASE.conv_layers) for s in seconds]
+
+
+def test_sorted_batches_of_mixed_lengths_are_full_and_hardly_padded():
+    lengths = speech_lengths(2_600, np.random.default_rng(1))
+    assert min(lengths) < 60 and max(lengths) > 1_500
+    batches = sorted_batches(lengths, 8)
+    assert sorted(n for batch in batches for n in batch) == list(range(2_600))
+    assert len(batches) <= 2_600 / 8 + 5  # the bound on padding ends few of them early
+    assert padding_share(lengths, batches) < 0.01
+    in_file_order = [list(range(start, start + 8)) for start in range(0, 2_600, 8)]
+    assert padding_share(lengths, in_file_order) > 0.4
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+@pytest.mark.parametrize("count", [1, 7, 40, 200])
+def test_padding_is_bounded_however_few_utterances_there_are(count, size):
+    for seed in range(20):
+        lengths = speech_lengths(count, np.random.default_rng(seed))
+        batches = sorted_batches(lengths, size)
+        assert sorted(n for batch in batches for n in batch) == list(range(count))
+        assert max(map(len, batches)) <= size
+        for batch in batches:
+            longest = max(lengths[n] for n in batch)
+            assert sum(longest - lengths[n] for n in batch) <= 0.1 * longest * len(batch)
+        assert padding_share(lengths, batches) <= 0.1
+    assert sorted_batches([10] * 9, 4) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert padding_share([0, 0], sorted_batches([0, 0], 2)) == 0

@@ -1,0 +1,195 @@
+"""`inference.py evaluate`: batches, processes, what it writes.
+
+The model has random weights: what it hears is noise, but a lot of it, and nearly undecided, so that
+a difference in rounding would show.
+"""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import inference
+from common import checkpoint
+from common.decoding import DecodingOptions, GreedyDecoder
+from common.manifest import read_manifest, write_lines, write_manifest
+from common.vocabulary import Vocabulary
+from tasks.evaluation import listen
+from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
+from tests.integration.conftest import script
+from tests.integration.test_bad_input import one_line
+from wav2vec2.config import MINI, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import native
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def model(corpus, tmp_path_factory):
+    vocabulary = Vocabulary.read(corpus / "dict.ltr.txt")
+    torch.manual_seed(0)
+    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
+    path = tmp_path_factory.mktemp("model") / "random.pt"
+    content = native.ctc_content(MINI, vocabulary, "ltr")
+    checkpoint.save(path, {**content, "model": network.state_dict()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def subset(corpus, tmp_path_factory):
+    """A data set folder whose subset `mixed` has utterances of very different lengths."""
+    folder = tmp_path_factory.mktemp("mixed")
+    manifest = read_manifest(corpus, "both")
+    labels = (corpus / "both.ltr").read_text().splitlines()
+    write_manifest(
+        folder, "mixed", manifest.root, [(u.path, u.samples) for u in manifest.utterances]
+    )
+    write_lines(folder / "mixed.ltr", labels)
+    return folder
+
+
+@pytest.fixture
+def evaluate(command, model, subset, tmp_path):
+    def run(name, *more, folder=subset):
+        output = tmp_path / name
+        code, out, err = command(
+            inference.main,
+            *["evaluate", "--checkpoint", model, "--dataset_dir", folder, "--subset", "mixed"],
+            *["--output_dir", output, "--num_workers", 0, "--cpu", *more],
+        )
+        assert code == 0, err
+        return output, out
+
+    return run
+
+
+def read(output, subset="mixed"):
+    lines = (output / f"hypotheses_{subset}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def same(one, other):
+    """Equal but for the last digit of the confidences."""
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        assert {**a, "confidence": 0} == {**b, "confidence": 0}
+        assert a["confidence"] == pytest.approx(b["confidence"], abs=2e-4)
+
+
+def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, tmp_path):
+    alone = read(evaluate("1", "--batch_size", 1)[0])
+    assert all(len(entry["hypothesis"]) > 10 for entry in alone)
+    for size in (8, 32):
+        output, _ = evaluate(str(size), "--batch_size", size)
+        same(alone, read(output))
+        assert 0 < json.loads((output / "summary_mixed.json").read_text())["padding"] <= 0.1
+
+    order = random.Random(1).sample(range(len(alone)), len(alone))
+    shuffled = tmp_path / "shuffled"
+    manifest = read_manifest(subset, "mixed")
+    labels = (subset / "mixed.ltr").read_text().splitlines()
+    files = [(manifest.utterances[n].path, manifest.utterances[n].samples) for n in order]
+    write_manifest(shuffled, "mixed", manifest.root, files)
+    write_lines(shuffled / "mixed.ltr", [labels[n] for n in order])
+    same([alone[n] for n in order], read(evaluate("s", "--batch_size", 8, folder=shuffled)[0]))
+
+    recogniser = Recogniser.load(ModelOptions(str(model), cpu=True))
+    greedy = prepare_decoder(DecodingOptions(), recogniser.vocabulary)
+    heard = {}
+    for batch in recogniser.batches(manifest, 8, workers=0):
+        batch.waveforms = F.pad(batch.waveforms, (0, 12_345))
+        heard |= {key: found.words for key, found, _ in listen(recogniser, greedy, batch)}
+    assert heard == {entry["id"]: entry["hypothesis"] for entry in alone}
+
+
+def test_several_processes_count_each_utterance_once(evaluate, subset, model, tmp_path):
+    """29 utterances in batches of 2: the processes do not get equally many."""
+    one, out = evaluate("one", "--batch_size", 2, "--save_log_probs")
+    recipe = {
+        "NUM_GPUS": "2",
+        "CPU": "true",
+        "FINETUNED_MODEL": model,
+        "DATASET_DIR": subset,
+        "SUBSETS": "mixed",
+        "OUTPUT_DIR": tmp_path / "two",
+        "BATCH_SIZE": "2",
+        "NUM_WORKERS": "0",
+    }
+    result = script("inference.sh", "--compare", str(one), "--save_log_probs", **recipe)
+    assert result.returncode == 0, result.stderr
+    two = tmp_path / "two"
+    same(read(one), read(two))
+    names = [entry["id"] for entry in read(two)]
+    assert names == [u.id for u in read_manifest(subset, "mixed").utterances] and len(names) == 29
+    saved = [{p.name for p in (o / "log_probs" / "mixed").iterdir()} for o in (one, two)]
+    assert saved[0] == saved[1] == {f"{name}.npz" for name in names}
+    summaries = [json.loads((o / "summary_mixed.json").read_text()) for o in (one, two)]
+    assert (summaries[1].pop("processes"), summaries[1].pop("differing")) == (2, 0)
+    measured = ("real_time_factor", "processes")
+    for name in set(summaries[0]) - {*measured}:
+        assert summaries[0][name] == summaries[1][name], name
+    # Each line once, whatever the number of processes, and nothing left behind.
+    printed = [line.split(",")[0] for line in result.stdout.splitlines()]
+    assert printed[:-1] == [line.split(",")[0] for line in out.splitlines()]
+    assert "0 of 29 transcripts differ" in printed[-1]
+    assert not list(two.glob(".*"))
+
+
+def test_a_file_that_one_process_cannot_read_ends_all(subset, model, tmp_path):
+    manifest = read_manifest(subset, "mixed")
+    files = [(u.path, u.samples) for u in manifest.utterances]
+    files[3] = (files[3][0], files[3][1] + 1)
+    write_manifest(tmp_path, "mixed", manifest.root, files)
+    write_lines(tmp_path / "mixed.ltr", (subset / "mixed.ltr").read_text().splitlines())
+    result = script(
+        "inference.sh",
+        NUM_GPUS="2",
+        CPU="true",
+        FINETUNED_MODEL=model,
+        DATASET_DIR=tmp_path,
+        SUBSETS="mixed",
+        OUTPUT_DIR=tmp_path / "o",
+        NUM_WORKERS="0",
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("error:") == 1 and manifest.utterances[3].id in result.stderr
+
+
+def test_several_subsets_in_one_table(evaluate, corpus):
+    output, out = evaluate("t", "--subset", "dev", "train", folder=corpus)
+    head, dev, train = out.splitlines()[-3:]
+    assert head.split()[:2] == ["subset", "utterances"]
+    summary = json.loads((output / "summary_train.json").read_text())
+    assert dev.split()[:2] == ["dev", "5"] and train.split()[:2] == ["train", "24"]
+    assert train.split()[3] == f"{summary['wer']:.2f}"
+    assert (output / "report_train.md").read_text().startswith("# train: ")
+
+
+def test_saved_log_probabilities_spell_the_transcript(evaluate, model):
+    output, _ = evaluate("p", "--save_log_probs")
+    vocabulary = native.vocabulary_of(checkpoint.load(model), "model")
+    for entry in read(output):
+        with np.load(output / "log_probs" / "mixed" / f"{entry['id']}.npz") as saved:
+            log_probs, times = torch.from_numpy(saved["log_probs"]), saved["times"]
+            assert tuple(saved["symbols"]) == vocabulary.symbols
+        assert log_probs.dtype == torch.float32
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(len(log_probs)))
+        (found,) = GreedyDecoder(vocabulary)(log_probs[None], [len(log_probs)])
+        assert found.words == entry["hypothesis"]
+        assert np.allclose(times, np.arange(len(times)) * 0.02)
+        assert times[-1] + 0.025 <= entry["seconds"] < times[-1] + 0.045
+
+
+def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_path):
+    arguments = ["evaluate", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
+    arguments += ["--cpu", "--output_dir", tmp_path / "o"]
+    for more, message in [
+        (["--compare", tmp_path / "o"], "--output_dir itself"),
+        (["--compare", tmp_path / "other"], "hypotheses_mixed.jsonl: no such file"),
+        (["--subset"], "at least one"),
+    ]:
+        one_line(command(inference.main, *arguments, *more), message)
