@@ -1,6 +1,6 @@
-"""Use a fine-tuned checkpoint: `evaluate` a subset, `transcribe` files, `align` transcripts.
+"""Use a checkpoint: `evaluate` subsets, `transcribe` files, `align` transcripts, take `features`.
 
-The checkpoint alone is enough: it carries its architecture and dictionary.
+The checkpoint alone is enough: it carries its architecture and, fine-tuned, its dictionary.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from common.errors import ExitCode, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from tasks.alignment import AlignOptions, align
 from tasks.evaluation import EvaluateOptions, evaluate
+from tasks.features import FeatureOptions, features
 from tasks.recogniser import ModelOptions
 from tasks.transcription import transcribe
 
@@ -28,13 +29,16 @@ class Command:
 
 COMMANDS = {
     "evaluate": Command(
-        "word error rate of a subset", evaluate, (ModelOptions, DecodingOptions, EvaluateOptions)
+        "word error rates of subsets", evaluate, (ModelOptions, DecodingOptions, EvaluateOptions)
     ),
     "transcribe": Command(
         "text of recordings", transcribe, (ModelOptions, DecodingOptions), files="+"
     ),
     "align": Command(
         "when each word and character was said", align, (ModelOptions, AlignOptions), files="?"
+    ),
+    "features": Command(
+        "hidden states or codes of recordings", features, (FeatureOptions,), files="*"
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Filelists -> batches: what both tasks share."""
+"""Filelists -> batches: what the tasks share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from common import checkpoint, distributed
-from common.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
+from common.batching import (
+    BatchPlan,
+    Geometry,
+    GroupRequest,
+    sorted_batches,
+    token_budget_batches,
+)
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, load_batches
 from common.distributed import notice
@@ -104,6 +111,31 @@ def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utteran
     if not kept:
         raise UserError(f"{manifest.path}: all of its {len(manifest)} utterances {why}")
     return kept
+
+
+def subset_batches(
+    manifest: Manifest,
+    lengths: Sequence[int],
+    size: int,
+    *,
+    normalize_input: bool,
+    workers: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[AudioBatch]:
+    """A subset's audio, whole, up to `size` utterances at a time, longest first.
+
+    `lengths`: frames of each utterance; neighbours in length share a batch, so that little of it is
+    padding.  `share` (rank, ranks): processes take turns.
+    """
+    rank, ranks = share
+    dataset = UtteranceDataset(
+        manifest.utterances, seed=0, crop=False, normalize_input=normalize_input
+    )
+    plan = sorted_batches(lengths, size)[rank::ranks]
+    requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
+    batches = load_batches(dataset, requests, workers=workers)
+    silent = True if rank else None  # None: unless a terminal shows it
+    return iter(tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent))
 
 
 def validation_batches(

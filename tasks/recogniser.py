@@ -7,17 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common import distributed
 from common.audio import normalize
-from common.batching import GroupRequest, sorted_batches
 from common.beam_search import build_decoder
-from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
+from common.dataset import AudioBatch, pad
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.manifest import Manifest, read_labels
 from common.vocabulary import Spelling, Vocabulary
+from tasks.data import subset_batches
 from tasks.recognition import recognise
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import checkpoints, native
@@ -100,14 +99,14 @@ class Recogniser:
     ) -> Iterator[AudioBatch]:
         """A subset's audio, up to `size` utterances at a time, longest first: the share of process
         `rank` of `ranks`, which take turns."""
-        dataset = UtteranceDataset(
-            manifest.utterances, seed=0, crop=False, normalize_input=self.normalize_input
+        return subset_batches(
+            manifest,
+            self.frames(manifest),
+            size,
+            normalize_input=self.normalize_input,
+            workers=workers,
+            share=(rank, ranks),
         )
-        plan = sorted_batches(self.frames(manifest), size)[rank::ranks]
-        requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
-        batches = load_batches(dataset, requests, workers=workers)
-        progress = {"desc": manifest.path.stem, "disable": True if rank else None}
-        return iter(tqdm(batches, total=len(requests), **progress))
 
     def references(self, manifest: Manifest) -> dict[str, str]:
         """Label line of each utterance.  A sentencepiece model cuts them from the words: the

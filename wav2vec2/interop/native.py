@@ -13,9 +13,12 @@ from common.subwords import SubwordModel
 from common.vocabulary import Spelling, Vocabulary
 from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.model import Wav2Vec2
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
+from wav2vec2.quantizer import GumbelQuantizer
 
 _TRUNK = "wav2vec2."
+_QUANTIZER = "quantizer."
 
 
 def pretraining_content(architecture: Architecture) -> dict[str, Any]:
@@ -71,12 +74,34 @@ def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source
             f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; "
             "PRETRAINED_MODEL names one that was pre-trained only"
         )
-    trunk = {
-        name.removeprefix(_TRUNK): tensor
+    _load(model.wav2vec2, _part(content, _TRUNK), source)
+
+
+def _part(content: dict[str, Any], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
         for name, tensor in content["model"].items()
-        if name.startswith(_TRUNK)
+        if name.startswith(prefix)
     }
-    _load(model.wav2vec2, trunk, source)
+
+
+def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQuantizer | None]:
+    """The trunk of any checkpoint, and its quantizer if it has one, ready for use."""
+    architecture = architecture_of(content, source)
+    trunk = Wav2Vec2.from_config(architecture, Regularisation())
+    _load(trunk, _part(content, _TRUNK), source)
+    weights = _part(content, _QUANTIZER)
+    if not weights:
+        return trunk.eval(), None
+    quantizer = GumbelQuantizer(
+        trunk.feature_extractor.channels,
+        architecture.codebook_groups,
+        architecture.codebook_entries,
+        architecture.final_dim,
+    )
+    _load(quantizer, weights, source)
+    return trunk.eval(), quantizer.eval()
 
 
 def flags_of(architecture: Architecture) -> str:
@@ -96,7 +121,7 @@ def load_pretraining(
     """Copy a whole pre-training model into `model`, whose architecture is `expected`."""
     if content.get("kind") != "pretraining":
         raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
-    if not any(name.startswith("quantizer.") for name in content["model"]):
+    if not any(name.startswith(_QUANTIZER) for name in content["model"]):
         raise UserError(
             f"{source}: holds the trunk without its quantizer, which fine-tuning can use "
             "(PRETRAINED_MODEL) but pre-training cannot continue"

@@ -1,0 +1,50 @@
+"""What any layer of the encoder gives."""
+
+from torch import Tensor, nn
+
+from wav2vec2.hourglass import HourglassStack
+from wav2vec2.model import Frames, Wav2Vec2
+
+
+def layer_count(model: Wav2Vec2) -> int:
+    """Transformer layers of the encoder."""
+    return len(model.encoder.stack.layers)
+
+
+def shortening(model: Wav2Vec2, layer: int) -> int:
+    """Frames of the extractor under one of `hidden_states`' of this layer: 1, but in the middle of
+    an hourglass."""
+    stack = model.encoder.stack
+    middle = isinstance(stack, HourglassStack) and stack.pre < layer <= stack.post_start
+    return stack.factor if middle and layer < layer_count(model) else 1
+
+
+def hidden_states(model: Wav2Vec2, frames: Frames, layer: int) -> Tensor:
+    """The output of layer `layer`, `[batch, frames, D]`; of an hourglass' middle layers
+    `[batch, ceil(frames / factor), D]`.
+
+    Numbered as transformers' `hidden_states` are: 0 is the first layer's input (after the
+    positional convolution and, post-LN, the norm), the last layer's number the encoder's output
+    (pre-LN: after its final norm, which transformers 5 shows in `last_hidden_state` alone; of an
+    hourglass: at the full rate in any case).  Layers after `layer` are not run.
+    """
+    if layer == layer_count(model):
+        return model.encode(frames)
+    found: list[Tensor] = []
+
+    def keep_input(module: nn.Module, inputs: tuple) -> None:
+        found.append(inputs[0])
+
+    def keep_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        found.append(output)
+
+    stack = model.encoder.stack
+    if layer == 0:
+        hook = stack.register_forward_pre_hook(keep_input)
+    else:
+        hook = stack.layers[layer - 1].register_forward_hook(keep_output)
+    try:
+        model.encode(frames, kept_layers=[n < layer for n in range(layer_count(model))])
+    finally:
+        hook.remove()
+    return found[0]
