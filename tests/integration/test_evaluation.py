@@ -21,6 +21,7 @@ from tasks.evaluation import listen
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
+from utils import release_checkpoint
 from wav2vec2.config import MINI, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import native
@@ -193,3 +194,12 @@ def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_pa
         (["--subset"], "at least one"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)
+
+
+def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
+    expected, _ = evaluate("checkpoint")
+    folder = tmp_path / "released"
+    code, out, err = command(release_checkpoint.main, model, folder, "--evaluation", str(expected))
+    assert code == 0 and "released: ctc" in out, err
+    found, _ = evaluate("released_results", "--checkpoint", folder)
+    assert read(found) == read(expected)

@@ -8,24 +8,26 @@ from typing import Any
 
 from common import checkpoint
 from common.errors import UserError
-from wav2vec2.interop import fairseq, huggingface, nvidia
+from wav2vec2.interop import fairseq, huggingface, nvidia, release
 from wav2vec2.interop.stand_ins import STAND_INS, plain
 
 
 def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
     """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, or the
-    folder of a Hugging Face model.
+    folder of a released or a Hugging Face model.
 
     `dictionary`: that of a fine-tuned model whose file has none.  UserError if it is none of these,
     or not all of it is understood.
     """
     path = Path(path)
+    if release.is_release(path):
+        return release.read(path)
     if huggingface.is_huggingface(path):
         return huggingface.read(path)
     if path.is_dir():
         raise UserError(
             f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
-            "Hugging Face model"
+            "released or a Hugging Face model"
         )
     content = checkpoint.read(path, STAND_INS)
     if checkpoint.is_own(content):
