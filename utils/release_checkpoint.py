@@ -85,10 +85,7 @@ def model_card(content: dict[str, Any], name: str, evaluation: Path | None) -> s
     if fine_tuned:
         units = len(content["dictionary"].split())
         pieces = ", pieces of `sentencepiece.model`" if "sentencepiece" in content else ""
-        lines += [
-            f"{len([s for s in symbols if s.strip()])} units{pieces}, in `dictionary.txt`.",
-            "",
-        ]
+        lines += [f"{units} units{pieces}, in `dictionary.txt`.", ""]
     if "recipe" in content:
         lines += ["## Recipe", "", f"Weights after update {content['update']}.", ""]
         lines += table("", recipe_rows(content["recipe"]))
