@@ -73,7 +73,7 @@ def model_card(content: dict[str, Any], name: str, evaluation: Path | None) -> s
         f"wav2vec 2.0, {'fine-tuned with CTC' if fine_tuned else 'pre-trained'}: {parameters:,} "
         "numbers in `model.safetensors`, fp32. Audio: 16 kHz, mono."
     )
-    lines += ["", "## Use", "", "```bash", "sha256sum -c SHA256SUMS"]
+    lines += ["", "## Use", "", "```bash", f"(cd {name} && sha256sum -c SHA256SUMS)"]
     if fine_tuned:
         lines.append(f"python inference.py transcribe --checkpoint {name} recording.wav")
     else:
