@@ -2,14 +2,17 @@
 
 Two doors.  `read_utterance` serves training: the file must be what its filelist says, 16 kHz and
 mono, and anything else is an error, because a silent repair there trains on nonsense.
-`read_recording` serves people's own files: any format, rate and channel count.
+`stream_recording` serves people's own files: any format, rate, channel count and length.
 """
 
 import io
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -20,6 +23,12 @@ SAMPLE_RATE = 16_000
 """Samples a second of everything behind the two doors."""
 
 NORMALIZE_EPS = 1e-5
+
+BLOCK = 65_536
+"""Samples of each channel that are decoded at a time."""
+
+MOST_CHANNELS = 64
+"""More than that, and an array's axes were taken for each other."""
 
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile reports for a stream whose header leaves its length out."""
@@ -115,70 +124,147 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
 
 def resample(waveform: np.ndarray, rate: int, target_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Resample `[samples]` from `rate` to `target_rate` Hz with soxr (high quality)."""
+    return np.concatenate([*resample_blocks([waveform], rate, target_rate)])
+
+
+def resample_blocks(
+    blocks: Iterable[np.ndarray], rate: int, target_rate: int = SAMPLE_RATE
+) -> Iterator[np.ndarray]:
+    """`resample` of a waveform in blocks `[samples]`; where they begin changes nothing."""
     if rate == target_rate:
-        return waveform
+        yield from blocks
+        return
     import soxr  # only foreign sample rates need it
 
-    return soxr.resample(waveform, rate, target_rate, quality="HQ").astype(np.float32)
+    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block, dtype=np.float32))
+    yield stream.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _decode_with_av(path: str) -> Iterator[tuple[np.ndarray, int]]:
-    """Decoded blocks `([channels, samples] float32, rate)` of the first audio stream."""
+def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decoded blocks `(rate, [samples, channels] float32)`, by libsndfile or else by `av`."""
+    rate = done = 0
+    try:
+        if Path(path).suffix.lower() in HEADERLESS:
+            raise soundfile.LibsndfileError(0)
+        with soundfile.SoundFile(path) as file:
+            if file.frames == UNKNOWN_LENGTH:
+                raise soundfile.LibsndfileError(0)
+            rate = file.samplerate
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                done += len(block)
+                yield rate, block
+    except soundfile.LibsndfileError as error:
+        if not done:
+            yield from _decode_with_av(path, name)
+            return
+        raise UserError(
+            f"{name}: damaged or truncated, not decodable after {done / rate:.1f} s "
+            f"({error.error_string}); fetch it again"
+        ) from None
+
+
+def _decode_with_av(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decoded blocks `(rate, [samples, channels] float32)` of the first audio stream."""
     try:
         import av
     except ImportError:
         raise UserError(
-            f"{path}: not a format libsndfile decodes; `pip install av` adds FFmpeg's decoders"
+            f"{name}: not a format libsndfile decodes; `pip install av` adds FFmpeg's decoders"
         ) from None
     try:
         headerless = HEADERLESS.get(Path(path).suffix.lower())
         with av.open(path, format=headerless) as container:
             if _RAW_SAMPLES.fullmatch(container.format.name):
-                raise UserError(f"{path}: bare samples of an unknown rate; convert it to wav first")
+                raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
             if not container.streams.audio:
-                raise UserError(f"{path}: holds no audio stream")
+                raise UserError(f"{name}: holds no audio stream")
             resampler = av.AudioResampler(format="fltp")
             for frame in container.decode(container.streams.audio[0]):
                 for block in resampler.resample(frame):
-                    yield block.to_ndarray(), block.sample_rate
+                    yield block.sample_rate, block.to_ndarray().T
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not decodable audio ({error}); convert or leave it out") from None
+        raise UserError(f"{name}: not decodable audio ({error}); convert or leave it out") from None
 
 
-def read_recording(path: str | Path) -> np.ndarray:
-    """Decode anybody's recording to 16 kHz mono float32 `[samples]`.
+def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
+    """Decode anybody's recording to blocks of 16 kHz mono float32 `[samples]`, of any length.
 
     libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed;
-    channels are averaged and other rates resampled.  Raises UserError, naming the file, if it is
-    missing, empty, undecodable, without audio, or holds NaN.
+    channels are averaged and other rates resampled.  Raises UserError, naming the file (or what
+    `name` calls it), if it is missing, empty, undecodable, without audio, or holds NaN; for some
+    of that the blocks before it are there already.
     """
     path = str(path)
+    name = name or path
     try:
         size = os.path.getsize(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror})") from None
+        raise UserError(f"{name}: cannot be opened ({error.strerror})") from None
     if os.path.isdir(path):
-        raise UserError(f"{path}: is a folder, not a recording")
+        raise UserError(f"{name}: is a folder, not a recording")
     if size == 0:
-        raise UserError(f"{path}: the file is empty")
-    suffix = Path(path).suffix.lower()
-    if suffix == ".raw":  # soundfile's one suffix that asks its caller for the format
-        raise UserError(f"{path}: bare samples of an unknown rate; convert it to wav first")
-    try:
-        if suffix in HEADERLESS or soundfile.info(path).frames == UNKNOWN_LENGTH:
-            raise soundfile.LibsndfileError(0)
-        channels, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        waveform = channels.mean(axis=1)
-    except soundfile.LibsndfileError:
-        blocks = list(_decode_with_av(path))
-        if not blocks:
-            raise UserError(f"{path}: holds no samples") from None
-        rate = blocks[0][1]
-        waveform = np.concatenate([block.mean(axis=0) for block, _ in blocks])
-    if len(waveform) == 0:
-        raise UserError(f"{path}: holds no samples")
-    if not np.isfinite(waveform).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
-    return resample(waveform, rate)
+        raise UserError(f"{name}: the file is empty")
+    if Path(path).suffix.lower() == ".raw":  # soundfile's one suffix that asks for the format
+        raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
+    silent = True
+    # A container may change its rate on the way.
+    for rate, run in itertools.groupby(_decode(path, name), key=itemgetter(0)):
+        for block in resample_blocks((_to_mono(block, name) for _, block in run), rate):
+            silent = silent and len(block) == 0
+            yield block
+    if silent:
+        raise UserError(f"{name}: holds no samples")
+
+
+def _to_mono(block: np.ndarray, name: str) -> np.ndarray:
+    """`[samples, channels]` -> `[samples]`, the channels' mean."""
+    mono = block.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError(f"{name}: holds NaN or infinite samples")
+    return mono
+
+
+def stream_array(samples: Any, rate: int) -> Iterator[np.ndarray]:
+    """`stream_recording` of an array or tensor `[samples]` or `[samples, channels]` at `rate` Hz.
+
+    Floating point within [-1, 1], or integers of their type's whole range.
+    """
+    if hasattr(samples, "detach"):  # a tensor, of this device or another
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        raise UserError(
+            f"audio of shape {list(samples.shape)} and type {samples.dtype}: give numbers as "
+            "[samples] or [samples, channels]"
+        )
+    if samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
+        raise UserError(
+            f"audio of shape {list(samples.shape)} has {samples.shape[1]} channels; give "
+            "[samples, channels], transposed if need be"
+        )
+    if not rate > 0:
+        raise UserError(f"sample rate {rate} Hz: must be above 0")
+    if len(samples) == 0:
+        raise UserError("audio: holds no samples")
+    rows = samples.reshape(len(samples), -1)  # [samples, channels]
+    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+    yield from resample_blocks((_to_mono(_to_float(block), "audio") for block in blocks), rate)
+
+
+def _to_float(block: np.ndarray) -> np.ndarray:
+    """Numbers of any type -> float32, integers scaled to [-1, 1)."""
+    if block.dtype.kind == "f":
+        return block.astype(np.float32)
+    half = 2.0 ** (8 * block.dtype.itemsize - 1)
+    zero = half if block.dtype.kind == "u" else 0.0
+    return ((block.astype(np.float64) - zero) / half).astype(np.float32)
+
+
+def read_recording(path: str | Path) -> np.ndarray:
+    """`stream_recording` in one piece, `[samples]`."""
+    return np.concatenate([*stream_recording(path)])
