@@ -1,14 +1,14 @@
 """When each label was said: the best CTC path through a known transcript, and words from units."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import UserError
 from common.subwords import WORD_START
-from common.vocabulary import BLANK, WORD_END, Spelling
+from common.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,47 @@ def group_words(units: Iterable[Span], spelling: Spelling) -> list[Span]:
         begins = False
     # A piece may be the mark of a word's beginning alone.
     return [join(word, spelling) for word in words if spelling.words(u.text for u in word)]
+
+
+def path_units(
+    path: np.ndarray, log_probabilities: np.ndarray, vocabulary: Vocabulary
+) -> Iterator[Span]:
+    """The units of a CTC path, in order, blanks and special symbols left out.
+
+    `path` `[frames]`: the unit of each frame; `log_probabilities` `[frames]`: of just these.
+    """
+    if len(path) == 0:
+        return
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(path)) + 1])
+    ends = np.append(starts[1:], len(path))
+    means = np.add.reduceat(log_probabilities, starts, dtype=np.float64) / (ends - starts)
+    runs = zip(path[starts].tolist(), starts.tolist(), ends.tolist(), means.tolist())
+    for unit, start, end, mean in runs:
+        if unit != BLANK:
+            for symbol in vocabulary.decode([unit]):
+                yield Span(symbol, start, end, math.exp(mean))
+
+
+def path_words(
+    path: np.ndarray,
+    log_probabilities: np.ndarray,
+    words: Sequence[str],
+    ends: Sequence[int],
+    separators: Sequence[int],
+) -> Iterator[Span]:
+    """A lexicon's `words` on a CTC path; see `path_units`.
+
+    `ends`: the frame that completes each word; `separators`: the units that no word has inside.
+    """
+    spoken = ~np.isin(path, separators)
+    begin = 0
+    for word, end in zip(words, ends, strict=True):
+        own = begin + np.flatnonzero(spoken[begin : end + 1])
+        if len(own) == 0:  # a word spelt by a separator alone
+            own = np.array([end])
+        score = math.exp(log_probabilities[own].mean(dtype=np.float64))
+        yield Span(word, int(own[0]), int(own[-1]) + 1, score)
+        begin = end + 1
 
 
 def join(units: Sequence[Span], spelling: Spelling) -> Span:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
+from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis, collapse
 from common.errors import UserError
 from common.lexicon import Lexicon, read_lexicon
 from common.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabulary
@@ -142,7 +142,10 @@ def emissions(logits: Tensor, length: int) -> Tensor:
 
 
 def best(decoder: Any, values: Tensor) -> Any:
-    """The best result of a flashlight decoder for `values` `[frames, units]`."""
+    """The best result of a flashlight decoder for `values` `[frames, units]`.
+
+    Its `tokens` and `words` have an entry a frame, between the decoder's own start and end.
+    """
     return decoder.decode(values.data_ptr(), *values.shape)[0]
 
 
@@ -181,11 +184,9 @@ class UnitDecoder:
         return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
 
     def _decode(self, values: Tensor) -> Hypothesis:
-        # The first and last entries are the decoder's own start and end.
-        path = torch.tensor(best(self._decoder, values).tokens[1:-1])
-        ids = [i for i in torch.unique_consecutive(path).tolist() if i != BLANK]
-        units = self.vocabulary.decode(ids)
-        return Hypothesis(units, self.vocabulary.words(units))
+        path = best(self._decoder, values).tokens[1:-1]
+        units = self.vocabulary.decode(collapse(torch.tensor(path)))
+        return Hypothesis(units, self.vocabulary.words(units), path)
 
 
 class LexiconDecoder:
@@ -267,8 +268,13 @@ class LexiconDecoder:
         return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
 
     def _decode(self, values: Tensor) -> Hypothesis:
-        labels = [label for label in best(self._decoder, values).words if label >= 0]
+        found = best(self._decoder, values)
+        ends, labels = [], []
+        for frame, label in enumerate(found.words[1:-1]):
+            if label >= 0:
+                ends.append(frame)
+                labels.append(label)
         words = [self._words[label] for label in labels]
         spelt = [self.lexicon.spellings[word][0] for word in words]
         units = self.vocabulary.decode(i for ids in spelt for i in ids)
-        return Hypothesis(units, " ".join(words))
+        return Hypothesis(units, " ".join(words), found.tokens[1:-1], ends)

@@ -1,7 +1,7 @@
 """From frame-wise logits to text: CTC greedy search, and which search the flags ask for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -19,6 +19,10 @@ class Hypothesis:
     """Symbols of the dictionary."""
     words: str
     """Words separated by spaces: the units' own, or a lexicon's."""
+    path: Sequence[int] = field(default=(), compare=False, repr=False)
+    """Unit id of each frame, blanks included: the best path of this hypothesis."""
+    ends: Sequence[int] | None = field(default=None, compare=False, repr=False)
+    """Frame that completes each of the words, where they are a lexicon's."""
 
 
 Decoder = Callable[[Tensor, Tensor | Sequence[int]], list[Hypothesis]]
@@ -76,11 +80,18 @@ def ctc_greedy(
     `logits` `[batch, frames, units]`; `frame_lengths` `[batch]`, valid frames of each row.
     Returns the ids of each row.
     """
+    return [collapse(path, blank) for path in best_paths(logits, frame_lengths)]
+
+
+def best_paths(logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Tensor]:
+    """The best unit of each frame of each row, `[its frames]`, on the CPU."""
     best = logits.argmax(dim=-1).cpu()
-    return [
-        [i for i in torch.unique_consecutive(row[: int(n)]).tolist() if i != blank]
-        for row, n in zip(best, frame_lengths)
-    ]
+    return [row[: int(n)] for row, n in zip(best, frame_lengths)]
+
+
+def collapse(path: Tensor, blank: int = 0) -> list[int]:
+    """What a CTC path `[frames]` spells: repeats merged, blanks removed."""
+    return [i for i in torch.unique_consecutive(path).tolist() if i != blank]
 
 
 @dataclass(frozen=True)
@@ -90,5 +101,8 @@ class GreedyDecoder:
     vocabulary: Vocabulary
 
     def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
-        rows = [self.vocabulary.decode(ids) for ids in ctc_greedy(logits, frame_lengths)]
-        return [Hypothesis(units, self.vocabulary.words(units)) for units in rows]
+        hypotheses = []
+        for path in best_paths(logits, frame_lengths):
+            units = self.vocabulary.decode(collapse(path))
+            hypotheses.append(Hypothesis(units, self.vocabulary.words(units), path.tolist()))
+        return hypotheses
