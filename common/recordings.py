@@ -176,22 +176,28 @@ def read_table(options: SourceOptions) -> list[Recording]:
     return recordings
 
 
+def audio_files(root: Path, without: Path | None = None) -> list[Path]:
+    """The audio files below a folder, by suffix, sorted; hidden ones left out, and `without`."""
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [s for s in subfolders if Path(folder, s) != without and s[0] != "."]
+        paths = (Path(folder, name) for name in names if not name.startswith("."))
+        files += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+    return sorted(files)
+
+
 def read_folder(options: SourceOptions) -> list[Recording]:
     """The audio files below a folder, by suffix, save hidden ones and our own output."""
     root = Path(os.path.abspath(options.audio_dir))
     output_dir = Path(os.path.abspath(options.output_dir))
     if not root.is_dir():
         raise UserError(f"--audio_dir {root}: no such folder")
-    files = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [s for s in subfolders if Path(folder, s) != output_dir and s[0] != "."]
-        paths = (Path(folder, name) for name in names if not name.startswith("."))
-        files += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+    files = audio_files(root, without=output_dir)
     if not files:
         raise UserError(
             f"--audio_dir {root}: holds no audio file ({' '.join(sorted(AUDIO_SUFFIXES))})"
         )
-    keys = ((recording_key(path, root), path) for path in sorted(files))
+    keys = ((recording_key(path, root), path) for path in files)
     return [
         Recording(key, key, path, str(path).encode("utf-8", "replace").decode())
         for key, path in keys
