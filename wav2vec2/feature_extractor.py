@@ -30,6 +30,14 @@ def frame_count(samples: Count, conv_layers: ConvLayers) -> Count:
     return count.clamp(min=0) if isinstance(count, Tensor) else max(count, 0)
 
 
+def sample_count(frames: int, conv_layers: ConvLayers) -> int:
+    """The fewest samples that give `frames` frames, 1 or more; of 1, the receptive field."""
+    count = frames
+    for _, kernel, stride in reversed(conv_layers):
+        count = (count - 1) * stride + kernel
+    return count
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, factor: float) -> Tensor:
