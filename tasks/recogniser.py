@@ -19,6 +19,8 @@ from common.vocabulary import Spelling, Vocabulary
 from tasks.data import subset_batches
 from tasks.recognition import recognise
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.feature_extractor import sample_count
+from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import checkpoints, native
 
 
@@ -52,12 +54,17 @@ class Recogniser:
     @classmethod
     def load(cls, options: ModelOptions) -> "Recogniser":
         device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
-        content = checkpoints.read(options.checkpoint)
-        model, vocabulary = native.load_ctc(content, options.checkpoint)
+        return cls.read(options.checkpoint, device)
+
+    @classmethod
+    def read(cls, checkpoint: str, device: torch.device) -> "Recogniser":
+        """A checkpoint of any kind on `device`; UserError if it is none, or not fine-tuned."""
+        content = checkpoints.read(checkpoint)
+        model, vocabulary = native.load_ctc(content, checkpoint)
         return cls(
             model=model.to(device),
             vocabulary=vocabulary,
-            normalize_input=native.architecture_of(content, options.checkpoint).normalize_input,
+            normalize_input=native.architecture_of(content, checkpoint).normalize_input,
             labels=content["labels"],
             device=device,
         )
@@ -66,6 +73,16 @@ class Recogniser:
     def frame_samples(self) -> int:
         """Samples from one frame to the next."""
         return math.prod(stride for _, _, stride in self.model.wav2vec2.feature_extractor.spec)
+
+    @property
+    def shortening(self) -> int:
+        """Frames that the encoder joins to one in its middle; 1: none."""
+        stack = self.model.wav2vec2.encoder.stack
+        return stack.factor if isinstance(stack, HourglassStack) else 1
+
+    def samples(self, frames: int) -> int:
+        """The fewest samples that give `frames` frames."""
+        return sample_count(frames, self.model.wav2vec2.feature_extractor.spec)
 
     def hear(self, names: Sequence[str], waveforms: Sequence[np.ndarray]) -> AudioBatch:
         """Recordings as a batch, normalised if the model wants them so."""
@@ -77,17 +94,20 @@ class Recogniser:
         """What `decoder` hears in each row."""
         return recognise(self.model, decoder, batch.to(self.device))[0]
 
+    def logits(self, batch: AudioBatch) -> list[Tensor]:
+        """Unit scores of each row, `[its frames, units]`, fp32 on the CPU."""
+        rows = [torch.empty(0, len(self.vocabulary)) for _ in batch.ids]
+        silent = GreedyDecoder(self.vocabulary)
+        _, _, output = recognise(self.model, silent, batch.to(self.device))
+        if output is not None:
+            audible = (self.model.frames(batch.lengths) > 0).nonzero()[:, 0].tolist()
+            for index, row, length in zip(audible, output.logits, output.frame_lengths.tolist()):
+                rows[index] = row[:length].float().cpu()
+        return rows
+
     def emissions(self, batch: AudioBatch) -> list[Tensor]:
         """Log probabilities of each row, `[its frames, units]`, fp32 on the CPU."""
-        units = len(self.vocabulary)
-        values = {key: torch.empty(0, units) for key in batch.ids}
-        silent = GreedyDecoder(self.vocabulary)
-        _, audible, output = recognise(self.model, silent, batch.to(self.device))
-        if output is not None:
-            logits = output.logits.float().log_softmax(dim=-1).cpu()
-            for key, row, length in zip(audible.ids, logits, output.frame_lengths.tolist()):
-                values[key] = row[:length].clone()
-        return [values[key] for key in batch.ids]
+        return [row.log_softmax(dim=-1) for row in self.logits(batch)]
 
     def frames(self, manifest: Manifest) -> list[int]:
         """Frames of each utterance."""
