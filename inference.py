@@ -13,7 +13,8 @@ from tasks.alignment import AlignOptions, align
 from tasks.evaluation import EvaluateOptions, evaluate
 from tasks.features import FeatureOptions, features
 from tasks.recogniser import ModelOptions
-from tasks.transcription import transcribe
+from tasks.transcriber import WindowOptions
+from tasks.transcription import TranscribeOptions, transcribe
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ COMMANDS = {
         "word error rates of subsets", evaluate, (ModelOptions, DecodingOptions, EvaluateOptions)
     ),
     "transcribe": Command(
-        "text of recordings", transcribe, (ModelOptions, DecodingOptions), files="+"
+        "text of recordings: files, folders, - for standard input",
+        transcribe,
+        (ModelOptions, DecodingOptions, WindowOptions, TranscribeOptions),
+        files="*",
     ),
     "align": Command(
         "when each word and character was said", align, (ModelOptions, AlignOptions), files="?"

@@ -1,0 +1,121 @@
+"""What a recogniser heard, word by word with times, and how it is written down."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LINE = 42
+"""Characters in a subtitle's line; a cue has two lines at most (BBC and Netflix guidelines)."""
+LONGEST = 7.0
+"""Seconds that a cue covers at most."""
+SHORTEST = 1.0
+"""Seconds that a cue is shown at least, where the next one leaves room."""
+PAUSE = 0.8
+"""Seconds of silence that end a cue."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word."""
+
+    text: str
+    start: float
+    """Seconds from the recording's beginning."""
+    end: float
+    """Seconds; after `start`, not after the next word's start, nor the recording's end."""
+    confidence: float
+    """Geometric mean of the model's probability for the word's units, over their frames."""
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One recording's words."""
+
+    text: str
+    """The words, separated by spaces."""
+    words: tuple[Word, ...]
+    duration: float
+    """Seconds of audio."""
+
+    def as_json(self, file: str) -> dict[str, Any]:
+        """Plain types, times in whole milliseconds, rounded down."""
+        words = [
+            {
+                "text": word.text,
+                "start": milliseconds(word.start) / 1000,
+                "end": milliseconds(word.end) / 1000,
+                "confidence": round(word.confidence, 4),
+            }
+            for word in self.words
+        ]
+        duration = milliseconds(self.duration) / 1000
+        return {"file": file, "duration": duration, "text": self.text, "words": words}
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A subtitle: one or two lines, and when they are shown."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def cues(transcript: Transcript) -> Iterator[Cue]:
+    """The words as subtitles: a new one after a pause, or where lines or seconds run out."""
+    groups: list[list[Word]] = []
+    for word in transcript.words:
+        if not groups or begins_cue(groups[-1], word):
+            groups.append([])
+        groups[-1].append(word)
+    nexts = [*(group[0].start for group in groups[1:]), transcript.duration]
+    for group, limit in zip(groups, nexts):
+        start, end = group[0].start, group[-1].end
+        yield Cue(start, min(max(end, start + SHORTEST), limit), wrap(group))
+
+
+def begins_cue(group: Sequence[Word], word: Word) -> bool:
+    """Whether `word` no longer fits the cue that `group` fills."""
+    return (
+        word.start - group[-1].end >= PAUSE
+        or word.end - group[0].start > LONGEST
+        or len(wrap([*group, word])) > 2
+    )
+
+
+def wrap(words: Sequence[Word]) -> tuple[str, ...]:
+    """Lines of LINE characters; a longer word has one of its own."""
+    text = " ".join(word.text for word in words)
+    return tuple(textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False))
+
+
+def milliseconds(seconds: float) -> int:
+    """Rounded down; times on the frame grid, whole milliseconds, stay as they are."""
+    return int(seconds * 1000 + 1e-6)
+
+
+def clock(seconds: float, point: str) -> str:
+    """`01:02:03,004`, with `point` before the milliseconds."""
+    whole, rest = divmod(milliseconds(seconds), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{rest:03}"
+
+
+def srt(transcript: Transcript) -> str:
+    """SubRip subtitles."""
+    blocks = (
+        f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n" + "\n".join(cue.lines)
+        for number, cue in enumerate(cues(transcript), start=1)
+    )
+    return "\n\n".join(blocks)
+
+
+def vtt(transcript: Transcript) -> str:
+    """WebVTT subtitles (W3C), `&`, `<` and `>` escaped."""
+    escapes = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+    blocks = (
+        f"{clock(cue.start, '.')} --> {clock(cue.end, '.')}\n"
+        + "\n".join(cue.lines).translate(escapes)
+        for cue in cues(transcript)
+    )
+    return "\n\n".join(["WEBVTT", *blocks])
