@@ -7,7 +7,7 @@ pause: greedy search finds what it finds in one piece, beam search begins anew a
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +18,13 @@ from torch import Tensor
 from common.alignment import Span, group_words, path_units, path_words
 from common.audio import SAMPLE_RATE, stream_array, stream_recording
 from common.dataset import AudioBatch, pad
-from common.decoding import Decoder
+from common.decoding import Decoder, DecodingOptions
 from common.errors import UserError
 from common.timed_words import Transcript, Word
 from common.vocabulary import BLANK, WORD_END, Spelling
 from common.waveform import Waveform
 from common.windows import Window, cut_path, plan_windows
-from tasks.recogniser import Recogniser
+from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 
 Key = TypeVar("Key")
 """Whatever tells a caller's recordings apart."""
@@ -48,6 +48,29 @@ class WindowOptions:
                 f"--overlap_seconds {self.overlap_seconds}: must be from 0 to half of "
                 f"--window_seconds {self.window_seconds}"
             )
+
+
+def load(
+    path: str,
+    device: str | torch.device,
+    batch_size: int,
+    window_seconds: float,
+    overlap_seconds: float,
+    decoding: dict[str, Any],
+) -> "Transcriber":
+    """`wav2vec2.load`; `decoding`: fields of DecodingOptions."""
+    if unknown := sorted(set(decoding) - {field.name for field in fields(DecodingOptions)}):
+        raise UserError(f"load: no argument {unknown[0]}; see inference.py transcribe --help")
+    windows = WindowOptions(window_seconds, overlap_seconds)
+    model = ModelOptions(str(path), batch_size=batch_size)
+    search = DecodingOptions(**decoding)
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+    recogniser = Recogniser.read(model.checkpoint, device)
+    decoder = prepare_decoder(search, recogniser.vocabulary)
+    return Transcriber(recogniser, decoder, windows, model.batch_size)
 
 
 class Hearing:
@@ -141,13 +164,12 @@ class Transcriber:
     ):
         windows = windows or WindowOptions()
         self.recogniser, self.decoder, self._batch_size = recogniser, decoder, batch_size
-        group = recogniser.frame_samples * recogniser.shortening
-        seconds = group / SAMPLE_RATE
-        self.length = max(round(windows.window_seconds / seconds), 2) * recogniser.shortening
+        seconds = recogniser.frame_samples * recogniser.shortening / SAMPLE_RATE
+        length = max(round(windows.window_seconds / seconds), 2)
+        overlap = min(round(windows.overlap_seconds / seconds), length // 2)
+        self.length = length * recogniser.shortening
         """Frames of a window."""
-        self.overlap = min(
-            round(windows.overlap_seconds / seconds) * recogniser.shortening, self.length // 2
-        )
+        self.overlap = overlap * recogniser.shortening
         """Frames that neighbours share."""
 
     def transcribe(self, audio: Any, rate: int | None = None) -> Transcript:

@@ -1,1 +1,29 @@
 """The wav2vec 2.0 model, as the paper (arXiv 2006.11477) describes it."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.transcriber import Transcriber
+
+__version__ = "0.1.0"
+
+
+def load(
+    path: str,
+    device: str = "cpu",
+    *,
+    batch_size: int = 8,
+    window_seconds: float = 30.0,
+    overlap_seconds: float = 4.0,
+    **decoding: Any,
+) -> "Transcriber":
+    """A fine-tuned checkpoint, ready to `transcribe(array, rate)`: docs/python.md.
+
+    `path`: any checkpoint that `inference.py` takes; `device` as torch names it.  The other
+    arguments are the flags of `inference.py transcribe`, such as `decoder="beam", lm="4.arpa"`.
+    UserError (a ValueError) in one line for what is missing or does not fit.
+    """
+    # The one door that leads out of this package: importing it costs no more than the model.
+    from tasks.transcriber import load
+
+    return load(path, device, batch_size, window_seconds, overlap_seconds, decoding)

@@ -7,9 +7,20 @@ import re
 import numpy as np
 import pytest
 
-from common.alignment import Span, align, fill_gaps, frames_needed, group_words, textgrid
+from common.alignment import (
+    Span,
+    align,
+    fill_gaps,
+    frames_needed,
+    group_words,
+    path_units,
+    path_words,
+    textgrid,
+)
 from common.errors import UserError
-from common.vocabulary import BLANK, Spelling
+from common.vocabulary import BLANK, Spelling, Vocabulary
+
+LETTERS = Vocabulary(["|", "A", "B"])
 
 
 def random_log_probabilities(seed: int, frames: int, units: int) -> np.ndarray:
@@ -84,3 +95,34 @@ def test_textgrid_is_contiguous_and_doubles_quotes():
         assert bounds[1:-1:2] == bounds[2::2]
     assert fill_gaps([(0.0, 1.0, "A")], 1.0) == [(0.0, 1.0, "A")]
     assert fill_gaps([], 1.0) == [(0.0, 1.0, "")]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_greedy_path_is_the_alignment_of_what_it_spells(seed):
+    values = random_log_probabilities(seed, 40, 7)
+    values[:, 1:4] -= 100  # special symbols
+    path = values.argmax(axis=1)
+    found = list(path_units(path, values.max(axis=1), LETTERS))
+    ids = LETTERS.encode(" ".join(span.text for span in found))
+    expected = align(values, ids)
+    assert [(s.start, s.end) for s in found] == [(start, end) for start, end, _ in expected]
+    assert [s.score for s in found] == pytest.approx([score for *_, score in expected])
+
+
+def test_special_symbols_and_empty_paths():
+    path = np.array([1, 0, 5, 5, 2, 3])
+    found = list(path_units(path, np.log(np.array([1, 1, 0.5, 0.125, 1, 0.3])), LETTERS))
+    assert [(s.text, s.start, s.end) for s in found] == [("A", 2, 4), ("<unk>", 5, 6)]
+    assert [s.score for s in found] == pytest.approx([0.25, 0.3])
+    assert list(path_units(path[:0], np.empty(0), LETTERS)) == []
+
+
+def test_a_lexicons_words_on_a_path():
+    path = np.array([0, 5, 0, 6, 4, 4, 0, 4, 5, 5, 4, 0])
+    scores = np.log(np.linspace(0.1, 0.9, 12))
+    first, second = path_words(path, scores, ["AB", "A"], [4, 10], [BLANK, 4])
+    assert (first.text, first.start, first.end) == ("AB", 1, 4)
+    assert (second.text, second.start, second.end) == ("A", 8, 10)
+    assert first.score == pytest.approx(math.exp((scores[1] + scores[3]) / 2))
+    (word,) = path_words(path, scores, ["PAUSE"], [5], [BLANK, 4, 5, 6])
+    assert (word.start, word.end) == (5, 6)

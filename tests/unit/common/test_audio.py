@@ -4,8 +4,19 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from common.audio import SAMPLE_RATE, normalize, read_recording, read_utterance, resample
+from common import audio
+from common.audio import (
+    SAMPLE_RATE,
+    normalize,
+    read_recording,
+    read_utterance,
+    resample,
+    resample_blocks,
+    stream_array,
+    stream_recording,
+)
 from common.errors import UserError
 
 
@@ -204,3 +215,88 @@ def test_without_av_its_formats_say_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.m4a").write_bytes(b"not what libsndfile reads")
     with pytest.raises(UserError, match=r"x\.m4a: .*pip install av"):
         read_recording(tmp_path / "x.m4a")
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 48_000])
+def test_streaming_is_resampling_at_once(rate, monkeypatch):
+    import soxr
+
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * rate + 7).astype(np.float32)
+    whole = soxr.resample(noise, rate, SAMPLE_RATE, quality="HQ")
+    blocks = np.split(noise, [1, 1, 5000, 70_000])
+    streamed = np.concatenate([*resample_blocks(blocks, rate)])
+    assert len(streamed) == len(whole)
+    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    np.testing.assert_allclose(np.concatenate([*stream_array(noise, rate)]), whole, atol=1e-6)
+
+
+def test_a_recording_comes_in_blocks(tmp_path):
+    left = np.random.default_rng(0).uniform(-0.5, 0.5, 200_000)
+    soundfile.write(tmp_path / "r.wav", np.stack([left, 0 * left], axis=1), SAMPLE_RATE)
+    blocks = [*stream_recording(tmp_path / "r.wav")]
+    assert len(blocks) > 2 and max(map(len, blocks)) <= audio.BLOCK
+    np.testing.assert_allclose(np.concatenate(blocks), left / 2, atol=1 / 32768)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: x,
+        lambda x: x.astype(np.float64),
+        lambda x: np.stack([x, x], axis=1),
+        lambda x: (x * 32768).astype(np.int16),
+        lambda x: (x * 2**31).astype(np.int32),
+        lambda x: (x * 32768 + 32768).astype(np.uint16),
+        torch.from_numpy,
+        lambda x: torch.from_numpy(x).double().requires_grad_(),
+        lambda x: (torch.from_numpy(x) * 32768).short(),
+    ],
+)
+def test_arrays_of_any_type(convert):
+    x = tone().astype(np.float32)
+    found = np.concatenate([*stream_array(convert(x), SAMPLE_RATE)])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, x, atol=1 / 32768)
+
+
+def test_half_precision_arrays():
+    x = tone().astype(np.float32)
+    for given in (x.astype(np.float16), torch.from_numpy(x).bfloat16()):
+        found = np.concatenate([*stream_array(given, SAMPLE_RATE)])
+        np.testing.assert_allclose(found, x, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros((2, 16_000)), 16_000, r"\[2, 16000\] has 16000 channels"),
+        (np.zeros((5, 2, 2)), 16_000, r"give numbers as \[samples\]"),
+        (np.array(["a"]), 16_000, "give numbers"),
+        (np.zeros(0), 16_000, "holds no samples"),
+        (np.zeros(10), 0, "sample rate 0 Hz"),
+        (np.full(10, np.nan), 16_000, "holds NaN"),
+    ],
+)
+def test_arrays_that_are_no_audio(samples, rate, message):
+    with pytest.raises(UserError, match=message):
+        list(stream_array(samples, rate))
+
+
+def test_damage_on_the_way(tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20 * SAMPLE_RATE)
+    soundfile.write(tmp_path / "w.flac", noise, SAMPLE_RATE)
+    data = (tmp_path / "w.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"the call: damaged or truncated, .* after [89]\.\d s"):
+        list(stream_recording(tmp_path / "cut.flac", "the call"))
+
+
+def test_headers_of_pipes_are_read_to_the_end(tmp_path):
+    """What writes wav into a pipe cannot go back and say how long it became."""
+    soundfile.write(tmp_path / "p.wav", tone(), SAMPLE_RATE)
+    data = bytearray((tmp_path / "p.wav").read_bytes())
+    place = data.index(b"data") + 4
+    data[4:8] = data[place : place + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "p.wav").write_bytes(data)
+    np.testing.assert_allclose(read_recording(tmp_path / "p.wav"), tone(), atol=1 / 32768)

@@ -4,11 +4,14 @@ import gzip
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from common import beam_search
+from common.alignment import Span, align_units, group_words, path_units, path_words
 from common.beam_search import arpa_words, build_decoder
 from common.decoding import DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
@@ -273,3 +276,33 @@ def test_a_model_in_another_encoding(tmp_path):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match="latin.arpa: not UTF-8 text"):
         arpa_words(str(path))
+
+
+def test_the_best_path_is_the_alignment_of_the_hypothesis(flashlight, tmp_path):
+    """Times come from the search itself; exact Viterbi gives the same frames."""
+    (tmp_path / "words.txt").write_text("AB\nBA\nA\n")
+    lm = write_arpa(tmp_path / "letters.arpa", bigrams(["A", "B", "|"], [("A", "B")]))
+    separator = LETTERS.encode("|")[0]
+    for seed, flags in itertools.product(
+        range(5), [{"lexicon": str(tmp_path / "words.txt")}, {"lm": str(lm), "lm_weight": 0.5}]
+    ):
+        logits = random_logits(seed, 12, len(LETTERS))
+        if "lexicon" in flags:  # whose search may say the separator more often than the words have
+            said = "_ A A B | _ B A A _ | _".replace("_", LETTERS.symbols[BLANK]).split()
+            logits[0, range(12), LETTERS.encode(" ".join(said))] += 6
+        values = logits[0].log_softmax(dim=-1).numpy()
+        (found,) = build_decoder(wide(**flags), LETTERS)[0](logits, [12])
+        expected = align_units(values, LETTERS.encode(" ".join(found.units)), found.units)
+        path = np.array(found.path)
+        assert len(path) == 12
+        own = values[np.arange(12), path]
+        if found.ends is None:
+            assert list(path_units(path, own, LETTERS)) == [approximately(s) for s in expected]
+        else:
+            timed = path_words(path, own, found.words.split(), found.ends, [BLANK, separator])
+            words = group_words(expected, Spelling.LETTERS)
+            assert list(timed) == [approximately(word) for word in words]
+
+
+def approximately(span: Span) -> Span:
+    return replace(span, score=pytest.approx(span.score, rel=1e-5))
