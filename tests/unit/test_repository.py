@@ -167,3 +167,12 @@ SHELL = sorted([*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "scripts").rglob("*.
 def test_scripts_parse(script):
     result = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_installation_asks_for_the_requirements_and_torch():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    asked = re.findall(r'"(.*?)"', re.search(r"\ndependencies = \[(.*?)\n\]", text, re.DOTALL)[1])
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = [line for line in lines if line and not line.startswith("#")]
+    torch, *others = asked
+    assert torch.startswith("torch>=") and others == required

@@ -1,0 +1,303 @@
+"""`inference.py transcribe`: lengths, inputs, outputs, bad input.
+
+The model is a random trunk with a fitted output layer: it hears the words of `say`, untrained.
+"""
+
+import io
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import inference
+from common import checkpoint
+from common.audio import SAMPLE_RATE, normalize
+from common.error_rate import ErrorCounts
+from common.vocabulary import BLANK, Vocabulary
+from tests.integration.conftest import WORDS, say
+from tests.integration.test_bad_input import one_line
+from utils import measure_transcription
+from wav2vec2.config import MINI, Hourglass, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import native
+
+LETTERS = Vocabulary(["|", *sorted(set("".join(WORDS)))])
+WORD, PAUSE = 0.25, 0.15
+"""Seconds."""
+
+
+def speech(words: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Random words with pauses between them: audio, and the words."""
+    generator = np.random.default_rng(seed)
+    said = [WORDS[i] for i in generator.integers(len(WORDS), size=words)]
+    pause = np.zeros(int(PAUSE * SAMPLE_RATE))
+    audio = np.concatenate([part for word in said for part in (say(word), pause)])
+    return (audio + 0.01 * generator.standard_normal(len(audio))).astype(np.float32), said
+
+
+def said_by_frame(said: list[str], frames: int) -> torch.Tensor:
+    """The unit of each frame, `[frames]`; blanks between."""
+    units = torch.full((frames,), BLANK)
+    at = 0.0
+    for word in said:
+        for symbol, seconds in [*((letter, WORD / len(word)) for letter in word), ("|", PAUSE)]:
+            units[round(at * 50) : round((at + seconds) * 50) - 1] = LETTERS.encode(symbol)[0]
+            at += seconds
+    return units
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Flags of the checkpoint."""
+    torch.manual_seed(0)
+    architecture = replace(MINI, hourglass=Hourglass(1, 2, 2, 1))
+    network = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(LETTERS)).eval()
+    contexts, units = [], []
+    network.proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0][0]))
+    with torch.no_grad():
+        for seed in range(1, 13):
+            audio, said = speech(15 if seed % 2 else 150, seed)
+            network(torch.from_numpy(normalize(audio))[None])
+            units.append(said_by_frame(said, len(contexts[-1])))
+    inputs = torch.cat(contexts).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    targets = 12 * torch.nn.functional.one_hot(torch.cat(units), len(LETTERS)).double()
+    ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1])
+    weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
+    with torch.no_grad():
+        network.proj.weight.copy_(weights[:-1].T)
+        network.proj.bias.copy_(weights[-1])
+    path = tmp_path_factory.mktemp("model") / "fitted.pt"
+    content = native.ctc_content(architecture, LETTERS, "ltr")
+    checkpoint.save(path, {**content, "model": network.state_dict()})
+    return ["--checkpoint", path, "--cpu"]
+
+
+def write(path, words=10, seed=0, rate=SAMPLE_RATE):
+    audio, _ = speech(words, seed)
+    soundfile.write(path, audio, rate)
+    return path
+
+
+@pytest.fixture
+def transcribe(model, command):
+    """Run the command; standard output, after exit code 0."""
+
+    def run(*arguments):
+        code, out, err = command(inference.main, "transcribe", *model, *arguments)
+        assert code == 0, err
+        return out
+
+    return run
+
+
+def words_of(line):
+    return line.rstrip("\n").split("\t")[1].split()
+
+
+def errors(hypothesis, reference):
+    return ErrorCounts().add(hypothesis, reference) / len(reference)
+
+
+def test_windows_cost_few_words(transcribe, tmp_path):
+    """A minute in windows against the minute in one piece, and both against what was said."""
+    audio, said = speech(151, seed=99)
+    assert len(audio) > 60 * SAMPLE_RATE
+    soundfile.write(tmp_path / "a.flac", audio, SAMPLE_RATE)
+    whole = words_of(transcribe(tmp_path / "a.flac", "--window_seconds", 100))
+    assert errors(whole, said) < 0.3
+    for flags in ([], ["--window_seconds", 10], ["--window_seconds", 7, "--overlap_seconds", 3]):
+        windowed = words_of(transcribe(tmp_path / "a.flac", *flags))
+        assert errors(windowed, whole) < 0.06 and errors(windowed, said) < 0.3
+
+
+def test_a_short_file_is_heard_whole(transcribe, tmp_path):
+    write(tmp_path / "a.wav")
+    lines = {
+        transcribe(tmp_path / "a.wav", "--window_seconds", seconds, "--overlap_seconds", 1)
+        for seconds in (4.1, 30, 300)
+    }
+    assert len(lines) == 1 and len(words_of(lines.pop())) >= 8
+
+
+def test_batches_change_nothing(transcribe, tmp_path):
+    files = [write(tmp_path / f"{n}.wav", words, seed=n) for n, words in enumerate((3, 40, 7, 22))]
+    windows = ["--window_seconds", 5, "--overlap_seconds", 2]
+    outputs = {transcribe(*windows, "--batch_size", size, *files) for size in (1, 3, 8)}
+    assert len(outputs) == 1
+    assert [line.split("\t")[0] for line in outputs.pop().splitlines()] == list(map(str, files))
+    alone = [transcribe(*windows, file) for file in files]
+    assert "".join(alone) in {transcribe(*windows, *files)}
+
+
+def test_json_words_are_in_order_and_near_where_they_were_said(transcribe, tmp_path):
+    audio, said = speech(60, seed=5)
+    soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
+    flags = ["--format", "json", "--window_seconds", 6, "--overlap_seconds", 2]
+    (line,) = transcribe(*flags, tmp_path / "a.wav").splitlines()
+    found = json.loads(line)
+    assert found["file"] == str(tmp_path / "a.wav") and found["duration"] == len(audio) // 16 / 1000
+    assert found["text"].split() == [word["text"] for word in found["words"]]
+    edges = [word[edge] for word in found["words"] for edge in ("start", "end")]
+    assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= found["duration"]
+    assert all(0 < word["confidence"] <= 1 for word in found["words"])
+    truth = [(word, n * (WORD + PAUSE)) for n, word in enumerate(said)]
+    hits = sum(
+        any(word["text"] == text and abs(word["start"] - at) < 0.1 for text, at in truth)
+        for word in found["words"]
+    )
+    assert hits >= 0.8 * len(said)
+
+
+def test_confidence_tells_right_words_from_wrong_ones(transcribe, tmp_path):
+    audio, said = speech(150, seed=7)
+    soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
+    words = json.loads(transcribe("--format", "json", tmp_path / "a.wav"))["words"]
+    right = [w["confidence"] for w in words if w["text"] in WORDS]
+    wrong = [w["confidence"] for w in words if w["text"] not in WORDS]
+    assert right and wrong and np.mean(right) > np.mean(wrong)
+
+
+def test_subtitles(transcribe, tmp_path):
+    write(tmp_path / "a.wav", words=50)
+    srt = transcribe("--format", "srt", tmp_path / "a.wav")
+    assert srt.startswith("1\n00:00:00,") and "\n2\n" in srt and srt.endswith("\n")
+    vtt = transcribe("--format", "vtt", tmp_path / "a.wav")
+    assert vtt.startswith("WEBVTT\n\n00:00:00.")
+    assert vtt.count(" --> ") == srt.count(" --> ") > 2
+
+
+def test_folders_filelists_and_output_files(transcribe, tmp_path):
+    folder = tmp_path / "audio"
+    (folder / "sub").mkdir(parents=True)
+    write(folder / "b.wav", seed=1)
+    write(folder / "sub" / "a.flac", seed=2)
+    write(folder / ".hidden.wav")
+    (folder / "notes.txt").write_text("no audio")
+    printed = transcribe(folder)
+    names = [line.split("\t")[0] for line in printed.splitlines()]
+    assert names == [str(folder / "b.wav"), str(folder / "sub" / "a.flac")]
+    texts = [line.split("\t")[1] for line in printed.splitlines()]
+    assert len(set(texts)) == 2 and all(texts)
+
+    out = transcribe(folder, "--output_dir", tmp_path / "o", "--format", "text")
+    assert out == f"2 of 2 recordings transcribed in {tmp_path / 'o'}\n"
+    assert (tmp_path / "o" / "b.txt").read_text() == texts[0] + "\n"
+    assert (tmp_path / "o" / "sub_a.txt").read_text() == texts[1] + "\n"
+    for format in ("json", "srt", "vtt"):
+        transcribe(folder, "--output_dir", tmp_path / "o", "--format", format)
+        assert {p.name for p in (tmp_path / "o").glob(f"*.{format}")} == {
+            f"b.{format}",
+            f"sub_a.{format}",
+        }
+
+    (tmp_path / "list.txt").write_text(f"audio/b.wav\n\n{folder}/sub/a.flac\n")
+    (tmp_path / "some.tsv").write_text(f"{folder}\nb.wav\t64000\nsub/a.flac\t64000\n")
+    for filelist in ("list.txt", "some.tsv"):
+        listed = transcribe("--filelist", tmp_path / filelist)
+        assert [line.split("\t")[1] for line in listed.splitlines()] == texts
+
+
+class Piped(io.BytesIO):
+    """Standard input that cannot be moved in."""
+
+    def seekable(self):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate"), [("wav", 8000), ("flac", SAMPLE_RATE), ("ogg", 44_100)]
+)
+def test_standard_input(transcribe, tmp_path, monkeypatch, suffix, rate):
+    path = write(tmp_path / f"a.{suffix}", rate=rate)
+    (from_file,) = transcribe(path).splitlines()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Piped(path.read_bytes())))
+    assert transcribe("-") == "-\t" + from_file.split("\t")[1] + "\n"
+
+
+def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path, command):
+    av = pytest.importorskip("av")
+    write(tmp_path / "good.wav")
+    soundfile.write(tmp_path / "short.wav", np.zeros(160), SAMPLE_RATE)
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0), SAMPLE_RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(32_000, np.nan), SAMPLE_RATE, subtype="FLOAT")
+    (tmp_path / "junk.m4a").write_bytes(bytes(range(256)) * 40)
+    write(tmp_path / "whole.flac", words=40)
+    data = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    with av.open(str(tmp_path / "mute.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    bad = {
+        "gone.wav": "cannot be opened",
+        "empty.wav": "the file is empty",
+        "zero.wav": "holds no samples",
+        "nan.wav": "holds NaN",
+        "junk.m4a": "not decodable audio",
+        "cut.flac": "damaged or truncated",
+        "mute.mp4": "holds no audio stream",
+    }
+    files = [tmp_path / name for name in ("short.wav", *bad, "good.wav")]
+    code, out, err = command(inference.main, "transcribe", *model, *files)
+    assert code == 1
+    short, good = out.splitlines()
+    assert short == f"{tmp_path / 'short.wav'}\t" and len(words_of(good)) >= 8
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    for line, (name, message) in zip(said, bad.items(), strict=True):
+        assert f"{tmp_path / name}: {message}" in line
+    # Listed at the end all the same where nothing is left, or where each has a file of its own.
+    code, out, err = command(inference.main, "transcribe", *model, tmp_path / "gone.wav")
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    flags = ["--format", "json", "--output_dir", tmp_path / "o"]
+    code, out, err = command(inference.main, "transcribe", *model, *flags, *files)
+    assert code == 1 and out.startswith("2 of 9 recordings")
+    empty = json.loads((tmp_path / "o" / "short.json").read_text())
+    assert empty["text"] == "" and empty["words"] == [] and empty["duration"] == 0.01
+
+
+def test_what_cannot_work_is_said_before_anything_is_heard(model, tmp_path, command, monkeypatch):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "a").mkdir()
+    audio = [write(tmp_path / "x.wav"), write(tmp_path / "a" / "x.wav")]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    for arguments, parts in [
+        ([], ["give recordings"]),
+        ([tmp_path / "none"], ["none: a folder without audio"]),
+        (["-", "-"], ["standard input can be read once"]),
+        (["--format", "srt", *audio], ["--format srt: 2 recordings", "--output_dir"]),
+        (["--output_dir", tmp_path / "o", *audio], ["would both be called x"]),
+        (["--output_dir", tmp_path / "file", audio[0]], ["cannot be written"]),
+        (["--filelist", tmp_path / "gone.txt"], ["--filelist", "cannot be read"]),
+        (["--filelist", tmp_path / "file"], ["names no recording"]),
+        (["--filelist", tmp_path / "gone.tsv"], ["gone.tsv: no such file"]),
+        (["--window_seconds", 0.1, audio[0]], ["--window_seconds 0.1"]),
+        (["--overlap_seconds", 20, audio[0]], ["--overlap_seconds 20"]),
+    ]:
+        one_line(command(inference.main, "transcribe", *model, *arguments), *parts)
+    code, out, err = command(inference.main, "transcribe", *model, "-")
+    assert code == 1 and "standard input: the file is empty" in err
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    """Three hours in one process take what ten minutes take."""
+    measure_transcription.write_model(tmp_path / "mini.pt", "mini")
+    peaks = {}
+    for minutes in (10, 180):
+        measure_transcription.write_noise(tmp_path / "a.flac", minutes)
+        peaks[minutes] = measure_transcription.measure(
+            tmp_path / "mini.pt", tmp_path / "a.flac", tmp_path / "o", ["--cpu"]
+        ).peak
+    words = json.loads((tmp_path / "o" / "a.json").read_text())
+    assert words["duration"] == 180 * 60
+    assert peaks[180] < 2560 and peaks[180] < peaks[10] + 300, peaks
