@@ -83,7 +83,9 @@ class Hearing:
         self._frames = 0
         self._path: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
-        self._words: list[str] | None = None
+        # A lexicon's words and the frames that complete them, if the search has a lexicon.
+        self._of_lexicon = False
+        self._words: list[str] = []
         self._ends: list[int] = []
 
     def windows(self) -> list[Window]:
@@ -111,7 +113,8 @@ class Hearing:
         self._path.append(path.to(torch.int32).numpy())
         self._scores.append(scores.numpy())
         if heard.ends is not None:
-            self._words = [*(self._words or []), *heard.words.split()]
+            self._of_lexicon = True
+            self._words += heard.words.split()
             self._ends += [self._frames + end for end in heard.ends]
         self._frames += len(logits)
 
@@ -121,7 +124,7 @@ class Hearing:
         path = np.concatenate([np.empty(0, np.int32), *self._path])
         scores = np.concatenate([np.empty(0, np.float32), *self._scores])
         vocabulary = self._transcriber.recogniser.vocabulary
-        if self._words is not None:
+        if self._of_lexicon:
             separators = [BLANK]
             if vocabulary.spelling is Spelling.LETTERS:
                 separators += vocabulary.encode(WORD_END)

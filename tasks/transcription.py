@@ -107,8 +107,11 @@ def find_recordings(files: Sequence[str], filelist: str) -> list[Recording]:
         found += listed(Path(filelist))
     if not found:
         raise UserError("give recordings, folders of them, - for standard input, or --filelist")
-    if [recording.source for recording in found].count(STANDARD_INPUT) > 1:
+    piped = [recording.source for recording in found].count(STANDARD_INPUT)
+    if piped > 1:
         raise UserError("-: standard input can be read once only")
+    if piped and sys.stdin.isatty():
+        raise UserError("-: standard input is a terminal; pipe a recording into it")
     return found
 
 
@@ -142,8 +145,6 @@ def read(recording: Recording) -> Waveform:
 
 def read_stream(stream: BinaryIO) -> Waveform:
     """A recording that is piped in.  Decoders want to move in it, so it goes to disk first."""
-    if stream.isatty():
-        raise UserError("-: standard input is a terminal; pipe a recording into it")
     with tempfile.NamedTemporaryFile() as file:
         try:
             shutil.copyfileobj(stream, file)

@@ -162,6 +162,31 @@ def test_confidence_tells_right_words_from_wrong_ones(transcribe, tmp_path):
     assert right and wrong and np.mean(right) > np.mean(wrong)
 
 
+def test_a_lexicon_searches_long_recordings_from_pause_to_pause(transcribe, tmp_path):
+    reason = "pip install -r requirements-decode.txt"
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason=reason, exc_type=ImportError)
+    audio, said = speech(100, seed=11)
+    soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
+    (tmp_path / "words.txt").write_text("\n".join(WORDS))
+    windows = ["--window_seconds", 6, "--overlap_seconds", 2]
+    beam = ["--decoder", "beam", "--lexicon", tmp_path / "words.txt", "--format", "json"]
+    greedy = words_of(transcribe(*windows, tmp_path / "a.wav"))
+    whole = json.loads(transcribe(*beam, "--window_seconds", 60, tmp_path / "a.wav"))
+    found = json.loads(transcribe(*beam, *windows, tmp_path / "a.wav"))
+    text = found["text"].split()
+    assert set(text) <= set(WORDS) and errors(text, said) < errors(greedy, said)
+    assert errors(text, whole["text"].split()) < 0.05
+    assert [word["text"] for word in found["words"]] == text
+    edges = [word[edge] for word in found["words"] for edge in ("start", "end")]
+    assert edges == sorted(edges) and edges[-1] <= found["duration"]
+    starts = [n * (WORD + PAUSE) for n in range(len(said))]
+    near = sum(
+        any(word["text"] == text and abs(word["start"] - at) < 0.1 for word in found["words"])
+        for text, at in zip(said, starts)
+    )
+    assert near >= 0.9 * len(said)
+
+
 def test_subtitles(transcribe, tmp_path):
     write(tmp_path / "a.wav", words=50)
     srt = transcribe("--format", "srt", tmp_path / "a.wav")
@@ -286,6 +311,8 @@ def test_what_cannot_work_is_said_before_anything_is_heard(model, tmp_path, comm
         one_line(command(inference.main, "transcribe", *model, *arguments), *parts)
     code, out, err = command(inference.main, "transcribe", *model, "-")
     assert code == 1 and "standard input: the file is empty" in err
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    one_line(command(inference.main, "transcribe", *model, "-"), "-: standard input is a terminal")
 
 
 @pytest.mark.long
