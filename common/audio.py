@@ -49,7 +49,9 @@ def normalize(waveform: np.ndarray) -> np.ndarray:
     Large models were trained on input normalised so (before cropping, eps 1e-5 in the root).
     """
     wide = waveform.astype(np.float64)
-    return ((wide - wide.mean()) / np.sqrt(wide.var() + NORMALIZE_EPS)).astype(np.float32)
+    wide -= wide.mean()
+    variance = np.square(wide).mean()  # what var() computes, which would take the mean again
+    return np.divide(wide, np.sqrt(variance + NORMALIZE_EPS), out=wide).astype(np.float32)
 
 
 def _open(path: str) -> io.BytesIO | str:

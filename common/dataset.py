@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.audio import SAMPLE_RATE, normalize, read_utterance
+from common.audio import SAMPLE_RATE, normalize
 from common.batching import GroupRequest
 from common.errors import UserError
 from common.manifest import Utterance
+from common.packed import read_audio
 from common.randomness import numpy_generator
 from common.signals import ignore_in_worker
 
@@ -125,28 +126,30 @@ class UtteranceDataset(Dataset):
     def load(self, request: GroupRequest) -> AudioBatch:
         """The batch of `request`.  Raises UserError for audio that cannot be used."""
         numbers = [n for sub_batch in request.sub_batches for n in sub_batch]
-        waveforms = [self._waveform(n) for n in numbers]
-        limit = self.max_samples or max(map(len, waveforms))
+        lengths = [self.utterances[n].samples for n in numbers]
+        limit = self.max_samples or max(lengths)
         if self.crop:
-            limit = min(limit, min(map(len, waveforms)))
+            limit = min(limit, *lengths)
+        kept = [min(length, limit) for length in lengths]
 
-        rows: list[np.ndarray] = []
+        waveforms = np.zeros((len(numbers), max(kept)), dtype=np.float32)
         draws = []
+        filled = 0
         for position, sub_batch in enumerate(request.sub_batches):
             key = self._key(request, position)
             offsets = numpy_generator("crop", *key)
-            cropped = []
-            for waveform in waveforms[len(rows) : len(rows) + len(sub_batch)]:
-                start = int(offsets.integers(0, max(len(waveform) - limit, 0) + 1))
-                cropped.append(waveform[start : start + limit])
-            rows += cropped
+            rows = range(filled, filled + len(sub_batch))
+            for row, number in zip(rows, sub_batch):
+                start = int(offsets.integers(0, lengths[row] - kept[row] + 1))
+                waveforms[row, : kept[row]] = self._waveform(number, start, kept[row])
             if self.draw is not None:
-                draws.append(self.draw([len(row) for row in cropped], key))
+                draws.append(self.draw([kept[row] for row in rows], key))
+            filled = rows.stop
 
         return AudioBatch(
             ids=[self.utterances[n].id for n in numbers],
-            waveforms=pad(rows),
-            lengths=torch.tensor([len(row) for row in rows]),
+            waveforms=torch.from_numpy(waveforms),
+            lengths=torch.tensor(kept),
             key=self._key(request, 0),
             corpus=request.corpus,
             labels=[self.labels[n] for n in numbers] if self.labels else [],
@@ -156,10 +159,12 @@ class UtteranceDataset(Dataset):
     def _key(self, request: GroupRequest, position: int) -> tuple[int, ...]:
         return (self.seed, request.epoch, request.sub_batch_number(position))
 
-    def _waveform(self, number: int) -> np.ndarray:
+    def _waveform(self, number: int, start: int, count: int) -> np.ndarray:
         utterance = self.utterances[number]
-        waveform = read_utterance(utterance.path, utterance.samples)
-        return normalize(waveform) if self.normalize_input else waveform
+        if not self.normalize_input:
+            return read_audio(utterance.path, utterance.samples, start, count)
+        whole = read_audio(utterance.path, utterance.samples)
+        return normalize(whole)[start : start + count]
 
 
 class _Requests:

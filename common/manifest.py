@@ -1,8 +1,9 @@
 """Filelists: which audio files a subset holds, and the labels that go with them.
 
 `<subset>.tsv` holds the root folder in its first line, then one utterance a line:
-`relative/path.flac<TAB>number_of_samples`.  `<subset>.wrd` (or `.ltr`, or any other extension)
-holds one line of labels an utterance, in the same order.
+`relative/path.flac<TAB>number_of_samples`.  A root of `.` is the filelist's own folder, which can
+then be moved.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one line of labels an
+utterance, in the same order.
 """
 
 import contextlib
@@ -14,6 +15,9 @@ from pathlib import Path
 from common.errors import UserError
 
 TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
+
+OWN_FOLDER = "."
+"""As a root: the folder that the filelist itself is in."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
     lines = _lines(path)
     if not lines or not lines[0].strip() or "\t" in lines[0]:
         raise UserError(f"{path}:1: the first line must be the audio files' root folder alone")
-    root = Path(lines[0])
+    root = path.parent if lines[0] == OWN_FOLDER else Path(lines[0])
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
