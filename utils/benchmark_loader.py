@@ -11,7 +11,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +113,8 @@ def batch_requests(utterances: Sequence[Utterance]) -> list[GroupRequest]:
 
 
 def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
-    """What is measured -> a function that does it once and returns the seconds of audio."""
+    """What is measured -> a function that does it once, and returns seconds of audio a second."""
     requests = batch_requests(utterances)
-
-    def read() -> float:
-        return sum(len(read_audio(u.path, u.samples)) for u in utterances) / SAMPLE_RATE
 
     def dataset(normalised: bool) -> UtteranceDataset:
         drawn = DrawContrastiveTask(
@@ -132,37 +129,46 @@ def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
             draw=drawn,
         )
 
+    def read() -> float:
+        return rate(len(read_audio(u.path, u.samples)) / SAMPLE_RATE for u in utterances)
+
     def batches(normalised: bool) -> Callable[[], float]:
         source = dataset(normalised)
-        return lambda: sum(source.load(request).audio_seconds for request in requests)
+        return lambda: rate(source.load(request).audio_seconds for request in requests)
 
-    def loader() -> float:
-        with closing(load_batches(dataset(False), requests, workers=1)) as loaded:
-            return sum(batch.audio_seconds for batch in loaded)
+    def worker() -> float:
+        first = requests[0]  # not counted: the worker starts meanwhile
+        with closing(load_batches(dataset(False), [first, *requests], workers=1)) as loaded:
+            next(loaded)
+            return rate(batch.audio_seconds for batch in loaded)
 
     return {
         "read": read,
         "batch": batches(False),
         "normalised": batches(True),
-        "worker": loader,
+        "1 worker": worker,
     }
+
+
+def rate(loaded: Iterable[float]) -> float:
+    """Seconds of audio a second, of an iterable that says how many it has loaded."""
+    start = time.perf_counter()
+    seconds = sum(loaded)
+    return seconds / (time.perf_counter() - start)
 
 
 def measure(
     forms: dict[str, list[Utterance]], rounds: int
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Form -> measure -> (median, spread) of seconds of audio a second; the spread is that of
-    half of the rounds, in percent of the median."""
+    """Form -> measure -> (median, spread) of seconds of audio a second."""
     functions = {form: measures(utterances) for form, utterances in forms.items()}
     rates: dict[str, dict[str, list[float]]] = {form: {} for form in forms}
-    for number in range(rounds + 1):
-        for name in next(iter(functions.values())):
+    for counted in range(rounds + 1):
+        for name in functions[FORMS[0]]:
             for form in forms:
-                start = time.perf_counter()
-                seconds = functions[form][name]()
-                took = time.perf_counter() - start
-                if number:
-                    rates[form].setdefault(name, []).append(seconds / took)
+                found = functions[form][name]()
+                if counted:
+                    rates[form].setdefault(name, []).append(found)
     return {
         form: {name: (statistics.median(values), spread(values)) for name, values in own.items()}
         for form, own in rates.items()
@@ -170,8 +176,9 @@ def measure(
 
 
 def spread(values: Sequence[float]) -> float:
+    """Half the distance between the quartiles, in percent of the median."""
     low, middle, high = np.percentile(values, (25, 50, 75))
-    return 100 * (high - low) / middle
+    return 50 * (high - low) / middle
 
 
 def main() -> None:
@@ -182,19 +189,21 @@ def main() -> None:
         forms = write_forms(Path(name), recordings(options))
         results = measure(forms, options.rounds)
     seconds = sum(u.samples for u in forms["wav"]) / SAMPLE_RATE
-    print(f"{len(forms['wav'])} recordings, {seconds:.0f} s; seconds of audio a second on one core")
-    print("(median of", options.rounds, "rounds in turns; +- half of the rounds' spread)")
-    columns = {"read": "read", "batch": "batch", "normalised": "normalised", "worker": "1 worker"}
-    print("| form | " + " | ".join(columns.values()) + " |")
+    print(
+        f"{len(forms['wav'])} recordings, {seconds:.0f} s; seconds of audio a second on one core, "
+        f"medians of {options.rounds} rounds in turns"
+    )
+    columns = list(results[FORMS[0]])
+    print(f"| form | {' | '.join(columns)} |")
     print("|---|" + "---|" * len(columns))
     for form, own in results.items():
-        cells = (f"{own[c][0]:,.0f} ± {own[c][1] / 2:.0f} %" for c in columns)
-        print(f"| {form} | " + " | ".join(cells) + " |")
+        cells = (f"{own[name][0]:,.0f} ± {own[name][1]:.0f} %" for name in columns)
+        print(f"| {form} | {' | '.join(cells)} |")
     wanted = options.audio_seconds_per_second
     if wanted:
         for form, own in results.items():
-            workers = math.ceil(wanted / own["worker"][0])
-            print(f"{form}: {wanted:,.0f} s of audio a second take {workers} workers")
+            workers = math.ceil(wanted / own["1 worker"][0])
+            print(f"{form}: {wanted:,.0f} s of audio a second take {workers} loader workers")
 
 
 if __name__ == "__main__":

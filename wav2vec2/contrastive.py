@@ -22,8 +22,8 @@ def draw_distractors(
     if masked < 2:
         raise ValueError(f"{masked} masked frames: a distractor needs another masked frame")
     drawn = generator.integers(0, masked - 1, size=(rows, masked, count))
-    own = np.arange(masked)[:, None]
-    return drawn + (drawn >= own)
+    drawn += drawn >= np.arange(masked)[:, None]  # steps over the frame itself
+    return drawn
 
 
 def contrastive_logits(

@@ -25,6 +25,14 @@ def _span_lengths(
     return generator.poisson(span, size=spans)
 
 
+def _covered(positions: int, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Which of `positions` lie in any of the spans first ... end - 1, bool `[positions]`."""
+    begun, ended = (
+        np.bincount(np.minimum(edges, positions), minlength=positions + 1) for edges in (first, end)
+    )
+    return np.cumsum(begun - ended)[:positions] > 0
+
+
 def _mask_row(
     positions: int,
     spans: int,
@@ -44,9 +52,7 @@ def _mask_row(
     # In a short row there are fewer starts than spans: take spans + 1 and cut at the row's end.
     starts = positions - shortest if positions - shortest > spans else spans + 1
     first = generator.choice(starts, spans, replace=False)
-    mask = np.zeros(positions, dtype=bool)
-    for start, length in zip(first, lengths):
-        mask[start : start + length] = True
+    mask = _covered(positions, first, first + lengths)
     if mask.all():
         mask[generator.integers(positions)] = False
     missing = min(min_masked, positions - 1) - np.count_nonzero(mask)

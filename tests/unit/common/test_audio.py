@@ -104,6 +104,8 @@ def test_normalize():
     y = normalize(x)
     np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + 1e-5), rtol=1e-4, atol=1e-5)
     assert not normalize(np.ones(10, dtype=np.float32)).any()
+    wide = x.astype(np.float64)  # and to the bit, as the formula is written
+    assert np.array_equal(y, ((wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)).astype(np.float32))
 
 
 def test_resample_keeps_pitch_and_duration():

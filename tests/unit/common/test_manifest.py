@@ -30,6 +30,15 @@ def test_absolute_paths_and_zip_members_stay(tmp_path):
     assert paths == ["/else/x.wav", "/data/pack.zip:12:34"]
 
 
+def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
+    (tmp_path / "english").mkdir()
+    write(tmp_path / "english", "s.tsv", ".", "a.flac\t5", "/else/x.wav\t5")
+    manifest = read_manifest(tmp_path, "english/s")
+    paths = [str(tmp_path / "english" / "a.flac"), "/else/x.wav"]
+    assert [u.path for u in manifest.utterances] == paths
+    assert manifest.root == tmp_path / "english"
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

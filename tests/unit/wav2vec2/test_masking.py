@@ -7,7 +7,7 @@ from common.training import RunOptions
 from tasks.data import DataOptions
 from tasks.pretraining import CropOptions, PretrainingTask
 from wav2vec2.config import MINI, ContrastiveObjective, Masking, Regularisation
-from wav2vec2.masking import draw_channel_masks, draw_time_masks
+from wav2vec2.masking import _covered, draw_channel_masks, draw_time_masks
 
 
 def time_masks(frames, seed=0, **options):
@@ -18,6 +18,18 @@ def time_masks(frames, seed=0, **options):
 def runs(masked):
     """Lengths of the runs of neighbouring masked frames."""
     return [len(run) for run in np.split(masked, np.flatnonzero(np.diff(masked) != 1) + 1)]
+
+
+def test_spans_that_overlap_are_empty_or_reach_beyond_the_end():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        positions, spans = int(generator.integers(2, 60)), int(generator.integers(1, 12))
+        first = generator.integers(0, positions + 5, size=spans)
+        lengths = generator.integers(0, 15, size=spans)
+        expected = np.zeros(positions, dtype=bool)
+        for start, length in zip(first, lengths):
+            expected[start : start + length] = True
+        assert np.array_equal(_covered(positions, first, first + lengths), expected)
 
 
 def test_spans_have_their_length_and_rows_their_share():
