@@ -203,7 +203,7 @@ def main() -> None:
     if wanted:
         for form, own in results.items():
             workers = math.ceil(wanted / own["1 worker"][0])
-            print(f"{form}: {wanted:,.0f} s of audio a second take {workers} loader workers")
+            print(f"{form}: {wanted:,.0f} s of audio a second take --num_workers {workers}")
 
 
 if __name__ == "__main__":
