@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from common import checkpoint, distributed
+from common import checkpoint, distributed, environment
 from common.checkpoint import Saved
 from common.errors import EXIT_FILE, REASONS, PeerLost, UserError, record_exit, run_command
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
@@ -221,6 +221,9 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
         parameters = sum(p.numel() for p in task.model.parameters())
         distributed.notice(f"{command}: {parameters:,} parameters on {device}")
         optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
+        # One process writes the log.
+        main = distributed.is_main()
+        surroundings = environment.describe(device, distributed.world_size()) if main else {}
         return Trainer(
             task,
             run,
@@ -229,7 +232,7 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
             device,
             precision=options[PrecisionOptions].precision,
             saved=saved,
-            configuration=configuration,
+            configuration={**configuration, "environment": surroundings},
         )
 
     return distributed.together(build_trainer)
