@@ -95,3 +95,4 @@ stage pretrain pretrain_mini
 stage finetune finetune_mini
 stage evaluate evaluate
 "$PYTHON" -m utils.summarise_quickstart "$OUTPUT_DIR"
+"$PYTHON" -m utils.report "$OUTPUT_DIR" --output "$OUTPUT_DIR/report.html"

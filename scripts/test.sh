@@ -16,6 +16,8 @@ prepare_python requirements-test.txt
 # Recordings of people for the tests of the import; without them those tests skip and say so.
 install_debian asterisk-core-sounds-en asterisk-core-sounds-en-g722 asterisk-core-sounds-es-g722 \
     || echo "note: the tests on real recordings will skip" >&2
+# A browser for the test of the report; without it that test skips and says so.
+install_debian chromium || echo "note: the test of the report in a browser will skip" >&2
 # Beam search has wheels for some systems only; without them its tests skip and say so.
 "$PYTHON" -m pip install -q --only-binary :all: -r requirements-decode.txt \
     || echo "note: no wheel of flashlight-text here; the tests of beam search will skip" >&2

@@ -1,0 +1,197 @@
+import json
+import re
+
+import pytest
+
+from common.error_rate import pair_words
+from common.errors import UserError
+from tests.unit.utils.reporting.logs import line, parameters
+from utils.report import collect
+from utils.reporting import tables
+from utils.reporting.page import ASSETS, markdown, page, sections
+from utils.reporting.panels import diagrams, place
+from utils.reporting.plots import plot
+from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
+
+HOSTILE = "</script><script>alert(1)</script><!-- {{data}} \u2028 & | `x` \ud800"
+
+
+def write_run(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "nvlog.json").write_text(text)
+    return folder
+
+
+def pretraining(factor, seconds=1.0, memory=100.0, **more):
+    shape = {"pre": 2, "middle": 8, "factor": factor, "post": 2}
+    architecture = {"codebook_groups": 2, "codebook_entries": 32, "hourglass": shape}
+    if not factor:
+        architecture["hourglass"] = None
+    text = parameters(command="pretrain", architecture=architecture, distractors=100, **more)
+    for update in (1, 2, 3):
+        text += line([1, update, 3], update, **{
+            "train_loss": 6.0 - update, "train_contrastive_loss": 5.0, "train_accuracy": 0.1,
+            "train_code_perplexity": 30.0, "train_audio_s/s": 10.0 / seconds,
+            "train_memory": memory, "train_ntokens": 10.0, "train_lr": 1e-4,
+        })  # fmt: skip
+    return text + line([1], 4.0, val_loss=4.0, val_ema_loss=3.5, train_avg_loss=4.0)
+
+
+def embedded(html):
+    """The data of a page as a browser finds it."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    return json.loads(found[1])
+
+
+def of_title(runs, title):
+    return next(t for _, _, made in sections(runs) for t in made if t.title == title)
+
+
+def test_nothing_that_a_log_says_becomes_html(tmp_path):
+    run = write_run(tmp_path / "<b>run", pretraining(4, note=HOSTILE, **{HOSTILE: HOSTILE}))
+    other = write_run(tmp_path / "other", pretraining(4))
+    result = {"id": HOSTILE, "reference": HOSTILE, "hypothesis": "a " + HOSTILE}
+    (other / "hypotheses_x.jsonl").write_text(json.dumps(result) + "\n")
+    runs, _ = collect([run, other])
+    html = page(runs, [HOSTILE])
+    html.encode()  # can be written
+    fixed = (ASSETS / "page.html").read_text()
+    assert html.count("<script") == fixed.count("<script") and "alert(1)</script>" not in html
+    data = embedded(html)
+    assert data["notes"] == [HOSTILE] and data["runs"] == ["<b>run", "other"]
+    assert data["sections"][0]["evaluations"][0]["shown"][0][0] == HOSTILE
+    text = markdown(runs)
+    text.encode()
+    assert "<script" not in text.replace("\\<", "")
+    assert not re.search(r'(src|href)="(?!data:)', fixed)
+    assert "default-src 'none'" in html
+
+
+def test_diagrams_overlay_runs_and_leave_out_what_lines_say_better(tmp_path):
+    runs, _ = collect(
+        [write_run(tmp_path / "a", pretraining(4)), write_run(tmp_path / "b", pretraining(2))]
+    )
+    shown = {d.panel.title: d for d in diagrams(runs, [0, 1])}
+    assert set(shown) == {"Loss", "Contrastive loss", "Contrastive accuracy", "Code perplexity",
+                          "Audio a second", "Learning rate", "Peak memory"}  # fmt: skip
+    assert [(x.run, x.label) for x in shown["Loss"].lines] == [
+        (run, label) for run in (0, 1) for label in ("train", "validation", "average of weights")
+    ]
+    assert shown["Code perplexity"].band == pytest.approx((12.8, 64))
+    assert shown["Contrastive loss"].level == ("chance", pytest.approx(6.6582, abs=1e-4))
+    assert shown["Contrastive accuracy"].published is None  # of 50,000 updates and more
+
+
+@pytest.mark.parametrize(
+    "metric, title, label",
+    [
+        ("val_dev-fr_wer", "Word error rate", "validation dev-fr"),
+        ("val_raw_wer", "Word error rate, raw", "validation"),
+        ("train_avg_contrastive_loss", "Contrastive loss", "train, by epoch"),
+        ("train_share_train-fr", "Share of the audio", "train-fr"),
+        ("val_ema_uer", "Unit error rate", "average of weights"),
+        ("train_ntokens", None, None),
+    ],
+)
+def test_places(metric, title, label):
+    found = place(metric)
+    assert (found and (found[0].title, found[1])) == (title and (title, label))
+
+
+def test_tables(tmp_path):
+    plain = write_run(tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1))
+    short = write_run(tmp_path / "short", pretraining(4, memory=120.0, seed=2, bf16=True))
+    runs, _ = collect([plain, short])
+    pooling = {row[0]: row[1:] for row in of_title(runs, "Pooling factor").rows}
+    assert pooling["baseline"] == ["1.00", "100.00 %", "1.00", "100.00 %"]
+    assert pooling["factor 4"] == ["2.00", "60.00 %", "1.37", "62.35 %"]
+    assert pooling["factor 2"][:2] == ["not measured yet"] * 2
+    rows = of_title(runs, "Throughput and memory").rows
+    assert rows[1][:3] == ["short", "bf16", "[2,(8,4),2]"] and rows[0][2] == "none"
+    assert rows[1][4:] == ["10", "2.00", "120", "60.00 %"]
+    different = {row[0]: row[1:] for row in of_title(runs, "Where the configurations differ").rows}
+    assert different["seed"] == ["1", "2"] and "distractors" not in different
+    assert different["architecture.hourglass.factor"] == ["–", "4"]
+    assert "| seed | 1 | 2 |" in markdown(runs)
+    # Without a plain encoder to compare with, nothing is claimed.
+    alone = {row[0]: row[1:] for row in of_title(runs[1:], "Pooling factor").rows}
+    assert alone["factor 4"][:2] == ["not measured yet"] * 2
+
+
+def test_nvidias_log(tmp_path):
+    text = parameters(hourglass_transformer="[2, (8, 4), 2]", bf16=True, latent_groups=2,
+                      latent_vars=320, num_negatives=100)  # fmt: skip
+    text += line([1, 50, 100], train_accuracy=0.4, train_code_perplexity=99.0, **{
+        "train_ntokens/s": 30_000.0})  # fmt: skip
+    text += line([], **{"train_avg_ntokens/s": 37_610.0})
+    text += line([], **{"data+dnn_latency_0_5": 10.0, "data+dnn_latency_0_99": 12.0})
+    runs, _ = collect([write_run(tmp_path / "theirs", text)])
+    assert runs[0].kind == "pretrain"
+    assert of_title(runs, "Throughput and memory").rows[0][2] == "[2,(8,4),2]"
+    latency = of_title(runs, "Latency").rows
+    assert latency[0] == ["theirs", "data+dnn", "–", "10", "–", "–", "–", "12"]
+    assert latency[3][2:] == ["8", "–", "28.7", "40.06", "48.07", "74.59"]
+    (band,) = {d.band for d in diagrams(runs, [0]) if d.panel.ending == "code_perplexity"}
+    assert band == (128, 640)
+
+
+def test_hypotheses(tmp_path):
+    lines = [f"a{n} b c" for n in range(3 * SHOWN)]
+    heard = [text if n % 3 else "x y" if n % 2 else text + " d" for n, text in enumerate(lines)]
+    text = "".join(
+        json.dumps({"id": str(n), "reference": lines[n], "hypothesis": heard[n]}) + "\n"
+        for n in range(3 * SHOWN)
+    )
+    path = tmp_path / "hypotheses_test.jsonl"
+    path.write_text(text + "{half\n")
+    found = read_hypotheses(path)
+    assert (found.subset, found.utterances, found.wrong) == ("test", 3 * SHOWN, SHOWN)
+    shown = [int(key) for key, _ in found.shown]
+    assert shown == sorted({*range(SHOWN), *range(0, 3 * SHOWN, 3)})
+    pairs = dict(found.shown)
+    assert pairs["3"] == pair_words(["x", "y"], ["a3", "b", "c"])
+    assert pairs["6"][-1] == (None, "d")
+    assert found.notes == [f"{path}: 1 lines are no hypotheses; skipped"]
+
+
+def test_folders_of_runs_and_their_names(tmp_path):
+    for name in ("x/pretrain", "y/pretrain", "y/finetune"):
+        write_run(tmp_path / name, pretraining(4))
+    write_run(tmp_path / "y/empty", "")
+    (tmp_path / "y/hypotheses_t.jsonl").write_text('{"id": 1, "reference": "a", "hypothesis": ""}')
+    runs, failures = collect([tmp_path / "x/pretrain", tmp_path / "y"])
+    assert sorted(run.name for run in runs) == ["finetune", "x/pretrain", "y", "y/pretrain"]
+    assert {run.name: run.kind for run in runs}["y"] == "finetune"
+    assert len(failures) == 1 and "is empty" in failures[0]
+    twice, _ = collect([tmp_path / "x/pretrain"] * 2)
+    assert [run.name for run in twice] == ["pretrain (1)", "pretrain (2)"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="none: holds no nvlog.json"):
+        find_runs(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "parameters, precision, shape",
+    [
+        ({}, "–", "–"),
+        ({"precision": "bf16", "ranks": 8, "concat": 4, "accumulate": 2}, "bf16", "8 × 4 × 2"),
+        ({"precision": "fp32", "tf32": True}, "fp32", "–"),
+        ({"precision": "fp32", "tf32": True, "environment": {"cuda": "13.0"}}, "TF32", "–"),
+        ({"fp16": True, "bf16": False}, "fp16", "–"),
+        ({"environment": "hostile", "architecture": [1]}, "–", "–"),
+    ],
+)
+def test_configurations_in_words(parameters, precision, shape):
+    assert (tables.precision(parameters), tables.geometry(parameters)) == (precision, shape)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_figures(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    runs, _ = collect([write_run(tmp_path / "a_$x", pretraining(4))])
+    (path,) = plot(runs, tmp_path, suffix)
+    first = path.read_bytes()
+    assert path.name == f"pre-training.{suffix}" and len(first) > 5_000
+    assert plot(runs, tmp_path, suffix) == [path] and path.read_bytes() == first
+    if suffix == "svg":
+        assert b"Contrastive accuracy" in first and b"validation" in first

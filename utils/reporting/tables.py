@@ -1,0 +1,335 @@
+"""Runs -> the tables of a report, as text: on the page and in markdown they are the same."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from utils.reporting.runs import Run
+
+NOT_MEASURED = "not measured yet"
+NONE = "–"
+
+PUBLISHED_POOLING = {
+    "baseline": (1.00, 100.00),
+    "factor 2": (1.25, 70.98),
+    "factor 3": (1.33, 64.31),
+    "factor 4": (1.37, 62.35),
+    "factor 5": (1.39, 60.00),
+    "factor 6": (1.40, 59.61),
+}
+"""NVIDIA's Base pre-training on one A100, bf16: throughput, and memory in percent."""
+
+PUBLISHED_LATENCY = {
+    1: (10.45, 11.02, 11.41, 12.42),
+    4: (17.69, 21.74, 24.12, 35.80),
+    8: (28.70, 40.06, 48.07, 74.59),
+    16: (58.82, 88.78, 117.40, 151.37),
+}
+"""Batch size -> mean, p90, p95, p99 in ms: NVIDIA's on one A100, test-other, bf16."""
+
+RATES = (
+    ("audio_s/s", "audio, s/s"),
+    ("frames/s", "frames/s"),
+    ("ntokens/s", "targets/s"),
+    ("updates/s", "updates/s"),
+)
+"""Measures of throughput, the most comparable one first."""
+
+SAMPLE_RATE = 16_000
+
+QUANTILES = (("0_5", "median"), ("mean", "mean"), ("0_9", "p90"), ("0_95", "p95"), ("0_99", "p99"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text; the first column names the rows."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+
+        lines = [line(self.columns), "|" + "---|" * len(self.columns), *map(line, self.rows)]
+        return "\n".join([*lines, "", escape(self.note)] if self.note else lines)
+
+
+def escape(text: str) -> str:
+    """Text that markdown shows as it is."""
+    text = text.encode("utf-8", "replace").decode("utf-8")  # halves of pairs that JSON may hold
+    text = re.sub(r"([\\|`*_<>\[\]#])", r"\\\1", text)
+    return " ".join(text.split())
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """`1,234`, `0.0123`, `5e-07`: so many digits that count."""
+    if type(value) not in (int, float):
+        return NONE
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.{digits - 1}g}"
+    text = f"{value:.{digits}g}"
+    if "e" in text or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return text
+
+
+def hours(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested configuration -> dotted name -> JSON text."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            found[prefix + name] = text if len(text) <= 200 else text[:199] + "…"
+    return found
+
+
+def sub(parameters: dict[str, Any], name: str) -> dict[str, Any]:
+    found = parameters.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def precision(parameters: dict[str, Any]) -> str:
+    """`fp32`, `TF32`, `bf16` or `fp16`: of our flag, or of another recipe's switches."""
+    for name in ("bf16", "fp16"):
+        if parameters.get(name) is True or parameters.get("precision") == name:
+            return name
+    if not {"precision", "bf16", "fp16"} & set(parameters):
+        return NONE
+    on_gpu = "cuda" in sub(parameters, "environment")
+    return "TF32" if on_gpu and parameters.get("tf32") is True else "fp32"
+
+
+def hourglass(parameters: dict[str, Any]) -> str:
+    """`[2,(8,4),2]`, `none`, or NONE if the log does not say."""
+    architecture = sub(parameters, "architecture")
+    if "hourglass" in architecture:
+        found = architecture["hourglass"]
+        if not isinstance(found, dict):
+            return "none"
+        pre, middle, times, post = (found.get(k) for k in ("pre", "middle", "factor", "post"))
+        return f"[{pre},({middle},{times}),{post}]"
+    for name in ("hourglass", "hourglass_transformer"):
+        if name in parameters:
+            return str(parameters[name] or "none").replace(" ", "")
+    return NONE
+
+
+def factor(parameters: dict[str, Any]) -> str | None:
+    """A row of PUBLISHED_POOLING."""
+    layers = hourglass(parameters)
+    found = re.fullmatch(r"\[\d+,\(\d+,(\d+)\),\d+\]", layers)
+    if layers == "none":
+        return "baseline"
+    return f"factor {found[1]}" if found else None
+
+
+def geometry(parameters: dict[str, Any]) -> str:
+    """`8 × 8 × 1`: processes, sub-batches concatenated, and those taken in turn."""
+    counts = (
+        parameters.get("ranks", sub(parameters, "environment").get("processes")),
+        parameters.get("concat", parameters.get("num_concat_batches")),
+        parameters.get("accumulate", parameters.get("update_freq")),
+    )
+    return NONE if None in counts else " × ".join(map(str, counts))
+
+
+def facts(runs: list[Run]) -> Table:
+    """What was run, a column a run."""
+
+    def column(run: Run) -> dict[str, str]:
+        p, log = run.log.parameters, run.log
+        environment = sub(p, "environment")
+        audio = p.get("train_samples")
+        versions = [
+            f"{n} {environment[n]}" for n in ("torch", "cuda", "python") if n in environment
+        ]
+        subsets = p.get("train_subset")
+        subsets = " ".join(map(str, subsets)) if isinstance(subsets, list) else subsets
+        hardware = str(environment.get("hardware", NONE))
+        if "cores" in environment:
+            hardware += f", {environment['cores']} CPU cores"
+        return {
+            "model": str(p.get("model", p.get("pretrained_model", NONE))),
+            "hourglass": hourglass(p),
+            "precision": precision(p),
+            "data": f"{subsets or NONE}"
+            + (f", {hours(audio / SAMPLE_RATE)}" if type(audio) is int else ""),
+            "processes × concatenated × in turn": geometry(p),
+            "optimizer, peak rate": f"{p.get('optimizer', NONE)}, {number(p.get('learning_rate'))}",
+            "updates": f"{log.updates:,}"
+            + (f" of {p['max_update']:,}" if type(p.get("max_update")) is int else ""),
+            "seed": str(p.get("seed", NONE)),
+            "hardware": hardware,
+            "versions": ", ".join(versions) or NONE,
+            "commit": str(environment.get("commit", NONE)),
+            "started": log.started.split(".")[0] or NONE,
+            "time": hours(log.seconds) + (f" in {log.jobs} jobs" if log.jobs > 1 else ""),
+        }
+
+    columns = [column(run) for run in runs]
+    rows = [[name, *(c[name] for c in columns)] for name in columns[0]]
+    rows = [row for row in rows if any(cell != NONE for cell in row[1:])]
+    return Table("What was run", ["", *(run.name for run in runs)], rows)
+
+
+def results(runs: list[Run]) -> Table | None:
+    """Where the runs stand at their end, and the best validations."""
+    measures = (
+        ("val_loss", "validation loss, bits", min),
+        ("val_accuracy", "validation accuracy", max),
+        ("val_code_perplexity", "validation code perplexity", None),
+        ("val_wer", "validation WER, %", min),
+        ("val_uer", "validation UER, %", min),
+        ("val_ema_loss", "loss of the average, bits", min),
+        ("val_ema_wer", "WER of the average, %", min),
+        ("train_loss", "training loss, bits", None),
+        ("train_accuracy", "training accuracy", None),
+    )
+    rows = []
+    for metric, title, better in measures:
+        cells = []
+        for run in runs:
+            text = number(run.final(metric))
+            curve = run.log.curves.get(metric)
+            if better and curve is not None and len(curve.update) > 1:
+                best = curve.low.min() if better is min else curve.high.max()
+                text += f" (best {number(float(best))})"
+            cells.append(text)
+        if any(cell != NONE for cell in cells):
+            rows.append([title, *cells])
+    for subset in sorted({e.subset for run in runs for e in run.evaluations}):
+        for rate in ("wer", "uer"):
+            cells = [
+                number(
+                    next((e.summary.get(rate) for e in r.evaluations if e.subset == subset), None)
+                )
+                for r in runs
+            ]
+            if any(cell != NONE for cell in cells):
+                rows.append([f"{subset}: {rate.upper()}, %", *cells])
+    return Table("Results", ["", *(run.name for run in runs)], rows) if rows else None
+
+
+def rate(run: Run, name: str) -> float | None:
+    """A run's throughput: of its summary (with a benchmark, its measured epochs), else the median
+    of its lines."""
+    if (value := run.log.summary.get(f"train_avg_{name}")) is not None:
+        return float(value)
+    for metric in (f"train_{name}", f"train_avg_{name}"):
+        if metric in run.log.curves:
+            return run.log.curves[metric].median
+    return None
+
+
+def memory(run: Run) -> float | None:
+    """Peak MiB."""
+    peaks = [run.log.curves[m].high.max() for m in ("train_memory", "train_avg_memory")
+             if m in run.log.curves]  # fmt: skip
+    return float(max(peaks)) if peaks else None
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    return f"{value / base:.2f}" if value is not None and base else NONE
+
+
+def percent(value: float | None, base: float | None) -> str:
+    return f"{100 * value / base:.2f} %" if value is not None and base else NONE
+
+
+def throughput(runs: list[Run]) -> Table | None:
+    """Throughput and memory by configuration, against the first run."""
+    measured = [(key, title) for key, title in RATES if any(rate(run, key) for run in runs)]
+    if not measured:
+        return None
+    compared = next((key for key, _ in measured if rate(runs[0], key)), measured[0][0])
+    columns = ["configuration", "precision", "hourglass", "geometry"]
+    columns += [title for _, title in measured]
+    columns += ["throughput, ratio", "memory, MiB", "memory, ratio"]
+    rows = []
+    for run in runs:
+        p = run.log.parameters
+        rows.append(
+            [run.name, precision(p), hourglass(p), geometry(p)]
+            + [number(rate(run, key)) for key, _ in measured]
+            + [ratio(rate(run, compared), rate(runs[0], compared))]
+            + [number(memory(run)), percent(memory(run), memory(runs[0]))]
+        )
+    note = (
+        "Geometry: processes × sub-batches concatenated × in turn. "
+        f"Ratios are of {dict(RATES)[compared]} and of peak memory, against {runs[0].name}. "
+        "Throughput is that of a run's summary (its last epoch; of a benchmark its measured "
+        "epochs), of a run without one the median of its log lines."
+    )
+    return Table("Throughput and memory", columns, rows, note)
+
+
+def pooling(runs: list[Run]) -> Table | None:
+    """The runs' own pooling factors beside the published ones."""
+    measured: dict[str, Run] = {}
+    for run in runs:
+        if (row := factor(run.log.parameters)) in PUBLISHED_POOLING:
+            measured.setdefault(row, run)
+    if not measured:
+        return None
+    base = measured.get("baseline")
+    key = next((key for key, _ in RATES if base and rate(base, key)), "")
+    rows = []
+    for name, (speed, share) in PUBLISHED_POOLING.items():
+        run, cells = measured.get(name), [NOT_MEASURED, NOT_MEASURED]
+        if base and run:
+            cells = [ratio(rate(run, key), rate(base, key)), percent(memory(run), memory(base))]
+        rows.append([name, *cells, f"{speed:.2f}", f"{share:.2f} %"])
+    note = (
+        "Published: NVIDIA's Base, one A100, bf16. Only runs that differ in nothing but "
+        "HOURGLASS_CONFIG can be compared."
+    )
+    if not base:
+        note += ' The ratios need a run with HOURGLASS_CONFIG="" beside these.'
+    columns = ["", "throughput", "memory", "published throughput", "published memory"]
+    return Table("Pooling factor", columns, rows, note)
+
+
+def latency(runs: list[Run]) -> Table | None:
+    """Percentiles of inference, beside the published ones."""
+    rows = []
+    for run in runs:
+        for title, values in [
+            (run.name, {**{k: c.last for k, c in run.log.curves.items()}, **run.log.summary}),
+            *((f"{run.name} {e.subset}", e.summary) for e in run.evaluations),
+        ]:
+            batch = values.get("batch_size", run.log.parameters.get("batch_size", NONE))
+            for part in ("data", "dnn", "data+dnn"):
+                cells = [number(values.get(f"{part}_latency_{key}")) for key, _ in QUANTILES]
+                if any(cell != NONE for cell in cells):
+                    rows.append([title, part, str(batch), *cells])
+    if not rows:
+        return None
+    for batch, (mean, *tail) in PUBLISHED_LATENCY.items():
+        cells = [number(mean), *map(number, tail)]
+        rows.append(["published, one A100, bf16", "data+dnn", str(batch), NONE, *cells])
+    columns = ["", "part", "batch size", *(f"{title}, ms" for _, title in QUANTILES)]
+    return Table("Latency", columns, rows)
+
+
+def differences(runs: list[Run]) -> Table | None:
+    """The configuration, where runs of a kind disagree."""
+    flats = [flat(run.log.parameters) for run in runs]
+    names = sorted(set().union(*flats))
+    rows = [[n, *(f.get(n, NONE) for f in flats)] for n in names]
+    rows = [row for row in rows if len(set(row[1:])) > 1]
+    if len(runs) < 2 or not rows:
+        return None
+    return Table("Where the configurations differ", ["", *(run.name for run in runs)], rows)
