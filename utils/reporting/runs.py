@@ -108,7 +108,12 @@ def name_runs(runs: list[Run]) -> None:
 def read_evaluations(folder: Path) -> Iterator[Evaluation]:
     """Those that `inference.py evaluate` left in `folder`."""
     for path in sorted(folder.glob("hypotheses_*.jsonl")):
-        evaluation = read_hypotheses(path)
+        try:
+            evaluation = read_hypotheses(path)
+        except OSError as error:
+            note = f"{path}: cannot be read: {error.strerror}; skipped"
+            yield Evaluation(path.stem.removeprefix("hypotheses_"), notes=[note])
+            continue
         summary = folder / f"summary_{evaluation.subset}.json"
         if summary.is_file():
             try:

@@ -6,7 +6,7 @@ import pytest
 from common.error_rate import pair_words
 from common.errors import UserError
 from tests.unit.utils.reporting.logs import line, parameters
-from utils.report import collect
+from utils.report import collect, remarks
 from utils.reporting import tables
 from utils.reporting.page import ASSETS, markdown, page, sections
 from utils.reporting.panels import diagrams, place
@@ -159,7 +159,12 @@ def test_folders_of_runs_and_their_names(tmp_path):
         write_run(tmp_path / name, pretraining(4))
     write_run(tmp_path / "y/empty", "")
     (tmp_path / "y/hypotheses_t.jsonl").write_text('{"id": 1, "reference": "a", "hypothesis": ""}')
+    (tmp_path / "y/hypotheses_u.jsonl").mkdir()
+    (tmp_path / "y/summary_t.json").write_text("[" * 100_000)
     runs, failures = collect([tmp_path / "x/pretrain", tmp_path / "y"])
+    notes = " ".join(remarks(runs))
+    assert "hypotheses_u.jsonl: cannot be read: Is a directory; skipped" in notes
+    assert "summary_t.json: not an evaluation's summary; skipped" in notes
     assert sorted(run.name for run in runs) == ["finetune", "x/pretrain", "y", "y/pretrain"]
     assert {run.name: run.kind for run in runs}["y"] == "finetune"
     assert len(failures) == 1 and "is empty" in failures[0]
