@@ -63,8 +63,9 @@ def rounded(values: Any) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def as_data(diagram: Diagram) -> dict[str, Any]:
-    """A diagram in plain types."""
+def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    """A diagram in plain types.  `spans` numbers the updates of curves: metrics that are logged
+    together share theirs."""
     panel = diagram.panel
     lines = []
     for line in diagram.lines:
@@ -74,7 +75,7 @@ def as_data(diagram: Diagram) -> dict[str, Any]:
             "label": line.label,
             "style": line.style,
             "lines": curve.lines,
-            "x": curve.update.tolist(),
+            "x": spans.setdefault(tuple(curve.update.tolist()), len(spans)),
             "y": rounded(curve.mean),
         }
         if curve.thinned:
@@ -114,13 +115,14 @@ def as_json(data: Any) -> str:
 def page(runs: list[Run], notes: list[str]) -> str:
     """The whole file; `notes`: what could not be read."""
     parts = []
+    spans: dict[tuple[int, ...], int] = {}
     for title, chosen, made in sections(runs):
         parts.append(
             {
                 "title": title,
                 "runs": chosen,
                 "tables": [vars(table) for table in made],
-                "diagrams": [as_data(diagram) for diagram in diagrams(runs, chosen)],
+                "diagrams": [as_data(diagram, spans) for diagram in diagrams(runs, chosen)],
                 "evaluations": [
                     evaluation_data(e, runs[n].name) for n in chosen for e in runs[n].evaluations
                 ],
@@ -130,6 +132,7 @@ def page(runs: list[Run], notes: list[str]) -> str:
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "runs": [run.name for run in runs],
         "notes": notes,
+        "spans": list(spans),
         "sections": parts,
     }
     contents = {

@@ -2,6 +2,9 @@
 // Draws the report from the JSON in #data.  Text from logs enters the page as text only.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  for (const { diagrams } of data.sections) {
+    for (const line of diagrams.flatMap((diagram) => diagram.lines)) line.x = data.spans[line.x];
+  }
   const charts = [];
   const hidden = new Set(); // indices of runs that are switched off
   const HEIGHT = 230;

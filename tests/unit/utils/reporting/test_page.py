@@ -82,6 +82,28 @@ def test_diagrams_overlay_runs_and_leave_out_what_lines_say_better(tmp_path):
     assert shown["Contrastive accuracy"].published is None  # of 50,000 updates and more
 
 
+def test_the_pages_data_are_the_curves(tmp_path):
+    write_run(tmp_path / "a", pretraining(4))
+    text = "".join(line([1, n, 5000], train_loss=float(n % 7), val_loss=1.0) for n in range(5000))
+    write_run(tmp_path / "b", parameters(command="pretrain") + text)
+    runs, _ = collect([tmp_path])
+    data = embedded(page(runs, []))
+    lines = {
+        (drawn["title"], entry["run"], entry["label"]): entry
+        for drawn in data["sections"][0]["diagrams"]
+        for entry in drawn["lines"]
+    }
+    for diagram in diagrams(runs, [0, 1]):
+        for entry in diagram.lines:
+            found, curve = lines.pop((diagram.panel.title, entry.run, entry.label)), entry.curve
+            assert data["spans"][found["x"]] == curve.update.tolist()
+            assert found["y"] == pytest.approx(curve.mean.tolist(), rel=1e-5)
+            assert ("low" in found) == (entry.run == 1)
+            if "low" in found:
+                assert (found["low"], found["high"]) == (curve.low.tolist(), curve.high.tolist())
+    assert not lines and len(data["spans"]) == 3
+
+
 @pytest.mark.parametrize(
     "metric, title, label",
     [
