@@ -12,6 +12,7 @@ from common.flags import ArgumentParser, add_flags, from_flags
 from tasks.alignment import AlignOptions, align
 from tasks.evaluation import EvaluateOptions, evaluate
 from tasks.features import FeatureOptions, features
+from tasks.latency import BenchmarkOptions, benchmark
 from tasks.recogniser import ModelOptions
 from tasks.transcriber import WindowOptions
 from tasks.transcription import TranscribeOptions, transcribe
@@ -26,6 +27,8 @@ class Command:
     options: tuple[type, ...]
     files: str = ""
     """How many FILE, as argparse's nargs; empty: the command takes none."""
+    without: tuple[str, ...] = ()
+    """Fields of the options that the command has no use for."""
 
 
 COMMANDS = {
@@ -44,6 +47,12 @@ COMMANDS = {
     "features": Command(
         "hidden states or codes of recordings", features, (FeatureOptions,), files="*"
     ),
+    "benchmark": Command(
+        "latency and throughput by batch size",
+        benchmark,
+        (ModelOptions, DecodingOptions, BenchmarkOptions),
+        without=("batch_size",),
+    ),
 }
 
 
@@ -54,7 +63,7 @@ def main() -> ExitCode | None:
         subparser = commands.add_parser(name, help=command.help)
         subparser.set_defaults(subparser=subparser)
         for options in command.options:
-            add_flags(subparser, options)
+            add_flags(subparser, options, without=command.without)
         if command.files:
             subparser.add_argument("files", nargs=command.files, metavar="FILE", help="recordings")
     namespace = parser.parse_args()

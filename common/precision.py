@@ -50,6 +50,20 @@ def check_supported(precision: Precision, device: torch.device) -> None:
         ) from None
 
 
+def _kept_fp32(model: nn.Module) -> set[int]:
+    """`id` of each parameter that half precision leaves alone."""
+    modules = (module for module in model.modules() if getattr(module, "keeps_fp32", False))
+    return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def cast(model: nn.Module, precision: Precision) -> None:
+    """Round a model's weights to `precision` for inference, but those that stay fp32."""
+    kept = _kept_fp32(model)
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(TYPES[precision])
+
+
 class Weights:
     """A model's weights as the optimizer sees them.
 
@@ -59,12 +73,7 @@ class Weights:
 
     def __init__(self, model: nn.Module, precision: Precision = "fp32"):
         self.model = model
-        kept = {
-            id(parameter)
-            for module in model.modules()
-            if getattr(module, "keeps_fp32", False)
-            for parameter in module.parameters()
-        }
+        kept = _kept_fp32(model)
         self._masters: dict[str, nn.Parameter] = {}
         self._halves: list[tuple[nn.Parameter, nn.Parameter]] = []  # (model's, master)
         self._own: list[nn.Parameter] = []

@@ -15,6 +15,7 @@ from common.dataset import AudioBatch, pad
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.manifest import Manifest, read_labels
+from common.precision import Precision, cast, check_supported
 from common.vocabulary import Spelling, Vocabulary
 from tasks.data import subset_batches
 from tasks.recognition import recognise
@@ -35,6 +36,8 @@ class ModelOptions:
     """Utterances at a time at most; results do not depend on it."""
     cpu: bool = False
     """Run on the CPU even where there is a GPU."""
+    precision: Precision = "fp32"
+    """Type of weights and activations; results in bf16 and fp16 differ a little from fp32's."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -54,13 +57,18 @@ class Recogniser:
     @classmethod
     def load(cls, options: ModelOptions) -> "Recogniser":
         device = distributed.pick_device(options.cpu or not torch.cuda.is_available())
-        return cls.read(options.checkpoint, device)
+        return cls.read(options.checkpoint, device, options.precision)
 
     @classmethod
-    def read(cls, checkpoint: str, device: torch.device) -> "Recogniser":
-        """A checkpoint of any kind on `device`; UserError if it is none, or not fine-tuned."""
+    def read(
+        cls, checkpoint: str, device: torch.device, precision: Precision = "fp32"
+    ) -> "Recogniser":
+        """A checkpoint of any kind on `device`; UserError if it is none, not fine-tuned, or the
+        device does not have the precision."""
+        check_supported(precision, device)
         content = checkpoints.read(checkpoint)
         model, vocabulary = native.load_ctc(content, checkpoint)
+        cast(model, precision)
         return cls(
             model=model.to(device),
             vocabulary=vocabulary,

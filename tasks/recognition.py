@@ -14,6 +14,7 @@ from common.error_rate import ErrorCounts
 from common.errors import UserError
 from common.vocabulary import BLANK, Vocabulary
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
+from wav2vec2.numerics import at_least_fp32
 
 
 def select_rows(batch: AudioBatch, rows: Sequence[int]) -> AudioBatch:
@@ -44,6 +45,7 @@ def recognise(
         return transcripts, None, None
     audible = select_rows(batch, rows)
     output = model(audible.waveforms, audible.lengths)
+    output = replace(output, logits=at_least_fp32(output.logits))
     for row, hypothesis in zip(rows, decoder(output.logits, output.frame_lengths)):
         transcripts[row] = hypothesis
     return transcripts, audible, output

@@ -20,6 +20,7 @@ from common.audio import SAMPLE_RATE, stream_array, stream_recording
 from common.dataset import AudioBatch, pad
 from common.decoding import Decoder, DecodingOptions
 from common.errors import UserError
+from common.precision import TYPES
 from common.timed_words import Transcript, Word
 from common.vocabulary import BLANK, WORD_END, Spelling
 from common.waveform import Waveform
@@ -53,6 +54,7 @@ class WindowOptions:
 def load(
     path: str,
     device: str | torch.device,
+    precision: str,
     batch_size: int,
     window_seconds: float,
     overlap_seconds: float,
@@ -63,12 +65,14 @@ def load(
         raise UserError(f"load: no argument {unknown[0]}; see inference.py transcribe --help")
     windows = WindowOptions(window_seconds, overlap_seconds)
     model = ModelOptions(str(path), batch_size=batch_size)
+    if precision not in TYPES:
+        raise UserError(f"load: precision {precision!r}: choose from {', '.join(TYPES)}")
     search = DecodingOptions(**decoding)
     try:
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from None
-    recogniser = Recogniser.read(model.checkpoint, device)
+    recogniser = Recogniser.read(model.checkpoint, device, precision)
     decoder = prepare_decoder(search, recogniser.vocabulary)
     return Transcriber(recogniser, decoder, windows, model.batch_size)
 

@@ -12,6 +12,7 @@ def load(
     path: str,
     device: str = "cpu",
     *,
+    precision: str = "fp32",
     batch_size: int = 8,
     window_seconds: float = 30.0,
     overlap_seconds: float = 4.0,
@@ -26,4 +27,4 @@ def load(
     # The one door that leads out of this package: importing it costs no more than the model.
     from tasks.transcriber import load
 
-    return load(path, device, batch_size, window_seconds, overlap_seconds, decoding)
+    return load(path, device, precision, batch_size, window_seconds, overlap_seconds, decoding)

@@ -6,6 +6,7 @@ a difference in rounding would show.
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -203,3 +204,42 @@ def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
     assert code == 0 and "released: ctc" in out, err
     found, _ = evaluate("released_results", "--checkpoint", folder)
     assert read(found) == read(expected)
+
+
+def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
+    """The model is nearly undecided: rounding changes some of what it hears, never all."""
+    evaluate("fp32")
+    output, out = evaluate("bf16", "--precision", "bf16", "--compare", tmp_path / "fp32")
+    differing, of = re.search(r"mixed: (\d+) of (\d+) transcripts differ", out).groups()
+    assert 0 < int(differing) <= int(of) == len(read(output))
+    errors = [
+        json.loads((tmp_path / n / "summary_mixed.json").read_text()) for n in ("fp32", "bf16")
+    ]
+    assert errors[0]["uer"] == pytest.approx(errors[1]["uer"], rel=0.05)
+
+
+def test_benchmark(command, model, subset, tmp_path):
+    arguments = ["benchmark", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
+    arguments += ["--output_dir", tmp_path, "--batch_sizes", 2, 5, "--warmup", 1, "--cpu"]
+    code, out, err = command(inference.main, *arguments)
+    assert code == 0, err
+    results = json.loads((tmp_path / "latency_mixed.json").read_text())
+    utterances = len(read_manifest(subset, "mixed"))
+    assert [result["batch_size"] for result in results] == [2, 5]
+    for result in results:
+        assert result["batches"] >= utterances / result["batch_size"]  # none is left out
+        for part in ("data", "dnn", "data+dnn"):
+            steps = [result[f"{part}_latency_{key}"] for key in ("0_5", "0_9", "0_95", "0_99")]
+            assert steps[0] > 0 and steps == sorted(steps)
+        whole = result["data_latency_mean"] + result["dnn_latency_mean"]
+        assert result["data+dnn_latency_mean"] == pytest.approx(whole)
+        assert result["audio_s/s"] * result["real_time_factor"] == pytest.approx(1)
+    table = (tmp_path / "latency_mixed.md").read_text().splitlines()
+    assert len([line for line in table if line.startswith(("| 2 ", "| 5 "))]) == 6
+    assert table[-1] in out
+    lines = (tmp_path / "nvlog.json").read_text().splitlines()
+    logged = [json.loads(line.removeprefix("DLLL ")) for line in lines]
+    steps = [entry["step"] for entry in logged if entry["type"] == "LOG"]
+    assert steps[-3:] == [[1], [2], []]
+    code, _, err = command(inference.main, *arguments, "--batch_sizes", 0)
+    assert code == 2 and "--batch_sizes 0" in err

@@ -8,8 +8,10 @@ from common.ema import Ema
 from common.errors import HealthError, UserError
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
-from common.precision import LossScaler, Weights, check_supported
+from common.precision import LossScaler, Weights, cast, check_supported
 from common.step import MicroBatchResult, run_update
+from wav2vec2.config import MINI, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
 
 CPU = torch.device("cpu")
 
@@ -199,3 +201,21 @@ def test_average_against_the_formula(precision):
         torch.testing.assert_close(model.body.weight.detach(), inside)
         assert not torch.equal(model.body.weight, own)
     assert torch.equal(model.body.weight, own)
+
+
+def test_cast_for_inference():
+    """Rounded, but the modules that stay fp32; in fp32 nothing changes."""
+    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), 12).eval()
+    waveforms = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(waveforms).logits
+        cast(network, "fp32")
+        assert torch.equal(network(waveforms).logits, expected)
+        cast(network, "bf16")
+        found = network(waveforms).logits
+    types = {name: parameter.dtype for name, parameter in network.named_parameters()}
+    assert {t for n, t in types.items() if "pos_conv" in n} == {torch.float32}
+    assert {t for n, t in types.items() if "pos_conv" not in n} == {torch.bfloat16}
+    assert found.dtype == torch.bfloat16
+    difference = (found.float() - expected).norm() / expected.norm()
+    assert 0 < difference < 0.05

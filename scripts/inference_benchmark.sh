@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Latency of a fine-tuned checkpoint by batch size: data, network and both, with real-time factor
+# and memory, as a table.  Anything after the script's name goes to inference.py benchmark unchanged.
+set -euo pipefail
+
+: "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"
+: "${DATASET_DIR:=/datasets/LibriSpeech}"
+: "${SUBSET:=test-other}"
+: "${OUTPUT_DIR:=results/inference_benchmark}"
+: "${BATCH_SIZES:=1 4 8}"
+: "${WARMUP:=5}"               # batches before each measurement
+: "${PRECISION:=fp32}"         # or bf16, fp16
+: "${CPU:=false}"
+
+source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
+
+read -ra sizes <<<"$BATCH_SIZES"
+"$PYTHON" inference.py benchmark --checkpoint "$FINETUNED_MODEL" --precision "$PRECISION" \
+    --dataset_dir "$DATASET_DIR" --subset "$SUBSET" --output_dir "$OUTPUT_DIR" \
+    --batch_sizes "${sizes[@]}" --warmup "$WARMUP" --cpu "$CPU" "$@"
