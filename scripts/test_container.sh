@@ -13,7 +13,7 @@ fi
 install_debian buildah debootstrap
 prepare_python requirements-quickstart.txt
 
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/container.XXXXXX")
+work=$(mktemp -d /var/tmp/container.XXXXXX)
 finish() {
     buildah rm --all >/dev/null 2>&1 || true
     rm -rf "$work"
