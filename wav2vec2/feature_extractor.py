@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wav2vec2 import convolution
 from wav2vec2.numerics import at_least_fp32
 
 NORM_EPS = 1e-5
@@ -138,8 +139,41 @@ class FeatureExtractor(nn.Module):
         `lengths` `[batch]`, int64 on the CPU: samples of each row, zeros following; None when no
         row is padded.  Valid frames depend on valid samples alone.
         """
-        x = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype)  # [batch, 1, samples]
+        weight = self.conv_layers[0].conv.weight
+        if convolution.kernel_for(weight, waveforms) == "products":
+            return self._by_products(waveforms, lengths)
+        x = waveforms[:, None].to(weight.dtype)  # [batch, 1, samples]
         for index, block in enumerate(self.conv_layers):
             valid = None if lengths is None else frame_count(lengths, self.spec[: index + 1])
             x = block(x, valid)
         return x.transpose(1, 2)  # [batch, frames, C]
+
+    def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """The same, each row from its own samples alone, by convolution.py."""
+        samples = waveforms.shape[1]
+        frames, least = frame_count(samples, self.spec), sample_count(1, self.spec)
+        counts = [samples] * len(waveforms) if lengths is None else lengths.tolist()
+        block, (_, kernel, stride) = self.conv_layers[0], self.spec[0]
+        wide = at_least_fp32(waveforms).to(
+            torch.promote_types(block.conv.weight.dtype, torch.float32)
+        )
+        windows = [row[: max(n, least)].unfold(0, kernel, stride) for row, n in zip(wide, counts)]
+        norm = block.norm
+        if isinstance(norm, GroupNorm):
+            folded = [
+                convolution.fold_group_norm(w, block.conv.weight, norm.weight, norm.bias, norm.eps)
+                for w in windows
+            ]
+            windows, kernels, biases = zip(*folded)
+        else:
+            kernel, bias = at_least_fp32(block.conv.weight[:, 0]), block.conv.bias
+            bias = kernel.new_zeros(len(kernel)) if bias is None else at_least_fp32(bias)
+            windows = [w.contiguous() for w in windows]
+            kernels, biases = [kernel] * len(windows), [bias] * len(windows)
+        layers = [
+            convolution.Layer(stride, block.conv.weight, block.conv.bias, block.norm)
+            for block, (_, _, stride) in zip(self.conv_layers, self.spec)
+        ]
+        return convolution.convolve(
+            windows, torch.stack(kernels), torch.stack(biases), layers, frames
+        )

@@ -1,0 +1,107 @@
+"""The extractor's convolutions as matrix products, against torch's own, layer by layer."""
+
+import logging
+
+import pytest
+import torch
+
+from wav2vec2 import convolution
+from wav2vec2.config import MINI
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count
+
+SHALLOW = ((6, 10, 5), (5, 3, 2))
+GAPS = ((4, 2, 3), (5, 3, 2), (6, 1, 2))  # kernels shorter than their stride
+NORMS = [("group", False), ("group", True), ("layer", True), ("layer", False)]
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """A function that has an extractor take torch's convolutions."""
+
+    def run(extractor, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(convolution, "kernel_for", lambda *_: "conv1d")
+            return extractor(*arguments)
+
+    return run
+
+
+def build(spec, norm, bias, dtype=torch.float64):
+    torch.manual_seed(0)
+    extractor = FeatureExtractor(spec, norm, bias)
+    for parameter in extractor.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return extractor.to(dtype)
+
+
+@pytest.mark.parametrize("norm, bias", NORMS)
+@pytest.mark.parametrize("spec", [MINI.conv_layers, SHALLOW, GAPS, ((7, 10, 5),)])
+@pytest.mark.parametrize("stretch", [3, 2048])
+def test_frames_and_gradients(by_torch, monkeypatch, spec, norm, bias, stretch):
+    """In fp64, padded and not, in stretches that divide the utterance anyhow."""
+    monkeypatch.setattr(convolution, "STRETCH", stretch)
+    extractor = build(spec, norm, bias)
+    waveforms = torch.randn(3, 1500, dtype=torch.float64)
+    lengths = torch.tensor([1500, 997, 1203])
+    for row, n in zip(waveforms, lengths):
+        row[n:] = 0
+    for given in (None, lengths):
+        assert convolution.kernel_for(extractor.conv_layers[0].conv.weight, waveforms) == "products"
+        found, expected = extractor(waveforms, given), by_torch(extractor, waveforms, given)
+        counts = frame_count(lengths if given is not None else torch.tensor([1500] * 3), spec)
+        valid = torch.arange(found.shape[1]) < counts[:, None]
+        weights = torch.randn(found.shape, dtype=found.dtype) * valid[..., None]
+        torch.testing.assert_close(found * valid[..., None], expected * valid[..., None])
+        parameters = list(extractor.parameters())
+        mine = torch.autograd.grad((found * weights).sum(), parameters, allow_unused=True)
+        theirs = torch.autograd.grad((expected * weights).sum(), parameters, allow_unused=True)
+        for parameter, a, b in zip(parameters, mine, theirs):
+            a, b = (torch.zeros_like(parameter) if g is None else g for g in (a, b))
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max() + 1))
+
+
+@pytest.mark.parametrize("norm, bias", NORMS[::2])
+@pytest.mark.parametrize("dtype, least", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_precisions(by_torch, dtype, least, norm, bias):
+    """Frames and gradients are as near to fp64's as torch's own are, or within `least`."""
+    exact, rounded = build(MINI.conv_layers, norm, bias), build(MINI.conv_layers, norm, bias, dtype)
+    exact.load_state_dict({k: v.double() for k, v in rounded.state_dict().items()})
+    waveforms = torch.randn(2, 4000)
+
+    def run(extractor, call):
+        extractor.zero_grad()
+        frames = call(waveforms.to(extractor.conv_layers[0].conv.weight.dtype))
+        frames.double().square().sum().backward()
+        return [frames, *(p.grad for p in extractor.parameters() if p.grad is not None)]
+
+    expected = run(exact, lambda x: by_torch(exact, x))
+    theirs = run(rounded, lambda x: by_torch(rounded, x))
+    mine = run(rounded, rounded)
+
+    def error(a, b):
+        return float((a.double() - b).norm() / (b.norm() + 1e-12))
+
+    for a, b, c in zip(mine, theirs, expected):
+        if float(c.norm()) > 1e-6:  # a bias before the group norm has no gradient
+            assert error(a, c) < max(least, 2 * error(b, c))
+
+
+def test_what_torch_does(caplog):
+    """Other devices and types, autocast, and the gradient of waveforms are torch's; the choice is
+    logged once; an operator that is not there is no failure."""
+    weight, waveforms = torch.randn(4, 1, 10), torch.randn(1, 800)
+    assert convolution.kernel_for(weight, waveforms) == "products"
+    assert convolution.kernel_for(weight.to("meta"), waveforms) == "conv1d"
+    assert convolution.kernel_for(weight.half(), waveforms) == "conv1d"
+    assert convolution.kernel_for(weight, waveforms.clone().requires_grad_()) == "conv1d"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convolution.kernel_for(weight, waveforms) == "conv1d"
+    extractor = build(SHALLOW, "layer", True, torch.float32)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(convolution, "convolve", None)
+        patch.setattr(convolution, "_try_products", lambda dtype: torch.ops.aten.no_such_operator())
+        convolution._cpu_kernel.cache_clear()
+        assert extractor(waveforms).shape[2] == 5
+        convolution._cpu_kernel.cache_clear()
+    assert "convolutions of torch.float32: conv1d" in caplog.text
+    assert "do not work here" in caplog.text
