@@ -59,9 +59,9 @@ def _cpu_kernel(dtype: torch.dtype) -> str:
 def _try_products(dtype: torch.dtype) -> None:
     """A small extractor, forth and back; raises what torch raises."""
     wide = torch.promote_types(dtype, torch.float32)
-    weight = torch.ones(4, 4, 3, dtype=dtype, requires_grad=True)
-    layers = [Layer(2, weight, None, nn.LayerNorm(4, dtype=dtype)) for _ in range(2)]
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
+        weight = torch.ones(4, 4, 3, dtype=dtype, requires_grad=True)
+        layers = [Layer(2, weight, None, nn.LayerNorm(4, dtype=dtype)) for _ in range(2)]
         kernel = torch.ones(1, 4, 2, dtype=wide)
         frames = convolve([torch.ones(8, 2, dtype=wide)], kernel, kernel[..., 0], layers, 3)
         frames.sum().backward()

@@ -1,0 +1,36 @@
+"""utils/benchmark_inference.py prints its tables, and compares models that compute the same."""
+
+import pytest
+import torch
+
+from utils import benchmark_inference
+from utils.benchmark_inference import BenchmarkOptions
+
+pytest.importorskip("transformers")
+pytest.importorskip("onnxruntime")
+
+ARGUMENTS = ["--model", "mini", "--hourglass", "[1,(2,2),1]", "--seconds", "0.3", "--rounds", "1"]
+
+
+def test_contestants_hear_the_same(tmp_path):
+    options = BenchmarkOptions(model="mini", hourglass="", onnx=True)
+    waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
+    with torch.inference_mode():
+        found = benchmark_inference.contestants(options, tmp_path)
+        heard = {name: run(waveforms, lengths) for name, run in found.items()}
+    expected = heard["plain fp32"]
+    torch.testing.assert_close(heard["transformers fp32"], expected, rtol=1e-4, atol=1e-4)
+    onnx = torch.from_numpy(heard["ONNX fp32"][0])
+    torch.testing.assert_close(onnx, expected, rtol=1e-3, atol=1e-3)
+    for name in ("plain bf16", "transformers bf16"):
+        assert heard[name].dtype == torch.bfloat16
+        assert (heard[name].float() - expected).norm() < 0.05 * expected.norm()
+
+
+def test_tables(command):
+    code, out, err = command(benchmark_inference.main, *ARGUMENTS, "--mixed", "5")
+    assert code == 0, err
+    names = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert set(names) >= {"plain fp32", "hourglass bf16", "transformers bf16", "plain fp32, sorted"}
+    code, _, err = command(benchmark_inference.main, "--rounds", "0")
+    assert code == 2 and "--rounds 0" in err
