@@ -47,9 +47,11 @@ def processor(information: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit that is checked out, `-dirty` where files differ from it; None outside git."""
+    """The commit that is checked out, `-dirty` where files differ from it; outside git the one
+    that scripts/docker/build.sh made the image from; else None."""
     if not (root / ".git").exists():  # an installed copy inside somebody else's repository
-        return None
+        built = os.environ.get("SOURCE_REVISION", "unknown")
+        return None if built == "unknown" else built
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         result = subprocess.run(

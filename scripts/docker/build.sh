@@ -5,7 +5,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 check_engine
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+revision=$(git describe --always --dirty --abbrev=40 --exclude "*" 2>/dev/null || echo unknown)
 if [[ $(basename "$CONTAINER_ENGINE") != docker ]]; then
     set -- --format docker "$@"   # the one that knows health checks
 fi

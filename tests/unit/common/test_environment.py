@@ -25,7 +25,17 @@ def test_processor(tmp_path):
     assert environment.processor(tmp_path / "none")
 
 
-def test_commit(tmp_path):
+def test_commit_of_an_image(tmp_path, monkeypatch):
+    """It has no git; the Dockerfile's build argument tells."""
+    monkeypatch.setenv("SOURCE_REVISION", "unknown")
+    assert environment.commit(tmp_path) is None
+    monkeypatch.setenv("SOURCE_REVISION", "abc")
+    assert environment.commit(tmp_path) == "abc"
+
+
+def test_commit(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOURCE_REVISION", raising=False)
+
     def git(*arguments):
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
         command = ["git", "-C", str(tmp_path), *who, *arguments]
