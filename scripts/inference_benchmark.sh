@@ -5,7 +5,7 @@ set -euo pipefail
 
 : "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
-: "${SUBSET:=test-other}"
+: "${BENCHMARK_SUBSET:=test-other}"
 : "${OUTPUT_DIR:=results/inference_benchmark}"
 : "${BATCH_SIZES:=1 4 8}"
 : "${WARMUP:=5}"               # batches before each measurement
@@ -16,5 +16,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 read -ra sizes <<<"$BATCH_SIZES"
 "$PYTHON" inference.py benchmark --checkpoint "$FINETUNED_MODEL" --precision "$PRECISION" \
-    --dataset_dir "$DATASET_DIR" --subset "$SUBSET" --output_dir "$OUTPUT_DIR" \
+    --dataset_dir "$DATASET_DIR" --subset "$BENCHMARK_SUBSET" --output_dir "$OUTPUT_DIR" \
     --batch_sizes "${sizes[@]}" --warmup "$WARMUP" --cpu "$CPU" "$@"

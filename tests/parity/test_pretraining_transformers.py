@@ -137,7 +137,8 @@ def test_training_mode(pair, task, same_draws):
         expected = theirs(**task[1])
     assert relative(output.loss, expected.loss) <= 1e-5
     assert relative(output.contrastive_loss, expected.contrastive_loss) <= 1e-5
-    assert relative(output.prob_perplexity, expected.codevector_perplexity) <= 1e-5
+    # Ours adds 1e-7 inside the logarithm, as fairseq does: 0.9e-5 in fp64, too.
+    assert relative(output.prob_perplexity, expected.codevector_perplexity) <= 2e-5
 
 
 def test_training_gradients(wide_pair, task, same_draws):
