@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from common.checksum import sha256
 from common.distributed import notice
 from common.errors import UserError
 
@@ -201,11 +202,7 @@ def digest(content: bytes) -> str:
 
 def file_digest(path: str | Path) -> str:
     """`digest` of a file."""
-    hashed = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            hashed.update(block)
-    return hashed.hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 def weights_digest(path: str | Path) -> str:

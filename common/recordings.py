@@ -186,6 +186,26 @@ def audio_files(root: Path, without: Path | None = None) -> list[Path]:
     return sorted(files)
 
 
+def recordings_at(name: str) -> list[Recording]:
+    """The file of that name, or the audio files below the folder; UserError for one without any.
+
+    Each one's `where` is what to call it.
+    """
+    path = Path(name)
+    if not path.is_dir():
+        return [named_recording(recording_key(path, path.parent), path, name)]
+    inside = audio_files(path)
+    if not inside:
+        suffixes = " ".join(sorted(AUDIO_SUFFIXES))
+        raise UserError(f"{name}: a folder without audio files ({suffixes})")
+    return [named_recording(recording_key(file, path), file) for file in inside]
+
+
+def named_recording(key: str, path: Path, name: str = "") -> Recording:
+    """A recording without transcript, called by `name`, or its path."""
+    return Recording(key, key, path, (name or str(path)).encode("utf-8", "replace").decode())
+
+
 def read_folder(options: SourceOptions) -> list[Recording]:
     """The audio files below a folder, by suffix, save hidden ones and our own output."""
     root = Path(os.path.abspath(options.audio_dir))

@@ -73,6 +73,7 @@ def run_update(
             weights.collect_gradients()
             targets += result.targets
             sums.add(result.sums)
+            del result  # and with it the graph, before the next one is built
     except torch.OutOfMemoryError as failure:
         error = UserError(
             f"{device}: out of memory ({str(failure).split('. ')[0]}); lower --num_concat_batches "

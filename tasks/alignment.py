@@ -14,6 +14,7 @@ from common.errors import ExitCode, UserError, list_failures
 from common.flags import prepare_folder
 from common.manifest import read_manifest, write_lines
 from common.vocabulary import WORD_END, Spelling, Vocabulary
+from tasks.data import batch_of
 from tasks.recogniser import ModelOptions, Recogniser
 
 
@@ -137,7 +138,8 @@ def align_file(
     """Align one recording with `--text` and print its words."""
     waveform = read_recording(file)
     labels = recogniser.vocabulary.spell(alignment.text)
-    (emissions,) = recogniser.emissions(recogniser.hear([file], [waveform]))
+    batch = batch_of([file], [waveform], normalize_input=recogniser.normalize_input)
+    (emissions,) = recogniser.emissions(batch)
     found = align_transcript(
         file, len(waveform), emissions, labels, recogniser.vocabulary, recogniser.frame_samples
     )

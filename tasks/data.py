@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from common import checkpoint, distributed
+from common.audio import normalize
 from common.batching import (
     BatchPlan,
     Geometry,
@@ -18,7 +20,7 @@ from common.batching import (
     token_budget_batches,
 )
 from common.checkpoint import Saved
-from common.dataset import AudioBatch, UtteranceDataset, load_batches
+from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
 from common.distributed import notice
 from common.errors import UserError
 from common.manifest import Manifest, Utterance
@@ -111,6 +113,15 @@ def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utteran
     if not kept:
         raise UserError(f"{manifest.path}: all of its {len(manifest)} utterances {why}")
     return kept
+
+
+def batch_of(
+    names: Sequence[str], waveforms: Sequence[np.ndarray], *, normalize_input: bool
+) -> AudioBatch:
+    """Whole recordings, `[samples]` at 16 kHz each, as a batch; normalised if asked for."""
+    rows = [normalize(row) if normalize_input else row for row in waveforms]
+    lengths = torch.tensor([len(row) for row in rows])
+    return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths, key=())
 
 
 def subset_batches(

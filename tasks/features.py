@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import distributed
-from common.audio import SAMPLE_RATE, normalize, read_recording
+from common.audio import SAMPLE_RATE, read_recording
 from common.batching import sorted_batches
-from common.dataset import AudioBatch, pad
+from common.dataset import AudioBatch
 from common.errors import ExitCode, UserError, list_failures
 from common.flags import prepare_folder
 from common.manifest import read_manifest, write_chunks, write_lines
-from common.recordings import Recording, SourceOptions, read_folder, recording_key, unique_ids
-from tasks.data import subset_batches
+from common.recordings import Recording, recordings_at, unique_ids
+from tasks.data import batch_of, subset_batches
 from tasks.recognition import select_rows
 from wav2vec2.hidden_states import hidden_states, layer_count, shortening
 from wav2vec2.interop import checkpoints, native
@@ -119,12 +119,6 @@ class Listener:
         """Frames of the extractor for recordings of these lengths."""
         return self.trunk.frames(torch.tensor(samples)).tolist()
 
-    def hear(self, names: Sequence[str], waveforms: Sequence[np.ndarray]) -> AudioBatch:
-        """Recordings as a batch, normalised if the model wants them so."""
-        rows = [normalize(row) if self.normalize_input else row for row in waveforms]
-        lengths = torch.tensor([len(row) for row in rows])
-        return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths, key=())
-
     @torch.no_grad()
     def features(self, batch: AudioBatch) -> list[np.ndarray]:
         """Of each row `[its frames, width]`: fp32, or int32 codes.
@@ -168,7 +162,7 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
     if bool(files) == bool(options.subset):
         raise UserError("inference.py features: give either FILEs, or --dataset_dir and --subset")
     output_dir = prepare_folder("--output_dir", options.output_dir)
-    recordings = [] if options.subset else recordings_of(files, options.output_dir)
+    recordings = unique_ids([found for name in files for found in recordings_at(name)])
     listener = Listener.load(options)
     failures: list[str] = []
     if options.subset:
@@ -191,19 +185,6 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
     write_lines(output_dir / "features.json", [json.dumps(described, indent=2)])
     print(f"features of {done} of {done + len(failures)} recordings in {output_dir}")
     return list_failures(failures)
-
-
-def recordings_of(files: Sequence[str], output_dir: str) -> list[Recording]:
-    """The files, and the audio files below the folders, that the command line names."""
-    found: list[Recording] = []
-    for name in files:
-        path = Path(name)
-        if path.is_dir():
-            found += read_folder(SourceOptions(output_dir=output_dir, audio_dir=name))
-        else:
-            key = recording_key(path, path.parent)
-            found.append(Recording(key, key, path, name))
-    return unique_ids(found)
 
 
 def batches_of_subset(listener: Listener, options: FeatureOptions) -> Iterator[AudioBatch]:
@@ -233,7 +214,11 @@ def batches_of_files(
             waveforms.append(waveform)
         lengths = listener.frames([len(waveform) for waveform in waveforms])
         for batch in sorted_batches(lengths, size):
-            yield listener.hear([names[n] for n in batch], [waveforms[n] for n in batch])
+            yield batch_of(
+                [names[n] for n in batch],
+                [waveforms[n] for n in batch],
+                normalize_input=listener.normalize_input,
+            )
 
 
 @contextmanager

@@ -1,17 +1,15 @@
 """A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from common import distributed
-from common.audio import normalize
 from common.beam_search import build_decoder
-from common.dataset import AudioBatch, pad
+from common.dataset import AudioBatch
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
 from common.errors import UserError
 from common.manifest import Manifest, read_labels
@@ -91,12 +89,6 @@ class Recogniser:
     def samples(self, frames: int) -> int:
         """The fewest samples that give `frames` frames."""
         return sample_count(frames, self.model.wav2vec2.feature_extractor.spec)
-
-    def hear(self, names: Sequence[str], waveforms: Sequence[np.ndarray]) -> AudioBatch:
-        """Recordings as a batch, normalised if the model wants them so."""
-        rows = [normalize(row) if self.normalize_input else row for row in waveforms]
-        lengths = torch.tensor([len(row) for row in rows])
-        return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths, key=())
 
     def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
         """What `decoder` hears in each row."""

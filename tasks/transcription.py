@@ -16,13 +16,19 @@ from common.decoding import DecodingOptions
 from common.errors import ExitCode, UserError, list_failures
 from common.flags import prepare_folder
 from common.manifest import read_manifest, write_lines
-from common.recordings import AUDIO_SUFFIXES, Recording, audio_files, recording_key, unique_ids
+from common.recordings import (
+    Recording,
+    named_recording,
+    recording_key,
+    recordings_at,
+    unique_ids,
+)
 from common.timed_words import Transcript, srt, vtt
 from common.waveform import Waveform
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tasks.transcriber import Transcriber, WindowOptions
 
-STANDARD_INPUT = Path("-")
+STANDARD_INPUT = "-"
 SUBTITLES = {"srt": srt, "vtt": vtt}
 
 
@@ -92,22 +98,15 @@ def find_recordings(files: Sequence[str], filelist: str) -> list[Recording]:
     """
     found: list[Recording] = []
     for name in files:
-        path = Path(name)
-        if path == STANDARD_INPUT:
-            found.append(Recording("stdin", "stdin", path, name))
-        elif path.is_dir():
-            inside = audio_files(path)
-            if not inside:
-                suffixes = " ".join(sorted(AUDIO_SUFFIXES))
-                raise UserError(f"{name}: a folder without audio files ({suffixes})")
-            found += [named(recording_key(file, path), file) for file in inside]
+        if name == STANDARD_INPUT:
+            found.append(named_recording("stdin", Path(name)))
         else:
-            found.append(named(recording_key(path, path.parent), path, name))
+            found += recordings_at(name)
     if filelist:
         found += listed(Path(filelist))
     if not found:
         raise UserError("give recordings, folders of them, - for standard input, or --filelist")
-    piped = [recording.source for recording in found].count(STANDARD_INPUT)
+    piped = list(files).count(STANDARD_INPUT)
     if piped > 1:
         raise UserError("-: standard input can be read once only")
     if piped and sys.stdin.isatty():
@@ -115,16 +114,13 @@ def find_recordings(files: Sequence[str], filelist: str) -> list[Recording]:
     return found
 
 
-def named(key: str, path: Path, name: str = "") -> Recording:
-    name = name or str(path)
-    return Recording(key, key, path, name.encode("utf-8", "replace").decode())
-
-
 def listed(path: Path) -> list[Recording]:
     """The recordings of a filelist (.tsv), or of lines that each hold a path."""
     if path.suffix.lower() == ".tsv":
         manifest = read_manifest(path.parent, path.stem)
-        return [named(utterance.id, Path(utterance.path)) for utterance in manifest.utterances]
+        return [
+            named_recording(utterance.id, Path(utterance.path)) for utterance in manifest.utterances
+        ]
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -133,12 +129,12 @@ def listed(path: Path) -> list[Recording]:
     files = [path.parent / line.strip() for line in lines if line.strip()]
     if not files:
         raise UserError(f"--filelist {path}: names no recording; it holds a path a line")
-    return [named(recording_key(file, file.parent), file) for file in files]
+    return [named_recording(recording_key(file, file.parent), file) for file in files]
 
 
 def read(recording: Recording) -> Waveform:
     """A recording, decoded; UserError names it."""
-    if recording.source != STANDARD_INPUT:
+    if recording.source != Path(STANDARD_INPUT):
         return Waveform(stream_recording(recording.source, recording.where))
     return read_stream(sys.stdin.buffer)
 

@@ -26,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.audio import SAMPLE_RATE
+from common.checksum import sha256
 from common.errors import ExitCode, UserError, list_failures, run_command
 from common.flags import ArgumentParser, parse_dataclasses, prepare_folder
 from common.manifest import (
@@ -232,7 +233,7 @@ def write_shard(plan: ShardPlan, dtype: np.dtype, file: Any) -> tuple[str, list[
 def pack_shard(plan: ShardPlan) -> tuple[str, list[str]]:
     """Make a shard, unless it is finished; its checksum, and failures, for which none is made."""
     if plan.finished():
-        return checksum(plan.path), []
+        return sha256(plan.path), []
     temporary = plan.path.with_name(f".{plan.path.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -251,18 +252,6 @@ def pack_shard(plan: ShardPlan) -> tuple[str, list[str]]:
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; UserError if it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(MIB):
-                digest.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); copy it again") from None
-    return digest.hexdigest()
 
 
 def _start_worker() -> None:
@@ -380,7 +369,7 @@ def examine(listed: tuple[Path, str]) -> str:
     """What is wrong with a shard of that checksum; empty if nothing is."""
     path, expected = listed
     try:
-        if checksum(path) == expected:
+        if sha256(path) == expected:
             return ""
     except UserError as error:
         return str(error)

@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from common import checkpoint
 from common.audio import SAMPLE_RATE
 from common.errors import run_command
+from common.vocabulary import Vocabulary
+from wav2vec2.config import MINI, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop import native
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["AN", "BE", "CAT", "DOE"]
@@ -131,3 +137,15 @@ def flags(kind: str, dataset_dir: Path, output_dir: Path, **changed: object) -> 
     values |= {f"--{name}": value for name, value in changed.items()}
     pairs = [(name, str(value)) for name, value in values.items() if value is not None]
     return [kind, *(part for pair in pairs for part in pair)]
+
+
+@pytest.fixture(scope="session")
+def random_recogniser(corpus, tmp_path_factory) -> Path:
+    """A fine-tuned MINI checkpoint that hears noise: its weights are random."""
+    vocabulary = Vocabulary.read(corpus / "dict.ltr.txt")
+    torch.manual_seed(0)
+    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
+    path = tmp_path_factory.mktemp("model") / "random.pt"
+    content = native.ctc_content(MINI, vocabulary, "ltr")
+    checkpoint.save(path, {**content, "model": network.state_dict()})
+    return path

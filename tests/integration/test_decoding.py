@@ -3,31 +3,19 @@
 import json
 
 import pytest
-import torch
 
 import inference
-from common import checkpoint
 from common.manifest import read_manifest
-from common.vocabulary import Vocabulary
 from tests.integration.conftest import WORDS
 from tests.integration.test_bad_input import one_line
 from tests.unit.common.arpa import bigrams, write_arpa
 from utils import benchmark_decoder, tune_decoder
-from wav2vec2.config import MINI, Regularisation
-from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import native
 
 
 @pytest.fixture(scope="module")
-def model(corpus, tmp_path_factory):
+def model(random_recogniser):
     """Flags of a checkpoint that hears noise, and of the corpus."""
-    vocabulary = Vocabulary.read(corpus / "dict.ltr.txt")
-    torch.manual_seed(0)
-    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
-    path = tmp_path_factory.mktemp("model") / "random.pt"
-    content = native.ctc_content(MINI, vocabulary, "ltr")
-    checkpoint.save(path, {**content, "model": network.state_dict()})
-    return ["--checkpoint", path, "--cpu"]
+    return ["--checkpoint", random_recogniser, "--cpu"]
 
 
 @pytest.fixture

@@ -17,28 +17,19 @@ import inference
 from common import checkpoint
 from common.decoding import DecodingOptions, GreedyDecoder
 from common.manifest import read_manifest, write_lines, write_manifest
-from common.vocabulary import Vocabulary
 from tasks.evaluation import listen
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
 from utils import release_checkpoint
-from wav2vec2.config import MINI, Regularisation
-from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import native
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def model(corpus, tmp_path_factory):
-    vocabulary = Vocabulary.read(corpus / "dict.ltr.txt")
-    torch.manual_seed(0)
-    network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
-    path = tmp_path_factory.mktemp("model") / "random.pt"
-    content = native.ctc_content(MINI, vocabulary, "ltr")
-    checkpoint.save(path, {**content, "model": network.state_dict()})
-    return path
+def model(random_recogniser):
+    return random_recogniser
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from common.error_rate import ErrorCounts
 from common.vocabulary import BLANK, Vocabulary
 from tests.integration.conftest import WORDS, say
 from tests.integration.test_bad_input import one_line
+from tests.unit.common.test_audio import write_mute_video
 from utils import measure_transcription
 from wav2vec2.config import MINI, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
@@ -245,7 +246,6 @@ def test_standard_input(transcribe, tmp_path, monkeypatch, suffix, rate):
 
 
 def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path, command):
-    av = pytest.importorskip("av")
     write(tmp_path / "good.wav")
     soundfile.write(tmp_path / "short.wav", np.zeros(160), SAMPLE_RATE)
     (tmp_path / "empty.wav").touch()
@@ -255,13 +255,7 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
     write(tmp_path / "whole.flac", words=40)
     data = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    with av.open(str(tmp_path / "mute.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
-        container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    write_mute_video(tmp_path / "mute.mp4")
     bad = {
         "gone.wav": "cannot be opened",
         "empty.wav": "the file is empty",

@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.manifest import write_chunks
 from common.vocabulary import BLANK
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.feature_extractor import ConvLayers, FeatureExtractor, GroupNorm, frame_count
+from wav2vec2.feature_extractor import FeatureExtractor, GroupNorm, frame_count, sample_count
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
 from wav2vec2.model import Frames
@@ -122,21 +122,13 @@ def _group_norm(norm: GroupNorm, x: Tensor, counts: Tensor) -> Tensor:
     return y.masked_fill(~valid, 0.0)
 
 
-def samples_needed(frames: int, conv_layers: ConvLayers) -> int:
-    """The fewest samples that give `frames`: the inverse of `frame_count`."""
-    count = frames
-    for _, kernel, stride in reversed(conv_layers):
-        count = (count - 1) * stride + kernel
-    return count
-
-
 def export(content: dict[str, Any], source: str) -> torch.export.ExportedProgram:
     """The graph of a fine-tuned checkpoint, batch and samples left open; UserError names
     `source`."""
     model, _ = native.load_ctc(content, source)
     architecture = native.architecture_of(content, source)
     graph = Graph(model, normalize_input=architecture.normalize_input).eval()
-    shortest = samples_needed(2, architecture.conv_layers)
+    shortest = sample_count(2, architecture.conv_layers)
     free = torch.export.Dim.DYNAMIC
     # Sizes of the example that no part of a model has by chance: equal ones would be tied.
     example = torch.zeros(3, 40 * shortest + 13)
@@ -159,8 +151,8 @@ def describe(content: dict[str, Any], source: str) -> str:
             "units": vocabulary.symbols,
             "blank": BLANK,
             "spelling": vocabulary.spelling.value,
-            "shortest_row": samples_needed(1, architecture.conv_layers),
-            "shortest_batch": samples_needed(2, architecture.conv_layers),
+            "shortest_row": sample_count(1, architecture.conv_layers),
+            "shortest_batch": sample_count(2, architecture.conv_layers),
         },
         ensure_ascii=False,
     )

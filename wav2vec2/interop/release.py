@@ -5,12 +5,12 @@
 README.md, which has none because people write into it.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common.checksum import sha256
 from common.errors import UserError
 from wav2vec2.interop.huggingface_files import (
     new_folder,
@@ -50,7 +50,7 @@ def write(content: dict[str, Any], folder: Path, card: str) -> None:
             (temporary / _DICTIONARY).write_text(content["dictionary"], encoding="utf-8")
         if "sentencepiece" in content:
             (temporary / _SUBWORDS).write_bytes(content["sentencepiece"].numpy().tobytes())
-        sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
+        sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
         (temporary / _SUMS).write_text("".join(sums), encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
@@ -60,7 +60,7 @@ def read(folder: Path) -> dict[str, Any]:
     is missing or damaged."""
     sums = _sums(folder)
     for name, expected in sums.items():
-        if _sha256(folder / name) != expected:
+        if sha256(folder / name) != expected:
             raise UserError(f"{folder / name}: damaged (its checksum fails); fetch it again")
     config = read_json(folder / _CONFIG)
     if config[_MARK] != FORMAT:
@@ -89,14 +89,3 @@ def _sums(folder: Path) -> dict[str, str]:
     if not {_WEIGHTS, _CONFIG} <= sums.keys() <= {_WEIGHTS, _CONFIG, _DICTIONARY, _SUBWORDS}:
         raise UserError(f"{path}: does not list the files of a released model; fetch it again")
     return sums
-
-
-def _sha256(path: Path) -> str:
-    hashed = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                hashed.update(block)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from None
-    return hashed.hexdigest()

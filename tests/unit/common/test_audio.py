@@ -152,15 +152,20 @@ def test_recordings_only_ffmpeg_decodes(tmp_path, name, codec):
     assert abs(np.argmax(spectrum) * SAMPLE_RATE / 8000 - 440) < 4
 
 
-def test_video_without_sound(tmp_path):
+def write_mute_video(path):
+    """A picture without an audio stream; skips the test without `av`."""
     av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         picture = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
         container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
+
+
+def test_video_without_sound(tmp_path):
+    write_mute_video(tmp_path / "v.mp4")
     with pytest.raises(UserError, match=r"v\.mp4: holds no audio stream"):
         read_recording(tmp_path / "v.mp4")
 

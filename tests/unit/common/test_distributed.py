@@ -276,9 +276,15 @@ def test_a_machine_too_many(tmp_path):
     """Two train; the third does not wait for a place among them until they are done."""
     script = tmp_path / "script.py"
     script.write_text("import time\ntime.sleep(60)\n")
-    meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{free_port()}"]
+    port = free_port()
+    meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}"]
     meeting += ["--rdzv_conf", "join_timeout=20"]
-    machines = [machine(*meeting, script=script) for _ in range(3)]
+    machines = [machine(*meeting, script=script)]
+    with socket.socket() as probe:  # the machine where all meet must not be the one too many
+        while probe.connect_ex(("127.0.0.1", int(port))):
+            assert machines[0].poll() is None
+            time.sleep(0.1)
+    machines += [machine(*meeting, script=script) for _ in range(2)]
     said = sorted((m.wait(180), m.stderr.read()) for m in machines)
     assert [code for code, _ in said] == [0, 0, 2]
     refusal = said[-1][1].splitlines()[-1]

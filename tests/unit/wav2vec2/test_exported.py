@@ -11,7 +11,6 @@ from common.errors import UserError
 from common.vocabulary import Vocabulary
 from wav2vec2.config import BASE, LARGE, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.feature_extractor import frame_count
 from wav2vec2.interop import exported, native
 from wav2vec2.interop.onnx import write_onnx
 
@@ -86,13 +85,6 @@ def test_archive(name, tmp_path):
         "shortest_row": 30,
         "shortest_batch": 50,
     }
-
-
-@pytest.mark.parametrize("frames", [1, 2, 7])
-def test_samples_needed(frames):
-    needed = exported.samples_needed(frames, BASE.conv_layers)
-    assert frame_count(needed, BASE.conv_layers) == frames
-    assert frame_count(needed - 1, BASE.conv_layers) == frames - 1
 
 
 def test_standardise_is_our_normalisation():

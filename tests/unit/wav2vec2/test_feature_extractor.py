@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from wav2vec2.config import BASE, MINI
-from wav2vec2.feature_extractor import FeatureExtractor, frame_count, scale_gradient
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count, scale_gradient
 
 
 def test_published_geometry():
@@ -44,6 +44,13 @@ def test_group_norm_statistics_are_over_an_utterances_time():
     mean, variance = y.mean(-1, keepdim=True), y.var(-1, keepdim=True, unbiased=False)
     expected = torch.nn.functional.gelu((y - mean) / (variance + 1e-5).sqrt())
     torch.testing.assert_close(block(x, None), expected)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_fewest_samples(frames):
+    needed = sample_count(frames, BASE.conv_layers)
+    assert frame_count(needed, BASE.conv_layers) == frames
+    assert frame_count(needed - 1, BASE.conv_layers) == frames - 1
 
 
 def test_scale_gradient():
