@@ -229,7 +229,8 @@ def process_group(
         target, arguments = _attendance.watch, (limit.total_seconds(), end, done)
     else:
         target, arguments = _attendance.give_signs, (done,)
-    Thread(target=target, args=arguments, daemon=True).start()
+    watcher = Thread(target=target, args=arguments, daemon=True)
+    watcher.start()
     try:
         yield
     except PeerLost as error:
@@ -239,6 +240,8 @@ def process_group(
         leave(error)  # Python would stumble over a thread that still reads the list
     finally:
         done.set()
+        # Python aborts if it ends while a thread is inside the store.
+        watcher.join(SILENT_SECONDS)
         _attendance = None
         dist.destroy_process_group()
 

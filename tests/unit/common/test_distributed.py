@@ -19,8 +19,11 @@ from common.launcher import explain
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(tmp_path, body, processes=2, timeout_minutes=1.0):
-    """Run `body` in each process; returns the launcher's result.  `rank`, `out` are there."""
+def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
+    """Run `body` in each process; returns the launcher's result.  `rank`, `out` are there.
+
+    `before`: what runs before the group is formed.
+    """
     script = tmp_path / "script.py"
     script.write_text(
         "import json, os, pathlib, signal, subprocess, sys, threading, time, torch\n"
@@ -28,6 +31,7 @@ def run(tmp_path, body, processes=2, timeout_minutes=1.0):
         "from common.errors import UserError, leave, report, run_command\n"
         "from common.metrics import Sums\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
+        f"{before.strip()}\n"
         "def main():\n"
         "    device = distributed.pick_device(cpu=True)\n"
         f"    with distributed.process_group(device, {timeout_minutes}):\n"
@@ -207,6 +211,28 @@ watched = (0.5, leave, threading.Event())
 threading.Thread(target=distributed._attendance.watch, args=watched, daemon=True).start()
 time.sleep(2)
 distributed.sum_over_ranks(torch.ones(1))
+""",
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_nothing_is_left_of_the_group(tmp_path):
+    """Python aborts if it ends while a thread is inside the store."""
+    result = run(
+        tmp_path,
+        "distributed.sum_over_ranks(torch.ones(1))",
+        before="""
+def end_late(attendance, done):
+    done.wait()
+    time.sleep(0.5)
+
+def check():
+    destroy()
+    left = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+    assert not left, left
+
+distributed.Attendance.give_signs, destroy = end_late, torch.distributed.destroy_process_group
+torch.distributed.destroy_process_group = check
 """,
     )
     assert result.returncode == 0, result.stderr
