@@ -38,6 +38,7 @@ _METADATA = {
     "uer": {"unit": "%", "format": ":.2f"},
     "blank_share": {"unit": "%", "format": ":.1f"},
     "updates/s": {"format": ":.2f"},
+    "flops/s": {"format": ":.3e"},
 }
 
 

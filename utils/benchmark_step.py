@@ -216,7 +216,7 @@ def with_data(recipe: dict[str, Any], options: BenchmarkOptions, noise: Path) ->
     return {
         **recipe,
         "dataset_dir": noise,
-        "train_subset": "train",
+        "train_subset": ("train",),
         "max_tokens": options.utterances * samples,
         "min_sample_size": samples,
         "max_sample_size": samples,
@@ -566,7 +566,7 @@ def described(options: BenchmarkOptions, recipe: dict[str, Any], results: list[R
     """What was measured, on what, in a line."""
     surroundings = results[0].ready["environment"]
     batch = (
-        f"{recipe['train_subset']} in sub-batches of {recipe['max_tokens']} samples"
+        f"{' '.join(recipe['train_subset'])} in sub-batches of {recipe['max_tokens']} samples"
         if recipe["dataset_dir"]
         else f"sub-batches of {options.utterances} x {options.seconds:g} s"
     )
@@ -717,12 +717,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         noise, runs = Path(name) / "noise", Path(name) / "runs"
         noise.mkdir(), runs.mkdir()
-        results = measure(options, with_data(recipe, options, noise), runs, telemetry)
+        trained = with_data(recipe, options, noise)
+        results = measure(options, trained, runs, telemetry)
     peaks = product_rates(results)
     for number, result in enumerate(results, start=1):
         figures = summary(result, peaks)
         telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
     telemetry.close()
+    recipe = {**trained, "dataset_dir": recipe["dataset_dir"]}
     write_results(options, recipe, results, folder)
     plot(results, folder / "benchmark_step.png")
 
