@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from wav2vec2.attention import attend
+from wav2vec2.dropout import Dropout
 from wav2vec2.feature_extractor import NORM_EPS
 from wav2vec2.numerics import at_least_fp32
 
@@ -84,12 +86,12 @@ class SelfAttention(nn.Module):
         def split(y: Tensor) -> Tensor:  # [batch, frames, D] -> [batch, heads, frames, D / heads]
             return y.view(batch, frames, self.heads, -1).transpose(1, 2)
 
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend(
             split(self.q_proj(x)),
             split(self.k_proj(x)),
             split(self.v_proj(x)),
-            attn_mask=None if valid is None else valid[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
+            valid,
+            self.dropout if self.training else 0.0,
         )
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, frames, dim))
 
@@ -115,8 +117,8 @@ class TransformerLayer(nn.Module):
         self.fc1 = encoder_linear(dim, ffn_dim)
         self.fc2 = encoder_linear(ffn_dim, dim)
         self.final_layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
-        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.dropout = Dropout(dropout)
+        self.activation_dropout = Dropout(activation_dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """`[batch, frames, D]` -> the same; `valid` `[batch, frames]` or None for all."""
@@ -176,7 +178,7 @@ class Encoder(nn.Module):
         self.norm_first = norm_first
         self.pos_conv = PositionalConvolution(dim, position_kernel, position_groups)
         self.layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.stack = stack
 
     def forward(

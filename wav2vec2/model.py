@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
+from wav2vec2.dropout import Dropout
 from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack
 from wav2vec2.feature_extractor import (
     NORM_EPS,
@@ -85,7 +86,7 @@ class Wav2Vec2(nn.Module):
         self.feature_extractor = feature_extractor
         self.layer_norm = nn.LayerNorm(channels, eps=NORM_EPS)
         self.post_extract_proj = nn.Linear(channels, dim) if channels != dim else None
-        self.dropout_input = nn.Dropout(dropout_input)
+        self.dropout_input = Dropout(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
         self.encoder = encoder
         self.feature_grad_mult = feature_grad_mult

@@ -13,6 +13,7 @@ from wav2vec2.contrastive import (
     contrastive_loss,
     count_correct,
 )
+from wav2vec2.dropout import Dropout
 from wav2vec2.model import Frames, Wav2Vec2
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer
@@ -100,7 +101,7 @@ class Wav2Vec2ForPretraining(nn.Module):
     ):
         super().__init__()
         self.wav2vec2 = wav2vec2
-        self.dropout_features = nn.Dropout(dropout_features)
+        self.dropout_features = Dropout(dropout_features)
         self.quantizer = quantizer
         self.project_q = nn.Linear(final_dim, final_dim)
         self.final_proj = nn.Linear(dim, final_dim)
