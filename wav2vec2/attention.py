@@ -7,19 +7,17 @@ the backward pass, not kept.
 """
 
 import functools
-import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wav2vec2 import kernels
 from wav2vec2.dropout import draw_kept
 
 WEIGHTS = 2**21
 """Attention weights held at a time; one head's, if it has more."""
-
-_log = logging.getLogger(__name__)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
@@ -63,17 +61,11 @@ def kernel_for(q: Tensor, dropout: float) -> str:
 
 @functools.cache
 def _cpu_kernel(dtype: torch.dtype) -> str:
-    """Chosen, and logged, once a type."""
-    kernel = "products"
-    try:
-        with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-            x = torch.ones(1, 1, 2, 1, dtype=dtype, requires_grad=True)
-            _Products.apply(x, x, x, [2], 0.0).sum().backward()
-    except (RuntimeError, AttributeError, TypeError) as error:
-        kernel, reason = "torch", str(error).splitlines()[0][:120]
-        _log.warning("attention as matrix products does not work here: %s", reason)
-    _log.info("attention of %s: %s", dtype, kernel)
-    return kernel
+    def trial() -> None:
+        x = torch.ones(1, 1, 2, 1, dtype=dtype, requires_grad=True)
+        _Products.apply(x, x, x, [2], 0.0).sum().backward()
+
+    return kernels.choose(f"attention of {dtype}", "products", "torch", trial)
 
 
 class _Products(torch.autograd.Function):

@@ -8,7 +8,6 @@ its kernel.  Stretches of STRETCH steps keep what lies between two products in t
 """
 
 import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from wav2vec2 import kernels
+
 STRETCH = 2048
 """Output steps of a convolution computed at a time."""
-
-_log = logging.getLogger(__name__)
 
 
 def kernel_for(weight: Tensor, waveforms: Tensor) -> str:
@@ -43,28 +42,21 @@ def kernel_for(weight: Tensor, waveforms: Tensor) -> str:
 
 @functools.cache
 def _cpu_kernel(dtype: torch.dtype) -> str:
-    """Chosen, and logged, once a type."""
-    kernel = "conv1d"
-    if dtype in (torch.float32, torch.float64, torch.bfloat16):
-        try:
-            _try_products(dtype)
-            kernel = "products"
-        except (RuntimeError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[0][:120]
-            _log.warning("convolutions as matrix products do not work here: %s", reason)
-    _log.info("convolutions of %s: %s", dtype, kernel)
-    return kernel
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        return "conv1d"
+    return kernels.choose(
+        f"convolutions of {dtype}", "products", "conv1d", lambda: _try_products(dtype)
+    )
 
 
 def _try_products(dtype: torch.dtype) -> None:
     """A small extractor, forth and back; raises what torch raises."""
     wide = torch.promote_types(dtype, torch.float32)
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-        weight = torch.ones(4, 4, 3, dtype=dtype, requires_grad=True)
-        layers = [Layer(2, weight, None, nn.LayerNorm(4, dtype=dtype)) for _ in range(2)]
-        kernel = torch.ones(1, 4, 2, dtype=wide)
-        frames = convolve([torch.ones(8, 2, dtype=wide)], kernel, kernel[..., 0], layers, 3)
-        frames.sum().backward()
+    weight = torch.ones(4, 4, 3, dtype=dtype, requires_grad=True)
+    layers = [Layer(2, weight, None, nn.LayerNorm(4, dtype=dtype)) for _ in range(2)]
+    kernel = torch.ones(1, 4, 2, dtype=wide)
+    frames = convolve([torch.ones(8, 2, dtype=wide)], kernel, kernel[..., 0], layers, 3)
+    frames.sum().backward()
 
 
 @dataclass

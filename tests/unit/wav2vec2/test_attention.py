@@ -126,6 +126,6 @@ def test_falls_back(task, monkeypatch, caplog):
         bf16 = attend(*(x.bfloat16() for x in inputs), valid, 0.0)
     attention._cpu_kernel.cache_clear()
     assert found.shape == bf16.shape == inputs[0].shape
-    assert "attention as matrix products does not work here: 'NoneType'" in caplog.text
+    assert "attention of torch.float64: products does not work here: 'NoneType'" in caplog.text
     assert "attention of torch.float64: torch" in caplog.text
     assert "attention of torch.bfloat16: torch" in caplog.text
