@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
 
-BEGIN = "<!-- measured tables: python -m utils.report --update-readme -->"
+BEGIN = re.compile(r"<!-- measured tables: (.*?) -->")
+"""Opens a block of the README; names its tables, apart by commas."""
 END = "<!-- end of measured tables -->"
 
 
@@ -188,22 +189,40 @@ def table(shape: Shape, measurements: list[Measurement]) -> str:
     return f"**{shape.title}**\n\n{text}\n\n{' '.join(sources)}".strip()
 
 
-def tables(folder: Path = RESULTS) -> str:
-    """All of TABLES, filled from the files in `folder`."""
+def tables(folder: Path = RESULTS) -> dict[str, str]:
+    """Each of TABLES in markdown, filled from the files in `folder`."""
     found: dict[str, list[Measurement]] = {name: [] for name in TABLES}
     for path in sorted(folder.glob("*.json")):
         measurement = Measurement.read(path)
         found[measurement.table].append(measurement)
-    return "\n\n".join(table(TABLES[name], measurements) for name, measurements in found.items())
+    return {name: table(TABLES[name], measurements) for name, measurements in found.items()}
 
 
-def with_tables(readme: str, made: str) -> str:
-    """README's text with `made` between its marks; UserError if it has none."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"README.md: the lines {BEGIN} and {END} are missing")
-    return f"{before}{begin}\n\n{made}\n\n{end}{after}"
+def with_tables(readme: str, made: Mapping[str, str]) -> str:
+    """README's text with the tables of `made` in the blocks that name them.
+
+    UserError unless each table has its place, once, and each block its end.
+    """
+    before, *rest = BEGIN.split(readme)  # [text, names of a block, what follows, names, ...]
+    text, placed = before, []
+    for names, following in zip(rest[::2], rest[1::2]):
+        wanted = [name.strip() for name in names.split(",")]
+        _, end, after = following.partition(END)
+        if not end:
+            raise UserError(f"README.md: the tables {names} lack their end, the line {END}")
+        for name in wanted:
+            if name not in made:
+                raise UserError(f"README.md: table {name!r}: one of {', '.join(made)}")
+        placed += wanted
+        content = "\n\n".join(made[name] for name in wanted)
+        text += f"<!-- measured tables: {names} -->\n\n{content}\n\n{end}{after}"
+    for name in made:
+        if placed.count(name) != 1:
+            raise UserError(
+                f"README.md: table {name} has {placed.count(name)} places; it needs one, a line "
+                f"<!-- measured tables: {name} --> and further down {END}"
+            )
+    return text
 
 
 def update_readme(readme: Path = README, folder: Path = RESULTS) -> None:

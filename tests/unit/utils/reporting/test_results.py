@@ -4,7 +4,6 @@ import pytest
 
 from common.errors import UserError
 from utils.reporting.results import (
-    BEGIN,
     END,
     README,
     RESULTS,
@@ -37,24 +36,63 @@ def test_results_name_neither_machines_nor_their_folders():
 
 def test_a_table_is_filled_and_the_rest_is_not(tmp_path):
     empty = tables(tmp_path)
-    assert empty.count("**") == 2 * len(TABLES)
-    assert "| factor 4 | not measured yet | not measured yet | 1.37 | 62.35 |" in empty
+    assert list(empty) == list(TABLES)
+    row = "| factor 4 | not measured yet | not measured yet | 1.37 | 62.35 |"
+    assert row in empty["pooling_factor"]
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (tmp_path / "b.json").write_text(json.dumps({**GOOD, "setting": "bf16"}))
-    filled = tables(tmp_path)
+    made = tables(tmp_path)
+    filled = made.pop("pooling_factor")
     assert "| baseline | 1.0 | 100.0 | 1.0 | 100.0 | 1.00 | 100.00 |" in filled
     assert "| factor 4 | 1.4 | – | 1.4 | – | 1.37 | 62.35 |" in filled
     assert "bf16: throughput" in filled and "pretrain_base_benchmark.sh" in filled
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    update_readme(readme, tmp_path)
+    assert made == {name: text for name, text in empty.items() if name != "pooling_factor"}
+
+
+def block(names, content="old"):
+    return f"<!-- measured tables: {names} -->\n{content}\n{END}"
+
+
+FIRST, *OTHERS = TABLES
+
+
+def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
+    readme, folder = tmp_path / "README.md", tmp_path / "results"
+    folder.mkdir()
+    others = ", ".join(reversed(OTHERS))
+    readme.write_text(f"before\n{block(others)}\nbetween\n{block(FIRST)}\nafter\n")
+    (folder / "a.json").write_text(json.dumps(GOOD))
+    made = tables(folder)
+    update_readme(readme, folder)
     first = readme.read_text()
-    assert first == f"before\n{BEGIN}\n\n{filled}\n\n{END}\nafter\n"
-    update_readme(readme, tmp_path)
+    one = block(others, "\n" + "\n\n".join(made[name] for name in reversed(OTHERS)) + "\n")
+    other = block(FIRST, f"\n{made[FIRST]}\n")
+    assert first == f"before\n{one}\nbetween\n{other}\nafter\n"
+    update_readme(readme, folder)
     assert readme.read_text() == first
-    readme.write_text("no marks")
-    with pytest.raises(UserError, match="are missing"):
+    assert capsys.readouterr().out.splitlines() == [
+        "report: README.md has the new tables",
+        "report: README.md is as it was",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("no marks", f"table {FIRST} has 0 places"),
+        (block(", ".join(OTHERS)), f"table {FIRST} has 0 places"),
+        (block(", ".join([*TABLES, FIRST])), f"table {FIRST} has 2 places"),
+        (block(", ".join(TABLES)) + block("speed"), "table 'speed': one of pooling_factor"),
+        (block(", ".join(TABLES)).removesuffix(END), "lack their end"),
+        (block(FIRST).removesuffix(END) + block(", ".join(OTHERS)), f"{FIRST} lack their end"),
+    ],
+)
+def test_a_table_without_its_place_is_named(tmp_path, text, says):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(UserError, match=f"README.md: .*{says}"):
         update_readme(readme, tmp_path)
+    assert readme.read_text() == text
 
 
 @pytest.mark.parametrize(
