@@ -1,4 +1,4 @@
-"""What the repository promises of itself: direction of imports, README, scripts."""
+"""What the repository promises of itself: direction of imports, folders, scripts."""
 
 import ast
 import re
@@ -96,57 +96,6 @@ def test_nothing_is_evaluated_or_run_from_strings():
                 for keyword in node.keywords:
                     assert keyword.arg != "shell", path
                     assert not (keyword.arg == "weights_only" and not keyword.value.value), path
-
-
-def documents():
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
-def test_documents_name_files_that_exist(path):
-    """Every script, module and repository path in a document is there."""
-    text = path.read_text(encoding="utf-8")
-    for name in re.findall(
-        r"(?<![\w/])((?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+)", text
-    ):
-        name = name.rstrip(".")
-        assert (ROOT / name).exists(), f"{path.name} names {name}"
-    for module in re.findall(r"python3? -m ((?:utils|common)\.\w+)", text):
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
-
-
-@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
-def test_documented_flags_and_variables_exist(path):
-    """Flags after train.py, inference.py and utils commands parse; recipe variables are read."""
-    text = path.read_text(encoding="utf-8")
-    known = set()
-    for script in (ROOT / "scripts").rglob("*.sh"):
-        known |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*)", script.read_text(encoding="utf-8")))
-    commands = re.findall(r"```(?:bash|sh)\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(commands).replace("\\\n", " ").splitlines()
-    for line in lines:
-        for variable in re.findall(r"(?:^|\s)([A-Z][A-Z0-9_]+)=", line.split("bash ")[0]):
-            if "scripts/" in line:
-                assert variable in known, f"{path.name}: {variable} in {line!r}"
-        program = re.search(r"(train\.py|inference\.py)\s+(\w+)|-m (utils\.\w+)", line)
-        if program:
-            target = ["-m", program[3]] if program[3] else [program[1], program[2]]
-            help_text = help_of(*target)
-            for flag in re.findall(r"\s(--[a-z_]+)", line[program.end() :]):
-                assert re.search(rf"{flag}\b", help_text), f"{path.name}: {flag} in {line!r}"
-
-
-_HELP: dict[tuple[str, ...], str] = {}
-
-
-def help_of(*command):
-    if command not in _HELP:
-        result = subprocess.run(
-            [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stderr
-        _HELP[command] = result.stdout
-    return _HELP[command]
 
 
 def test_readme_tree_is_the_folders():
