@@ -77,7 +77,8 @@ def run_update(
     except torch.OutOfMemoryError as failure:
         error = UserError(
             f"{device}: out of memory ({str(failure).split('. ')[0]}); lower --num_concat_batches "
-            "and raise --update_freq by as much (the same recipe), or lower --max_tokens"
+            "and raise --update_freq by as much (the same recipe), add "
+            "--activation_checkpointing, or lower --max_tokens"
         )
     except UserError as failure:
         error = failure

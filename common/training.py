@@ -70,6 +70,9 @@ class RunOptions:
     """Train on the CPU."""
     deterministic: bool = False
     """Repeat to the bit on the same devices, threads and software: slower on GPUs."""
+    activation_checkpointing: bool = False
+    """Compute the layers again in the backward pass, rather than keep what they computed: the same
+    result with less memory and more time."""
     dry_run: bool = False
     """Print the resolved configuration as JSON and stop."""
 
@@ -163,6 +166,9 @@ class Trainer:
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
         self.writer = checkpoint.Writer()
+        for module in task.model.modules():
+            if hasattr(module, "recomputed"):
+                module.recomputed = run.activation_checkpointing
         self.weights = Weights(task.model, precision)
         self.scaler = LossScaler() if precision == "fp16" else None
         self.optimizer = optimizer_options.build(self.weights.parameters())

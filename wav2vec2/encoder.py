@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from wav2vec2.activation import gelu_of
 from wav2vec2.attention import attend
@@ -108,6 +109,9 @@ class SelfAttention(nn.Module):
 class TransformerLayer(nn.Module):
     """Attention and feed-forward blocks, each with its residual and LayerNorm."""
 
+    recomputed = False
+    """Whether the backward pass computes the layer again, so that only its input is kept."""
+
     def __init__(
         self,
         dim: int,
@@ -142,12 +146,15 @@ class TransformerLayer(nn.Module):
 
 
 def run_layers(
-    layers: Sequence[nn.Module], x: Tensor, valid: Tensor | None, kept: Sequence[bool] | None
+    layers: Sequence[TransformerLayer], x: Tensor, valid: Tensor | None, kept: Sequence[bool] | None
 ) -> Tensor:
     """Layers one after the other, without those LayerDrop skips; `kept` None runs all."""
     for index, layer in enumerate(layers):
         if kept is None or kept[index]:
-            x = layer(x, valid)
+            if layer.recomputed and torch.is_grad_enabled():
+                x = checkpoint(layer, x, valid, use_reentrant=False)  # the same dropout masks
+            else:
+                x = layer(x, valid)
     return x
 
 

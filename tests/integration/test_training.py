@@ -18,6 +18,7 @@ from common.audio import SAMPLE_RATE
 from common.errors import HealthError, StoppedBySignal
 from common.metrics import Sums
 from tests.integration.conftest import flags, launch, write_corpus
+from wav2vec2 import encoder
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +235,19 @@ def test_losses_do_not_depend_on_loader_workers(
     changed = {"pretrained_model": pretrained} if kind == "finetune" else {}
     run(*train.parse(flags(kind, corpus, tmp_path, num_workers=workers, **changed)))
     assert losses(tmp_path) == losses(straight.parent)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_computed_again_learn_the_same(corpus, tmp_path, monkeypatch, precision):
+    """To the bit, dropout and LayerDrop included."""
+    seen = []
+    again = encoder.checkpoint
+    monkeypatch.setattr(encoder, "checkpoint", lambda *a, **k: seen.append(a[0]) or again(*a, **k))
+    for name in ("false", "true"):
+        changed = {"activation_checkpointing": name, "precision": precision, "layerdrop": 0.2}
+        run(*train.parse(flags("pretrain", corpus, tmp_path / name, **changed)))
+        assert bool(seen) == (name == "true")
+    assert losses(tmp_path / "true") == losses(tmp_path / "false")
 
 
 def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path):
