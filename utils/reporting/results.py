@@ -68,10 +68,10 @@ TABLES = {
         "A100, bf16",
     ),
     "pretraining_accuracy": Shape(
-        "Contrastive accuracy of Base pre-training",
+        "Contrastive accuracy of Base pre-training, over seeds",
         tuple(f"{update:,} updates" for update in PUBLISHED_ACCURACY),
-        {"accuracy": "accuracy"},
-        {f"{u:,} updates": (f"{a:.3f} ± {d:.3f}",) for u, (a, d) in PUBLISHED_ACCURACY.items()},
+        {"accuracy": "mean", "deviation": "deviation"},
+        {f"{u:,} updates": (f"{a:.3f}", f"{d:.3f}") for u, (a, d) in PUBLISHED_ACCURACY.items()},
         "8 seeds, bf16",
     ),
     "finetuning_wer": Shape(
