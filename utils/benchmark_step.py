@@ -22,7 +22,8 @@ What is counted:
 - the machine's rate: of a large square product in each precision, which takes its turn as well.
 
 Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
-benchmark_step.md (the tables) and benchmark_step.png; to --json the table of hourglass factors as
+benchmark_step.md (the tables), benchmark_step.png and, with --profile, where the time of an update
+goes by operators; to --json the table of hourglass factors as
 docs/results keeps it.
 """
 
@@ -103,6 +104,8 @@ class BenchmarkOptions:
     """Of a sub-batch of noise."""
     seconds: float = 10.0
     """Length of each utterance of noise."""
+    profile: bool = False
+    """After the rounds, one more update of each under torch's profiler: profile_<name>.md."""
     product_size: int = 0
     """Rows and columns of the square product that measures the machine; 0: 2048 on a CPU, 8192 on
     a GPU."""
@@ -270,6 +273,11 @@ class Worker:
         self._send(updates=updates, unmeasured=unmeasured, count=count)
         return self.answer()
 
+    def profile(self) -> list[tuple[str, int, float]]:
+        """Of one update: name, calls and milliseconds of its operators."""
+        self._send(updates=1, unmeasured=0, profile=True)
+        return self.answer()["updates"][0]["operators"]
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -373,8 +381,27 @@ def measure(
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
                 telemetry.log([number, position, len(started)], line(result, -1))
+        if options.profile:
+            for worker in started:
+                if worker.configuration.kind != "product":
+                    write_profile(worker, folder)
     check_batches(results)
     return results
+
+
+def write_profile(worker: Worker, folder: Path, longest: int = 16) -> None:
+    """Where an update's time goes, by torch's operators."""
+    operators = worker.profile()
+    whole = sum(spent for *_, spent in operators)
+    rest = operators[longest:]
+    others = (f"{len(rest)} others", sum(calls for _, calls, _ in rest), sum(t for *_, t in rest))
+    rows = [
+        [name, str(calls), f"{spent:.0f}", f"{100 * spent / whole:.1f}"]
+        for name, calls, spent in [*operators[:longest], others]
+    ]
+    table = Table(str(worker.configuration), ["operator", "calls", "ms", "%"], rows)
+    text = [f"{table.title}, {whole / 1000:.2f} s", "", *table.markdown().splitlines()]
+    write_lines(folder / f"profile_{worker.configuration}.md".replace(" ", "_"), text)
 
 
 def check_batches(results: list[Result]) -> None:
@@ -622,7 +649,7 @@ def write_table(
     (precision,), (concat,) = options.precision, options.concat
     content = {
         "table": "pooling_factor",
-        "setting": precision,
+        "setting": precision if "cuda" in surroundings else f"CPU, {precision}",
         "command": command_line(),
         "hardware": f"{surroundings['hardware']}, {surroundings['threads']} threads"
         if "cuda" not in surroundings

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
@@ -83,6 +84,18 @@ COUNTED = {
 def flop_counter() -> FlopCounterMode:
     """Torch's counter, aware of products in place and of groups."""
     return FlopCounterMode(display=False, custom_mapping=COUNTED)
+
+
+def operators(profiler: profile) -> list[tuple[str, int, float]]:
+    """Name, calls and milliseconds, without those of what it calls, of each operator; longest
+    first.  On a GPU they are the device's."""
+    totals = profiler.key_averages()
+    on_device = any(total.self_device_time_total for total in totals)
+    found = []
+    for total in totals:
+        spent = total.self_device_time_total if on_device else total.self_cpu_time_total
+        found.append((total.key, total.count, spent / 1000))
+    return sorted(found, key=lambda entry: -entry[2])
 
 
 def memory_mib(device: torch.device) -> float:
@@ -145,6 +158,7 @@ class Stepper:
         self.loss: Tensor | None = None
         self.start = 0.0
         self.counter: FlopCounterMode | None = None
+        self.profiler: profile | None = None
 
     def watched(self, batch: AudioBatch, update: int) -> MicroBatchResult:
         result = self.forward(batch, update)
@@ -161,8 +175,9 @@ class Stepper:
         batches = [self.data.load(next(self.requests)) for _ in range(accumulate)]
         self.begin(update)
         self.updates.append(self._work(batches))
-        if self.counter is not None:
-            self.counter.__enter__()
+        for watcher in (self.counter, self.profiler):
+            if watcher is not None:
+                watcher.__enter__()
         self._synchronize()
         self.start = time.perf_counter()
 
@@ -178,6 +193,10 @@ class Stepper:
             self.counter.__exit__(None, None, None)
             done["counted_flops"] = self.counter.get_total_flops()
             self.counter = None
+        if self.profiler is not None:
+            self.profiler.__exit__(None, None, None)
+            done["operators"] = operators(self.profiler)
+            self.profiler = None
         done["loss"] = float(self.loss)
         self.left -= 1
 
@@ -193,6 +212,7 @@ class Stepper:
         self.unmeasured, self.updates = turn["unmeasured"], []
         self.left = turn["updates"] + self.unmeasured
         self.counter = flop_counter() if turn.get("count") else None
+        self.profiler = profile() if turn.get("profile") else None
 
     def _work(self, batches: list[AudioBatch]) -> dict[str, Any]:
         """What an update of `batches` has to do."""

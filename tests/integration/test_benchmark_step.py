@@ -28,6 +28,7 @@ def measured(tmp_path_factory):
     result = script(
         "hourglass_benchmark.sh",
         *("--warmup_updates", "10", "--product_size", "64", "--json", str(folder / "table.json")),
+        "--profile",
         **{**variables, "UTTERANCES": "2", "UTTERANCE_SECONDS": "0.7", "FACTORS": "1 2"},
         **{"PRECISIONS": "fp32", "PEERS": "transformers", "ROUNDS": "2", "UPDATES_A_TURN": "1"},
         WARMUP="1",
@@ -35,6 +36,15 @@ def measured(tmp_path_factory):
     )
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
+
+
+def test_profiles(measured):
+    """Of every contestant, products among the operators."""
+    folder, _ = measured
+    for name in ("baseline_fp32_x_2", "factor_2_fp32_x_2", "transformers_fp32_x_2"):
+        lines = (folder / f"profile_{name}.md").read_text().splitlines()
+        shares = [float(line.split("|")[-2]) for line in lines[4:]]
+        assert "mm" in " ".join(lines) and sum(shares) == pytest.approx(100, abs=2)
 
 
 def test_everything_is_measured_on_the_same_batches(measured):
