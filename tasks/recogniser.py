@@ -17,10 +17,11 @@ from common.precision import Precision, cast, check_supported
 from common.vocabulary import Spelling, Vocabulary
 from tasks.data import subset_batches
 from tasks.recognition import recognise
+from wav2vec2.config import Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import sample_count
-from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import checkpoints, native
+from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class ModelOptions:
     """Model"""
 
     checkpoint: str
-    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, or fairseq's with its
-    dict.ltr.txt beside it."""
+    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, fairseq's with its
+    dict.ltr.txt beside it, or an ONNX file written by utils.convert_checkpoint."""
     batch_size: int = 8
     """Utterances at a time at most; results do not depend on it."""
     cpu: bool = False
@@ -46,9 +47,9 @@ class ModelOptions:
 class Recogniser:
     """A model ready for use, with what its checkpoint says about it."""
 
-    model: Wav2Vec2ForCTC
+    model: Wav2Vec2ForCTC | OnnxRecogniser
+    architecture: Architecture
     vocabulary: Vocabulary
-    normalize_input: bool
     labels: str
     device: torch.device
 
@@ -64,31 +65,40 @@ class Recogniser:
         """A checkpoint of any kind on `device`; UserError if it is none, not fine-tuned, or the
         device does not have the precision."""
         check_supported(precision, device)
-        content = checkpoints.read(checkpoint)
-        model, vocabulary = native.load_ctc(content, checkpoint)
-        cast(model, precision)
-        return cls(
-            model=model.to(device),
-            vocabulary=vocabulary,
-            normalize_input=native.architecture_of(content, checkpoint).normalize_input,
-            labels=content["labels"],
-            device=device,
-        )
+        if is_onnx(checkpoint):
+            if precision != "fp32":
+                raise UserError(
+                    f"--precision {precision}: {checkpoint} has the precision it was written in; "
+                    "leave the flag out"
+                )
+            model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
+            content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
+        else:
+            content = checkpoints.read(checkpoint)
+            model, vocabulary = native.load_ctc(content, checkpoint)
+            cast(model, precision)
+            model = model.to(device)
+        architecture = native.architecture_of(content, checkpoint)
+        return cls(model, architecture, vocabulary, content["labels"], device)
+
+    @property
+    def normalize_input(self) -> bool:
+        return self.architecture.normalize_input
 
     @property
     def frame_samples(self) -> int:
         """Samples from one frame to the next."""
-        return math.prod(stride for _, _, stride in self.model.wav2vec2.feature_extractor.spec)
+        return math.prod(stride for _, _, stride in self.architecture.conv_layers)
 
     @property
     def shortening(self) -> int:
         """Frames that the encoder joins to one in its middle; 1: none."""
-        stack = self.model.wav2vec2.encoder.stack
-        return stack.factor if isinstance(stack, HourglassStack) else 1
+        hourglass = self.architecture.hourglass
+        return 1 if hourglass is None else hourglass.factor
 
     def samples(self, frames: int) -> int:
         """The fewest samples that give `frames` frames."""
-        return sample_count(frames, self.model.wav2vec2.feature_extractor.spec)
+        return sample_count(frames, self.architecture.conv_layers)
 
     def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
         """What `decoder` hears in each row."""

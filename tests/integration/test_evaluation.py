@@ -21,7 +21,7 @@ from tasks.evaluation import listen
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
-from utils import release_checkpoint
+from utils import convert_checkpoint, release_checkpoint
 from wav2vec2.interop import native
 
 pytestmark = pytest.mark.integration
@@ -97,6 +97,30 @@ def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, 
         batch.waveforms = F.pad(batch.waveforms, (0, 12_345))
         heard |= {key: found.words for key, found, _ in listen(recogniser, greedy, batch)}
     assert heard == {entry["id"]: entry["hypothesis"] for entry in alone}
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx_int8"])
+def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, tmp_path, command, kind):
+    """The same transcripts, batched as it comes; with 8 bits it says how many are others."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "model.onnx"
+    assert command(convert_checkpoint.main, model, path, "--to", kind)[0] == 0
+    by_torch, _ = evaluate("torch")
+    output, said = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
+    found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", said)
+    hypotheses = read(output)
+    assert int(found[2]) == len(hypotheses)
+    if kind == "onnx":
+        assert found[1] == "0"
+        same(hypotheses, read(by_torch))
+    code, out, err = command(
+        inference.main,
+        *["transcribe", "--checkpoint", path, "--precision", "bf16", "--cpu", "a.wav"],
+    )
+    one_line((code, out, err), "--precision bf16", "has the precision it was written in")
+    code, out, err = command(inference.main, "features", "--checkpoint", path, "--cpu", "a.wav")
+    one_line((code, out, err), "model.onnx: an ONNX file")
 
 
 def test_several_processes_count_each_utterance_once(evaluate, subset, model, tmp_path):

@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
+from common.errors import UserError
 from tests.unit.wav2vec2.test_exported import (
     ARCHITECTURES,
     VOCABULARY,
     content_of,
     worst_difference,
 )
-from wav2vec2.interop.onnx import write_onnx
+from wav2vec2.interop import checkpoints, native
+from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx, write_onnx
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -54,3 +56,56 @@ def test_8_bits(tmp_path):
     assert onnx.TensorProto.INT8 in kinds
     difference = worst_difference(content, graph_of(session_of(path)))
     assert 1e-4 < difference <= 0.2  # of logits whose deviation is about 1
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_in_the_models_place(name, tmp_path):
+    """Frames and logits, and what the checkpoint says of itself."""
+    content = content_of(ARCHITECTURES[name])
+    path = tmp_path / "model.onnx"
+    write_onnx(content, path)
+    assert is_onnx(path)
+    found = OnnxRecogniser(path)
+    assert found.content == {key: value for key, value in content.items() if key != "model"}
+    model, _ = native.load_ctc(content, "test")
+    assert worst_difference(content, lambda *inputs: vars(found(*inputs)).values()) <= 1e-3
+    assert torch.equal(found.frames(torch.arange(99)), model.frames(torch.arange(99)))
+
+
+def test_a_single_frame(tmp_path):
+    """The graph wants two, which zeros behind the row give."""
+    content = content_of(ARCHITECTURES["base"])
+    assert not content["architecture"]["normalize_input"]
+    write_onnx(content, tmp_path / "model.onnx")
+    model, _ = native.load_ctc(content, "test")
+    waveform, lengths = torch.randn(1, 30), torch.tensor([30])
+    with torch.no_grad():
+        expected = model(waveform, lengths)
+    found = OnnxRecogniser(tmp_path / "model.onnx")(waveform, lengths)
+    assert found.frame_lengths.tolist() == expected.frame_lengths.tolist() == [1]
+    torch.testing.assert_close(found.logits[:, :1], expected.logits, rtol=0, atol=1e-3)
+
+
+def test_files_that_are_no_recogniser(tmp_path):
+    damaged, foreign = tmp_path / "damaged.onnx", tmp_path / "foreign.onnx"
+    damaged.write_bytes(b"\x08\x08rest")
+    with pytest.raises(UserError, match=r"damaged.onnx: onnxruntime cannot read it \("):
+        OnnxRecogniser(damaged)
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, foreign)
+    with pytest.raises(UserError, match=r"foreign.onnx: does not say of what model it is"):
+        OnnxRecogniser(foreign)
+    with pytest.raises(UserError, match=r"foreign.onnx: an ONNX file, which is run, not loaded"):
+        checkpoints.read(foreign)
+
+
+def test_without_onnxruntime(tmp_path, monkeypatch):
+    monkeypatch.setattr("wav2vec2.interop.onnx.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="model.onnx: ONNX files run in onnxruntime; `pip install"):
+        OnnxRecogniser(tmp_path / "model.onnx")

@@ -9,6 +9,7 @@ from typing import Any
 from common import checkpoint
 from common.errors import UserError
 from wav2vec2.interop import fairseq, huggingface, nvidia, release
+from wav2vec2.interop.onnx import is_onnx
 from wav2vec2.interop.stand_ins import STAND_INS, plain
 
 
@@ -28,6 +29,10 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
         raise UserError(
             f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
+        )
+    if is_onnx(path):
+        raise UserError(
+            f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
         )
     content = checkpoint.read(path, STAND_INS)
     if checkpoint.is_own(content):

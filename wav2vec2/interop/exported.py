@@ -16,6 +16,7 @@ The archive carries `recogniser.json`, see `describe`:
 It is traced on the CPU and runs there.
 """
 
+import base64
 import io
 import json
 import math
@@ -142,8 +143,12 @@ def export(content: dict[str, Any], source: str) -> torch.export.ExportedProgram
 
 
 def describe(content: dict[str, Any], source: str) -> str:
-    """What a program needs beside the graph to make text of its logits, as JSON."""
+    """What a program needs beside the graph to make text of its logits, as JSON; `checkpoint` is
+    what this repository's own checkpoints say of themselves."""
     vocabulary = native.vocabulary_of(content, source)
+    own = {name: value for name, value in native.model_of(content).items() if name != "model"}
+    if "sentencepiece" in own:
+        own["sentencepiece"] = base64.b64encode(own["sentencepiece"].numpy().tobytes()).decode()
     architecture = native.architecture_of(content, source)
     return json.dumps(
         {
@@ -153,9 +158,26 @@ def describe(content: dict[str, Any], source: str) -> str:
             "spelling": vocabulary.spelling.value,
             "shortest_row": sample_count(1, architecture.conv_layers),
             "shortest_batch": sample_count(2, architecture.conv_layers),
+            "checkpoint": own,
         },
         ensure_ascii=False,
     )
+
+
+def described(text: str, source: str) -> dict[str, Any]:
+    """What `describe` wrote -> the checkpoint's content, all but its weights; UserError names
+    `source`."""
+    try:
+        content = json.loads(text)["checkpoint"]
+        if "sentencepiece" in content:
+            model = bytearray(base64.b64decode(content["sentencepiece"], validate=True))
+            content["sentencepiece"] = torch.frombuffer(model, dtype=torch.uint8)
+        return content
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{source}: does not say of what model it is; export it again with "
+            "`python -m utils.convert_checkpoint`"
+        ) from None
 
 
 def check_new(path: Path, suffix: str) -> None:

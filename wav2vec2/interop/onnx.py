@@ -20,10 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from common.errors import UserError
 from common.manifest import write_chunks
-from wav2vec2.interop.exported import DESCRIPTION, INPUTS, OUTPUTS, check_new, describe, export
+from wav2vec2.ctc import CTCOutput
+from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.interop import native
+from wav2vec2.interop.exported import (
+    DESCRIPTION,
+    INPUTS,
+    OUTPUTS,
+    check_new,
+    describe,
+    described,
+    export,
+)
+
+BEGINNING = b"\x08"
+"""Of an ONNX file: the tag of its version, which stands first; of no checkpoint's."""
 
 LARGEST = 2**31 - 1
 """Bytes of an ONNX file: protobuf's limit."""
@@ -53,6 +69,51 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
     exported.model.metadata_props[DESCRIPTION] = describe(content, str(path))
     model = exported.model_proto.SerializeToString()
     write_chunks(path, [_with_8_bits(model) if int8 else model])
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a file begins as an ONNX model does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(1) == BEGINNING
+    except OSError:  # a folder, or nothing: whoever reads it will say so
+        return False
+
+
+class OnnxRecogniser:
+    """An ONNX file in the place of a Wav2Vec2ForCTC, on the CPU."""
+
+    def __init__(self, path: str | Path):
+        """UserError if onnxruntime is missing, or the file is not one of `write_onnx`."""
+        if find_spec("onnxruntime") is None:
+            raise UserError(f"{path}: ONNX files run in onnxruntime; `pip install onnxruntime`")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a class of its own for each kind of damage
+            reason = str(error).strip().splitlines()[0][:120]
+            raise UserError(f"{path}: onnxruntime cannot read it ({reason})") from None
+        about = self._session.get_modelmeta().custom_metadata_map
+        self.content = described(about.get(DESCRIPTION, "{}"), str(path))
+        self._conv_layers = native.architecture_of(self.content, str(path)).conv_layers
+        self._shortest = sample_count(2, self._conv_layers)
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames that `samples` (any shape) give."""
+        return frame_count(samples, self._conv_layers)
+
+    def __call__(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
+        """`[batch, samples]` and the samples of each row, which gives a frame at least."""
+        waveforms = F.pad(waveforms, (0, max(0, self._shortest - waveforms.shape[1])))
+        inputs = zip(INPUTS, (waveforms.numpy(), lengths.numpy()))
+        logits, counts = self._session.run(list(OUTPUTS), dict(inputs))
+        return CTCOutput(torch.from_numpy(logits), torch.from_numpy(counts))
 
 
 def _check_packages(path: Path, names: tuple[str, ...]) -> None:

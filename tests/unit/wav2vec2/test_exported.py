@@ -84,7 +84,28 @@ def test_archive(name, tmp_path):
         "spelling": "letters",
         "shortest_row": 30,
         "shortest_batch": 50,
+        "checkpoint": {name: content[name] for name in content if name != "model"},
     }
+
+
+def test_a_description_is_what_the_checkpoint_says():
+    """A sentencepiece model's bytes included."""
+    content = content_of(ARCHITECTURES["base"])
+    again = exported.described(exported.describe(content, "here"), "there")
+    assert again == {name: value for name, value in content.items() if name != "model"}
+    model = torch.arange(256, dtype=torch.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "vocabulary_of", lambda *_: VOCABULARY)
+        text = exported.describe(content | {"sentencepiece": model}, "here")
+    assert torch.equal(exported.described(text, "there")["sentencepiece"], model)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"checkpoint": {"sentencepiece": "*"}}', "[" * 9999]
+)
+def test_a_file_that_describes_no_model(text):
+    with pytest.raises(UserError, match="there: does not say of what model it is; export it"):
+        exported.described(text, "there")
 
 
 def test_standardise_is_our_normalisation():
