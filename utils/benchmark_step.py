@@ -384,7 +384,7 @@ def measure(
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
-                    write_profile(worker, folder)
+                    write_profile(worker, Path(options.output_dir))
     check_batches(results)
     return results
 

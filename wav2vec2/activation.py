@@ -19,8 +19,7 @@ def gelu_of(linear: nn.Linear, x: Tensor) -> Tensor:
 def kernel_for(x: Tensor) -> str:
     """`fused`, or by `torch`'s two kernels, between which the wide layer goes through memory.
 
-    Measured on two cores with AVX512-BF16 (docs/performance.md): 22.7 against 29.3 ms of bf16; in
-    fp32 torch has nothing to fuse with, and for gradients GELU's input is needed.
+    In fp32 torch has nothing to fuse with, and for gradients GELU's input is needed.
     """
     if (
         x.device.type != "cpu"

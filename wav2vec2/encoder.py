@@ -65,8 +65,8 @@ class PositionalConvolution(nn.Module):
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """`[batch, D, frames]`, whose channels lie together, -> `[batch, D, frames or one more]`.
 
-        On CPUs in two dimensions, where torch leaves them together: a third to a half of the time
-        (docs/performance.md).
+        On CPUs in two dimensions, where torch leaves them together; its one-dimensional kernel
+        reorders them first, which takes nearly as long as the convolution.
         """
         padding, groups = self.conv.padding[0], self.conv.groups
         if x.device.type != "cpu" or torch.compiler.is_compiling():
