@@ -22,6 +22,8 @@ from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
 from utils import convert_checkpoint, release_checkpoint
+from utils.reporting.runs import find_runs
+from utils.reporting.tables import latency, number
 from wav2vec2.interop import native
 
 pytestmark = pytest.mark.integration
@@ -256,5 +258,11 @@ def test_benchmark(command, model, subset, tmp_path):
     logged = [json.loads(line.removeprefix("DLLL ")) for line in lines]
     steps = [entry["step"] for entry in logged if entry["type"] == "LOG"]
     assert steps[-3:] == [[1], [2], []]
+    runs, _ = find_runs(tmp_path)
+    rows = [row for row in latency(runs).rows if not row[0].startswith("published")]
+    assert [row[1:3] for row in rows] == [
+        [part, size] for size in ("2", "5") for part in ("data", "dnn", "data+dnn")
+    ]
+    assert rows[2][4] == number(results[0]["data+dnn_latency_mean"])
     code, _, err = command(inference.main, *arguments, "--batch_sizes", 0)
     assert code == 2 and "--batch_sizes 0" in err

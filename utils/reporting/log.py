@@ -88,6 +88,8 @@ class RunLog:
     curves: dict[str, Curve] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
     """The last record of step `[]`."""
+    latencies: list[dict[str, float]] = field(default_factory=list)
+    """Of a benchmark of inference, a record a batch size."""
     started: str = ""
     """When the first line was written, as the log has it."""
     seconds: float = 0.0
@@ -176,6 +178,8 @@ class Reader:
                 self._keep(min(epoch * self._per_epoch, MOST_UPDATES), waiting)
             self._waiting.clear()
             self._keep(self._update, data)
+        elif is_counts(step) and len(step) == 1 and "batch_size" in data:
+            self.run.latencies.append(numbers(data))
         elif is_counts(step) and len(step) == 1:
             self._epoch_record(step[0], data)
         else:

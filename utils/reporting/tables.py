@@ -306,15 +306,17 @@ def latency(runs: list[Run]) -> Table | None:
     """Percentiles of inference, beside the published ones."""
     rows = []
     for run in runs:
+        logged = {**{k: c.last for k, c in run.log.curves.items()}, **run.log.summary}
         for title, values in [
-            (run.name, {**{k: c.last for k, c in run.log.curves.items()}, **run.log.summary}),
+            *((run.name, values) for values in run.log.latencies or [logged]),
             *((f"{run.name} {e.subset}", e.summary) for e in run.evaluations),
         ]:
-            batch = values.get("batch_size", run.log.parameters.get("batch_size", NONE))
+            batch = number(values.get("batch_size")) if "batch_size" in values else ""
+            batch = batch or str(run.log.parameters.get("batch_size", NONE))
             for part in ("data", "dnn", "data+dnn"):
                 cells = [number(values.get(f"{part}_latency_{key}")) for key, _ in QUANTILES]
                 if any(cell != NONE for cell in cells):
-                    rows.append([title, part, str(batch), *cells])
+                    rows.append([title, part, batch, *cells])
     if not rows:
         return None
     for batch, (mean, *tail) in PUBLISHED_LATENCY.items():
