@@ -11,8 +11,9 @@ import train
 from common.randomness import reseed
 from tests.integration.conftest import flags, script
 from utils import benchmark_step, step_worker
-from utils.benchmark_step import Configuration, Result, hourglass, spread
+from utils.benchmark_step import hourglass
 from utils.reporting.results import Measurement
+from utils.reporting.steps import Configuration, Result, ratio, spread
 
 TINY = ["--cpu", "--model", "mini", "--rounds", "2", "--warmup", "1", "--warmup_updates", "10"]
 NOISE = ["--utterances", "2", "--seconds", "0.7", "--product_size", "64"]
@@ -172,7 +173,7 @@ def test_figures_are_medians_of_the_rounds():
         return Result(Configuration("ours", "fp32", factor), {"memory_before": 10}, {}, turns)
 
     slow, fast = result(1, [1.0, 4.0, 2.0]), result(2, [0.5, 4.0, 0.5])
-    assert benchmark_step.ratio(fast, slow) == 2.0  # of 2, 1 and 4
+    assert ratio(fast, slow) == 2.0  # of 2, 1 and 4
     assert slow.rates("frames") == [10.0, 2.5, 5.0] and slow.memory == 40
     assert spread([4.0, 1.0, 2.0, 3.0]) == {
         "median": 2.5,

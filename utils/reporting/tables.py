@@ -311,8 +311,7 @@ def latency(runs: list[Run]) -> Table | None:
             *((run.name, values) for values in run.log.latencies or [logged]),
             *((f"{run.name} {e.subset}", e.summary) for e in run.evaluations),
         ]:
-            batch = number(values.get("batch_size")) if "batch_size" in values else ""
-            batch = batch or str(run.log.parameters.get("batch_size", NONE))
+            batch = number(values.get("batch_size", run.log.parameters.get("batch_size")))
             for part in ("data", "dnn", "data+dnn"):
                 cells = [number(values.get(f"{part}_latency_{key}")) for key, _ in QUANTILES]
                 if any(cell != NONE for cell in cells):

@@ -1,0 +1,315 @@
+"""The training step's benchmark: what each configuration was measured at -> tables and a plot."""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from utils.reporting.plots import COLORS
+from utils.reporting.tables import PUBLISHED_POOLING, Table
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What takes turns."""
+
+    kind: Literal["ours", "transformers", "product"]
+    precision: str
+    factor: int = 1
+    concat: int = 1
+
+    @property
+    def row(self) -> str:
+        """Its row in the tables: `baseline`, `factor 4`, `transformers`."""
+        if self.kind == "ours":
+            return "baseline" if self.factor == 1 else f"factor {self.factor}"
+        return self.kind
+
+    @property
+    def setting(self) -> tuple[str, int]:
+        return self.precision, self.concat
+
+    def __str__(self) -> str:
+        concatenated = f" x {self.concat}" if self.concat > 1 else ""
+        return f"{self.row} {self.precision}{concatenated}"
+
+
+@dataclass
+class Result:
+    """What was measured of a configuration."""
+
+    configuration: Configuration
+    ready: dict[str, Any]
+    warmup: dict[str, Any] = field(default_factory=dict)
+    turns: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def memory(self) -> float:
+        """MiB."""
+        return self.turns[-1]["memory"] - self.ready["memory_before"]
+
+    @property
+    def counted_share(self) -> float:
+        """What torch's counter found, against the formula."""
+        first = self.warmup["updates"][0]
+        return first["counted_flops"] / first["flops"]
+
+    def rates(self, measure: str) -> list[float]:
+        """`frames`, `ntokens`, `audio_seconds` or `flops` a second in each round."""
+        return [total(turn, measure) / total(turn, "took") for turn in self.turns]
+
+    def updates_per_second(self) -> list[float]:
+        return [len(turn["updates"]) / total(turn, "took") for turn in self.turns]
+
+
+def total(turn: dict[str, Any], measure: str) -> float:
+    return sum(update[measure] for update in turn["updates"])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles and extremes."""
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else ()
+    low, high = (quartiles[0], quartiles[2]) if quartiles else (values[0], values[0])
+    return {
+        "median": statistics.median(values),
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def ratio(ours: Result, other: Result) -> float:
+    """How many times as fast: the median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(ours.rates("frames"), other.rates("frames")))
+
+
+def line(result: Result, turn: int) -> dict[str, Any]:
+    """A turn for the log."""
+    metrics: dict[str, Any] = {"configuration": str(result.configuration)}
+    if result.configuration.kind == "product":
+        return {**metrics, "flops/s": result.turns[turn]["flops/s"]}
+    return {
+        **metrics,
+        "took": total(result.turns[turn], "took"),
+        "ntokens/s": result.rates("ntokens")[turn],
+        "frames/s": result.rates("frames")[turn],
+        "audio_s/s": result.rates("audio_seconds")[turn],
+        "updates/s": result.updates_per_second()[turn],
+        "flops/s": result.rates("flops")[turn],
+        "memory": result.memory,
+    }
+
+
+def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
+    """A configuration's figures over all rounds, with their spread."""
+    configuration = result.configuration
+    named = {**asdict(configuration), "name": str(configuration)}
+    if configuration.kind == "product":
+        return {**named, "flops/s": spread([turn["flops/s"] for turn in result.turns])}
+    shares = [a / b for a, b in zip(result.rates("flops"), peaks[configuration.precision])]
+    took = [total(turn, "took") / len(turn["updates"]) for turn in result.turns]
+    return {
+        **named,
+        "parameters": result.ready["parameters"],
+        "seconds_per_update": spread(took),
+        "ntokens/s": spread(result.rates("ntokens")),
+        "frames/s": spread(result.rates("frames")),
+        "audio_s/s": spread(result.rates("audio_seconds")),
+        "updates/s": spread(result.updates_per_second()),
+        "memory": result.memory,
+        "flops": statistics.median(total(t, "flops") / len(t["updates"]) for t in result.turns),
+        "flops/s": spread(result.rates("flops")),
+        "share_of_product_rate": spread(shares),
+        "counted_by_torch": result.counted_share,
+        "loss": result.turns[-1]["updates"][-1]["loss"],
+    }
+
+
+def baseline_of(results: list[Result], result: Result) -> Result | None:
+    """Our plain encoder of the same precision and batch."""
+    return next(
+        (
+            other
+            for other in results
+            if other.configuration == replace(result.configuration, kind="ours", factor=1)
+        ),
+        None,
+    )
+
+
+def factor_rows(results: list[Result], setting: tuple[str, int]) -> dict[str, dict[str, float]]:
+    """Rows of the table `pooling_factor`; none without a baseline."""
+    rows = {}
+    for result in results:
+        found = result.configuration
+        baseline = baseline_of(results, result)
+        if found.kind != "ours" or found.setting != setting or baseline is None:
+            continue
+        rows[found.row] = {
+            "throughput": round(ratio(result, baseline), 2),
+            "memory": round(100 * result.memory / baseline.memory, 2),
+        }
+    return rows
+
+
+def tables(results: list[Result]) -> list[Table]:
+    """Everything, then factors and peers."""
+    measured = [result for result in results if result.configuration.kind != "product"]
+    peaks = product_rates(results)
+    columns = ["", "masked frames/s", "frames/s", "audio, s/s", "updates/s", "update, s"]
+    columns += ["quartiles", "min to max", "memory, MiB", "GFLOP an update", "GFLOP/s"]
+    columns += ["of the product's, %", "counted by torch"]
+    rows = []
+    for result in measured:
+        figures = summary(result, peaks)
+        took = figures["seconds_per_update"]
+        rows.append(
+            [
+                str(result.configuration),
+                *(f"{figures[name]['median']:,.0f}" for name in ("ntokens/s", "frames/s")),
+                f"{figures['audio_s/s']['median']:.2f}",
+                f"{figures['updates/s']['median']:.3f}",
+                f"{took['median']:.3f}",
+                f"{took['lower_quartile']:.3f}–{took['upper_quartile']:.3f}",
+                f"{took['min']:.3f}–{took['max']:.3f}",
+                f"{figures['memory']:,.0f}",
+                f"{figures['flops'] / 1e9:,.0f}",
+                f"{figures['flops/s']['median'] / 1e9:,.1f}",
+                f"{100 * figures['share_of_product_rate']['median']:.1f}",
+                f"{figures['counted_by_torch']:.3f}",
+            ]
+        )
+    rates = ", ".join(
+        f"{precision} {statistics.median(values) / 1e9:,.1f} GFLOP/s"
+        for precision, values in peaks.items()
+    )
+    found = [Table("Updates", columns, rows, f"Square products: {rates}.")]
+    settings = dict.fromkeys(result.configuration.setting for result in measured)
+    for precision, concat in settings:
+        factors = factor_rows(results, (precision, concat))
+        if len(factors) > 1:
+            found.append(factor_table(factors, precision, concat))
+    return found + peer_tables(measured)
+
+
+def factor_table(rows: dict[str, dict[str, float]], precision: str, concat: int) -> Table:
+    concatenated = f", {concat} sub-batches as one" if concat > 1 else ""
+    return Table(
+        f"Pooling factor, {precision}{concatenated}",
+        ["", "throughput", "memory, %", "published throughput", "published memory, %"],
+        [
+            [
+                row,
+                f"{figures['throughput']:.2f}",
+                f"{figures['memory']:.2f}",
+                *(f"{figure:.2f}" for figure in PUBLISHED_POOLING.get(row, ())),
+            ]
+            for row, figures in rows.items()
+        ],
+        "Published: NVIDIA's recipe, one A100, bf16.",
+    )
+
+
+def peer_tables(measured: list[Result]) -> list[Table]:
+    """Ours against each peer: how many times as fast, and how much of its memory."""
+    found = []
+    for concat in dict.fromkeys(result.configuration.concat for result in measured):
+        here = [result for result in measured if result.configuration.concat == concat]
+        peers = [result for result in here if result.configuration.kind != "ours"]
+        if not peers:
+            continue
+        columns = [""]
+        for peer in peers:
+            name = f"{peer.configuration.row} {peer.configuration.precision}"
+            columns += [f"throughput against {name}", f"memory, % of {name}"]
+        rows = []
+        for result in here:
+            cells = [str(result.configuration)]
+            for peer in peers:
+                share = 100 * result.memory / peer.memory
+                cells += [f"{ratio(result, peer):.2f}", f"{share:.1f}"]
+            rows.append(cells)
+        found.append(Table("Against others", columns, rows))
+    return found
+
+
+def product_rates(results: list[Result]) -> dict[str, list[float]]:
+    """Precision -> operations a second of the square product in each round."""
+    return {
+        result.configuration.precision: [turn["flops/s"] for turn in result.turns]
+        for result in results
+        if result.configuration.kind == "product"
+    }
+
+
+def versions_of(results: list[Result]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for result in results:
+        surroundings = result.ready["environment"]
+        names = ("python", "torch", "cuda", "transformers")
+        found |= {name: surroundings[name] for name in names if name in surroundings}
+    return found
+
+
+def medians(figures: dict[str, Any]) -> dict[str, float]:
+    """Of a summary, under the log's names."""
+    names = ("ntokens/s", "frames/s", "audio_s/s", "updates/s", "flops/s")
+    found = {name: figures[name]["median"] for name in names if name in figures}
+    return found | ({"memory": figures["memory"]} if "memory" in figures else {})
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Throughput of every configuration, and the factors beside the published ones."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("note: no figure, matplotlib is not installed; pip install matplotlib",
+              file=sys.stderr)  # fmt: skip
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    measured = [result for result in results if result.configuration.kind != "product"]
+    figure, axes = pyplot.subplots(1, 3, figsize=(13.8, 2.2 + 0.25 * len(measured)))
+    names = [str(result.configuration) for result in measured]
+    for position, result in enumerate(measured):
+        rates = spread(result.rates("audio_seconds"))
+        low, high = rates["median"] - rates["min"], rates["max"] - rates["median"]
+        color = COLORS[0 if result.configuration.kind == "ours" else 1]
+        axes[0].barh(position, rates["median"], xerr=[[low], [high]], color=color, height=0.7,
+                     error_kw={"lw": 0.8, "capsize": 2})  # fmt: skip
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[0].set_title("audio (s/s), min to max", fontsize=10, loc="left")
+    settings = dict.fromkeys(result.configuration.setting for result in measured)
+    shown = {f"{p} x {c}" if c > 1 else p: factor_rows(results, (p, c)) for p, c in settings}
+    published = {
+        row: {"throughput": throughput, "memory": memory}
+        for row, (throughput, memory) in PUBLISHED_POOLING.items()
+    }
+    titles = {"throughput": "throughput against the baseline", "memory": "memory (% of it)"}
+    for axis, (measure, title) in zip(axes[1:], titles.items()):
+        for color, (label, rows) in zip(COLORS, shown.items()):
+            points = [(factor_of(row), figures[measure]) for row, figures in sorted(rows.items())]
+            axis.plot(*zip(*sorted(points)) if points else ([], []), "-o", ms=2.5, lw=1.2,
+                      color=color, label=label)  # fmt: skip
+        points = [(factor_of(row), figures[measure]) for row, figures in published.items()]
+        axis.plot(*zip(*points), "o", ms=3, color="#5b6470", label="published, bf16")
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_xlabel("factor", fontsize=8)
+        axis.legend(fontsize=7, frameon=False)
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def factor_of(row: str) -> int:
+    return 1 if row == "baseline" else int(row.split()[1])
