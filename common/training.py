@@ -167,7 +167,7 @@ class Trainer:
         self.learning_rate = schedule.function()
         self.writer = checkpoint.Writer()
         for module in task.model.modules():
-            if hasattr(module, "recomputed"):
+            if hasattr(module, "recomputed"):  # it can be
                 module.recomputed = run.activation_checkpointing
         self.weights = Weights(task.model, precision)
         self.scaler = LossScaler() if precision == "fp16" else None

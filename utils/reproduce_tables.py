@@ -30,7 +30,8 @@ from utils.reporting.tables import PUBLISHED_LATENCY
 FINISHED = "finished"
 """File in a step's output folder that holds the command it finished with."""
 
-Rows = dict[str, dict[str, float]]
+Fields = dict[str, Any]
+"""Of a Measurement, its rows at least."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Reproduction:
 
     needs: str
     steps: Callable[[ReproductionOptions, Path], list[Step]]
-    collect: Callable[[ReproductionOptions, Path], Rows]
+    collect: Callable[[ReproductionOptions, Path], Fields]
     setting: str = "bf16"
 
 
@@ -122,10 +123,9 @@ def pretraining(options: ReproductionOptions, folder: Path) -> list[Step]:
     ]
 
 
-def accuracies(options: ReproductionOptions, folder: Path) -> Rows:
+def accuracies(options: ReproductionOptions, folder: Path) -> Fields:
     """Mean and deviation over the seeds of the validation nearest to each update."""
-    rows: Rows = {}
-    curves = []
+    rows, curves = {}, []
     for _, path in seed_folders(options, folder):
         curve = read_log(path / "nvlog.json").curves.get("val_accuracy")
         if curve is None:
@@ -137,39 +137,30 @@ def accuracies(options: ReproductionOptions, folder: Path) -> Rows:
             "accuracy": round(statistics.mean(values), 3),
             "deviation": round(statistics.stdev(values), 3) if len(values) > 1 else 0.0,
         }
-    return rows
+    return {"rows": rows}
 
 
 def recognisers(options: ReproductionOptions, folder: Path) -> list[Step]:
     steps = []
-    for seed, path in seed_folders(options, folder):
-        shared = folder.parent / "pretraining_accuracy" / f"seed_{seed}"
+    pretrained = pretraining(options, folder.parent / "pretraining_accuracy")
+    for start, (seed, path) in zip(pretrained, seed_folders(options, folder)):
+        weights = start.folder / "wav2vec2_update400000.pt"
+        variables = {"SEED": seed, "BF16": "true", "PRETRAINED_MODEL": weights}
+        judged = {"FINETUNED_MODEL": path / "wav2vec2_best.pt", "SUBSETS": "dev-other"}
         steps += [
-            Step("pretrain_base.sh", shared, {"SEED": seed, "BF16": "true"}),
-            Step(
-                "finetune_base_960h.sh",
-                path,
-                {
-                    "SEED": seed,
-                    "BF16": "true",
-                    "PRETRAINED_MODEL": shared / "wav2vec2_update400000.pt",
-                },
-            ),
-            Step(
-                "inference.sh",
-                path / "dev-other",
-                {"FINETUNED_MODEL": path / "wav2vec2_best.pt", "SUBSETS": "dev-other"},
-            ),
+            start,
+            Step("finetune_base_960h.sh", path, variables),
+            Step("inference.sh", path / "dev-other", judged),
         ]
     return steps
 
 
-def word_error_rate(options: ReproductionOptions, folder: Path) -> Rows:
+def word_error_rate(options: ReproductionOptions, folder: Path) -> Fields:
     rates = [
         read_json(path / "dev-other" / "summary_dev-other.json")["wer"]
         for _, path in seed_folders(options, folder)
     ]
-    return {"dev-other": {"wer": round(statistics.median(rates), 3)}}
+    return {"rows": {"dev-other": {"wer": round(statistics.median(rates), 3)}}}
 
 
 def throughput_folders(options: ReproductionOptions, folder: Path) -> list[tuple[int, str, Path]]:
@@ -187,8 +178,8 @@ def throughput(options: ReproductionOptions, folder: Path) -> list[Step]:
     return steps
 
 
-def target_rates(options: ReproductionOptions, folder: Path) -> Rows:
-    rows: Rows = {}
+def target_rates(options: ReproductionOptions, folder: Path) -> Fields:
+    rows: dict[str, dict[str, int]] = {}
     for gpus, kind, path in throughput_folders(options, folder):
         rate = read_log(path / "nvlog.json").summary.get("train_avg_ntokens/s")
         if rate is None:
@@ -196,15 +187,16 @@ def target_rates(options: ReproductionOptions, folder: Path) -> Rows:
                 f"{path / 'nvlog.json'}: holds no summary; remove its folder and run again"
             )
         rows.setdefault(f"{gpus} GPU{'s' * (gpus > 1)}", {})[kind] = round(rate)
-    return rows
+    return {"rows": rows}
 
 
 def factors(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [Step("hourglass_benchmark.sh", folder, {}, ("--json", str(folder / "table.json")))]
 
 
-def factor_rows(options: ReproductionOptions, folder: Path) -> Rows:
-    return read_json(folder / "table.json")["rows"]
+def factor_table(options: ReproductionOptions, folder: Path) -> Fields:
+    """As the benchmark wrote it: it knows which device and precision it ran in."""
+    return read_json(folder / "table.json")
 
 
 def latency(options: ReproductionOptions, folder: Path) -> list[Step]:
@@ -216,14 +208,15 @@ def latency(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [Step("inference_benchmark.sh", folder, variables)]
 
 
-def latencies(options: ReproductionOptions, folder: Path) -> Rows:
+def latencies(options: ReproductionOptions, folder: Path) -> Fields:
     names = {"mean": "mean", "p90": "0_9", "p95": "0_95", "p99": "0_99"}
-    return {
+    rows = {
         f"batch {entry['batch_size']}": {
             column: round(entry[f"data+dnn_latency_{name}"], 2) for column, name in names.items()
         }
         for entry in read_json(folder / "latency_test-other.json")
     }
+    return {"rows": rows}
 
 
 QUICKSTARTS = {
@@ -243,15 +236,16 @@ def quickstarts(options: ReproductionOptions, folder: Path) -> list[Step]:
     ]
 
 
-def quickstart_rows(options: ReproductionOptions, folder: Path) -> Rows:
+def error_rates(options: ReproductionOptions, folder: Path) -> Fields:
     summaries = (
         read_json(quickstart_folder(folder, number) / "summary.json")
         for number in range(1, len(QUICKSTARTS) + 1)
     )
-    return {
+    rows = {
         row: {name: round(summary[name], 2) for name in ("wer", "uer")}
         for row, summary in zip(QUICKSTARTS, summaries)
     }
+    return {"rows": rows}
 
 
 LIBRISPEECH = "LibriSpeech as filelists in DATASET_DIR (130 GB with the archives)"
@@ -260,7 +254,7 @@ REPRODUCTIONS = {
     "pooling_factor": Reproduction(
         f"{LIBRISPEECH}; 1 GPU (published on one of 80 GB); time not measured yet",
         factors,
-        factor_rows,
+        factor_table,
     ),
     "throughput": Reproduction(
         f"{LIBRISPEECH}; as many GPUs as the largest of --gpus; a pre-trained checkpoint; 14 "
@@ -288,7 +282,7 @@ REPRODUCTIONS = {
     "quickstart": Reproduction(
         "no data and no GPU; 4 runs of about 5 minutes on 2 CPU cores",
         quickstarts,
-        quickstart_rows,
+        error_rates,
         "",
     ),
 }
@@ -300,12 +294,12 @@ def listing() -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """Hardware, versions and commit, as docs/results has them."""
+    """Hardware, versions and commit, as docs/results has them.  How many GPUs a run had, of those
+    that there are, its own row or recipe says."""
     gpu = torch.cuda.is_available()
     found = environment.describe(torch.device("cuda" if gpu else "cpu"), 1)
-    hardware = found["hardware"] if gpu else f"{found['cores']} CPU cores"
     return {
-        "hardware": f"{torch.cuda.device_count()} x {hardware}" if gpu else hardware,
+        "hardware": found["hardware"] if gpu else f"{found['cores']} CPU cores",
         "versions": {"torch": found["torch"].partition("+")[0]},
         "commit": found.get("commit", ""),
     }
@@ -342,11 +336,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     measurement = {
         "table": namespace.table,
         "command": f"bash scripts/reproduce_tables.sh {namespace.table}",
+        "setting": reproduction.setting,
         **surroundings(),
-        "rows": reproduction.collect(options, folder),
+        **reproduction.collect(options, folder),
     }
-    if reproduction.setting:
-        measurement["setting"] = reproduction.setting
     write_lines(output, json.dumps(measurement, indent=1).splitlines())
     shape = results.TABLES[namespace.table]
     print(f"\n{results.table(shape, [results.Measurement.read(output)])}\n\n{output}")

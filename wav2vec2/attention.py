@@ -52,7 +52,7 @@ def kernel_for(q: Tensor, dropout: float) -> str:
 
     Measured on two cores with AVX512-BF16 (docs/performance.md).
     """
-    if q.device.type != "cpu" or torch.compiler.is_compiling():
+    if q.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return "torch"
     if dropout > 0 or q.dtype == torch.bfloat16:
         return _cpu_kernel(q.dtype)

@@ -15,7 +15,7 @@ def choose(operation: str, preferred: str, otherwise: str, trial: Callable[[], o
     try:
         with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
             trial()
-    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AttributeError, TypeError) as error:
         kernel, reason = otherwise, str(error).splitlines()[0][:120]
         _log.warning("%s: %s does not work here: %s", operation, preferred, reason)
     _log.info("%s: %s", operation, kernel)

@@ -102,7 +102,7 @@ def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, 
 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx_int8"])
-def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, tmp_path, command, kind):
+def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path, command, kind):
     """The same transcripts, batched as it comes; with 8 bits it says how many are others."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -116,6 +116,13 @@ def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, tmp_path, comman
     if kind == "onnx":
         assert found[1] == "0"
         same(hypotheses, read(by_torch))
+        manifest = read_manifest(corpus, "both")
+        audio = manifest.root / manifest.utterances[0].path
+        heard = [
+            command(inference.main, "transcribe", "--checkpoint", checkpoint, "--cpu", audio)
+            for checkpoint in (model, path)
+        ]
+        assert heard[0][:2] == heard[1][:2] and heard[0][0] == 0 and heard[0][1].strip()
     code, out, err = command(
         inference.main,
         *["transcribe", "--checkpoint", path, "--precision", "bf16", "--cpu", "a.wav"],

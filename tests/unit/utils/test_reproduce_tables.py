@@ -114,6 +114,21 @@ def test_word_error_rate(tmp_path, finished):
     assert finished("finetuning_wer", *SEEDS) == {"dev-other": {"wer": 8.123}}
 
 
+def test_factors_are_the_benchmarks_own(tmp_path, finished):
+    """Its precision and its device included, whatever else this machine has."""
+    folder = tmp_path / "runs" / "pooling_factor"
+    folder.mkdir(parents=True)
+    content = {
+        **{"table": "pooling_factor", "setting": "CPU, fp32", "command": "the benchmark"},
+        **{"hardware": "a processor", "versions": {"torch": "2"}, "commit": "abc"},
+        "rows": {"baseline": {"throughput": 1.0, "memory": 100.0}},
+    }
+    (folder / "table.json").write_text(json.dumps(content))
+    assert finished("pooling_factor") == content["rows"]
+    found = results.Measurement.read(tmp_path / "out" / "table.json")
+    assert found == results.Measurement(**content)
+
+
 def test_latency(tmp_path, finished):
     folder = tmp_path / "runs" / "latency"
     folder.mkdir(parents=True)

@@ -111,8 +111,10 @@ def test_choice(dtype, dropout, kernel):
     assert attention.kernel_for(torch.ones(1, 1, 2, 4, dtype=dtype), dropout) == kernel
 
 
-def test_another_device_is_torchs():
+def test_another_device_and_autocast_are_torchs():
     assert attention.kernel_for(torch.ones(1, 1, 2, 4, device="meta"), 0.1) == "torch"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.kernel_for(torch.ones(1, 1, 2, 4), 0.1) == "torch"
 
 
 def test_falls_back(task, monkeypatch, caplog):
