@@ -192,7 +192,14 @@ def extract(archive: Path, output_dir: Path, subset: str) -> None:
                         f"{archive}: member {member.name!r} is a link or leads outside the "
                         "archive's folder; nothing was kept: fetch it from the original address"
                     )
-                tar.extract(member, inside, filter="data")
+                if member.isdir():
+                    place.mkdir(parents=True, exist_ok=True)
+                    continue
+                # Contents alone, neither owners nor modes; tarfile's own filters for that are
+                # missing from Debian 12's Python.
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with tar.extractfile(member) as source, open(place, "wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
         unpacked = building / CORPUS
         if not (unpacked / subset).is_dir():
             raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
