@@ -30,7 +30,7 @@ class ModelOptions:
 
     checkpoint: str
     """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, fairseq's with its
-    dict.ltr.txt beside it, or an ONNX file written by utils.convert_checkpoint."""
+    dict.ltr.txt beside it, or an ONNX file or .pt2 archive written by utils.convert_checkpoint."""
     batch_size: int = 8
     """Utterances at a time at most; results do not depend on it."""
     cpu: bool = False

@@ -1,10 +1,10 @@
-"""How fast a recogniser is beside transformers and ONNX, the same weights, in one run.
+"""How fast a recogniser is beside transformers and its own exported graphs, in one run.
 
 `python -m utils.benchmark_inference`
 
-On the CPU, on noise.  Every contestant takes its turn in every round, and medians are printed:
-nothing else should run meanwhile.  The first round is not counted.  `OMP_NUM_THREADS` says how many
-threads each may take.
+On the CPU, on noise, the same weights everywhere.  Every contestant takes its turn in every round,
+and medians are printed: nothing else should run meanwhile.  The first round is not counted.
+`OMP_NUM_THREADS` says how many threads each may take.
 """
 
 import statistics
@@ -29,7 +29,7 @@ from common.vocabulary import Vocabulary
 from utils.measure_transcription import UNITS
 from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import huggingface, native, onnx
+from wav2vec2.interop import exported, huggingface, native, onnx
 
 Contestant = Callable[[Tensor, Tensor], Any]
 """Waveforms `[batch, samples]` and their lengths `[batch]` -> whatever."""
@@ -50,7 +50,11 @@ class BenchmarkOptions:
     rounds: int = 5
     """Rounds that count."""
     onnx: bool = False
-    """Also exported graphs through onnxruntime, fp32 and 8 bits."""
+    """Also the graph as ONNX files through onnxruntime, fp32 and 8 bits."""
+    exported: bool = False
+    """Also the graph as torch.export's archive."""
+    compiled: bool = False
+    """Also our model through torch.compile, which needs a C++ compiler, and minutes of it."""
     mixed: int = 32
     """Utterances of mixed lengths, 1 to 20 s, sorted and batched against a padded loop in their
     order; 0: without."""
@@ -65,6 +69,12 @@ class BenchmarkOptions:
 
 def ours(network: Wav2Vec2ForCTC) -> Contestant:
     return lambda waveforms, lengths: network(waveforms, lengths).logits
+
+
+def compiled(network: Wav2Vec2ForCTC) -> Contestant:
+    """One graph, which has no place for lengths that are looked at: rows of equal length."""
+    graph = torch.compile(lambda waveforms: network(waveforms).logits)
+    return lambda waveforms, lengths: graph(waveforms)
 
 
 def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Contestant:
@@ -99,6 +109,11 @@ def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contesta
     )
 
 
+def through_export(content: dict[str, Any], path: Path) -> Contestant:
+    exported.write_exported(content, path)
+    return torch.export.load(path).module()  # of our own making: reading a stranger's may run code
+
+
 def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant]:
     """Name -> model; those of a name with `hourglass` have other weights than the plain ones."""
     plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
@@ -107,6 +122,8 @@ def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant
     for precision, network in networks.items():
         found[f"plain {precision}"] = ours(network)
         found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs")
+        if options.compiled:
+            found[f"plain {precision}, compiled"] = compiled(network)
     if options.hourglass:
         hourglass = Hourglass.parse(options.hourglass)
         for precision, network in build(replace(plain, hourglass=hourglass))[1].items():
@@ -114,6 +131,8 @@ def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant
     if options.onnx:
         for name, int8 in (("fp32", False), ("int8", True)):
             found[f"ONNX {name}"] = through_onnx(content, folder / f"{name}.onnx", int8=int8)
+    if options.exported:
+        found["torch.export fp32"] = through_export(content, folder / "graph.pt2")
     return found
 
 

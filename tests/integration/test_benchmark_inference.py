@@ -1,10 +1,14 @@
 """utils/benchmark_inference.py prints its tables, and compares models that compute the same."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 
 from utils import benchmark_inference
 from utils.benchmark_inference import BenchmarkOptions
+from wav2vec2.config import MINI
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
@@ -13,7 +17,7 @@ ARGUMENTS = ["--model", "mini", "--hourglass", "[1,(2,2),1]", "--seconds", "0.3"
 
 
 def test_contestants_hear_the_same(tmp_path):
-    options = BenchmarkOptions(model="mini", hourglass="", onnx=True)
+    options = BenchmarkOptions(model="mini", hourglass="", onnx=True, exported=True)
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         found = benchmark_inference.contestants(options, tmp_path)
@@ -22,9 +26,21 @@ def test_contestants_hear_the_same(tmp_path):
     torch.testing.assert_close(heard["transformers fp32"], expected, rtol=1e-4, atol=1e-4)
     onnx = torch.from_numpy(heard["ONNX fp32"][0])
     torch.testing.assert_close(onnx, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(heard["torch.export fp32"][0], expected, rtol=1e-4, atol=1e-4)
     for name in ("plain bf16", "transformers bf16"):
         assert heard[name].dtype == torch.bfloat16
         assert (heard[name].float() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_the_compiled_model_hears_the_same():
+    _, networks = benchmark_inference.build(replace(MINI, hourglass=None, normalize_input=False))
+    waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
+    with torch.inference_mode():
+        expected = networks["fp32"](waveforms).logits
+        heard = benchmark_inference.compiled(networks["fp32"])(waveforms, lengths)
+    torch.testing.assert_close(heard, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tables(command):

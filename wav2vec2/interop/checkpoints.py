@@ -8,14 +8,14 @@ from typing import Any
 
 from common import checkpoint
 from common.errors import UserError
-from wav2vec2.interop import fairseq, huggingface, nvidia, release
+from wav2vec2.interop import archive, fairseq, huggingface, nvidia, release
 from wav2vec2.interop.onnx import is_onnx
 from wav2vec2.interop.stand_ins import STAND_INS, plain
 
 
 def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
-    """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, or the
-    folder of a released or a Hugging Face model.
+    """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2
+    archive that was written here, or the folder of a released or a Hugging Face model.
 
     `dictionary`: that of a fine-tuned model whose file has none.  UserError if it is none of these,
     or not all of it is understood.
@@ -34,6 +34,8 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
         raise UserError(
             f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
         )
+    if archive.is_archive(path):
+        return archive.read(path)
     content = checkpoint.read(path, STAND_INS)
     if checkpoint.is_own(content):
         checkpoint.check_format(content, path)

@@ -1,6 +1,9 @@
 """The exported graph against the model: any batch and length, padded or not."""
 
+import io
 import json
+import zipfile
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -11,7 +14,7 @@ from common.errors import UserError
 from common.vocabulary import Vocabulary
 from wav2vec2.config import BASE, LARGE, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import exported, native
+from wav2vec2.interop import checkpoints, exported, native
 from wav2vec2.interop.onnx import write_onnx
 
 SMALL = {
@@ -86,6 +89,90 @@ def test_archive(name, tmp_path):
         "shortest_batch": 50,
         "checkpoint": {name: content[name] for name in content if name != "model"},
     }
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_an_archive_is_a_checkpoint(name, tmp_path):
+    """Every weight comes back, though the graph may have no use for it (the mask vector)."""
+    content, path = content_of(ARCHITECTURES[name]), tmp_path / "model.pt2"
+    exported.write_exported(content, path)
+    again = checkpoints.read(path)
+    weights, expected = again.pop("model"), content["model"]
+    assert again == {name: value for name, value in content.items() if name != "model"}
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+def rewritten(path, changes: dict) -> None:
+    """The zip file with other contents for some of its members; None: without it."""
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            data = changes.get(name.partition("/")[2], data)
+            if data is not None:
+                file.writestr(name, data)
+
+
+CONFIG = "data/weights/model_weights_config.json"
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> bytes:
+    path = tmp_path_factory.mktemp("archive") / "model.pt2"
+    exported.write_exported(content_of(ARCHITECTURES["base"]), path)
+    return path.read_bytes()
+
+
+CASES = ["damaged", "no weights", "no description", "a trap", "out of bounds"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
+    """One line, and no code in it runs."""
+    path, trap = tmp_path / "model.pt2", tmp_path / "sprung"
+    path.write_bytes(archive)
+    message = "a torch.export archive that cannot be read .* export it again"
+    if case == "damaged":
+        data = bytearray(archive)
+        data[10_000] ^= 255  # amid a weight, whose checksum then fails
+        path.write_bytes(data)
+    elif case == "no weights":
+        rewritten(path, {CONFIG: None})
+    elif case == "no description":
+        rewritten(path, {"extra/recogniser.json": None})
+        message = "does not say of what model it is; export it again"
+    else:
+        with zipfile.ZipFile(path) as file:
+            name = next(n for n in file.namelist() if n.endswith(CONFIG))
+            config = json.loads(file.read(name))
+        entry = config["config"]["model.proj.bias"]
+        if case == "a trap":
+            entry["use_pickle"] = True
+            buffer = io.BytesIO()
+            torch.save(Trap(trap), buffer)
+            changes = {f"data/weights/{entry['path_name']}": buffer.getvalue()}
+        else:
+            entry["tensor_meta"]["sizes"][0]["as_int"] = 10**6
+            changes = {}
+        rewritten(path, {**changes, CONFIG: json.dumps(config)})
+    with pytest.raises(UserError, match=message):
+        checkpoints.read(path)
+    assert not trap.exists()
+    if case == "a trap":  # which a careless reader would have sprung
+        with suppress(Exception):
+            torch.export.load(path)
+        assert trap.exists()
 
 
 def test_a_description_is_what_the_checkpoint_says():
