@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wav2vec2 import convolution
 from wav2vec2.numerics import at_least_fp32
@@ -89,7 +90,10 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """`lengths` `[batch]` on the CPU: valid steps of the convolution's output, None if all."""
-        x = self.conv(x)
+        return self.activate(self.conv(x), lengths)
+
+    def activate(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """What follows the convolution: norm and GELU."""
         if isinstance(self.norm, GroupNorm):
             x = self._group_norm(x, lengths)
         elif self.norm is not None:
@@ -142,11 +146,37 @@ class FeatureExtractor(nn.Module):
         weight = self.conv_layers[0].conv.weight
         if convolution.kernel_for(weight, waveforms) == "products":
             return self._by_products(waveforms, lengths)
-        x = waveforms[:, None].to(weight.dtype)  # [batch, 1, samples]
-        for index, block in enumerate(self.conv_layers):
-            valid = None if lengths is None else frame_count(lengths, self.spec[: index + 1])
-            x = block(x, valid)
-        return x.transpose(1, 2)  # [batch, frames, C]
+        return self._by_conv1d(waveforms[:, None].to(weight.dtype), lengths).transpose(1, 2)
+
+    def _by_conv1d(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """`[batch, 1, samples]` -> `[batch, C, frames]`.
+
+        Between two convolutions lie a norm and GELU, which cost little but hold as much memory as
+        the rest of the model: for the backward pass they are computed again.  So is the first
+        convolution, whose single input channel makes it cheap and whose output is the largest.
+        """
+        first, *others = self.conv_layers
+        valid = [None] * len(self.spec)
+        if lengths is not None:
+            valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(self.spec) + 1)]
+
+        def below(x: Tensor, index: int) -> Tensor:
+            """The input of convolution `index` -> that of the next one's norm."""
+            if index == 1:
+                x = first.conv(x)
+            x = self.conv_layers[index - 1].activate(x, valid[index - 1])
+            return self.conv_layers[index].conv(x)
+
+        recompute = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not others:
+            x = first.conv(x)
+        for index in range(1, len(self.spec)):
+            if recompute:
+                # Stops short of the convolution, of which only the input is wanted.
+                x = checkpoint(below, x, index, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = below(x, index)
+        return self.conv_layers[-1].activate(x, valid[-1])
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The same, each row from its own samples alone, by convolution.py."""

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from wav2vec2 import convolution
 from wav2vec2.config import MINI
@@ -114,3 +115,48 @@ def test_what_torch_does(caplog):
         convolution._cpu_kernel.cache_clear()
     assert "convolutions of torch.float32: conv1d" in caplog.text
     assert "products does not work here" in caplog.text
+
+
+@pytest.mark.parametrize("norm, bias", NORMS)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3000, 2000])])
+def test_what_torchs_convolutions_compute_again(by_torch, norm, bias, lengths):
+    """The same gradients to the bit as when all is kept; only the first convolution runs twice,
+    and the outputs of the convolutions are what is kept."""
+    extractor = build(MINI.conv_layers, norm, bias, torch.float32)
+    waveforms = torch.randn(2, 3000)
+
+    def kept_whole(waveforms, lengths):
+        x = waveforms[:, None]
+        for index, block in enumerate(extractor.conv_layers):
+            valid = None
+            if lengths is not None:
+                valid = frame_count(lengths, extractor.spec[: index + 1])
+            x = block(x, valid)
+        return x.transpose(1, 2)
+
+    def run(forward):
+        extractor.zero_grad()
+        sizes, parameters = {}, {p.data_ptr() for p in extractor.parameters()}
+
+        def pack(x):
+            if x.data_ptr() not in parameters:
+                sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+                frames = forward(waveforms, lengths)
+            frames.square().sum().backward()
+        gradients = [p.grad.clone() for p in extractor.parameters()]
+        return frames, gradients, counter.get_total_flops(), sum(sizes.values())
+
+    frames, gradients, operations, memory = run(lambda *a: by_torch(extractor, *a))
+    expected, expected_gradients, fewest, most = run(kept_whole)
+    assert torch.equal(frames, expected)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients))
+    (channels, kernel, _), steps = MINI.conv_layers[0], frame_count(3000, MINI.conv_layers[:1])
+    assert operations == fewest + 2 * 2 * steps * kernel * channels
+    if lengths is None:
+        steps = [frame_count(3000, MINI.conv_layers[: n + 1]) for n in range(1, 7)]
+        outputs = sum(2 * c * n * 4 for (c, _, _), n in zip(MINI.conv_layers[1:], steps))
+        assert outputs < memory < 1.15 * outputs < most / 2
