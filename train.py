@@ -33,6 +33,7 @@ from wav2vec2.config import (
     Masking,
     Regularisation,
 )
+from wav2vec2.encoder import compile_layers
 from wav2vec2.interop import checkpoints, native
 
 
@@ -218,6 +219,8 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
 
     def build_trainer() -> Trainer:
         task = build(command, options, device, saved)
+        if run.compile:
+            compile_layers(task.model)
         parameters = sum(p.numel() for p in task.model.parameters())
         distributed.notice(f"{command}: {parameters:,} parameters on {device}")
         optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]

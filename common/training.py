@@ -73,6 +73,9 @@ class RunOptions:
     activation_checkpointing: bool = False
     """Compute the layers again in the backward pass, rather than keep what they computed: the same
     result with less memory and more time."""
+    compile: bool = False
+    """Have torch.compile fuse the layers, for GPUs: other dropout masks than without; the first
+    updates take a minute.  Where it does not work, a warning says so."""
     dry_run: bool = False
     """Print the resolved configuration as JSON and stop."""
 
@@ -181,6 +184,7 @@ class Trainer:
             "precision": precision,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "compile": run.compile,
             **asdict(task.plan.geometry),
         }
 

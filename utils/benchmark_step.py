@@ -36,7 +36,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import soundfile
@@ -69,6 +69,8 @@ from utils.reporting.steps import (
 from utils.reporting.tables import Table
 from wav2vec2.config import PRESETS, ContrastiveObjective, Hourglass, Masking, Regularisation
 
+Options = TypeVar("Options")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 BATCHES_OF_NOISE = 4
@@ -83,7 +85,7 @@ RECIPE = {
     OptimizerOptions: None,
     ScheduleOptions: None,
     PrecisionOptions: {"tf32"},
-    RunOptions: {"seed", "cpu"},
+    RunOptions: {"seed", "cpu", "compile"},
 }
 """train.py's flags that are flags here, too; None: all that pre-training has."""
 
@@ -270,6 +272,27 @@ class Worker:
                 stream.close()
 
 
+def training_flags(
+    configuration: Configuration, model: str, recipe: dict[str, Any], output_dir: Path
+) -> list[str]:
+    """train.py's command line for a configuration of `model`."""
+    return recipe_flags(
+        {
+            **recipe,
+            "valid_subset": recipe["train_subset"],
+            "validate_frequency": 10**9,
+            "model": model,
+            "hourglass": hourglass(model, configuration.factor),
+            "num_concat_batches": configuration.concat,
+            "batches_per_update": 0,
+            "precision": configuration.precision if configuration.kind == "ours" else "fp32",
+            "output_dir": output_dir,
+            "num_workers": 0,
+            "no_save": True,
+        }
+    )
+
+
 @contextmanager
 def workers(
     options: BenchmarkOptions, recipe: dict[str, Any], folder: Path
@@ -278,21 +301,9 @@ def workers(
     started: list[Worker] = []
     try:
         for number, configuration in enumerate(configurations(options)):
-            flags = {
-                **recipe,
-                "valid_subset": recipe["train_subset"],
-                "validate_frequency": 10**9,
-                "model": options.model,
-                "hourglass": hourglass(options.model, configuration.factor),
-                "num_concat_batches": configuration.concat,
-                "batches_per_update": 0,
-                "precision": configuration.precision if configuration.kind == "ours" else "fp32",
-                "output_dir": folder / str(number),
-                "num_workers": 0,
-                "no_save": True,
-            }
+            flags = training_flags(configuration, options.model, recipe, folder / str(number))
             size = options.product_size
-            started.append(Worker(configuration, recipe_flags(flags), folder, size))
+            started.append(Worker(configuration, flags, folder, size))
         yield started
     finally:
         for worker in started:
@@ -350,7 +361,7 @@ def check_batches(results: list[Result]) -> None:
         assert work == first, f"{result.configuration} saw other batches than the first"
 
 
-def command_line() -> str:
+def command_line(module: str = "utils.benchmark_step") -> str:
     """As it was given, without a machine's own folders."""
 
     def relative(text: str) -> str:
@@ -361,7 +372,7 @@ def command_line() -> str:
 
     threads = os.environ.get("OMP_NUM_THREADS")
     start = f"OMP_NUM_THREADS={threads} " if threads else ""
-    return f"{start}python -m utils.benchmark_step {shlex.join(map(relative, sys.argv[1:]))}"
+    return f"{start}python -m {module} {shlex.join(map(relative, sys.argv[1:]))}"
 
 
 def described(options: BenchmarkOptions, recipe: dict[str, Any], results: list[Result]) -> str:
@@ -429,12 +440,9 @@ def write_table(
     Measurement.read(path)
 
 
-def parse() -> tuple[BenchmarkOptions, dict[str, Any]]:
-    """The benchmark's options, and train.py's values by flag."""
-    parser = ArgumentParser(
-        prog="python -m utils.benchmark_step", description=__doc__.splitlines()[0]
-    )
-    add_flags(parser, BenchmarkOptions)
+def parse(parser: ArgumentParser, own: type[Options]) -> tuple[Options, dict[str, Any]]:
+    """A command's `own` options, and train.py's values by flag."""
+    add_flags(parser, own)
     names = []
     for cls, chosen in RECIPE.items():
         fields = cls.__dataclass_fields__
@@ -442,14 +450,17 @@ def parse() -> tuple[BenchmarkOptions, dict[str, Any]]:
         names += [name for name in fields if name not in without]
         add_flags(parser, cls, {"dataset_dir": ""}, without)
     namespace = parser.parse_args()
-    options = from_flags(BenchmarkOptions, namespace)
+    options = from_flags(own, namespace)
     for cls in RECIPE:
         from_flags(cls, namespace)  # a mistake is told before anything starts
     return options, {name: getattr(namespace, name) for name in names}
 
 
 def main() -> None:
-    options, recipe = parse()
+    parser = ArgumentParser(
+        prog="python -m utils.benchmark_step", description=__doc__.splitlines()[0]
+    )
+    options, recipe = parse(parser, BenchmarkOptions)
     folder = prepare_folder("--output_dir", options.output_dir)
     telemetry = Telemetry(folder, tensorboard=False)
     telemetry.parameters({**recipe, **asdict(options)})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+from wav2vec2 import kernels
 from wav2vec2.activation import gelu_of
 from wav2vec2.attention import attend
 from wav2vec2.dropout import Dropout
@@ -156,6 +157,27 @@ def run_layers(
             else:
                 x = layer(x, valid)
     return x
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Have torch.compile fuse what lies between the matrix products of `model`'s layers.
+
+    One graph serves all layers, batches and lengths; LayerDrop, resampling and recomputation stay
+    outside of it.  Where a trial fails, as without a compiler, the layers stay as they are, with a
+    warning.
+    """
+    like = next(model.parameters())
+
+    def trial() -> None:
+        options = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
+        layer = TransformerLayer(16, 16, 2, norm_first=False, **options).to(like.device)
+        layer.compile(dynamic=True)
+        layer(torch.ones(2, 3, 16, device=like.device), None).sum().backward()
+
+    if kernels.choose("transformer layers", "torch.compile", "eager", trial) == "torch.compile":
+        for module in model.modules():
+            if isinstance(module, TransformerLayer):
+                module.compile(dynamic=True)
 
 
 class TransformerStack(nn.Module):

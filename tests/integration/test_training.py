@@ -250,6 +250,19 @@ def test_layers_computed_again_learn_the_same(corpus, tmp_path, monkeypatch, pre
     assert losses(tmp_path / "true") == losses(tmp_path / "false")
 
 
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_learn_the_same(corpus, tmp_path, caplog):
+    """Without dropout, whose masks are others there; layers left out included."""
+    caplog.set_level("INFO", "wav2vec2")
+    none = {"dropout": 0, "attention_dropout": 0, "activation_dropout": 0, "layerdrop": 0.2}
+    for name in ("false", "true"):
+        run(*train.parse(flags("pretrain", corpus, tmp_path / name, compile=name, **none)))
+    expected = losses(tmp_path / "false")
+    assert losses(tmp_path / "true") == [pytest.approx(loss, rel=1e-4) for loss in expected]
+    assert "transformer layers: torch.compile" in caplog.text
+
+
 def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path):
     """The same weights validated in batches of other sizes."""
     results = []

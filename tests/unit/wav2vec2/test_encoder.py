@@ -1,11 +1,15 @@
-"""What the layers keep for the backward pass, and layers that are computed again instead."""
+"""What the layers keep for the backward pass, layers computed again instead, compiled layers."""
 
+import logging
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from wav2vec2.config import MINI, Hourglass, Regularisation
+from wav2vec2.encoder import compile_layers
 from wav2vec2.model import build_encoder
 
 HOURGLASS = replace(MINI, hourglass=Hourglass(1, 2, 2, 1))
@@ -51,3 +55,58 @@ def test_only_where_gradients_are_wanted(monkeypatch):
     monkeypatch.setattr("wav2vec2.encoder.checkpoint", None)
     with torch.no_grad():
         assert encoder(torch.randn(1, 9, MINI.dim), None).isfinite().all()
+
+
+NO_DROPOUT = Regularisation(dropout=0, attention_dropout=0, activation_dropout=0)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled(caplog):
+    """The same outputs and gradients."""
+    torch._dynamo.reset()
+    encoder = build_encoder(HOURGLASS, NO_DROPOUT)
+    plain, _ = run(encoder, False, None)
+    with caplog.at_level(logging.INFO):
+        compile_layers(encoder)
+    assert [r.message for r in caplog.records if r.name == "wav2vec2.kernels"] == [
+        "transformer layers: torch.compile"
+    ]
+    compiled, _ = run(encoder, False, None)
+    assert len(plain) == len(compiled)
+    for a, b in zip(plain, compiled):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_one_graph_for_all_layers_and_lengths(monkeypatch):
+    monkeypatch.setattr("wav2vec2.encoder.kernels.choose", lambda *_: "torch.compile")
+    torch._dynamo.reset()
+    encoder, counter = build_encoder(HOURGLASS, NO_DROPOUT), CompileCounter()
+    layer = type(encoder.stack.layers[0])
+    original = layer.compile
+    monkeypatch.setattr(layer, "compile", lambda self, **k: original(self, backend=counter, **k))
+    inputs = [torch.randn(*size, MINI.dim) for size in [(2, 30), (3, 47), (5, 12), (2, 101)]]
+    expected = [encoder(x, None) for x in inputs]
+    compile_layers(encoder)
+    for x, y in zip(inputs, expected):
+        torch.testing.assert_close(encoder(x, None), y, rtol=1e-4, atol=1e-5)
+    assert counter.frame_count == 1
+    padded = torch.arange(30) < torch.tensor([30, 17])[:, None]
+    found = encoder(inputs[0], padded)
+    assert counter.frame_count == 2  # another one where rows are padded
+    for layer in encoder.stack.layers:
+        layer._compiled_call_impl = None
+    torch.testing.assert_close(found[padded], encoder(inputs[0], padded)[padded])
+
+
+def test_what_does_not_compile_stays_as_it_is(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("no compiler found\nsomewhere")
+
+    encoder = build_encoder(MINI, NO_DROPOUT)
+    x = torch.randn(1, 9, MINI.dim)
+    expected = encoder(x, None)
+    monkeypatch.setattr(torch, "compile", fail)
+    compile_layers(encoder)
+    assert "torch.compile does not work here: no compiler found" in caplog.text
+    assert torch.equal(encoder(x, None), expected)
