@@ -64,9 +64,9 @@ class Frames:
     features: Tensor
     """`[batch, frames, C]`: normalised; the quantizer's input."""
     valid: Tensor | None
-    """`[batch, frames]`, bool on the device; None if nothing is padded."""
+    """`[batch, frames]`, bool on the device; None if no frame is padding."""
     counts: Tensor | None
-    """`[batch]`, int64 on the CPU: valid frames of each row; None if nothing is padded."""
+    """`[batch]`, int64 on the CPU: valid frames of each row; None if no frame is padding."""
 
 
 class Wav2Vec2(nn.Module):
@@ -117,7 +117,8 @@ class Wav2Vec2(nn.Module):
         if learns:
             raw = scale_gradient(raw, self.feature_grad_mult)
         counts = valid = None
-        if lengths is not None:
+        # Rows of other lengths may still have as many frames, and then attention needs no mask.
+        if lengths is not None and not bool((self.frames(lengths) == raw.shape[1]).all()):
             counts = self.frames(lengths)
             valid = torch.arange(raw.shape[1]) < counts[:, None]
             valid = valid.to(raw.device, non_blocking=True)

@@ -130,6 +130,22 @@ def test_sorted_batches_of_mixed_lengths_are_full_and_hardly_padded():
     assert padding_share(lengths, in_file_order) > 0.4
 
 
+# Utterances of the fine-tuning recipes: share of padding at most, and of the batches some of whose
+# rows have fewer frames than others.
+@pytest.mark.parametrize(
+    "hours, count, padding, masked",
+    [(960, 281_000, 0.0002, 0.2), (100, 28_500, 0.002, 0.8), (10, 2_600, 0.015, 1.0)],
+)
+def test_fine_tuning_batches_are_hardly_padded(hours, count, padding, masked):
+    frames = speech_lengths(count, np.random.default_rng(1))
+    samples = [320 * n + 80 for n in frames]
+    batches = token_budget_batches(samples, 3_200_000, seed=1)
+    assert padding_share(frames, batches) < padding
+    uneven = sum(len({frames[n] for n in batch}) > 1 for batch in batches)
+    print(f"{hours} h: {padding_share(frames, batches):.2%} padding, {uneven / len(batches):.0%}")
+    assert uneven / len(batches) <= masked
+
+
 @pytest.mark.parametrize("size", [1, 8, 32])
 @pytest.mark.parametrize("count", [1, 7, 40, 200])
 def test_padding_is_bounded_however_few_utterances_there_are(count, size):

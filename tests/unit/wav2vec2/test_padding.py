@@ -36,3 +36,20 @@ def test_logits_alone_and_in_a_batch(preset, hourglass):
             difference = together.logits[row, :frames] - alone.logits[0]
             assert difference.abs().max() <= 1e-4
     assert torch.isfinite(together.logits).all()
+
+
+@pytest.mark.parametrize("preset", [BASE, LARGE], ids=["base", "large"])
+def test_rows_of_as_many_frames_need_no_mask(preset):
+    """Though the extractor's norm still sees each row's own samples alone."""
+    torch.manual_seed(1)
+    preset = replace(preset, layers=2)
+    model = Wav2Vec2ForCTC.from_config(preset, Regularisation(), 32).eval()
+    lengths = torch.tensor([16_000, 15_761])
+    batch = torch.randn(2, 16_000)
+    batch[1, 15_761:] = 0
+    with torch.inference_mode():
+        assert model.wav2vec2.extract(batch, lengths).valid is None
+        together, alone = model(batch, lengths), model(batch[1:, :15_761])
+        assert together.frame_lengths.tolist() == [49, 49]
+        assert (together.logits[1] - alone.logits[0]).abs().max() <= 1e-4
+        assert model.wav2vec2.extract(batch, torch.tensor([16_000, 15_759])).valid is not None
