@@ -48,6 +48,8 @@ class AudioBatch:
     """Unit ids of each row; empty without labels."""
     draws: list[Draws] = field(default_factory=list)
     """What `DrawTask` returned, one a sub-batch."""
+    failures: list[str] = field(default_factory=list)
+    """What was wrong with utterances that are left out, a line each."""
 
     @property
     def audio_seconds(self) -> float:
@@ -104,8 +106,10 @@ class UtteranceDataset(Dataset):
         normalize_input: bool = False,
         labels: Sequence[Sequence[int]] | None = None,
         draw: DrawTask | None = None,
+        leave_out: bool = False,
     ):
-        """`labels`: unit ids of each utterance, in the order of `utterances`."""
+        """`labels`: unit ids of each utterance, in the order of `utterances`.  `leave_out`: audio
+        that cannot be used is left out of its batch, which says so, rather than ends everything."""
         self.utterances = utterances
         self.seed = seed
         self.crop = crop
@@ -113,6 +117,7 @@ class UtteranceDataset(Dataset):
         self.normalize_input = normalize_input
         self.labels = labels
         self.draw = draw
+        self.leave_out = leave_out
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -121,7 +126,23 @@ class UtteranceDataset(Dataset):
         try:
             return self.load(request)
         except UserError as error:
-            return LoadFailure(str(error))
+            return self._usable(request) if self.leave_out else LoadFailure(str(error))
+
+    def _usable(self, request: GroupRequest) -> AudioBatch:
+        """The batch of `request` without the audio that cannot be used; it may be of no row."""
+        usable, failures = [], []
+        for number in (n for sub_batch in request.sub_batches for n in sub_batch):
+            try:
+                self.load(replace(request, sub_batches=((number,),)))
+                usable.append(number)
+            except UserError as error:
+                failures.append(str(error))
+        if usable:
+            batch = self.load(replace(request, sub_batches=(tuple(usable),)))
+        else:
+            nothing = torch.zeros(0, dtype=torch.long)
+            batch = AudioBatch([], torch.zeros(0, 0), nothing, self._key(request, 0))
+        return replace(batch, failures=failures)
 
     def load(self, request: GroupRequest) -> AudioBatch:
         """The batch of `request`.  Raises UserError for audio that cannot be used."""

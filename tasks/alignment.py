@@ -125,6 +125,8 @@ def align(options: ModelOptions, alignment: AlignOptions, file: str | None) -> E
             "inference.py align: give either FILE and --text 'WHAT IS SAID', or --dataset_dir "
             "and --subset"
         )
+    if file is not None and not alignment.text.strip():
+        raise UserError("--text: is empty; give what is said in FILE")
     output_dir = prepare_folder("--output_dir", alignment.output_dir)
     recogniser = Recogniser.load(options)
     if file is not None:
@@ -158,7 +160,10 @@ def align_subset(
     references = recogniser.references(manifest)
     path_of = {utterance.id: utterance.path for utterance in manifest.utterances}
     failures: list[str] = []
-    for batch in recogniser.batches(manifest, options.batch_size, alignment.num_workers):
+    batches = recogniser.batches(
+        manifest, options.batch_size, alignment.num_workers, failures=failures
+    )
+    for batch in batches:
         rows = zip(batch.ids, batch.lengths.tolist(), recogniser.emissions(batch))
         for key, samples, emissions in rows:
             try:

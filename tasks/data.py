@@ -132,21 +132,30 @@ def subset_batches(
     normalize_input: bool,
     workers: int,
     share: tuple[int, int] = (0, 1),
+    failures: list[str] | None = None,
 ) -> Iterator[AudioBatch]:
     """A subset's audio, whole, up to `size` utterances at a time, longest first.
 
     `lengths`: frames of each utterance; neighbours in length share a batch, so that little of it is
-    padding.  `share` (rank, ranks): processes take turns.
+    padding.  `share` (rank, ranks): processes take turns.  `failures`: given, what cannot be heard
+    is left out and a line about it added there; without, it is a UserError that ends everything.
     """
     rank, ranks = share
     dataset = UtteranceDataset(
-        manifest.utterances, seed=0, crop=False, normalize_input=normalize_input
+        manifest.utterances,
+        seed=0,
+        crop=False,
+        normalize_input=normalize_input,
+        leave_out=failures is not None,
     )
     plan = sorted_batches(lengths, size)[rank::ranks]
     requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
     batches = load_batches(dataset, requests, workers=workers)
     silent = True if rank else None  # None: unless a terminal shows it
-    return iter(tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent))
+    for batch in tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent):
+        if failures is not None:
+            failures += batch.failures
+        yield batch
 
 
 def validation_batches(

@@ -27,7 +27,7 @@ from common.flags import prepare_folder
 from common.manifest import Manifest, read_manifest, write_chunks, write_lines
 from common.vocabulary import Spelling
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
-from tasks.recognition import Score, confidence, recognise
+from tasks.recognition import Score, confidence
 from tasks.report import Report, count_differing, examples
 
 
@@ -124,12 +124,13 @@ def evaluate_set(
     )
     log_probs = evaluation.file("log_probs/{}", test.name) if evaluation.save_log_probs else None
     start_time = time.perf_counter()
-    distributed.together(
-        lambda: write_part(
-            parts[rank],
-            results(recogniser, decoder, test, batches, log_probs),
+    try:
+        distributed.together(
+            lambda: write_part(parts[rank], results(recogniser, decoder, test, batches, log_probs))
         )
-    )
+    except BaseException:
+        parts[rank].unlink(missing_ok=True)
+        raise
     took = max(distributed.gather(time.perf_counter() - start_time))
 
     def conclude() -> dict[str, Any]:
@@ -208,7 +209,7 @@ def listen(
     recogniser: Recogniser, decoder: Decoder, batch: AudioBatch
 ) -> Iterator[tuple[str, Hypothesis, Tensor]]:
     """Each row's id, its hypothesis, and its log probabilities `[its frames, units]`, fp32."""
-    hypotheses, audible, output = recognise(recogniser.model, decoder, batch.to(recogniser.device))
+    hypotheses, audible, output = recogniser.recognise(batch, decoder)
     emissions: dict[str, Tensor] = {}
     if output is not None:
         values = output.logits.float().log_softmax(dim=-1)

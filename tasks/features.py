@@ -79,6 +79,8 @@ class Listener:
     device: torch.device
     output: Output
     layer: int
+    checkpoint: str
+    """Where it was read from."""
 
     @classmethod
     def load(cls, options: FeatureOptions) -> "Listener":
@@ -102,6 +104,7 @@ class Listener:
             device=device,
             output=options.output,
             layer=layer,
+            checkpoint=options.checkpoint,
         )
 
     @property
@@ -132,6 +135,11 @@ class Listener:
             values = self._run(select_rows(batch.to(self.device), rows)).cpu().numpy()
             for row, value in zip(rows, values):
                 found[row] = value[: -(-counts[row] // self.factor)].copy()
+                if not np.isfinite(found[row]).all():
+                    raise UserError(
+                        f"{self.checkpoint}: its features of {batch.ids[row]} are not finite "
+                        "numbers; its weights are damaged: use another copy"
+                    )
         return found
 
     def _run(self, batch: AudioBatch) -> Tensor:
@@ -166,7 +174,7 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
     listener = Listener.load(options)
     failures: list[str] = []
     if options.subset:
-        batches = batches_of_subset(listener, options)
+        batches = batches_of_subset(listener, options, failures)
     else:
         batches = batches_of_files(listener, options.batch_size, recordings, failures)
     done = 0
@@ -187,7 +195,9 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
     return list_failures(failures)
 
 
-def batches_of_subset(listener: Listener, options: FeatureOptions) -> Iterator[AudioBatch]:
+def batches_of_subset(
+    listener: Listener, options: FeatureOptions, failures: list[str]
+) -> Iterator[AudioBatch]:
     manifest = read_manifest(options.dataset_dir, options.subset)
     return subset_batches(
         manifest,
@@ -195,6 +205,7 @@ def batches_of_subset(listener: Listener, options: FeatureOptions) -> Iterator[A
         options.batch_size,
         normalize_input=listener.normalize_input,
         workers=options.num_workers,
+        failures=failures,
     )
 
 

@@ -18,7 +18,7 @@ from common.vocabulary import Spelling, Vocabulary
 from tasks.data import subset_batches
 from tasks.recognition import recognise
 from wav2vec2.config import Architecture
-from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
@@ -52,6 +52,8 @@ class Recogniser:
     vocabulary: Vocabulary
     labels: str
     device: torch.device
+    checkpoint: str
+    """Where it was read from."""
 
     @classmethod
     def load(cls, options: ModelOptions) -> "Recogniser":
@@ -79,7 +81,7 @@ class Recogniser:
             cast(model, precision)
             model = model.to(device)
         architecture = native.architecture_of(content, checkpoint)
-        return cls(model, architecture, vocabulary, content["labels"], device)
+        return cls(model, architecture, vocabulary, content["labels"], device, checkpoint)
 
     @property
     def normalize_input(self) -> bool:
@@ -100,15 +102,21 @@ class Recogniser:
         """The fewest samples that give `frames` frames."""
         return sample_count(frames, self.architecture.conv_layers)
 
+    def recognise(
+        self, batch: AudioBatch, decoder: Decoder
+    ) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
+        """See tasks/recognition.py; UserError for scores that are not finite."""
+        return recognise(self.model, decoder, batch.to(self.device), self.checkpoint)
+
     def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
         """What `decoder` hears in each row."""
-        return recognise(self.model, decoder, batch.to(self.device))[0]
+        return self.recognise(batch, decoder)[0]
 
     def logits(self, batch: AudioBatch) -> list[Tensor]:
         """Unit scores of each row, `[its frames, units]`, fp32 on the CPU."""
         rows = [torch.empty(0, len(self.vocabulary)) for _ in batch.ids]
         silent = GreedyDecoder(self.vocabulary)
-        _, _, output = recognise(self.model, silent, batch.to(self.device))
+        _, _, output = self.recognise(batch, silent)
         if output is not None:
             audible = (self.model.frames(batch.lengths) > 0).nonzero()[:, 0].tolist()
             for index, row, length in zip(audible, output.logits, output.frame_lengths.tolist()):
@@ -125,10 +133,16 @@ class Recogniser:
         return self.model.frames(samples).tolist()
 
     def batches(
-        self, manifest: Manifest, size: int, workers: int, rank: int = 0, ranks: int = 1
+        self,
+        manifest: Manifest,
+        size: int,
+        workers: int,
+        rank: int = 0,
+        ranks: int = 1,
+        failures: list[str] | None = None,
     ) -> Iterator[AudioBatch]:
         """A subset's audio, up to `size` utterances at a time, longest first: the share of process
-        `rank` of `ranks`, which take turns."""
+        `rank` of `ranks`, which take turns.  `failures`: see subset_batches."""
         return subset_batches(
             manifest,
             self.frames(manifest),
@@ -136,6 +150,7 @@ class Recogniser:
             normalize_input=self.normalize_input,
             workers=workers,
             share=(rank, ranks),
+            failures=failures,
         )
 
     def references(self, manifest: Manifest) -> dict[str, str]:

@@ -29,14 +29,29 @@ def select_rows(batch: AudioBatch, rows: Sequence[int]) -> AudioBatch:
     )
 
 
+def check_finite(output: CTCOutput, ids: Sequence[str], source: str) -> None:
+    """UserError, naming `source` and the utterance, for scores that are not numbers."""
+    counts = output.frame_lengths.to(output.logits.device)
+    frames = torch.arange(output.logits.shape[1], device=counts.device)
+    broken = ~output.logits.isfinite().all(dim=-1) & (frames < counts[:, None])
+    for name, is_broken in zip(ids, broken.any(dim=1).tolist()):
+        if is_broken:
+            raise UserError(
+                f"{source}: its scores of {name} are not finite numbers; its weights are damaged, "
+                "or too large for --precision fp16: use another copy, or bf16 or fp32"
+            )
+
+
 @torch.no_grad()
 def recognise(
-    model: Wav2Vec2ForCTC, decoder: Decoder, batch: AudioBatch
+    model: Wav2Vec2ForCTC, decoder: Decoder, batch: AudioBatch, source: str = ""
 ) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
     """What `decoder` hears in each row of a batch.
 
     An utterance shorter than the model's receptive field has no frame and an empty transcript.
     Also returns the rows that have frames, and the model's output for them (None if none has).
+    `source`: the checkpoint that a UserError names if the scores are not finite; without it they
+    are not looked at.
     """
     frames = model.frames(batch.lengths)
     rows = [row for row, count in enumerate(frames.tolist()) if count > 0]
@@ -46,6 +61,8 @@ def recognise(
     audible = select_rows(batch, rows)
     output = model(audible.waveforms, audible.lengths)
     output = replace(output, logits=at_least_fp32(output.logits))
+    if source:
+        check_finite(output, audible.ids, source)
     for row, hypothesis in zip(rows, decoder(output.logits, output.frame_lengths)):
         transcripts[row] = hypothesis
     return transcripts, audible, output

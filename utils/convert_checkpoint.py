@@ -40,9 +40,11 @@ def write_fairseq(content: dict[str, Any], output: Path) -> None:
                 f"{dictionary}: exists already, with other symbols than the checkpoint's; choose "
                 "another folder for OUTPUT"
             )
+        checkpoint.write(output, converted)
         if not dictionary.exists():
             write_lines(dictionary, lines)
-    checkpoint.write(output, converted)
+    else:
+        checkpoint.write(output, converted)
 
 
 def _symbols(dictionary: Path) -> list[str]:
@@ -57,6 +59,12 @@ def convert(source: str, output: Path, options: Options) -> None:
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
     content = native.model_of(checkpoints.read(source, options.dictionary))
+    native.check(content, source)
+    if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
+        raise UserError(
+            f"{source}: pre-trained only, has no output layer; --to {options.to} writes "
+            "recognisers: fine-tune it first"
+        )
     if options.to == "native":
         checkpoint.save(output, content)
     elif options.to == "fairseq":

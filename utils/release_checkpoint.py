@@ -98,6 +98,7 @@ def make_release(source: str, folder: Path, options: Options) -> None:
     if evaluation is not None and not list(evaluation.glob("summary_*.json")):
         raise UserError(f"--evaluation {evaluation}: holds no summary_<subset>.json")
     content = checkpoints.read(source, options.dictionary)
+    native.check(content, source)
     card = model_card(content, folder.resolve().name, evaluation)
     released = native.model_of(content)
     release.write(released, folder, card)

@@ -417,3 +417,45 @@ def test_unknown_flags(command):
     code, _, err = command(inference.main, "evaluate", "--checkpont", "x")
     assert code == 2 and err.count("\n") == 1
     assert "required: --checkpoint" in err or "did you mean --checkpoint?" in err
+
+
+@pytest.fixture
+def broken_recogniser(random_recogniser, tmp_path):
+    """Whose scores are NaN."""
+    content = checkpoint.load(random_recogniser)
+    content["model"] = {n: torch.full_like(w, float("nan")) for n, w in content["model"].items()}
+    checkpoint.save(tmp_path / "nan.pt", content)
+    return tmp_path / "nan.pt"
+
+
+def test_scores_that_are_no_numbers(corpus, tmp_path, command, broken_recogniser):
+    """Never an empty transcript, or a word error rate of 100, without a word."""
+    recording = next((corpus / "dev").rglob("*.flac"))
+    (tmp_path / "lexicon.txt").write_text("CAT C A T |\n")
+    subset = ["--dataset_dir", corpus, "--subset", "dev", "--num_workers", "0"]
+    for name, arguments in {
+        "transcribe": [recording],
+        "align": [recording, "--text", "CAT"],
+        "evaluate": subset,
+        "features": [recording],
+    }.items():
+        command_line = [name, "--checkpoint", broken_recogniser, "--cpu", *arguments]
+        if name != "transcribe":
+            command_line += ["--output_dir", tmp_path / name]
+        code, _, err = command(inference.main, *command_line)
+        assert code in (1, 2) and "nan.pt" in err and "not finite" in err, (name, err)
+        assert "Traceback" not in err
+    assert not list((tmp_path / "evaluate").rglob(".hypotheses*"))
+
+
+def test_what_cannot_be_aligned_of_a_subset_is_listed(copy, tmp_path, command, random_recogniser):
+    first = sorted((copy / "dev").rglob("*.flac"))[0]
+    first.write_bytes(b"no audio")
+    arguments = ["--checkpoint", random_recogniser, "--cpu", "--output_dir", tmp_path / "o"]
+    code, out, err = command(
+        inference.main, "align", *arguments, "--dataset_dir", copy, "--subset", "dev"
+    )
+    assert code == 1 and "4 of 5 utterances aligned" in out and first.name in err
+    assert len(list((tmp_path / "o").glob("*.TextGrid"))) == 4
+    recording = sorted((copy / "dev").rglob("*.flac"))[1]
+    one_line(command(inference.main, "align", *arguments, recording, "--text", " "), "--text")

@@ -1,6 +1,7 @@
 """`inference.py features`: what is written, and that batches change nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import inference
 from common import checkpoint
 from common.audio import SAMPLE_RATE
+from common.manifest import write_manifest
 from common.vocabulary import Vocabulary
 from tests.integration.test_bad_input import one_line
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
@@ -144,6 +146,24 @@ def test_what_cannot_be_read_is_listed(command, pretrained, folder, tmp_path):
     assert code == 1 and "features of 1 of 3" in out
     assert "bad.wav" in err and "gone.wav" in err
     assert [path.name for path in (tmp_path / "o").glob("*.npz")] == ["1.npz"]
+
+
+def test_what_cannot_be_read_of_a_subset_is_listed(command, pretrained, folder, tmp_path):
+    """Of a batch, too, whose other utterances are still heard."""
+    files = [(name, soundfile.info(folder / name).frames) for name in ("0.wav", "1.wav", "2.wav")]
+    for name, _ in files:
+        shutil.copy(folder / name, tmp_path / name)
+    (tmp_path / "1.wav").write_text("no audio")
+    write_manifest(tmp_path, "some", tmp_path, [*files, ("gone.wav", 9000)])
+    code, out, err = command(
+        inference.main,
+        *["features", "--checkpoint", pretrained, "--cpu", "--output_dir", tmp_path / "o"],
+        *["--dataset_dir", tmp_path, "--subset", "some", "--num_workers", "0"],
+    )
+    assert code == 1 and "features of 2 of 4" in out
+    assert "1.wav" in err and "gone.wav" in err
+    assert sorted(path.name for path in (tmp_path / "o").glob("*.npz")) == ["0.npz", "2.npz"]
+    assert (tmp_path / "o" / "features.json").exists()
 
 
 def test_mistakes(command, pretrained, folder, tmp_path):

@@ -151,4 +151,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A .safetensors file; `pt` in its header is what transformers looks for."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode  # safetensors' own files are for nobody else to read
     safetensors.torch.save_file(whole, path, metadata={"format": "pt"})
+    path.chmod(mode)

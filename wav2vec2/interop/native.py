@@ -11,7 +11,7 @@ import torch
 from common.errors import UserError
 from common.subwords import SubwordModel
 from common.vocabulary import Spelling, Vocabulary
-from wav2vec2.config import PRESETS, Architecture, Regularisation
+from wav2vec2.config import PRESETS, Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.model import Wav2Vec2
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -57,14 +57,26 @@ def architecture_of(content: dict[str, Any], source: str) -> Architecture:
         ) from None
 
 
-def _load(model: Any, weights: dict[str, Any], source: str) -> None:
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+def _check_weights(model: Any, weights: dict[str, Any], source: str) -> None:
+    """UserError, with the list, unless the weights are those of `model`, one for one."""
+    expected = model.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unknown" for name in weights if name not in expected]
+    for name in expected.keys() & weights.keys():
+        tensor, shape = weights[name], list(expected[name].shape)
+        found = list(tensor.shape) if isinstance(tensor, torch.Tensor) else "no tensor"
+        if found != shape:
+            problems.append(f"{name} is {found} instead of {shape}")
+    if problems:
         raise UserError(
             f"{source}: its weights do not fit the architecture it declares "
-            f"({str(error).splitlines()[1].strip()}); use another copy"
-        ) from None
+            f"({'; '.join(problems)}); use another copy"
+        )
+
+
+def _load(model: Any, weights: dict[str, Any], source: str) -> None:
+    _check_weights(model, weights, source)
+    model.load_state_dict(weights)
 
 
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
@@ -148,16 +160,47 @@ def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
     return Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)", spelling, subwords)
 
 
-def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
-    """The recogniser of a loaded checkpoint and its dictionary, ready for inference."""
+def _recogniser(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
+    """The recogniser that a checkpoint describes, without its weights, and its dictionary, whose
+    size is that of the output layer."""
     if content.get("kind") != "ctc" or "dictionary" not in content:
         raise UserError(
             f"{source}: has no output layer and dictionary; fine-tune it first with "
             "scripts/finetune_base_100h.sh or another fine-tuning recipe"
         )
     vocabulary = vocabulary_of(content, source)
+    outputs = content["model"].get("proj.bias")
+    if isinstance(outputs, torch.Tensor) and outputs.numel() != len(vocabulary):
+        raise UserError(
+            f"{source}: its dictionary has {len(vocabulary)} symbols, the four special ones "
+            f"included, its output layer {outputs.numel()}: it was put together from two models; "
+            "use another copy"
+        )
     model = Wav2Vec2ForCTC.from_config(
         architecture_of(content, source), Regularisation(), len(vocabulary)
     )
+    return model, vocabulary
+
+
+def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
+    """The recogniser of a loaded checkpoint and its dictionary, ready for inference."""
+    model, vocabulary = _recogniser(content, source)
     _load(model, content["model"], source)
     return model.eval(), vocabulary
+
+
+def check(content: dict[str, Any], source: str) -> None:
+    """UserError unless a checkpoint is whole: each weight of the model that it describes, nothing
+    else, and of a recogniser the dictionary.  A trunk may lack the quantizer and its projections,
+    as the bare models of Hugging Face do."""
+    with torch.device("meta"):  # names and shapes are all that is wanted
+        if content.get("kind") == "ctc":
+            model, _ = _recogniser(content, source)
+        else:
+            architecture = architecture_of(content, source)
+            objective = ContrastiveObjective()
+            model = Wav2Vec2ForPretraining.from_config(architecture, Regularisation(), objective)
+            if all(name.startswith(_TRUNK) for name in content["model"]):
+                _check_weights(model.wav2vec2, _part(content, _TRUNK), source)
+                return
+    _check_weights(model, content["model"], source)

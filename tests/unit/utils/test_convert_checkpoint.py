@@ -1,12 +1,13 @@
 """utils/convert_checkpoint.py: there and back, and what stops it."""
 
+import re
 import sys
 
 import pytest
 import torch
 
 from common import checkpoint
-from common.errors import run_command
+from common.errors import UserError, run_command
 from tests.unit.wav2vec2.interop import names
 from tests.unit.wav2vec2.interop.conftest import (
     DICTIONARY,
@@ -14,7 +15,8 @@ from tests.unit.wav2vec2.interop.conftest import (
     fairseq_pretrained,
     nvidia,
 )
-from utils import convert_checkpoint
+from utils import convert_checkpoint, release_checkpoint
+from utils.release_checkpoint import make_release
 from wav2vec2.interop import checkpoints
 
 
@@ -134,3 +136,59 @@ def test_another_dictionary_in_the_way(tmp_path, convert):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dict.ltr.txt"]
     (tmp_path / "out" / "dict.ltr.txt").write_text(DICTIONARY)
     assert convert(*arguments)[0] == 0
+
+
+def broken(content, how):
+    weights = dict(content["model"])
+    if how == "keys":
+        weights["extra.bias"] = weights.pop("proj.bias")
+        return content | {"model": weights}
+    if how == "no dictionary":
+        return {name: value for name, value in content.items() if name != "dictionary"}
+    if how == "another dictionary":
+        return content | {"dictionary": "| 1\nX 1\n"}
+    return content | {"model": weights | {"proj.bias": 5}}
+
+
+BROKEN = {
+    "keys": "proj.bias is missing; extra.bias is unknown",
+    "no dictionary": "has no output layer and dictionary",
+    "another dictionary": "its dictionary has 6 symbols",
+    "no tensor": "proj.bias is no tensor instead of",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("to", ["native", "fairseq", "huggingface", "exported", "release"])
+def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to):
+    """Nothing is written of one that is not whole, and whoever made it is told what it lacks."""
+    torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    content = checkpoints.read(tmp_path / "theirs.pt")
+    checkpoint.save(tmp_path / "ours.pt", broken(content, how))
+    (tmp_path / "out").mkdir()
+    output = tmp_path / "out" / ("o.pt2" if to == "exported" else "o")
+    if to == "release":
+        with pytest.raises(UserError, match="ours.pt: .*" + re.escape(BROKEN[how])):
+            make_release(str(tmp_path / "ours.pt"), output, release_checkpoint.Options())
+    else:
+        code, found = convert(tmp_path / "ours.pt", output, "--to", to)
+        assert code == 2 and found.err.count("\n") == 1
+        assert "ours.pt: " in found.err and BROKEN[how] in found.err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_graph_of_what_is_not_fine_tuned(tmp_path, convert):
+    torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
+    code, output = convert(tmp_path / "theirs.pt", tmp_path / "o.onnx", "--to", "onnx")
+    assert code == 2 and "theirs.pt: pre-trained only" in output.err
+
+
+@pytest.mark.parametrize("to", ["native", "fairseq", "huggingface"])
+def test_others_may_read_what_is_written(tmp_path, convert, to):
+    torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
+    (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
+    (tmp_path / "out").mkdir()
+    assert convert(tmp_path / "theirs.pt", tmp_path / "out" / "o", "--to", to)[0] == 0
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert written and all(path.stat().st_mode & 0o444 == 0o444 for path in written)

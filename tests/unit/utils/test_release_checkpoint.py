@@ -12,6 +12,7 @@ import torch
 from common import checkpoint
 from common.errors import UserError
 from common.vocabulary import Vocabulary
+from tests.unit.common.test_subwords import learn
 from utils.release_checkpoint import Options, make_release
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
@@ -67,9 +68,10 @@ def test_round_trip(released, make):
 
 def test_a_sentencepiece_model_travels(released):
     content = recogniser()
-    content["sentencepiece"] = torch.frombuffer(bytearray(b"\x00model\xff"), dtype=torch.uint8)
+    model = learn(["AN BE AN", "BE"], 6).content
+    content["sentencepiece"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     folder = released(content)
-    assert (folder / "sentencepiece.model").read_bytes() == b"\x00model\xff"
+    assert (folder / "sentencepiece.model").read_bytes() == model
     assert torch.equal(checkpoints.read(folder)["sentencepiece"], content["sentencepiece"])
 
 
