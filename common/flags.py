@@ -8,7 +8,9 @@ import ast
 import difflib
 import inspect
 import math
+import numbers
 import os
+import reprlib
 import sys
 import textwrap
 import types
@@ -18,7 +20,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from common.errors import UserError
+from common.errors import UserError, one_line
 
 Config = TypeVar("Config")
 
@@ -174,6 +176,37 @@ def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def from_arguments(cls: type[Config], caller: str, arguments: dict[str, Any]) -> Config:
+    """Build the dataclass from what Python code gave for its fields; UserError, which names
+    `caller` and the argument, for a value of another type than the field's."""
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _argument(caller, name, hints[name], v) for name, v in arguments.items()})
+
+
+def _argument(caller: str, name: str, kind: Any, value: Any) -> Any:
+    """`value` as the field's type: numbers of any library, files as text or as a path."""
+    number = not isinstance(value, bool)  # which Python counts among the numbers
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if isinstance(value, str) and value in choices:
+            return value
+        wanted = f"choose from {', '.join(choices)}"
+    elif kind is int:
+        if isinstance(value, numbers.Integral) and number:
+            return int(value)
+        wanted = "must be a whole number"
+    elif kind is float:
+        if isinstance(value, numbers.Real) and number and math.isfinite(value):
+            return float(value)
+        wanted = "must be a finite number"
+    else:
+        assert kind is str, f"{name}: no argument of type {kind} is checked"
+        if isinstance(value, (str, os.PathLike)):
+            return os.fsdecode(value)
+        wanted = "must be a path"
+    raise UserError(f"{caller}: {name} {one_line(reprlib.repr(value))}: {wanted}")
 
 
 def parse_dataclasses(

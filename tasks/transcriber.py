@@ -6,6 +6,7 @@ is normalised as the whole.  What they say of each frame is joined, and searched
 pause: greedy search finds what it finds in one piece, beam search begins anew after each pause.
 """
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,8 +20,8 @@ from common.alignment import Span, group_words, path_units, path_words
 from common.audio import SAMPLE_RATE, stream_array, stream_recording
 from common.dataset import AudioBatch, pad
 from common.decoding import Decoder, DecodingOptions
-from common.errors import UserError
-from common.precision import TYPES
+from common.errors import UserError, one_line
+from common.flags import from_arguments
 from common.timed_words import Transcript, Word
 from common.vocabulary import BLANK, WORD_END, Spelling
 from common.waveform import Waveform
@@ -29,6 +30,10 @@ from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 
 Key = TypeVar("Key")
 """Whatever tells a caller's recordings apart."""
+
+RATES = (1_000, 1_000_000)
+"""Hz, the least and the most that an array's samples may have.  Outside, somebody meant kHz or
+something else, and the resampler would fill the memory or never end."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class WindowOptions:
 
 
 def load(
-    path: str,
+    path: str | Path,
     device: str | torch.device,
     precision: str,
     batch_size: int,
@@ -63,18 +68,55 @@ def load(
     """`wav2vec2.load`; `decoding`: fields of DecodingOptions."""
     if unknown := sorted(set(decoding) - {field.name for field in fields(DecodingOptions)}):
         raise UserError(f"load: no argument {unknown[0]}; see inference.py transcribe --help")
-    windows = WindowOptions(window_seconds, overlap_seconds)
-    model = ModelOptions(str(path), batch_size=batch_size)
-    if precision not in TYPES:
-        raise UserError(f"load: precision {precision!r}: choose from {', '.join(TYPES)}")
-    search = DecodingOptions(**decoding)
-    try:
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r}: {str(error).splitlines()[0]}") from None
-    recogniser = Recogniser.read(model.checkpoint, device, precision)
+    lengths = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
+    windows = from_arguments(WindowOptions, "load", lengths)
+    running = {"checkpoint": str(path), "batch_size": batch_size, "precision": precision}
+    model = from_arguments(ModelOptions, "load", running)
+    search = from_arguments(DecodingOptions, "load", decoding)
+    recogniser = Recogniser.read(model.checkpoint, usable_device(device), model.precision)
     decoder = prepare_decoder(search, recogniser.vocabulary)
     return Transcriber(recogniser, decoder, windows, model.batch_size)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """What torch calls `device`; UserError if this machine cannot compute there."""
+    try:
+        number = torch.zeros(1, device=device)
+        number.tolist()  # which torch's device "meta", that holds no numbers, refuses
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(
+            f"load: device {device!r}: {reason}; give 'cpu', or a GPU such as 'cuda'"
+        ) from None
+    return number.device
+
+
+def as_rate(rate: Any) -> float:
+    """A sample rate in Hz, given as a number of any library; UserError if it is none."""
+    least, most = RATES
+    try:
+        plausible = bool(least <= rate <= most)
+    except (TypeError, ValueError, RuntimeError):  # text; arrays and tensors of several numbers
+        plausible = False
+    if not plausible:
+        raise UserError(
+            f"transcribe: rate {one_line(reprlib.repr(rate))}: must be a number from {least} to "
+            f"{most}, in Hz"
+        )
+    return float(rate)
+
+
+def as_samples(audio: Any) -> Any:
+    """A tensor as it is, anything else as an array; UserError if it is none, such as ragged."""
+    if isinstance(audio, Tensor):
+        return audio
+    try:
+        return np.asarray(audio)
+    except (ValueError, TypeError):
+        raise UserError(
+            "transcribe: audio: not one array, as if its rows had different lengths; give numbers "
+            "as [samples] or [samples, channels]"
+        ) from None
 
 
 class Hearing:
@@ -183,7 +225,8 @@ class Transcriber:
         """Text and words of an array or tensor `[samples]` or `[samples, channels]`, or of a file.
 
         Floating point within [-1, 1] or integers of their type's whole range, at `rate` Hz; a file
-        knows its own.  UserError (a ValueError) for audio without samples, or with NaN.
+        knows its own.  UserError (a ValueError) for audio without samples, or with NaN, and for a
+        rate that is none.
         """
         if isinstance(audio, (str, Path)):
             if rate is not None:
@@ -192,7 +235,7 @@ class Transcriber:
         elif rate is None:
             raise UserError("transcribe: samples alone do not say their rate; give it in Hz")
         else:
-            blocks = stream_array(audio, rate)
+            blocks = stream_array(as_samples(audio), as_rate(rate))
         ((_, transcript),) = self.transcribe_all([("", Waveform(blocks))])
         return transcript
 

@@ -1,5 +1,6 @@
 """The wav2vec 2.0 model, as the paper (arXiv 2006.11477) describes it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def load(
-    path: str,
+    path: str | Path,
     device: str = "cpu",
     *,
     precision: str = "fp32",

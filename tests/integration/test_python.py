@@ -13,6 +13,7 @@ import soundfile
 
 from common.audio import SAMPLE_RATE
 from tests.integration.conftest import ROOT, say
+from tests.unit.common.arpa import bigrams, write_arpa
 from utils.measure_transcription import write_model
 
 
@@ -56,19 +57,47 @@ for arguments in [
     dict(path="model.pt", beams=3),
     dict(path="model.pt", batch_size=0),
     dict(path="model.pt", lm="x.arpa"),
+    dict(path="model.pt", device="meta"),
+    dict(path="model.pt", device=[]),
+    dict(path="model.pt", precision="fp8"),
+    dict(path="model.pt", batch_size="8"),
+    dict(path="model.pt", window_seconds="30"),
+    dict(path="model.pt", decoder="foo"),
+    dict(path="model.pt", decoder="beam", lm="x.arpa", beam="x"),
 ]:
     try:
         wav2vec2.load(**arguments)
     except ValueError as error:
         print(str(error).splitlines())
+    else:
+        print("taken:", arguments)
 """
     result = run_python(script, folder, ROOT)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     parts = ["gone.pt", "nonsense", "no argument beams", "batch_size 0", "--decoder beam"]
+    parts += ["device 'meta'", "device []", "precision 'fp8'", "batch_size '8'"]
+    parts += ["window_seconds '30'", "decoder 'foo'", "beam 'x'"]
     assert len(lines) == len(parts)
     for line, part in zip(lines, parts):
         assert part in line
+
+
+def test_paths_name_the_files_of_a_search(folder):
+    reason = "pip install -r requirements-decode.txt"
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason=reason, exc_type=ImportError)
+    write_arpa(folder / "words.arpa", bigrams(["CAT", "DOE"], [("CAT", "DOE")]))
+    (folder / "words.txt").write_text("CAT\nDOE\n")
+    script = """
+from pathlib import Path
+import wav2vec2
+files = dict(lm=Path("words.arpa"), lexicon=Path("words.txt"))
+model = wav2vec2.load(Path("model.pt"), decoder="beam", **files)
+print(set(model.transcribe(Path("recording.wav")).text.split()) <= {"CAT", "DOE"})
+"""
+    result = run_python(script, folder, ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "True\n"
 
 
 def setuptools_is_new_enough() -> bool:

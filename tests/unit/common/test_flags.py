@@ -1,10 +1,19 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.flags import ArgumentParser, add_flags, field_help, from_flags, parse_dataclasses
+from common.flags import (
+    ArgumentParser,
+    add_flags,
+    field_help,
+    from_arguments,
+    from_flags,
+    parse_dataclasses,
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,30 @@ def test_fields_without_a_flag_keep_their_default():
 def test_the_class_own_check_becomes_a_user_error():
     with pytest.raises(UserError, match="--count must not be negative"):
         parse("--name", "n", "--count", "-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": 3}, "call: name 3: must be a path"),
+        ({"name": None}, "call: name None: must be a path"),
+        ({"name": "n", "count": "7"}, "call: count '7': must be a whole number"),
+        ({"name": "n", "count": 7.0}, "call: count 7.0: must be a whole number"),
+        ({"name": "n", "count": True}, "call: count True: must be a whole number"),
+        ({"name": "n", "share": "x"}, "call: share 'x': must be a finite number"),
+        ({"name": "n", "share": float("inf")}, "call: share inf: must be a finite number"),
+        ({"name": "n", "kind": "c"}, "call: kind 'c': choose from a, b"),
+        ({"name": "n", "kind": np.zeros((9, 9))}, "call: kind array.*: choose from a, b"),
+    ],
+)
+def test_arguments_from_python_are_of_the_fields_types(given, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        from_arguments(Options, "call", given)
+
+
+def test_arguments_from_python_may_be_numpys_numbers_and_paths():
+    given = {"name": Path("a") / "b", "count": np.int64(7), "share": np.float32(0.25)}
+    assert from_arguments(Options, "call", given) == Options("a/b", 7, 0.25)
 
 
 def test_help_comes_from_the_docstrings(capsys):

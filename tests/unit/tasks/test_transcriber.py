@@ -194,6 +194,36 @@ def test_arrays_and_files_say_what_is_missing(tmp_path):
     assert once == twice and once.duration == 1.0 and once.text
 
 
+@pytest.mark.parametrize(
+    "rate",
+    [float("inf"), float("nan"), 1e300, -16_000, 0, 1e-30, 16, "16000", 1j, [16_000]]
+    + [np.zeros(50_000), torch.zeros(3)],
+    ids=repr,
+)
+def test_rates_that_are_none(rate):
+    """Some would end the process, fill its memory, or keep the resampler for ever."""
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    with pytest.raises(UserError, match="^transcribe: rate .*: must be a number .* Hz$") as error:
+        transcriber.transcribe(noise(1000), rate)
+    assert len(str(error.value)) < 120
+
+
+def test_rates_of_any_library():
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    given = [32_000, 32_000.0, np.int64(32_000), torch.tensor(32_000)]
+    first, *others = (transcriber.transcribe(noise(32_000), rate) for rate in given)
+    assert first.duration == 1.0 and all(other == first for other in others)
+
+
+def test_ragged_audio():
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    tensors = [torch.zeros(3), torch.zeros(4)]
+    for ragged in ([[0.1, 0.2], [0.3]], [noise(5), noise(6)], tensors):
+        with pytest.raises(UserError, match="^transcribe: audio: .*different lengths"):
+            transcriber.transcribe(ragged, 16_000)
+    assert transcriber.transcribe(noise(8000).tolist(), 16_000).text
+
+
 def test_fewest_samples_of_so_many_frames():
     for frames in itertools.chain(range(1, 20), [1499]):
         samples = sample_count(frames, LAYERS)
