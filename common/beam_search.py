@@ -42,7 +42,8 @@ def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Dec
         lexicon = read_lexicon(options.lexicon, vocabulary)
         decoder = LexiconDecoder(search, options, vocabulary, lexicon)
         return decoder, [*lexicon.notes(), *decoder.notes]
-    return UnitDecoder(search, options, vocabulary), []
+    decoder = UnitDecoder(search, options, vocabulary)
+    return decoder, decoder.notes
 
 
 def import_flashlight() -> ModuleType:
@@ -81,6 +82,8 @@ class LanguageModel:
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
 
+        if Path(path).is_dir():
+            raise UserError(f"--lm {path}: is a folder; name the ARPA file or KenLM's binary in it")
         if not Path(path).is_file():
             raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
         self.path, self._entries, self._unknown = path, entries, len(entries)
@@ -91,9 +94,10 @@ class LanguageModel:
             # The first line, if there are more, is KenLM's own source code.
             detail = "not text" if isinstance(error, UnicodeDecodeError) else str(error)
             detail = " ".join((detail.split("\n", 1)[-1] or detail).split())
-            raise UserError(
-                f"--lm {path}: KenLM cannot read it: {detail}; write the ARPA file again"
-            ) from None
+            remedy = "write the ARPA file again"
+            if "at least a bigram" in detail:
+                remedy = "give a model of order 2 or more"
+            raise UserError(f"--lm {path}: KenLM cannot read it: {detail}; {remedy}") from None
 
     def scores(self, count: int) -> list[float]:
         """log10 probabilities of the first `count` entries after the start of a sentence."""
@@ -155,15 +159,31 @@ class UnitDecoder:
     def __init__(self, search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary):
         self.vocabulary, self._search = vocabulary, search
         lm = LanguageModel(options.lm, vocabulary.symbols)
-        known = lm.knows(len(vocabulary))[len(SPECIALS) :]
-        if not any(known):
-            raise UserError(
-                f"--lm {options.lm}: has none of the dictionary's units, such as "
-                f"{vocabulary.symbols[-1]!r}; without --lexicon it must be a model of units, "
-                "learnt from label lines; for a model of words give --lexicon"
-            )
+        self.notes: list[str] = []
+        self._compare(lm)
         self._model = lm.model
         self.configure(options)
+
+    def _compare(self, lm: LanguageModel) -> None:
+        """Error if `lm` is not of the dictionary's units; a note if it lacks some of them.
+
+        A model of words may have units, too: A is a word, and to a large one most letters are.
+        But it lacks the separator of letters, and of other units most.
+        """
+        units = self.vocabulary.symbols[len(SPECIALS) :]
+        known = lm.knows(len(self.vocabulary))[len(SPECIALS) :]
+        missing = [unit for unit, is_known in zip(units, known) if not is_known]
+        if not missing:
+            return
+        share = f"--lm {lm.path}: knows {sum(known)} of the dictionary's {len(units)} units"
+        unseparated = self.vocabulary.spelling is Spelling.LETTERS and WORD_END in missing
+        if unseparated or 2 * sum(known) < len(units):
+            raise UserError(
+                f"{share}, not {(WORD_END if unseparated else missing[0])!r}; without --lexicon it "
+                "must be a model of units, learnt from label lines; for a model of words give "
+                "--lexicon"
+            )
+        self.notes.append(f"{share}; the others, such as {missing[0]!r}, count as its <unk>")
 
     def configure(self, options: DecodingOptions) -> None:
         """Take beam and weights from `options`; the model stays as it is."""

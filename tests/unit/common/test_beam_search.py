@@ -227,8 +227,6 @@ def test_model_and_lexicon_without_a_common_word(flashlight, tmp_path):
     options = DecodingOptions(decoder="beam", lm=str(lm), lexicon=str(tmp_path / "words.txt"))
     with pytest.raises(UserError, match="lower.arpa has none of the 2 words of .*words.txt"):
         build_decoder(options, LETTERS)
-    with pytest.raises(UserError, match="none of the dictionary's units"):
-        build_decoder(DecodingOptions(decoder="beam", lm=str(lm)), LETTERS)
     with pytest.raises(UserError, match="missing.arpa: no such file"):
         build_decoder(DecodingOptions(decoder="beam", lm="missing.arpa"), LETTERS)
     lm = write_arpa(tmp_path / "some.arpa", bigrams(["A", "C"], [("A", "C")]))
@@ -236,6 +234,47 @@ def test_model_and_lexicon_without_a_common_word(flashlight, tmp_path):
     lm.write_bytes(gzip.compress((tmp_path / "some.arpa").read_bytes()))
     options = DecodingOptions(decoder="beam", lm=str(lm), lexicon=str(tmp_path / "words.txt"))
     assert "lacks 1 of the 2 words" in build_decoder(options, LETTERS)[1][0]
+
+
+ALPHABET = Vocabulary([*"|ETAOINSHRDLU"])
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "known", "complaint"),
+    [
+        (ALPHABET, ["e", "t", "a"], "knows 0 of the dictionary's 13 units, not '[|]'"),
+        (ALPHABET, ["A", "THE"], "knows 1 of the dictionary's 13 units, not '[|]'"),
+        # Every letter is a word of a large model; the separator is none.
+        (ALPHABET, [*"ETAOINSHRDLU", "THE"], "knows 12 of the dictionary's 13 units, not '[|]'"),
+        (ALPHABET, ["|", "e", "t", "a"], "knows 1 of the dictionary's 13 units, not 'E'"),
+        (PHONES, ["UW", "HI"], "knows 1 of the dictionary's 3 units, not 'HH'"),
+    ],
+)
+def test_a_model_of_words_is_none_of_units(flashlight, tmp_path, vocabulary, known, complaint):
+    lm = write_arpa(tmp_path / "lm.arpa", bigrams(known, [(known[0], known[1])]))
+    with pytest.raises(UserError, match=f"lm.arpa: {complaint}; .* give --lexicon$"):
+        build_decoder(DecodingOptions(decoder="beam", lm=str(lm)), vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "known", "example"),
+    [(ALPHABET, [*"|ETAOIN"], "'S'"), (PHONES, ["UW", "AY"], "'HH'")],
+)
+def test_units_that_a_model_lacks_are_told(flashlight, tmp_path, vocabulary, known, example):
+    lm = write_arpa(tmp_path / "lm.arpa", bigrams(known, [(known[0], known[1])]))
+    _, notes = build_decoder(DecodingOptions(decoder="beam", lm=str(lm)), vocabulary)
+    share = f"knows {len(known)} of the dictionary's {len(vocabulary) - 4} units"
+    assert notes == [f"--lm {lm}: {share}; the others, such as {example}, count as its <unk>"]
+
+
+def test_models_that_kenlm_does_not_take(flashlight, tmp_path):
+    single = write_arpa(tmp_path / "unigrams.arpa", bigrams(["A", "B", "|"], []))
+    for lm, way_out in [
+        (single, "unigrams.arpa: KenLM cannot read it: .*; give a model of order 2 or more$"),
+        (tmp_path, "is a folder; name the ARPA file or KenLM's binary in it$"),
+    ]:
+        with pytest.raises(UserError, match=way_out):
+            build_decoder(DecodingOptions(decoder="beam", lm=str(lm)), LETTERS)
 
 
 def test_without_the_package_the_way_out_is_named(tmp_path):
