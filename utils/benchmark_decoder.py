@@ -104,7 +104,7 @@ def benchmark(
     grams = sum(int(line.split("=")[1]) for line in lines[1 : 1 + ORDER])
     decoding = replace(decoding, lm=str(arpa), lexicon=str(lexicon))
     decoder, _ = build_decoder(decoding, recogniser.vocabulary)
-    utterances = [s for s in listen(recogniser, options, tuning, decoding) if len(s.emissions)]
+    utterances = listen(recogniser, options, tuning, decoding)
     score, speed = measure(decoder, utterances, recogniser)
     seconds = sum(spoken.seconds for spoken in utterances)
     print(

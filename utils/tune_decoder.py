@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.audio import SAMPLE_RATE
 from common.beam_search import build_decoder
-from common.decoding import Decoder, DecodingOptions
+from common.decoding import Decoder, DecodingOptions, Hypothesis
 from common.errors import UserError, run_command
 from common.flags import ArgumentParser, add_flags, from_flags
 from common.manifest import read_manifest
@@ -60,27 +60,35 @@ class Spoken:
 def listen(
     recogniser: Recogniser, options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions
 ) -> list[Spoken]:
-    """The model's output for each utterance of the subset."""
+    """The model's output for each utterance of the subset; UserError if none has a frame."""
     manifest = read_manifest(tuning.dataset_dir, tuning.subset)
     references = recogniser.references(manifest)
     words = recogniser.word_references(manifest, decoding)
-    return [
+    utterances = [
         Spoken(values, references[key].split(), words[key], float(length) / SAMPLE_RATE)
         for batch in recogniser.batches(manifest, options.batch_size, tuning.num_workers)
         for key, length, values in zip(batch.ids, batch.lengths, recogniser.emissions(batch))
     ]
+    if not any(len(spoken.emissions) for spoken in utterances):
+        raise UserError(f"--subset {tuning.subset}: no utterance is as long as a frame")
+    return utterances
 
 
 def measure(
     decoder: Decoder, utterances: Sequence[Spoken], recogniser: Recogniser
 ) -> tuple[Score, float]:
-    """Error counts of `decoder`, and the seconds of audio it searches in a second."""
+    """Error counts of `decoder`, and the seconds of audio it searches in a second.
+
+    Nothing is heard in an utterance shorter than a frame, as evaluate counts it.
+    """
     score = Score(recogniser.vocabulary)
     took = 0.0
     for spoken in utterances:
-        start = time.perf_counter()
-        (hypothesis,) = decoder(spoken.emissions[None], [len(spoken.emissions)])
-        took += time.perf_counter() - start
+        hypothesis = Hypothesis([], "")
+        if len(spoken.emissions):
+            start = time.perf_counter()
+            (hypothesis,) = decoder(spoken.emissions[None], [len(spoken.emissions)])
+            took += time.perf_counter() - start
         score.add(hypothesis, spoken.reference, spoken.words)
     return score, sum(spoken.seconds for spoken in utterances) / took
 
@@ -96,9 +104,7 @@ def tune(options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions) 
     decoder, notes = build_decoder(decoding, recogniser.vocabulary)
     for note in notes:
         print(f"note: {note}")
-    utterances = [s for s in listen(recogniser, options, tuning, decoding) if len(s.emissions)]
-    if not utterances:
-        raise UserError(f"--subset {tuning.subset}: no utterance is as long as a frame")
+    utterances = listen(recogniser, options, tuning, decoding)
     print("lm_weight word_score   WER %   UER %  x real time")
     tried: list[tuple[float, float, DecodingOptions]] = []
     weights = tuning.lm_weights if decoding.lm else (0.0,)

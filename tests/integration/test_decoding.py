@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
+import soundfile
 
 import inference
-from common.manifest import read_manifest
+from common.audio import SAMPLE_RATE
+from common.manifest import letters, read_manifest, write_manifest
 from tests.integration.conftest import WORDS
 from tests.integration.test_bad_input import one_line
 from tests.unit.common.arpa import bigrams, write_arpa
@@ -77,6 +80,28 @@ def test_tuning_prints_flags_that_work(model, subset, search, tmp_path, command)
     chosen = best.removeprefix("best: ").split()
     output = ["--output_dir", tmp_path]
     assert command(inference.main, "evaluate", *model, *subset, *chosen, *output)[0] == 0
+
+
+def test_tuning_counts_what_evaluate_counts(model, corpus, search, tmp_path, command):
+    """The words of an utterance too short for a frame are errors to both."""
+    files = [(u.path, u.samples) for u in read_manifest(corpus, "dev").utterances]
+    soundfile.write(tmp_path / "short.wav", np.zeros(300), SAMPLE_RATE)
+    write_manifest(tmp_path, "dev", "/", [*files, (str(tmp_path / "short.wav"), 300)])
+    labels = (corpus / "dev.ltr").read_text() + letters(" ".join(WORDS)) + "\n"
+    (tmp_path / "dev.ltr").write_text(labels)
+    own = ["--dataset_dir", tmp_path, "--subset", "dev", "--num_workers", "0", *search]
+    code, out, error = command(
+        tune_decoder.main, *model, *own, "--lm_weights", "1", "--word_scores", "0"
+    )
+    assert code == 0, error
+    tuned = out.splitlines()[1].split()[2:4]
+    evaluated = ["--decoder", "beam", "--lm_weight", "1", "--output_dir", tmp_path / "out"]
+    assert command(inference.main, "evaluate", *model, *own, *evaluated)[0] == 0
+    summary = json.loads((tmp_path / "out" / "summary_dev.json").read_text())
+    assert tuned == [f"{summary[rate]:.2f}" for rate in ("wer", "uer")]
+    (tmp_path / "dev.ltr").write_text("A |\n")
+    write_manifest(tmp_path, "dev", "/", [(str(tmp_path / "short.wav"), 300)])
+    one_line(command(tune_decoder.main, *model, *own), "no utterance is as long as a frame")
 
 
 def test_benchmark(model, subset, search, tmp_path, command):
