@@ -167,8 +167,15 @@ class Telemetry:
             board.close()
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin `peak_memory_mib` anew on a GPU; of a process on a CPU the peak only rises."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far in MiB: allocated on a GPU, resident in this process on a CPU."""
+    """Peak memory in MiB: allocated on a GPU since the last reset, on a CPU resident in this
+    process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,7 +15,7 @@ from common.decoding import Decoder, DecodingOptions
 from common.errors import UserError
 from common.flags import prepare_folder
 from common.manifest import Manifest, read_manifest, write_lines
-from common.telemetry import Telemetry, peak_memory_mib
+from common.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 
 PARTS = ("data", "dnn", "data+dnn")
@@ -33,7 +33,7 @@ class BenchmarkOptions:
     output_dir: str = "results/inference_benchmark"
     """Folder for nvlog.json, latency_<subset>.md and latency_<subset>.json."""
     batch_sizes: tuple[int, ...] = (1, 4, 8)
-    """Utterances at a time at most, one measurement each."""
+    """Utterances at a time at most, one measurement each, in ascending order."""
     warmup: int = 5
     """Batches run before each measurement; they are counted in it when their turn comes."""
 
@@ -65,7 +65,9 @@ def benchmark(
         }
     )
     results = []
-    for number, size in enumerate(benchmark.batch_sizes, start=1):
+    # Ascending, because memory that a larger batch took still counts as the process' peak.
+    for number, size in enumerate(sorted(benchmark.batch_sizes), start=1):
+        reset_peak_memory(recogniser.device)
         for _ in islice(timed(recogniser, decoder, manifest, size), benchmark.warmup):
             pass
         results.append(measure(recogniser, decoder, manifest, size))
@@ -100,7 +102,7 @@ def timed(
 def measure(
     recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
 ) -> dict[str, Any]:
-    """Latencies of all batches in milliseconds, throughput, and peak memory so far in MiB."""
+    """Latencies of all batches in milliseconds, throughput, and peak memory in MiB."""
     taken, audio = [], 0.0
     for batch, data, network in timed(recogniser, decoder, manifest, size):
         taken.append((data, network, data + network))

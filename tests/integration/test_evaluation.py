@@ -17,6 +17,7 @@ import inference
 from common import checkpoint
 from common.decoding import DecodingOptions, GreedyDecoder
 from common.manifest import read_manifest, write_lines, write_manifest
+from tasks import latency as latency_task
 from tasks.evaluation import listen
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
@@ -242,14 +243,19 @@ def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
     assert errors[0]["uer"] == pytest.approx(errors[1]["uer"], rel=0.05)
 
 
-def test_benchmark(command, model, subset, tmp_path):
+def test_benchmark(command, model, subset, tmp_path, monkeypatch):
+    resets = []
+    monkeypatch.setattr(latency_task, "reset_peak_memory", resets.append)
     arguments = ["benchmark", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
-    arguments += ["--output_dir", tmp_path, "--batch_sizes", 2, 5, "--warmup", 1, "--cpu"]
+    arguments += ["--output_dir", tmp_path, "--batch_sizes", 5, 2, "--warmup", 1, "--cpu"]
     code, out, err = command(inference.main, *arguments)
     assert code == 0, err
     results = json.loads((tmp_path / "latency_mixed.json").read_text())
     utterances = len(read_manifest(subset, "mixed"))
+    # Ascending: a process' peak of memory never falls.
     assert [result["batch_size"] for result in results] == [2, 5]
+    assert 0 < results[0]["memory"] <= results[1]["memory"]
+    assert resets == [torch.device("cpu")] * 2  # on a GPU, each size has a peak of its own
     for result in results:
         assert result["batches"] >= utterances / result["batch_size"]  # none is left out
         for part in ("data", "dnn", "data+dnn"):
