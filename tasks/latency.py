@@ -11,12 +11,16 @@ import numpy as np
 
 from common.audio import SAMPLE_RATE
 from common.dataset import AudioBatch
-from common.decoding import Decoder, DecodingOptions
+from common.decoding import Decoder, DecodingOptions, Hypothesis
 from common.errors import UserError
 from common.flags import prepare_folder
 from common.manifest import Manifest, read_manifest, write_lines
 from common.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
 from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
+from tasks.recognition import Score
+
+References = dict[str, tuple[list[str], str]]
+"""Of each utterance the symbols of its label line, and its transcript."""
 
 PARTS = ("data", "dnn", "data+dnn")
 QUANTILES = {"0_5": 50, "0_9": 90, "0_95": 95, "0_99": 99}
@@ -53,6 +57,7 @@ def benchmark(
     recogniser = Recogniser.load(options)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
     manifest = read_manifest(benchmark.dataset_dir, benchmark.subset)
+    references = read_references(recogniser, manifest, decoding)
     telemetry = Telemetry(output_dir, tensorboard=False)
     telemetry.parameters(
         {
@@ -70,7 +75,7 @@ def benchmark(
         reset_peak_memory(recogniser.device)
         for _ in islice(timed(recogniser, decoder, manifest, size), benchmark.warmup):
             pass
-        results.append(measure(recogniser, decoder, manifest, size))
+        results.append(measure(recogniser, decoder, manifest, references, size))
         telemetry.log([number], results[-1])
     telemetry.log([], results[-1], quiet=True)
     telemetry.close()
@@ -83,11 +88,24 @@ def benchmark(
     print("\n".join(table))
 
 
+def read_references(
+    recogniser: Recogniser, manifest: Manifest, decoding: DecodingOptions
+) -> References:
+    """What was said, for error rates beside the times; of a subset without labels nothing."""
+    try:
+        units = recogniser.references(manifest)
+        words = recogniser.word_references(manifest, decoding)
+    except UserError as error:
+        print(f"note: no error rates: {error}")
+        return {}
+    return {key: (line.split(), words[key]) for key, line in units.items()}
+
+
 def timed(
     recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
-) -> Iterator[tuple[AudioBatch, float, float]]:
-    """Batches, longest first, each with the seconds its audio took, decoded in this process, and
-    those from there to its transcripts: transfer, network and search."""
+) -> Iterator[tuple[AudioBatch, list[Hypothesis], float, float]]:
+    """Batches, longest first, and what was heard, each with the seconds its audio took, decoded in
+    this process, and those from there to its transcripts: transfer, network and search."""
     batches = recogniser.batches(manifest, size, workers=0)
     while True:
         start = time.perf_counter()
@@ -95,18 +113,26 @@ def timed(
         if batch is None:
             return
         loaded = time.perf_counter()
-        recogniser.transcripts(batch, decoder)
-        yield batch, loaded - start, time.perf_counter() - loaded
+        heard = recogniser.transcripts(batch, decoder)
+        yield batch, heard, loaded - start, time.perf_counter() - loaded
 
 
 def measure(
-    recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
+    recogniser: Recogniser,
+    decoder: Decoder,
+    manifest: Manifest,
+    references: References,
+    size: int,
 ) -> dict[str, Any]:
-    """Latencies of all batches in milliseconds, throughput, and peak memory in MiB."""
-    taken, audio = [], 0.0
-    for batch, data, network in timed(recogniser, decoder, manifest, size):
+    """Latencies of all batches in milliseconds, throughput, peak memory in MiB, and where there
+    are references the error rates in percent."""
+    taken, audio, score = [], 0.0, Score(recogniser.vocabulary)
+    for batch, heard, data, network in timed(recogniser, decoder, manifest, size):
         taken.append((data, network, data + network))
         audio += float(batch.lengths.sum()) / SAMPLE_RATE
+        for key, hypothesis in zip(batch.ids, heard):
+            if references:
+                score.add(hypothesis, *references[key])
     result: dict[str, Any] = {"batch_size": size, "batches": len(taken)}
     for part, seconds in zip(PARTS, zip(*taken)):
         result[f"{part}_latency_mean"] = 1000 * float(np.mean(seconds))
@@ -116,6 +142,8 @@ def measure(
     result["audio_s/s"] = audio / total
     result["real_time_factor"] = total / audio
     result["memory"] = peak_memory_mib(recogniser.device)
+    if references:
+        result |= {"eval_wer": score.words.rate, "eval_uer": score.units.rate}
     return result
 
 

@@ -243,7 +243,7 @@ def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
     assert errors[0]["uer"] == pytest.approx(errors[1]["uer"], rel=0.05)
 
 
-def test_benchmark(command, model, subset, tmp_path, monkeypatch):
+def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     resets = []
     monkeypatch.setattr(latency_task, "reset_peak_memory", resets.append)
     arguments = ["benchmark", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
@@ -277,5 +277,23 @@ def test_benchmark(command, model, subset, tmp_path, monkeypatch):
         [part, size] for size in ("2", "5") for part in ("data", "dnn", "data+dnn")
     ]
     assert rows[2][4] == number(results[0]["data+dnn_latency_mean"])
+    output, _ = evaluate("evaluated")
+    summary = json.loads((output / "summary_mixed.json").read_text())
+    logged = {tuple(entry["step"]): entry["data"] for entry in logged if entry["type"] == "LOG"}
+    for measured in (*results, logged[1,], logged[2,]):
+        assert [measured["eval_wer"], measured["eval_uer"]] == [summary["wer"], summary["uer"]]
     code, _, err = command(inference.main, *arguments, "--batch_sizes", 0)
     assert code == 2 and "--batch_sizes 0" in err
+
+
+def test_a_benchmark_needs_no_labels(command, model, subset, tmp_path):
+    (tmp_path / "mixed.tsv").write_text((subset / "mixed.tsv").read_text())
+    code, out, err = command(
+        inference.main,
+        *["benchmark", "--checkpoint", model, "--dataset_dir", tmp_path, "--subset", "mixed"],
+        *["--output_dir", tmp_path / "out", "--batch_sizes", 8, "--warmup", 0, "--cpu"],
+    )
+    assert code == 0, err
+    assert "note: no error rates: " in out and "mixed.ltr: no such file" in out
+    (result,) = json.loads((tmp_path / "out" / "latency_mixed.json").read_text())
+    assert result["memory"] > 0 and "eval_wer" not in result and "eval_uer" not in result
