@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import soundfile
 
 from common.errors import UserError
+from common.silence import silent_stderr
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything behind the two doors."""
@@ -67,6 +69,18 @@ def _open(path: str) -> io.BytesIO | str:
     return io.BytesIO(data)
 
 
+def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
+    """A file open in libsndfile, without what libmpg123 says of bytes that may be an MP3."""
+    with silent_stderr():
+        return soundfile.SoundFile(source)
+
+
+def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
+    """The next `frames` samples of each channel, or all, float32, and libmpg123 silent again."""
+    with silent_stderr() if file.format == "MP3" else nullcontext():
+        return file.read(frames, dtype="float32", always_2d=always_2d)
+
+
 def _no_such(path: str, error: OSError) -> UserError:
     return UserError(
         f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and that "
@@ -85,7 +99,7 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
         source = _open(path)
         if isinstance(source, str) and os.path.getsize(source) == 0:
             raise UserError(f"{path}: the file is empty; fetch it again or remove it from the list")
-        with soundfile.SoundFile(source) as file:
+        with _sound_file(source) as file:
             if file.frames == UNKNOWN_LENGTH:
                 raise UserError(
                     f"{path}: its header leaves the length out, as streams do; "
@@ -101,7 +115,7 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
                     f"{path}: {file.channels} channels, training needs mono; "
                     "convert the corpus with utils/import_corpus.py"
                 )
-            waveform = file.read(dtype="float32")
+            waveform = _read(file)
             declared = file.frames
     except OSError as error:
         raise _no_such(path, error) from None
@@ -150,11 +164,11 @@ def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
     try:
         if Path(path).suffix.lower() in HEADERLESS:
             raise soundfile.LibsndfileError(0)
-        with soundfile.SoundFile(path) as file:
+        with _sound_file(path) as file:
             if file.frames == UNKNOWN_LENGTH:
                 raise soundfile.LibsndfileError(0)
             rate = file.samplerate
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            while len(block := _read(file, BLOCK, always_2d=True)):
                 done += len(block)
                 yield rate, block
     except soundfile.LibsndfileError as error:

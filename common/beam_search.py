@@ -7,10 +7,7 @@ their best path, they are not summed.  Optional: requirements-decode.txt.
 
 import gzip
 import itertools
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +18,7 @@ from torch import Tensor
 from common.decoding import Decoder, DecodingOptions, GreedyDecoder, Hypothesis, collapse
 from common.errors import UserError
 from common.lexicon import Lexicon, read_lexicon
+from common.silence import silent_stderr
 from common.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabulary
 
 INSTALL = "pip install -r requirements-decode.txt"
@@ -59,20 +57,6 @@ def import_flashlight() -> ModuleType:
     return decoder
 
 
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """KenLM writes progress bars to the process' own standard error."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 class LanguageModel:
     """An n-gram model whose words are numbered as in `entries`."""
 
@@ -88,7 +72,7 @@ class LanguageModel:
             raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
         self.path, self._entries, self._unknown = path, entries, len(entries)
         try:
-            with _silent_stderr():
+            with silent_stderr():  # KenLM shows progress bars
                 self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
         except (RuntimeError, UnicodeDecodeError) as error:
             # The first line, if there are more, is KenLM's own source code.

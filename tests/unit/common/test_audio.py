@@ -307,3 +307,22 @@ def test_headers_of_pipes_are_read_to_the_end(tmp_path):
     data[4:8] = data[place : place + 4] = b"\xff\xff\xff\xff"
     (tmp_path / "p.wav").write_bytes(data)
     np.testing.assert_allclose(read_recording(tmp_path / "p.wav"), tone(), atol=1 / 32768)
+
+
+def write_mp3(path, seconds=5.0):
+    """An MP3 of noise; its bytes."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, int(seconds * SAMPLE_RATE))
+    soundfile.write(path, noise, SAMPLE_RATE)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("read", [read_utterance, read_recording])
+@pytest.mark.parametrize(("start", "end"), [(0, 20_000), (5000, 8000)])
+def test_a_bad_mp3_is_our_line_alone(tmp_path, capfd, read, start, end):
+    """libmpg123 has notes about it, which it writes to standard error itself."""
+    data = bytearray(write_mp3(tmp_path / "a.mp3"))
+    data[start:end] = b"\xff\xfb" + np.random.default_rng(1).bytes(end - start - 2)
+    (tmp_path / "a.mp3").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.mp3: .*not decodable"):
+        read(str(tmp_path / "a.mp3"))
+    assert capfd.readouterr().err == ""
