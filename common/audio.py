@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 
 from common.errors import UserError
+from common.extent import Extent, extent
 from common.silence import silent_stderr
 
 SAMPLE_RATE = 16_000
@@ -34,6 +35,9 @@ MOST_CHANNELS = 64
 
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile reports for a stream whose header leaves its length out."""
+
+DECLARING = {"AIFF", "MP3", "RF64", "WAV", "WAVEX"}
+"""Formats, by soundfile's names, of which libsndfile does not tell a file that was cut short."""
 
 HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", ".sln": "sln"}
 """Telephone streams of a fixed rate and without a header, by suffix: nothing in their bytes says
@@ -81,6 +85,28 @@ def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = Fals
         return file.read(frames, dtype="float32", always_2d=always_2d)
 
 
+def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
+    """How much audio the header of `source`, open as `file`, declares and how much there is."""
+    if file.format not in DECLARING:
+        return Extent(None, 0)
+    if not isinstance(source, str):  # a second view: where the first one stands is libsndfile's
+        return extent(io.BytesIO(source.getvalue()))
+    with open(source, "rb") as content:
+        return extent(content)
+
+
+def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
+    """Whether the header leaves the length out in a way that libsndfile cannot do with."""
+    return file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
+
+
+def _cut_short(name: str, found: Extent) -> UserError:
+    return UserError(
+        f"{name}: damaged or truncated, holds {found.held} of the {found.declared} bytes of audio "
+        "that its header declares; fetch it again, or convert what there is"
+    )
+
+
 def _no_such(path: str, error: OSError) -> UserError:
     return UserError(
         f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and that "
@@ -100,7 +126,10 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
         if isinstance(source, str) and os.path.getsize(source) == 0:
             raise UserError(f"{path}: the file is empty; fetch it again or remove it from the list")
         with _sound_file(source) as file:
-            if file.frames == UNKNOWN_LENGTH:
+            found = _extent(file, source)
+            if found.short:
+                raise _cut_short(path, found)
+            if _is_stream(file, found):
                 raise UserError(
                     f"{path}: its header leaves the length out, as streams do; "
                     "convert the corpus with utils/import_corpus.py"
@@ -165,7 +194,10 @@ def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
         if Path(path).suffix.lower() in HEADERLESS:
             raise soundfile.LibsndfileError(0)
         with _sound_file(path) as file:
-            if file.frames == UNKNOWN_LENGTH:
+            found = _extent(file, path)
+            if found.short:
+                raise _cut_short(name, found)
+            if _is_stream(file, found):
                 raise soundfile.LibsndfileError(0)
             rate = file.samplerate
             while len(block := _read(file, BLOCK, always_2d=True)):

@@ -255,6 +255,9 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
     write(tmp_path / "whole.flac", words=40)
     data = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    write(tmp_path / "whole.wav", words=40)
+    data = (tmp_path / "whole.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
     write_mute_video(tmp_path / "mute.mp4")
     bad = {
         "gone.wav": "cannot be opened",
@@ -263,6 +266,7 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
         "nan.wav": "holds NaN",
         "junk.m4a": "not decodable audio",
         "cut.flac": "damaged or truncated",
+        "cut.wav": "damaged or truncated",
         "mute.mp4": "holds no audio stream",
     }
     files = [tmp_path / name for name in ("short.wav", *bad, "good.wav")]
@@ -278,7 +282,7 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
     assert (code, out) == (1, "") and err.count("\n") == 1
     flags = ["--format", "json", "--output_dir", tmp_path / "o"]
     code, out, err = command(inference.main, "transcribe", *model, *flags, *files)
-    assert code == 1 and out.startswith("2 of 9 recordings")
+    assert code == 1 and out.startswith("2 of 10 recordings")
     empty = json.loads((tmp_path / "o" / "short.json").read_text())
     assert empty["text"] == "" and empty["words"] == [] and empty["duration"] == 0.01
 

@@ -1,0 +1,83 @@
+"""How much audio a file's header declares, and how much of it is there.
+
+libsndfile takes what is there for all there is, and so a file that was cut short for a whole one.
+"""
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_CHUNKED = {b"RIFF": ("<", b"data"), b"RF64": ("<", b"data"), b"BW64": ("<", b"data")}
+_CHUNKED |= {b"RIFX": (">", b"data"), b"FORM": (">", b"SSND")}
+"""WAV and AIFF: byte order, and the chunk that holds the audio."""
+
+_LARGEST = (2**31, 2**32, 2**64)
+_NEAR = 4096
+"""What writes into a pipe cannot go back to say how much it became: it says 0 or so many bytes at
+most, such as FFmpeg 2**32 - 1, arecord 2**31, SoX 2**31 - 4096."""
+
+_XING = re.compile(rb"Xing|Info")
+_XING_PLACE = 48
+"""Bytes of an MP3's first frame within which the header begins: after 38 of the frame's at most."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Bytes of audio."""
+
+    declared: int | None
+    """None: the header leaves it open."""
+    held: int
+
+    @property
+    def short(self) -> bool:
+        """Whether there is less than declared."""
+        return self.declared is not None and self.held < self.declared
+
+
+def extent(file: BinaryIO) -> Extent:
+    """Of a WAV, AIFF or MP3 file; `declared` is None for any other."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] in _CHUNKED:
+        declared, begin = _audio_chunk(file, *_CHUNKED[head[:4]])
+    else:
+        declared, begin = _mp3_stream(file, head)
+    unknown = declared == 0 or any(abs(declared - largest) <= _NEAR for largest in _LARGEST)
+    return Extent(None if unknown else declared, size - begin)
+
+
+def _audio_chunk(file: BinaryIO, order: str, wanted: bytes) -> tuple[int, int]:
+    """Declared bytes of the chunk `wanted` and the place of its first; (0, 0) without one."""
+    place, long = 12, 0
+    while len(head := file.read(8)) == 8:
+        name, length = struct.unpack(f"{order}4sI", head)
+        place += 8
+        if name == wanted:
+            return (long or length), place
+        if name == b"ds64":  # RF64's sizes, of which a chunk's own four bytes are too few
+            _, long = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
+        elif not name.isascii() or not name.decode().isprintable():
+            break
+        place += length + length % 2
+        file.seek(place)
+    return 0, 0
+
+
+def _mp3_stream(file: BinaryIO, head: bytes) -> tuple[int, int]:
+    """Declared bytes of an MP3 whose first frame is a Xing header (or Info, of a constant rate),
+    and the place of that frame; (0, 0) without one, as without any frame."""
+    begin = 0
+    if head[:3] == b"ID3" and len(head) >= 10:  # its length: four bytes of seven bits
+        begin = 10 + sum(byte << 7 * n for n, byte in enumerate(reversed(head[6:10])))
+    file.seek(begin)
+    frame = file.read(_XING_PLACE + 16)
+    header = _XING.search(frame, 2, _XING_PLACE)
+    if not header or frame[0] != 0xFF or frame[1] < 0xE0:
+        return 0, 0
+    flags, _, declared = struct.unpack(">III", frame[header.start() + 4 :][:12].ljust(12, b"\0"))
+    # Some encoders count a frame or a tag more or less.
+    return (declared - declared // 100 if flags & 3 == 3 else 0), begin
