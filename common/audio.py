@@ -21,6 +21,7 @@ import soundfile
 from common.errors import UserError
 from common.extent import Extent, extent
 from common.silence import silent_stderr
+from common.zip_member import ZipMember
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything behind the two doors."""
@@ -46,8 +47,6 @@ what they are, so a decoder that guesses may take them for something else."""
 _RAW_SAMPLES = re.compile(r"[fsu]\d+(le|be)?|alaw|mulaw")
 """FFmpeg's names for bare samples, whose rate it would have to make up."""
 
-_ZIP_MEMBER = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
-
 
 def normalize(waveform: np.ndarray) -> np.ndarray:
     """Zero mean and unit (biased) variance over a whole utterance, `[samples]` -> `[samples]`.
@@ -61,16 +60,14 @@ def normalize(waveform: np.ndarray) -> np.ndarray:
 
 
 def _open(path: str) -> io.BytesIO | str:
-    """A file, or the stored member `archive.zip:offset:length` as bytes."""
-    member = _ZIP_MEMBER.fullmatch(path)
-    if not member:
-        return path
-    with open(member["archive"], "rb") as archive:
-        archive.seek(int(member["offset"]))
-        data = archive.read(int(member["length"]))
-    if len(data) < int(member["length"]):
-        raise UserError(f"{path}: the archive ends before this member does; fetch it again")
-    return io.BytesIO(data)
+    """A file, or the content of a stored zip member."""
+    member = ZipMember.of(path)
+    return member.read() if member else path
+
+
+def _suffix(source: io.BytesIO | str) -> str:
+    """Of a file, in lower case; a member has none."""
+    return Path(source).suffix.lower() if isinstance(source, str) else ""
 
 
 def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
@@ -187,14 +184,15 @@ def resample_blocks(
     yield stream.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Decoded blocks `(rate, [samples, channels] float32)`, by libsndfile or else by `av`."""
+    headerless = HEADERLESS.get(_suffix(source))
     rate = done = 0
     try:
-        if Path(path).suffix.lower() in HEADERLESS:
+        if headerless:
             raise soundfile.LibsndfileError(0)
-        with _sound_file(path) as file:
-            found = _extent(file, path)
+        with _sound_file(source) as file:
+            found = _extent(file, source)
             if found.short:
                 raise _cut_short(name, found)
             if _is_stream(file, found):
@@ -205,7 +203,7 @@ def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
                 yield rate, block
     except soundfile.LibsndfileError as error:
         if not done:
-            yield from _decode_with_av(path, name)
+            yield from _decode_with_av(source, name, headerless)
             return
         raise UserError(
             f"{name}: damaged or truncated, not decodable after {done / rate:.1f} s "
@@ -213,7 +211,9 @@ def _decode(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
         ) from None
 
 
-def _decode_with_av(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
+def _decode_with_av(
+    source: io.BytesIO | str, name: str, headerless: str | None
+) -> Iterator[tuple[int, np.ndarray]]:
     """Decoded blocks `(rate, [samples, channels] float32)` of the first audio stream."""
     try:
         import av
@@ -222,8 +222,9 @@ def _decode_with_av(path: str, name: str) -> Iterator[tuple[int, np.ndarray]]:
             f"{name}: not a format libsndfile decodes; `pip install av` adds FFmpeg's decoders"
         ) from None
     try:
-        headerless = HEADERLESS.get(Path(path).suffix.lower())
-        with av.open(path, format=headerless) as container:
+        if not isinstance(source, str):
+            source.seek(0)  # libsndfile has read in it
+        with av.open(source, format=headerless) as container:
             if _RAW_SAMPLES.fullmatch(container.format.name):
                 raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
             if not container.streams.audio:
@@ -242,25 +243,27 @@ def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
     """Decode anybody's recording to blocks of 16 kHz mono float32 `[samples]`, of any length.
 
     libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed;
-    channels are averaged and other rates resampled.  Raises UserError, naming the file (or what
-    `name` calls it), if it is missing, empty, undecodable, without audio, or holds NaN; for some
-    of that the blocks before it are there already.
+    channels are averaged and other rates resampled.  `path` may be that of a stored zip member.
+    Raises UserError, naming the file (or what `name` calls it), if it is missing, empty,
+    undecodable, without audio, or holds NaN; for some of that the blocks before it are there
+    already.
     """
     path = str(path)
     name = name or path
     try:
-        size = os.path.getsize(path)
+        source = _open(path)
+        size = os.path.getsize(source) if isinstance(source, str) else len(source.getbuffer())
     except OSError as error:
         raise UserError(f"{name}: cannot be opened ({error.strerror})") from None
     if os.path.isdir(path):
         raise UserError(f"{name}: is a folder, not a recording")
     if size == 0:
         raise UserError(f"{name}: the file is empty")
-    if Path(path).suffix.lower() == ".raw":  # soundfile's one suffix that asks for the format
+    if _suffix(source) == ".raw":  # soundfile's one suffix that asks for the format
         raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
     silent = True
     # A container may change its rate on the way.
-    for rate, run in itertools.groupby(_decode(path, name), key=itemgetter(0)):
+    for rate, run in itertools.groupby(_decode(source, name), key=itemgetter(0)):
         for block in resample_blocks((_to_mono(block, name) for _, block in run), rate):
             silent = silent and len(block) == 0
             yield block

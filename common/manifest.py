@@ -1,8 +1,9 @@
 """Filelists: which audio files a subset holds, and the labels that go with them.
 
 `<subset>.tsv` holds the root folder in its first line, then one utterance a line:
-`relative/path.flac<TAB>number_of_samples`.  A root of `.` is the filelist's own folder, which can
-then be moved.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one line of labels an
+`relative/path.flac<TAB>number_of_samples`, where the path may be absolute, or that of a stored zip
+member (`relative/archive.zip:offset:length`).  A root of `.` is the filelist's own folder, which
+can then be moved.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one line of labels an
 utterance, in the same order.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.zip_member import stem
 
 TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
 
@@ -25,9 +27,10 @@ class Utterance:
     """One line of a filelist."""
 
     id: str
-    """The audio file's stem, unique within its subset."""
+    """The audio file's stem (of a zip member, `<archive's stem>_<offset>`), unique within its
+    subset."""
     path: str
-    """The audio file: absolute, or joined to the filelist's root folder."""
+    """The audio file or zip member: absolute, or joined to the filelist's root folder."""
     samples: int
     """Length in samples at the file's own rate."""
     line: int
@@ -92,7 +95,7 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
                 f"{path}:{number}: expected 'path<TAB>samples' like {TSV_EXAMPLE}, got {line!r}"
             )
         utterance = Utterance(
-            id=Path(name).stem, path=os.path.join(root, name), samples=int(count), line=number
+            id=stem(name), path=os.path.join(root, name), samples=int(count), line=number
         )
         if utterance.id in line_of:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import Literal
 
 from common.audio import HEADERLESS
 from common.errors import UserError
+from common.zip_member import stem
 
 AUDIO_COLUMNS = ("path", "audio", "file", "filename", "wav")
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
@@ -138,7 +139,7 @@ def recording_key(path: Path, root: Path) -> str:
     """A path as a file stem: relative to `root` where it can be, without its suffix."""
     if path.is_relative_to(root):
         path = path.relative_to(root)
-    name = str(path.with_suffix("")).lstrip("/").encode("utf-8", "replace").decode()
+    name = str(path.with_name(stem(path))).lstrip("/").encode("utf-8", "replace").decode()
     name = re.sub(r"[\s/\\]", "_", name)
     if len(name.encode()) > LONGEST_ID:
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
@@ -224,6 +225,11 @@ def read_folder(options: SourceOptions) -> list[Recording]:
     ]
 
 
+def _kind(recording: Recording) -> str:
+    """The suffix without its dot; that of a zip member ends before the place in the archive."""
+    return recording.source.suffix.lstrip(".").lower().partition(":")[0]
+
+
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
     """Ids made unique by the suffix (a.wav, a.mp3); UserError for a file named twice, or for two
     whose ids are equal even then (a/b.wav, a_b.wav)."""
@@ -236,10 +242,7 @@ def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
             )
         first[recording.source] = recording
     counts = Counter(r.id for r in recordings)
-    named = [
-        r if counts[r.id] == 1 else replace(r, id=f"{r.id}_{r.source.suffix.lstrip('.').lower()}")
-        for r in recordings
-    ]
+    named = [r if counts[r.id] == 1 else replace(r, id=f"{r.id}_{_kind(r)}") for r in recordings]
     owner: dict[str, Recording] = {}
     for recording in named:
         other = owner.setdefault(recording.id, recording)

@@ -14,6 +14,7 @@ from common.errors import ExitCode, UserError, list_failures
 from common.flags import prepare_folder
 from common.manifest import read_manifest, write_lines
 from common.vocabulary import WORD_END, Spelling, Vocabulary
+from common.zip_member import stem
 from tasks.data import batch_of
 from tasks.recogniser import ModelOptions, Recogniser
 
@@ -145,7 +146,7 @@ def align_file(
     found = align_transcript(
         file, len(waveform), emissions, labels, recogniser.vocabulary, recogniser.frame_samples
     )
-    found.write(output_dir, Path(file).stem)
+    found.write(output_dir, stem(file))
     for word in found.words:
         start, end = found.seconds(word.start), found.seconds(word.end)
         print(f"{start:.2f}\t{end:.2f}\t{word.score:.3f}\t{word.text}")

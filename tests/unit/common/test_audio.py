@@ -46,11 +46,33 @@ def test_zip_member(flac, tmp_path):
     data = archive.read_bytes()
     offset = data.index(flac.read_bytes())
     member = f"{archive}:{offset}:{info.file_size}"
-    assert np.array_equal(read_utterance(member), read_utterance(str(flac)))
-    with pytest.raises(UserError, match="the archive ends before"):
-        read_utterance(f"{archive}:{offset}:{10**7}")
-    with pytest.raises(UserError, match=r"gone\.zip:0:5: cannot be opened"):
-        read_utterance(f"{tmp_path}/gone.zip:0:5")
+    for read in (read_utterance, read_recording):
+        assert np.array_equal(read(member), read(str(flac)))
+        for beyond in (f"{offset}:{10**7}", f"{10**30}:5", f"5:{10**30}"):
+            with pytest.raises(UserError, match=rf"pack\.zip:{beyond}: the archive ends before"):
+                read(f"{archive}:{beyond}")
+        with pytest.raises(UserError, match=r"gone\.zip:0:5: cannot be opened"):
+            read(f"{tmp_path}/gone.zip:0:5")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "ogg"])
+def test_zip_members_of_other_formats(tmp_path, suffix):
+    path, archive = tmp_path / f"a.{suffix}", tmp_path / "p.zip"
+    soundfile.write(path, np.tile(tone(), (2, 6)).T, SAMPLE_RATE)
+    data = path.read_bytes()
+    archive.write_bytes(b"before" + data + b"behind")
+    assert np.array_equal(read_recording(f"{archive}:6:{len(data)}"), read_recording(path))
+    if suffix != "ogg":
+        with pytest.raises(UserError, match=r"p\.zip:6:\d+: damaged or truncated"):
+            read_recording(f"{archive}:6:{len(data) // 2}")
+
+
+def test_zip_members_only_ffmpeg_decodes(tmp_path):
+    encode(tmp_path / "r.m4a", "aac")
+    data = (tmp_path / "r.m4a").read_bytes()
+    (tmp_path / "p.zip").write_bytes(b"before" + data)
+    found = read_recording(f"{tmp_path / 'p.zip'}:6:{len(data)}")
+    assert np.array_equal(found, read_recording(tmp_path / "r.m4a"))
 
 
 def test_missing_and_empty(tmp_path):
@@ -212,9 +234,11 @@ def test_utterance_without_samples(tmp_path):
 
 def test_zip_member_that_is_no_audio(tmp_path):
     (tmp_path / "p.zip").write_bytes(b"not audio at all")
-    for member in ("p.zip:0:9", "p.zip:4:0"):
+    for member, message in (("p.zip:0:9", "not decodable audio"), ("p.zip:4:0", "is empty")):
         with pytest.raises(UserError, match=rf"{member}: not decodable audio"):
             read_utterance(str(tmp_path / member))
+        with pytest.raises(UserError, match=rf"{member}: .*{message}"):
+            read_recording(tmp_path / member)
 
 
 def test_without_av_its_formats_say_what_to_install(tmp_path, monkeypatch):

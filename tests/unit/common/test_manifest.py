@@ -25,9 +25,12 @@ def test_round_trip(tmp_path):
 
 
 def test_absolute_paths_and_zip_members_stay(tmp_path):
-    write(tmp_path, "s.tsv", "/data", "/else/x.wav\t5", "pack.zip:12:34\t6")
-    paths = [u.path for u in read_manifest(tmp_path, "s").utterances]
-    assert paths == ["/else/x.wav", "/data/pack.zip:12:34"]
+    members = ("a/pack.zip:12:34\t6", "a/pack.zip:90:34\t6", "/b/x.y.zip:12:34\t7")
+    write(tmp_path, "s.tsv", "/data", "/else/x.wav\t5", *members)
+    utterances = read_manifest(tmp_path, "s").utterances
+    paths = ["/else/x.wav", "/data/a/pack.zip:12:34", "/data/a/pack.zip:90:34", "/b/x.y.zip:12:34"]
+    assert [u.path for u in utterances] == paths
+    assert [u.id for u in utterances] == ["x", "pack_12", "pack_90", "x.y_12"]
 
 
 def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
@@ -50,6 +53,7 @@ def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
         (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
         (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' already stands in line 2"),
+        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' already stands in line 2"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, lines, message):
