@@ -93,8 +93,12 @@ def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
 
 
 def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
-    """Whether the header leaves the length out in a way that libsndfile cannot do with."""
-    return file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
+    """Whether the header leaves the length out in a way that libsndfile cannot do with.
+
+    Of an MP3, it guesses the length from the first frame's bit rate, and stops there.
+    """
+    guessed = file.format == "MP3" and found.declared is None
+    return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
 
 
 def _cut_short(name: str, found: Extent) -> UserError:
@@ -219,7 +223,8 @@ def _decode_with_av(
         import av
     except ImportError:
         raise UserError(
-            f"{name}: not a format libsndfile decodes; `pip install av` adds FFmpeg's decoders"
+            f"{name}: libsndfile cannot decode it, or not to its end; `pip install av` adds "
+            "FFmpeg's decoders"
         ) from None
     try:
         if not isinstance(source, str):

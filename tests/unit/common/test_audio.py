@@ -377,23 +377,33 @@ def test_chunks_around_the_audio_and_the_padding_of_an_odd_one_may_be_cut(tmp_pa
         assert len(read_recording(path)) == len(read_utterance(str(path))) == 7999
 
 
-def write_mp3(path, seconds=5.0):
-    """An MP3 of noise; its bytes."""
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, int(seconds * SAMPLE_RATE))
-    soundfile.write(path, noise, SAMPLE_RATE, bitrate_mode="CONSTANT", compression_level=0.5)
+def write_mp3(path, mode="CONSTANT"):
+    """An MP3 of 5 s of noise; its bytes."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * SAMPLE_RATE)
+    soundfile.write(path, noise, SAMPLE_RATE, bitrate_mode=mode, compression_level=0.5)
     return path.read_bytes()
 
 
-def test_an_mp3_is_whole_behind_its_tags_and_without_a_header(tmp_path):
+def test_an_mp3_is_whole_between_tags(tmp_path):
     data = write_mp3(tmp_path / "a.mp3")
     tag = b"ID3\4\0\0" + bytes([0, 0, 2, 5]) + bytes(2 * 128 + 5)
-    without = data[data.index(data[:2], 2) :]
-    for whole in (tag + data, data + b"TAG" + bytes(125), without):
+    for whole in (tag + data, data + b"TAG" + bytes(125)):
         (tmp_path / "a.mp3").write_bytes(whole)
-        assert len(read_recording(tmp_path / "a.mp3")) >= 5 * SAMPLE_RATE
+        assert len(read_recording(tmp_path / "a.mp3")) == 5 * SAMPLE_RATE
     (tmp_path / "a.mp3").write_bytes(tag + data[: len(data) // 2])
     with pytest.raises(UserError, match=r"a\.mp3: damaged or truncated"):
         read_recording(tmp_path / "a.mp3")
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_without_its_length_is_heard_to_the_end(tmp_path, mode):
+    """What writes mp3 into a pipe; of a variable rate, libsndfile hears half of this one."""
+    data = write_mp3(tmp_path / "a.mp3", mode)
+    (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 2) :])  # from the second frame on
+    with pytest.raises(UserError, match=r"a\.mp3: its header leaves the length out"):
+        read_utterance(str(tmp_path / "a.mp3"))
+    pytest.importorskip("av")
+    assert 5 * SAMPLE_RATE <= len(read_recording(tmp_path / "a.mp3")) < 5.2 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize("read", [read_utterance, read_recording])
