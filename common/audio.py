@@ -7,10 +7,12 @@ mono, and anything else is an error, because a silent repair there trains on non
 
 import io
 import itertools
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from common.errors import UserError
 from common.extent import Extent, extent
 from common.silence import silent_stderr
 from common.zip_member import ZipMember
+
+_log = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything behind the two doors."""
@@ -200,7 +204,13 @@ def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarr
             if found.short:
                 raise _cut_short(name, found)
             if _is_stream(file, found):
-                raise soundfile.LibsndfileError(0)
+                if file.format != "MP3" or find_spec("av"):
+                    raise soundfile.LibsndfileError(0)
+                _log.warning(
+                    "%s: an MP3 that does not say how long it is; if its bit rate varies, only a "
+                    "part is heard: `pip install av` hears all of it",
+                    name,
+                )
             rate = file.samplerate
             while len(block := _read(file, BLOCK, always_2d=True)):
                 done += len(block)

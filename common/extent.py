@@ -23,6 +23,10 @@ _XING_PLACE = 48
 """Bytes of an MP3's first frame within which the header begins: after 38 of the frame's at most."""
 
 
+_HEADER = 64
+"""Bytes that may be missing of WAV and AIFF: careless writers count the header as audio."""
+
+
 @dataclass(frozen=True)
 class Extent:
     """Bytes of audio."""
@@ -30,11 +34,13 @@ class Extent:
     declared: int | None
     """None: the header leaves it open."""
     held: int
+    slack: int = 0
+    """How much may be missing."""
 
     @property
     def short(self) -> bool:
         """Whether there is less than declared."""
-        return self.declared is not None and self.held < self.declared
+        return self.declared is not None and self.held + self.slack < self.declared
 
 
 def extent(file: BinaryIO) -> Extent:
@@ -42,12 +48,14 @@ def extent(file: BinaryIO) -> Extent:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(12)
+    slack = _HEADER
     if head[:4] in _CHUNKED:
         declared, begin = _audio_chunk(file, *_CHUNKED[head[:4]])
     else:
         declared, begin = _mp3_stream(file, head)
+        slack = declared // 100  # some encoders count a frame or a tag more or less
     unknown = declared == 0 or any(abs(declared - largest) <= _NEAR for largest in _LARGEST)
-    return Extent(None if unknown else declared, size - begin)
+    return Extent(None if unknown else declared, size - begin, slack)
 
 
 def _audio_chunk(file: BinaryIO, order: str, wanted: bytes) -> tuple[int, int]:
@@ -79,5 +87,4 @@ def _mp3_stream(file: BinaryIO, head: bytes) -> tuple[int, int]:
     if not header or frame[0] != 0xFF or frame[1] < 0xE0:
         return 0, 0
     flags, _, declared = struct.unpack(">III", frame[header.start() + 4 :][:12].ljust(12, b"\0"))
-    # Some encoders count a frame or a tag more or less.
-    return (declared - declared // 100 if flags & 3 == 3 else 0), begin
+    return (declared if flags & 3 == 3 else 0), begin  # it has both counts: frames, bytes

@@ -396,14 +396,31 @@ def test_an_mp3_is_whole_between_tags(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
-def test_an_mp3_without_its_length_is_heard_to_the_end(tmp_path, mode):
-    """What writes mp3 into a pipe; of a variable rate, libsndfile hears half of this one."""
+def test_an_mp3_without_its_length_is_heard_to_the_end(tmp_path, mode, monkeypatch, caplog):
+    """What writes mp3 into a pipe; of a variable rate, libsndfile hears half of this one, and
+    where there is nothing else, a line says so."""
     data = write_mp3(tmp_path / "a.mp3", mode)
     (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 2) :])  # from the second frame on
     with pytest.raises(UserError, match=r"a\.mp3: its header leaves the length out"):
         read_utterance(str(tmp_path / "a.mp3"))
     pytest.importorskip("av")
     assert 5 * SAMPLE_RATE <= len(read_recording(tmp_path / "a.mp3")) < 5.2 * SAMPLE_RATE
+    assert not caplog.text
+    monkeypatch.setattr("common.audio.find_spec", lambda name: None)
+    heard = len(read_recording(tmp_path / "a.mp3")) / SAMPLE_RATE
+    assert 5 <= heard < 5.2 if mode == "CONSTANT" else 2 < heard < 4
+    assert "a.mp3: an MP3 that does not say how long it is" in caplog.text
+
+
+def test_a_header_counted_as_audio_is_no_damage(tmp_path):
+    """Careless writers do; nothing is missing."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(1600), SAMPLE_RATE)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 4
+    data[place : place + 4] = (3200 + 44).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert len(read_recording(path)) == len(read_utterance(str(path))) == 1600
 
 
 @pytest.mark.parametrize("read", [read_utterance, read_recording])
