@@ -14,12 +14,13 @@ import os
 import re
 import struct
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.audio import read_utterance
+from common.audio import BLOCK, read_utterance
 from common.errors import UserError
 
 INT16, FLOAT32 = np.dtype("<i2"), np.dtype("<f4")
@@ -136,3 +137,15 @@ def read_audio(path: str, samples: int, first: int = 0, count: int | None = None
             f"{path}: cannot be read ({error.strerror}); check that the packed data set is whole "
             "and mounted"
         ) from None
+
+
+def is_packed(path: str) -> bool:
+    """Whether a filelist's `path` is that of a packed utterance."""
+    return bool(_ADDRESS.fullmatch(path))
+
+
+def stream_packed(path: str) -> Iterator[np.ndarray]:
+    """A packed utterance in blocks, as common.audio's stream_recording decodes other recordings."""
+    samples = int(_ADDRESS.fullmatch(path)["samples"])
+    for first in range(0, samples, BLOCK):
+        yield read_audio(path, samples, first, min(BLOCK, samples - first))

@@ -16,6 +16,7 @@ from common.decoding import DecodingOptions
 from common.errors import ExitCode, UserError, list_failures
 from common.flags import prepare_folder
 from common.manifest import read_manifest, write_lines
+from common.packed import is_packed, stream_packed
 from common.recordings import (
     Recording,
     named_recording,
@@ -134,9 +135,12 @@ def listed(path: Path) -> list[Recording]:
 
 def read(recording: Recording) -> Waveform:
     """A recording, decoded; UserError names it."""
-    if recording.source != Path(STANDARD_INPUT):
-        return Waveform(stream_recording(recording.source, recording.where))
-    return read_stream(sys.stdin.buffer)
+    source = recording.source
+    if source == Path(STANDARD_INPUT):
+        return read_stream(sys.stdin.buffer)
+    if is_packed(str(source)):
+        return Waveform(stream_packed(str(source)))
+    return Waveform(stream_recording(source, recording.where))
 
 
 def read_stream(stream: BinaryIO) -> Waveform:

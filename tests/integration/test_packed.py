@@ -56,6 +56,17 @@ def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path
     assert losses(tmp_path) == losses(pretrained.parent)
 
 
+def test_transcripts_are_the_same(corpus, packed, command, random_recogniser, tmp_path):
+    heard = []
+    for name, folder in (("files", corpus), ("packed", packed)):
+        arguments = ["--checkpoint", random_recogniser, "--cpu", "--format", "json"]
+        arguments += ["--output_dir", tmp_path / name, "--filelist", folder / "dev.tsv"]
+        assert command(inference.main, "transcribe", *arguments)[0] == 0
+        found = {p.name: json.loads(p.read_text()) for p in (tmp_path / name).glob("*.json")}
+        heard.append({n: {**result, "file": ""} for n, result in found.items()})
+    assert len(heard[0]) == 5 and heard[0] == heard[1]
+
+
 def test_a_mixture_of_packed_and_other_filelists(corpus, packed, tmp_path):
     results = []
     for name, folder in (("files", corpus), ("both", packed)):
