@@ -1,6 +1,6 @@
 """Filelists -> batches: what the tasks share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,9 +152,14 @@ def subset_batches(
     requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
     batches = load_batches(dataset, requests, workers=workers)
     silent = True if rank else None  # None: unless a terminal shows it
-    for batch in tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent):
-        if failures is not None:
-            failures += batch.failures
+    shown = tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent)
+    return iter(shown) if failures is None else _gathering(shown, failures)
+
+
+def _gathering(batches: Iterable[AudioBatch], failures: list[str]) -> Iterator[AudioBatch]:
+    """The batches; what was wrong with what they leave out is added to `failures`."""
+    for batch in batches:
+        failures += batch.failures
         yield batch
 
 

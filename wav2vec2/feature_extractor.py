@@ -155,28 +155,28 @@ class FeatureExtractor(nn.Module):
         the rest of the model: for the backward pass they are computed again.  So is the first
         convolution, whose single input channel makes it cheap and whose output is the largest.
         """
-        first, *others = self.conv_layers
-        valid = [None] * len(self.spec)
+        blocks = self.conv_layers
+        valid = [None] * len(blocks)
         if lengths is not None:
-            valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(self.spec) + 1)]
+            valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(blocks) + 1)]
 
-        def below(x: Tensor, index: int) -> Tensor:
-            """The input of convolution `index` -> that of the next one's norm."""
+        def convolve(x: Tensor, index: int) -> Tensor:
+            """Output of convolution `index` from that of the one before; from the waveforms, if
+            that is the first."""
             if index == 1:
-                x = first.conv(x)
-            x = self.conv_layers[index - 1].activate(x, valid[index - 1])
-            return self.conv_layers[index].conv(x)
+                x = blocks[0].conv(x)
+            return blocks[index].conv(blocks[index - 1].activate(x, valid[index - 1]))
 
         recompute = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if not others:
-            x = first.conv(x)
-        for index in range(1, len(self.spec)):
+        if len(blocks) == 1:
+            x = blocks[0].conv(x)
+        for index in range(1, len(blocks)):
             if recompute:
                 # Stops short of the convolution, of which only the input is wanted.
-                x = checkpoint(below, x, index, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(convolve, x, index, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = below(x, index)
-        return self.conv_layers[-1].activate(x, valid[-1])
+                x = convolve(x, index)
+        return blocks[-1].activate(x, valid[-1])
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The same, each row from its own samples alone, by convolution.py."""
