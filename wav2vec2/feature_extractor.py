@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from wav2vec2 import convolution
@@ -13,6 +14,10 @@ from wav2vec2.numerics import at_least_fp32
 
 NORM_EPS = 1e-5
 """eps of every LayerNorm and GroupNorm in the model."""
+
+TOGETHER = 2**26
+"""Elements of a convolution's output that torch's convolutions activate at a time; those of one
+row, if it has more."""
 
 ConvLayers = Sequence[tuple[int, int, int]]
 """(channels, kernel, stride) of each convolution."""
@@ -116,6 +121,56 @@ class ConvBlock(nn.Module):
         return torch.cat(rows)
 
 
+class _Step(nn.Module):
+    """From a convolution's output to the next one's: norm, GELU, convolution.
+
+    Norm and GELU cost little but hold as much memory as the rest of the model: for the backward
+    pass they are computed again.  So is the first convolution, whose single input channel makes it
+    cheap and whose output is the largest.  And all of it for a few rows at a time, or the backward
+    pass of the first step alone would take more memory than all else.
+    """
+
+    def __init__(self, before: ConvBlock, conv: nn.Conv1d, *, from_waveforms: bool):
+        """Of modules that belong to a FeatureExtractor."""
+        super().__init__()
+        self.before, self.conv, self.from_waveforms = before, conv, from_waveforms
+
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Output of `conv` from that of `before`'s; from the waveforms, if that is the first."""
+        if self.from_waveforms:
+            x = self.before.conv(x)
+        return self.conv(self.before.activate(x, lengths))
+
+    def by_rows(self, x: Tensor, lengths: Tensor | None, rows: int) -> Tensor:
+        """The same, of so many rows at a time."""
+        if len(x) <= rows:
+            return self._recomputed({}, x, lengths)
+        parts = x.split(rows)
+        of_parts = [None] * len(parts) if lengths is None else lengths.split(rows)
+        # Each part has its own view of a parameter: the gradients of all parts are then summed at
+        # once, with one rounding, where a parameter shared by them would round after each.
+        views = {
+            name: parameter.expand(len(parts), *parameter.shape).unbind()
+            for name, parameter in self.named_parameters()
+        }
+        outputs = [
+            self._recomputed({name: own[n] for name, own in views.items()}, part, of_parts[n])
+            for n, part in enumerate(parts)
+        ]
+        return torch.cat(outputs)
+
+    def _recomputed(
+        self, parameters: dict[str, Tensor], x: Tensor, lengths: Tensor | None
+    ) -> Tensor:
+        def run(x: Tensor) -> Tensor:
+            return functional_call(self, parameters, (x, lengths))
+
+        if not torch.is_grad_enabled():
+            return run(x)
+        # Stops short of the convolution, of which only the input is wanted.
+        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+
+
 class FeatureExtractor(nn.Module):
     """The stack of convolutions: waveforms `[batch, samples]` -> frames `[batch, frames, C]`."""
 
@@ -149,33 +204,19 @@ class FeatureExtractor(nn.Module):
         return self._by_conv1d(waveforms[:, None].to(weight.dtype), lengths).transpose(1, 2)
 
     def _by_conv1d(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """`[batch, 1, samples]` -> `[batch, C, frames]`.
-
-        Between two convolutions lie a norm and GELU, which cost little but hold as much memory as
-        the rest of the model: for the backward pass they are computed again.  So is the first
-        convolution, whose single input channel makes it cheap and whose output is the largest.
-        """
-        blocks = self.conv_layers
+        """`[batch, 1, samples]` -> `[batch, C, frames]`."""
+        blocks, samples = self.conv_layers, x.shape[-1]
         valid = [None] * len(blocks)
         if lengths is not None:
             valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(blocks) + 1)]
-
-        def convolve(x: Tensor, index: int) -> Tensor:
-            """Output of convolution `index` from that of the one before; from the waveforms, if
-            that is the first."""
-            if index == 1:
-                x = blocks[0].conv(x)
-            return blocks[index].conv(blocks[index - 1].activate(x, valid[index - 1]))
-
-        recompute = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if len(blocks) == 1:
-            x = blocks[0].conv(x)
+        if len(blocks) == 1 or torch.compiler.is_compiling():
+            for block, steps in zip(blocks, valid):
+                x = block(x, steps)
+            return x
         for index in range(1, len(blocks)):
-            if recompute:
-                # Stops short of the convolution, of which only the input is wanted.
-                x = checkpoint(convolve, x, index, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = convolve(x, index)
+            step = _Step(blocks[index - 1], blocks[index].conv, from_waveforms=index == 1)
+            largest = self.spec[index - 1][0] * frame_count(samples, self.spec[:index])
+            x = step.by_rows(x, valid[index - 1], max(1, TOGETHER // max(1, largest)))
         return blocks[-1].activate(x, valid[-1])
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from wav2vec2 import convolution
+from wav2vec2 import convolution, feature_extractor
 from wav2vec2.config import MINI
 from wav2vec2.feature_extractor import FeatureExtractor, frame_count
 
@@ -160,3 +160,42 @@ def test_what_torchs_convolutions_compute_again(by_torch, norm, bias, lengths):
         steps = [frame_count(3000, MINI.conv_layers[: n + 1]) for n in range(1, 7)]
         outputs = sum(2 * c * n * 4 for (c, _, _), n in zip(MINI.conv_layers[1:], steps))
         assert outputs < memory < 1.15 * outputs < most / 2
+
+
+@pytest.mark.parametrize("norm, bias", NORMS)
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3000, 2000, 2500, 400, 2999])])
+@pytest.mark.parametrize("elements", [1, 600 * 8 * 2])  # a row at a time; two, and the odd one
+def test_rows_a_few_at_a_time(by_torch, monkeypatch, norm, bias, lengths, elements):
+    """The same frames and gradients as of all rows together, with gradients and without."""
+    extractor = build(MINI.conv_layers, norm, bias)
+    waveforms = torch.randn(5, 3000, dtype=torch.float64)
+    expected = by_torch(extractor, waveforms, lengths)
+    expected.square().sum().backward()
+    gradients = [p.grad.clone() for p in extractor.parameters()]
+    extractor.zero_grad()
+    monkeypatch.setattr(feature_extractor, "TOGETHER", elements)
+    frames = by_torch(extractor, waveforms, lengths)
+    frames.square().sum().backward()
+    torch.testing.assert_close(frames, expected, rtol=1e-12, atol=1e-12)
+    for own, parameter in zip(gradients, extractor.parameters()):
+        torch.testing.assert_close(parameter.grad, own, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(by_torch(extractor, waveforms, lengths), expected)
+
+
+def test_parts_are_summed_before_they_are_rounded(by_torch, monkeypatch):
+    """In half precision the gradient of many parts errs as little as that of one."""
+    double = build(SHALLOW, "group", False)
+    half = build(SHALLOW, "group", False).bfloat16()
+    double.load_state_dict(half.state_dict())
+    waveforms = torch.randn(256, 400).bfloat16()
+
+    def error(elements):
+        monkeypatch.setattr(feature_extractor, "TOGETHER", elements)
+        half.zero_grad()
+        by_torch(half, waveforms).square().sum().backward()
+        pairs = zip(half.parameters(), double.parameters())
+        return max(float((a.grad - b.grad).abs().max() / b.grad.abs().max()) for a, b in pairs)
+
+    by_torch(double, waveforms.double()).square().sum().backward()
+    assert error(1) < 1.5 * error(2**26) < 0.02
