@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wav2vec2 import kernels
+from wav2vec2.norms import normalise, normalise_backward
 
 STRETCH = 2048
 """Output steps of a convolution computed at a time."""
@@ -190,18 +191,17 @@ class _Activation:
     def forward(self, y: Tensor) -> Tensor:
         """`[time, channels]` -> the same."""
         if self.gain is not None:
-            y = F.layer_norm(y, self.gain.shape, self.gain, self.offset, self.eps)
+            y, _, _ = normalise(y, self.gain, self.offset, self.eps)
         return F.gelu(y)
 
     def backward(self, y: Tensor, gradient: Tensor, totals: list[Tensor | None]) -> Tensor:
         """The gradient of `y`; those of gain and offset are added to `totals` [2], [3]."""
         if self.gain is None:
             return torch.ops.aten.gelu_backward(gradient, y)
-        norm = (self.gain.shape, self.gain, self.offset, self.eps)
-        normal, mean, inverse = torch.native_layer_norm(y, *norm)
-        gradient, gain, offset = torch.ops.aten.native_layer_norm_backward(
+        normal, mean, inverse = normalise(y, self.gain, self.offset, self.eps)
+        gradient, gain, offset = normalise_backward(
             torch.ops.aten.gelu_backward(gradient, normal),
-            *(y, norm[0], mean, inverse, self.gain, self.offset, [True] * 3),
+            *(y, mean, inverse, self.gain, self.offset),
         )
         totals[2] += gain
         totals[3] += offset

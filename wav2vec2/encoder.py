@@ -13,7 +13,7 @@ from wav2vec2 import kernels
 from wav2vec2.activation import gelu_of
 from wav2vec2.attention import attend
 from wav2vec2.dropout import Dropout
-from wav2vec2.feature_extractor import NORM_EPS
+from wav2vec2.norms import NORM_EPS, LayerNorm
 from wav2vec2.numerics import at_least_fp32
 
 LINEAR_STD = 0.02
@@ -127,10 +127,10 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.self_attn = SelfAttention(dim, heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.self_attn_layer_norm = LayerNorm(dim, eps=NORM_EPS)
         self.fc1 = encoder_linear(dim, ffn_dim)
         self.fc2 = encoder_linear(ffn_dim, dim)
-        self.final_layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.final_layer_norm = LayerNorm(dim, eps=NORM_EPS)
         self.dropout = Dropout(dropout)
         self.activation_dropout = Dropout(activation_dropout)
 
@@ -215,7 +215,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.norm_first = norm_first
         self.pos_conv = PositionalConvolution(dim, position_kernel, position_groups)
-        self.layer_norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.layer_norm = LayerNorm(dim, eps=NORM_EPS)
         self.dropout = Dropout(dropout)
         self.stack = stack
 

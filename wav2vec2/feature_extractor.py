@@ -10,10 +10,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from wav2vec2 import convolution
+from wav2vec2.norms import NORM_EPS, GroupNorm, LayerNorm
 from wav2vec2.numerics import at_least_fp32
-
-NORM_EPS = 1e-5
-"""eps of every LayerNorm and GroupNorm in the model."""
 
 TOGETHER = 2**26
 """Elements of a convolution's output that torch's convolutions activate at a time; those of one
@@ -61,16 +59,6 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return x if factor == 1.0 else _ScaleGradient.apply(x, factor)
 
 
-class GroupNorm(nn.GroupNorm):
-    """Statistics in fp32 at least: torch's kernels round those of half precision to 16 bits."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, channels, time]` -> the same, in its own type."""
-        weight, bias = at_least_fp32(self.weight), at_least_fp32(self.bias)
-        y = F.group_norm(at_least_fp32(x), self.num_groups, weight, bias, self.eps)
-        return y.to(x.dtype)
-
-
 class ConvBlock(nn.Module):
     """Convolution, norm (if any), GELU: `[batch, in, time]` -> `[batch, out, shorter time]`."""
 
@@ -91,7 +79,7 @@ class ConvBlock(nn.Module):
         if norm == "group":
             self.norm = GroupNorm(out_channels, out_channels, eps=NORM_EPS)
         elif norm == "layer":
-            self.norm = nn.LayerNorm(out_channels, eps=NORM_EPS)
+            self.norm = LayerNorm(out_channels, eps=NORM_EPS)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """`lengths` `[batch]` on the CPU: valid steps of the convolution's output, None if all."""

@@ -10,12 +10,12 @@ from wav2vec2.config import Architecture, Regularisation
 from wav2vec2.dropout import Dropout
 from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack
 from wav2vec2.feature_extractor import (
-    NORM_EPS,
     FeatureExtractor,
     frame_count,
     scale_gradient,
 )
 from wav2vec2.hourglass import HourglassStack
+from wav2vec2.norms import NORM_EPS, LayerNorm
 
 
 def build_encoder(architecture: Architecture, regularisation: Regularisation) -> Encoder:
@@ -84,7 +84,7 @@ class Wav2Vec2(nn.Module):
         super().__init__()
         channels = feature_extractor.channels
         self.feature_extractor = feature_extractor
-        self.layer_norm = nn.LayerNorm(channels, eps=NORM_EPS)
+        self.layer_norm = LayerNorm(channels, eps=NORM_EPS)
         self.post_extract_proj = nn.Linear(channels, dim) if channels != dim else None
         self.dropout_input = Dropout(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())

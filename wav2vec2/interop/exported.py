@@ -32,10 +32,11 @@ from common.errors import UserError
 from common.manifest import write_chunks
 from common.vocabulary import BLANK
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.feature_extractor import FeatureExtractor, GroupNorm, frame_count, sample_count
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
 from wav2vec2.model import Frames
+from wav2vec2.norms import GroupNorm
 
 INPUTS = ("waveforms", "lengths")
 OUTPUTS = ("logits", "frame_lengths")

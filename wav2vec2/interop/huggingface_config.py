@@ -9,8 +9,8 @@ from typing import Any
 from common.audio import SAMPLE_RATE
 from common.errors import UserError
 from wav2vec2.config import Architecture
-from wav2vec2.feature_extractor import NORM_EPS
 from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.norms import NORM_EPS
 
 _NUMBERS = {
     "dim": "hidden_size",
