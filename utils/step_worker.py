@@ -13,6 +13,7 @@ The peer is driven by the same trainer: same optimizer, clipping and logging, th
 masks, distractors and kept layers.  Half precision is its own, torch.autocast around the model.
 """
 
+import ctypes
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -111,6 +113,15 @@ def memory_mib(device: torch.device) -> float:
         except OSError:
             pass
     return peak_memory_mib(device)
+
+
+def give_memory_back(device: torch.device) -> None:
+    """What is free here, to those whose turn it is now."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class LoadedAhead:
@@ -205,8 +216,7 @@ class Stepper:
         if self.updates:
             measured = self.updates[self.unmeasured :]
             answer = {"updates": measured, "memory": memory_mib(self.device)}
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()  # for those whose turn it is now
+            give_memory_back(self.device)
             self.channel.answer(answer)
         turn = self.channel.next()
         self.unmeasured, self.updates = turn["unmeasured"], []

@@ -85,23 +85,37 @@ class Layer:
 
 
 def fold_group_norm(
-    windows: Tensor, weight: Tensor, gain: Tensor, offset: Tensor, eps: float
+    windows: Tensor,
+    weight: Tensor,
+    gain: Tensor,
+    offset: Tensor,
+    eps: float,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A first convolution and its group norm over time, one group a channel, as one convolution.
 
-    `windows` `[steps, kernel]` of one utterance; `weight` `[out, 1, kernel]`; `gain`, `offset`
-    `[out]`.  Returns the windows without their mean `[steps, kernel]`, and the kernel
-    `[out, kernel]` and bias `[out]` to apply to them, in fp32 at least.  A channel of kernel w has
-    the variance w' C w, where C is the windows' covariance; a bias before the norm cancels.
+    `windows` `[..., steps, kernel]` of an utterance, or of several; `weight` `[out, 1, kernel]`;
+    `gain`, `offset` `[out]`; `valid` `[..., steps]`, bool, False on what is not an utterance's own,
+    None if all is.  Returns the windows without their mean `[..., steps, kernel]` (zeros where they
+    are not valid), and the kernel `[..., out, kernel]` and bias `[..., out]` to apply to them, in
+    fp32 at least.  A channel of kernel w has the variance w' C w, where C is the windows'
+    covariance; a bias before the norm cancels.
     """
     centred = windows.double()
-    centred = centred - centred.mean(dim=0)
-    covariance = centred.T @ centred / len(windows)
+    if valid is None:
+        count = centred.shape[-2]
+        centred = centred - centred.mean(dim=-2, keepdim=True)
+    else:
+        own = valid[..., None].double()
+        count = own.sum(dim=-2, keepdim=True).clamp(min=1)
+        centred = (centred - (centred * own).sum(dim=-2, keepdim=True) / count) * own
+    covariance = centred.mT @ centred / count
     kernel = weight[:, 0].double()
-    variance = ((kernel @ covariance) * kernel).sum(dim=1)
-    kernel = kernel * (gain.double() * (variance + eps).rsqrt())[:, None]
+    variance = ((kernel @ covariance) * kernel).sum(dim=-1)
+    kernel = kernel * (gain.double() * (variance + eps).rsqrt())[..., None]
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    return centred.to(dtype), kernel.to(dtype), offset.to(dtype)
+    bias = offset.to(dtype).expand(kernel.shape[:-1])
+    return centred.to(dtype), kernel.to(dtype), bias
 
 
 def convolve(

@@ -14,8 +14,8 @@ from wav2vec2.norms import NORM_EPS, GroupNorm, LayerNorm
 from wav2vec2.numerics import at_least_fp32
 
 TOGETHER = 2**26
-"""Elements of a convolution's output that torch's convolutions activate at a time; those of one
-row, if it has more."""
+"""Elements of the first convolution's output that a GPU holds at a time; those of one row, if it
+has more."""
 
 ConvLayers = Sequence[tuple[int, int, int]]
 """(channels, kernel, stride) of each convolution."""
@@ -108,33 +108,64 @@ class ConvBlock(nn.Module):
         ]
         return torch.cat(rows)
 
+    def fold(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
+        """Of waveforms `[batch, 1, samples]` and a block with a group norm: windows
+        `[batch, steps, kernel]`, and for each row kernel and bias that convolve and normalise."""
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        windows, norm = x[:, 0].unfold(1, kernel, stride), self.norm
+        valid = _valid(lengths, windows.shape[1], x.device)
+        weight, gain, offset = (
+            at_least_fp32(p) for p in (self.conv.weight, norm.weight, norm.bias)
+        )
+        folded = convolution.fold_group_norm(windows, weight, gain, offset, norm.eps, valid)
+        return tuple(t.to(x.dtype) for t in folded)
+
+    def folded(
+        self, windows: Tensor, kernels: Tensor, biases: Tensor, lengths: Tensor | None
+    ) -> Tensor:
+        """The same as `forward` of the waveforms, from what `fold` gives."""
+        x = F.gelu(torch.baddbmm(biases[..., None], kernels, windows.mT))
+        valid = _valid(lengths, x.shape[2], x.device)
+        return x if valid is None else x.masked_fill(~valid[:, None], 0.0)
+
+
+def _valid(lengths: Tensor | None, steps: int, device: torch.device) -> Tensor | None:
+    """`[batch, steps]`, False after each row's own; None if all are."""
+    if lengths is None:
+        return None
+    return (torch.arange(steps) < lengths[:, None]).to(device, non_blocking=True)
+
 
 class _Step(nn.Module):
-    """From a convolution's output to the next one's: norm, GELU, convolution.
+    """From one convolution's output to the next one's: norm, GELU, convolution.
 
     Norm and GELU cost little but hold as much memory as the rest of the model: for the backward
     pass they are computed again.  So is the first convolution, whose single input channel makes it
-    cheap and whose output is the largest.  And all of it for a few rows at a time, or the backward
-    pass of the first step alone would take more memory than all else.
+    cheap and whose output is the largest; and that for a few rows at a time, or its backward pass
+    alone would take more memory than all else.
     """
 
-    def __init__(self, before: ConvBlock, conv: nn.Conv1d, *, from_waveforms: bool):
-        """Of modules that belong to a FeatureExtractor."""
+    def __init__(self, before: ConvBlock, conv: nn.Conv1d, given: Literal["x", "audio", "folded"]):
+        """Of modules that belong to a FeatureExtractor.  `given`: the output of `before`'s
+        convolution, its input, or what its `fold` gives."""
         super().__init__()
-        self.before, self.conv, self.from_waveforms = before, conv, from_waveforms
+        self.before, self.conv, self.given = before, conv, given
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """Output of `conv` from that of `before`'s; from the waveforms, if that is the first."""
-        if self.from_waveforms:
-            x = self.before.conv(x)
-        return self.conv(self.before.activate(x, lengths))
+    def forward(self, rows: Sequence[Tensor], lengths: Tensor | None) -> Tensor:
+        """Output of `conv`."""
+        begin = {
+            "x": self.before.activate,
+            "audio": self.before.forward,
+            "folded": self.before.folded,
+        }
+        return self.conv(begin[self.given](*rows, lengths))
 
-    def by_rows(self, x: Tensor, lengths: Tensor | None, rows: int) -> Tensor:
+    def by_rows(self, rows: Sequence[Tensor], lengths: Tensor | None, together: int) -> Tensor:
         """The same, of so many rows at a time."""
-        if len(x) <= rows:
-            return self._recomputed({}, x, lengths)
-        parts = x.split(rows)
-        of_parts = [None] * len(parts) if lengths is None else lengths.split(rows)
+        if len(rows[0]) <= together:
+            return self._recomputed({}, rows, lengths)
+        parts = list(zip(*(t.split(together) for t in rows)))
+        of_parts = [None] * len(parts) if lengths is None else lengths.split(together)
         # Each part has its own view of a parameter: the gradients of all parts are then summed at
         # once, with one rounding, where a parameter shared by them would round after each.
         views = {
@@ -148,15 +179,15 @@ class _Step(nn.Module):
         return torch.cat(outputs)
 
     def _recomputed(
-        self, parameters: dict[str, Tensor], x: Tensor, lengths: Tensor | None
+        self, parameters: dict[str, Tensor], rows: Sequence[Tensor], lengths: Tensor | None
     ) -> Tensor:
-        def run(x: Tensor) -> Tensor:
-            return functional_call(self, parameters, (x, lengths))
+        def run(*rows: Tensor) -> Tensor:
+            return functional_call(self, parameters, (rows, lengths))
 
         if not torch.is_grad_enabled():
-            return run(x)
+            return run(*rows)
         # Stops short of the convolution, of which only the input is wanted.
-        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(run, *rows, use_reentrant=False, preserve_rng_state=False)
 
 
 class FeatureExtractor(nn.Module):
@@ -201,10 +232,16 @@ class FeatureExtractor(nn.Module):
             for block, steps in zip(blocks, valid):
                 x = block(x, steps)
             return x
-        for index in range(1, len(blocks)):
-            step = _Step(blocks[index - 1], blocks[index].conv, from_waveforms=index == 1)
-            largest = self.spec[index - 1][0] * frame_count(samples, self.spec[:index])
-            x = step.by_rows(x, valid[index - 1], max(1, TOGETHER // max(1, largest)))
+        largest = self.spec[0][0] * frame_count(samples, self.spec[:1])
+        together = max(1, TOGETHER // max(1, largest))
+        if isinstance(blocks[0].norm, GroupNorm):
+            step = _Step(blocks[0], blocks[1].conv, "folded")
+            x = step.by_rows(blocks[0].fold(x, valid[0]), valid[0], together)
+        else:
+            x = _Step(blocks[0], blocks[1].conv, "audio").by_rows([x], valid[0], together)
+        for index in range(2, len(blocks)):
+            step = _Step(blocks[index - 1], blocks[index].conv, "x")
+            x = step.by_rows([x], valid[index - 1], len(x))
         return blocks[-1].activate(x, valid[-1])
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:

@@ -22,11 +22,22 @@ BASE_WIDTHS = replace(BASE, layers=5, hourglass=Hourglass(2, 2, 4, 1))
 LINEAR = replace(MINI, hourglass=Hourglass(1, 2, 3, 1, "linear"), position_kernel=31)
 
 
+def fold_without_products(windows, weight, gain, offset, eps, valid):
+    """As convolution.fold_group_norm, with the variance of what the convolution gives."""
+    assert valid is None
+    centred = windows - windows.mean(dim=1, keepdim=True)
+    outputs = (centred[:, :, None] * weight[:, 0]).sum(dim=-1)  # [batch, steps, out]
+    variance = outputs.var(dim=1, unbiased=False)
+    kernels = weight[:, 0] * (gain * (variance + eps).rsqrt())[..., None]
+    return centred, kernels, offset.expand(kernels.shape[:2])
+
+
 @pytest.fixture(autouse=True)
-def nothing_twice(monkeypatch):
-    """The first convolution and our products' attention weights are computed again for the backward
-    pass, which the formula does not count."""
+def nothing_beside(monkeypatch):
+    """The formula counts neither what is computed again for the backward pass, first convolution
+    and attention weights of our products, nor the statistics of group norm."""
     monkeypatch.setattr(convolution, "kernel_for", lambda *_: "conv1d")
+    monkeypatch.setattr(convolution, "fold_group_norm", fold_without_products)
     monkeypatch.setattr(feature_extractor, "checkpoint", lambda run, *args, **_: run(*args))
     monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch")
 
