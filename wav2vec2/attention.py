@@ -12,12 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wav2vec2 import kernels
 from wav2vec2.dropout import draw_kept
 
 WEIGHTS = 2**21
 """Attention weights held at a time; one head's, if it has more."""
+
+
+ELSEWHERE = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""torch's kernels for other devices.  Not cuDNN's, which newer GPUs would get by default: it is
+planned anew, for about a second, for every number of frames, of which a training has hundreds."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float) -> Tensor:
@@ -30,7 +40,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float
     kernel = kernel_for(q, dropout)
     if kernel == "torch":
         mask = None if valid is None else valid[:, None, None, :]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        with sdpa_kernel(ELSEWHERE):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     counts = [q.shape[2]] * len(q) if valid is None else valid.sum(dim=1).tolist()
     if kernel == "products":
         return _Products.apply(q, k, v, counts, dropout)

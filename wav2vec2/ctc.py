@@ -85,8 +85,8 @@ def ctc_loss(
     """CTC loss (Graves et al. 2006) in nats, summed over the batch, infinite ones zeroed.
 
     `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64; both lengths
-    `[batch]` on the CPU, wherever the logits are: torch's own CTC reads them there, so moving
-    them to the device would only make the step wait for it.  Computed in fp32 at least; on the
+    `[batch]` on the CPU, wherever the logits are: torch's own CTC reads them there, and copies them
+    to a GPU by itself, for which it waits, in each direction.  Computed in fp32 at least; on the
     CPU where torch is to be deterministic, because CUDA's gradient is not.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)

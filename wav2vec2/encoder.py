@@ -20,6 +20,10 @@ LINEAR_STD = 0.02
 """Deviation of the initial weights of every linear layer inside the encoder; biases start at 0."""
 
 
+VARIANTS = 64
+"""Most graphs that torch.compile may make of a layer; beyond, it would run the layer as it is."""
+
+
 def encoder_linear(inputs: int, outputs: int) -> nn.Linear:
     """A linear layer with the encoder's initialisation."""
     linear = nn.Linear(inputs, outputs)
@@ -174,7 +178,13 @@ def compile_layers(model: nn.Module) -> None:
         layer.compile(dynamic=True)
         layer(torch.ones(2, 3, 16, device=like.device), None).sum().backward()
 
-    if kernels.choose("transformer layers", "torch.compile", "eager", trial) == "torch.compile":
+    # All layers share their code's variants: with a mask and without, in training and evaluation,
+    # frozen or not, of one row or more.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    chosen = kernels.choose("transformer layers", "torch.compile", "eager", trial)
+    torch._dynamo.reset()  # the trial's variants are nobody's
+    if chosen == "torch.compile":
         for module in model.modules():
             if isinstance(module, TransformerLayer):
                 module.compile(dynamic=True)

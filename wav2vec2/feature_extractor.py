@@ -43,6 +43,14 @@ def sample_count(frames: int, conv_layers: ConvLayers) -> int:
     return count
 
 
+def valid_steps(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
+    """`[batch, steps]`, bool on `device`, False from each row's own of `lengths` `[batch]` on.
+
+    Compared there, so that a device waits for no more than the lengths.
+    """
+    return torch.arange(steps, device=device) < lengths.to(device, non_blocking=True)[:, None]
+
+
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, factor: float) -> Tensor:
@@ -113,7 +121,7 @@ class ConvBlock(nn.Module):
         `[batch, steps, kernel]`, and for each row kernel and bias that convolve and normalise."""
         (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
         windows, norm = x[:, 0].unfold(1, kernel, stride), self.norm
-        valid = _valid(lengths, windows.shape[1], x.device)
+        valid = None if lengths is None else valid_steps(lengths, windows.shape[1], x.device)
         weight, gain, offset = (
             at_least_fp32(p) for p in (self.conv.weight, norm.weight, norm.bias)
         )
@@ -125,15 +133,9 @@ class ConvBlock(nn.Module):
     ) -> Tensor:
         """The same as `forward` of the waveforms, from what `fold` gives."""
         x = F.gelu(torch.baddbmm(biases[..., None], kernels, windows.mT))
-        valid = _valid(lengths, x.shape[2], x.device)
-        return x if valid is None else x.masked_fill(~valid[:, None], 0.0)
-
-
-def _valid(lengths: Tensor | None, steps: int, device: torch.device) -> Tensor | None:
-    """`[batch, steps]`, False after each row's own; None if all are."""
-    if lengths is None:
-        return None
-    return (torch.arange(steps) < lengths[:, None]).to(device, non_blocking=True)
+        if lengths is None:
+            return x
+        return x.masked_fill(~valid_steps(lengths, x.shape[2], x.device)[:, None], 0.0)
 
 
 class _Step(nn.Module):

@@ -13,6 +13,7 @@ from wav2vec2.feature_extractor import (
     FeatureExtractor,
     frame_count,
     scale_gradient,
+    valid_steps,
 )
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.norms import NORM_EPS, LayerNorm
@@ -120,8 +121,7 @@ class Wav2Vec2(nn.Module):
         # Rows of other lengths may still have as many frames, and then attention needs no mask.
         if lengths is not None and not bool((self.frames(lengths) == raw.shape[1]).all()):
             counts = self.frames(lengths)
-            valid = torch.arange(raw.shape[1]) < counts[:, None]
-            valid = valid.to(raw.device, non_blocking=True)
+            valid = valid_steps(counts, raw.shape[1], raw.device)
         return Frames(raw=raw, features=self.layer_norm(raw), valid=valid, counts=counts)
 
     def encode(

@@ -14,7 +14,7 @@ from wav2vec2.contrastive import (
     count_correct,
 )
 from wav2vec2.dropout import Dropout
-from wav2vec2.model import Frames, Wav2Vec2
+from wav2vec2.model import Wav2Vec2
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer
 
@@ -155,25 +155,21 @@ class Wav2Vec2ForPretraining(nn.Module):
             part.scatter_(1, sub_batch.masked, True)
         context = self.wav2vec2.encode(frames, time_mask=time_mask, kept_layers=kept_layers)
 
-        outputs = []
-        start = 0
-        for sub_batch, count in zip(batch.sub_batches, rows):
-            part = slice(start, start + count)
-            penalty = self._penalty(frames, part)
-            outputs.append(
-                self._sub_batch(
-                    sub_batch, context[part], quantizer_input[part], penalty, temperature
-                )
-            )
-            start += count
-        return _join(outputs)
+        # Split, not sliced: a slice's gradient is as large as the whole, zeros for the most part.
+        valid = [None] * len(rows) if frames.valid is None else frames.valid.split(rows)
+        parts = zip(
+            batch.sub_batches,
+            context.split(rows),
+            quantizer_input.split(rows),
+            map(self._penalty, frames.raw.split(rows), valid),
+        )
+        return _join([self._sub_batch(*part, temperature) for part in parts])
 
-    def _penalty(self, frames: Frames, rows: slice) -> Tensor:
+    def _penalty(self, raw: Tensor, valid: Tensor | None) -> Tensor:
         """Mean squared extractor output of a sub-batch' valid frames, in fp32."""
-        squares = at_least_fp32(frames.raw[rows]).square()
-        if frames.valid is None:
+        squares = at_least_fp32(raw).square()
+        if valid is None:
             return squares.mean()
-        valid = frames.valid[rows]
         total = squares.masked_fill(~valid[..., None], 0.0).sum()
         return total / (valid.sum() * squares.shape[-1])
 
