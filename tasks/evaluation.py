@@ -212,7 +212,7 @@ def listen(
     hypotheses, audible, output = recogniser.recognise(batch, decoder)
     emissions: dict[str, Tensor] = {}
     if output is not None:
-        values = output.logits.float().log_softmax(dim=-1)
+        values = output.logits.float().log_softmax(dim=-1).cpu()  # at once, not row by row
         rows = zip(audible.ids, values, output.frame_lengths.tolist())
         emissions = {key: row[:frames] for key, row, frames in rows}
     silence = torch.empty(0, len(recogniser.vocabulary))

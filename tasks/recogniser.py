@@ -119,8 +119,9 @@ class Recogniser:
         _, _, output = self.recognise(batch, silent)
         if output is not None:
             audible = (self.model.frames(batch.lengths) > 0).nonzero()[:, 0].tolist()
-            for index, row, length in zip(audible, output.logits, output.frame_lengths.tolist()):
-                rows[index] = row[:length].float().cpu()
+            logits = output.logits.float().cpu()  # at once, not row by row
+            for index, row, length in zip(audible, logits, output.frame_lengths.tolist()):
+                rows[index] = row[:length]
         return rows
 
     def emissions(self, batch: AudioBatch) -> list[Tensor]:
