@@ -15,10 +15,18 @@ import torch
 
 from common import checkpoint, distributed, environment
 from common.checkpoint import Saved
-from common.errors import EXIT_FILE, REASONS, PeerLost, UserError, record_exit, run_command
+from common.errors import (
+    EXIT_FILE,
+    REASONS,
+    PeerLost,
+    UserError,
+    record_exit,
+    run_command,
+    telling_out_of_memory,
+)
 from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
 from common.optimizer import OptimizerOptions
-from common.precision import PrecisionOptions, check_supported
+from common.precision import PrecisionOptions, check_supported, set_products
 from common.randomness import use_deterministic_operators
 from common.schedule import ScheduleOptions
 from common.training import RunOptions, Task, Trainer
@@ -252,8 +260,7 @@ def main() -> None:
         use_deterministic_operators()
     device = distributed.pick_device(run.cpu)
     check_supported(options[PrecisionOptions].precision, device)
-    torch.backends.cuda.matmul.allow_tf32 = options[PrecisionOptions].tf32
-    torch.backends.cudnn.allow_tf32 = options[PrecisionOptions].tf32
+    set_products(options[PrecisionOptions].tf32)
 
     def note(error: Exception) -> None:
         # The lost process may be the main one.
@@ -262,7 +269,8 @@ def main() -> None:
 
     with distributed.process_group(device, run.peer_timeout_minutes, note):
         try:
-            prepare(command, options, device).train()
+            with telling_out_of_memory():
+                prepare(command, options, device).train()
         except REASONS as error:
             note(error)
             raise

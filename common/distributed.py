@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -13,7 +14,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from common.errors import PeerLost, UserError, leave, one_line, report
+from common.errors import REASONS, PeerLost, UserError, leave, one_line, out_of_memory, report
 
 Result = TypeVar("Result")
 
@@ -225,23 +226,34 @@ def process_group(
         _keep_list()
         leave(error)
 
+    threads = [Thread(target=_attendance.give_signs, args=(done,), daemon=True)]
     if gpu:
-        target, arguments = _attendance.watch, (limit.total_seconds(), end, done)
-    else:
-        target, arguments = _attendance.give_signs, (done,)
-    watcher = Thread(target=target, args=arguments, daemon=True)
-    watcher.start()
+        watched = limit.total_seconds(), end, done
+        threads.append(Thread(target=_attendance.watch, args=watched, daemon=True))
+    for thread in threads:
+        thread.start()
     try:
         yield
     except PeerLost as error:
         report(error)
-        dist.destroy_process_group()  # who waits for this process need not any longer
+        if not gpu:
+            dist.destroy_process_group()  # who waits for this process need not any longer
         _keep_list()
         leave(error)  # Python would stumble over a thread that still reads the list
+    except Exception as error:
+        if gpu:
+            # NCCL would wait, in leaving the group, for those who wait for this process.
+            if isinstance(error, REASONS):
+                report(error)
+            else:
+                traceback.print_exc()
+            leave(error)
+        raise
     finally:
         done.set()
         # Python aborts if it ends while a thread is inside the store.
-        watcher.join(SILENT_SECONDS)
+        for thread in threads:
+            thread.join(SILENT_SECONDS)
         _attendance = None
         dist.destroy_process_group()
 
@@ -259,10 +271,21 @@ def _with_peers() -> Iterator[None]:
     try:
         _attendance.arrive()
         yield
-    except RuntimeError as error:  # gloo has no type of its own
-        why = str(error).splitlines()[0]
-        why = re.sub(r"^\[\S+\] ", "", why)[:150]  # a line of gloo's source
-        raise _attendance.explain(why) from error
+    except RuntimeError as error:
+        # NCCL's errors have a type; gloo's have none, but what else a GPU may say does.
+        if out_of_memory(error) or (
+            dist.get_backend() == "nccl" and not isinstance(error, dist.DistError)
+        ):
+            raise
+        raise _attendance.explain(reason_of(error)) from error
+
+
+def reason_of(error: RuntimeError) -> str:
+    """Why a collective failed, in a line."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if "Last error:" in lines[:-1]:  # NCCL's own words, after torch's
+        return lines[lines.index("Last error:") + 1].strip()[:150]
+    return re.sub(r"^\[\S+\] ", "", lines[0])[:150] if lines else type(error).__name__
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

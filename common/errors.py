@@ -11,8 +11,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
@@ -51,6 +51,30 @@ class PeerLost(RuntimeError):
     """Another process of the run is gone; what was last saved can be continued."""
 
     exit_code = ExitCode.PEER_LOST
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory ran out: torch's own error, or a library's that says so."""
+    names = {cls.__name__ for cls in type(error).__mro__}  # without importing torch
+    return "OutOfMemoryError" in names or (
+        isinstance(error, RuntimeError)
+        and any(text in str(error) for text in ("_ALLOC_FAILED", "valid cuDNN algorithm"))
+    )
+
+
+@contextmanager
+def telling_out_of_memory() -> Iterator[None]:
+    """A UserError for a device's memory that runs out inside."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory ({one_line(error).split('. ')[0]}); make batches smaller "
+            "(--num_concat_batches, --max_tokens, --batch_size) or, where a recording is heard "
+            "whole, cut it"
+        ) from None
 
 
 REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
@@ -108,7 +132,7 @@ def leave(error: Exception) -> NoReturn:
     """End this process with the code of an error that was reported, whatever its threads do."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(error.exit_code))
+    os._exit(int(getattr(error, "exit_code", 1)))
 
 
 def list_failures(failures: Sequence[str]) -> ExitCode:
@@ -128,7 +152,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     if (code := _recorded()) is not None:
         sys.exit(code)
     try:
-        code = main()
+        with telling_out_of_memory():
+            code = main()
     except REASONS as error:
         report(error)
         code = error.exit_code

@@ -29,6 +29,15 @@ class PrecisionOptions:
     """Let fp32 matrix products on GPUs use TF32, but where fp32 matters."""
 
 
+def set_products(tf32: bool) -> None:
+    """How this process' products are summed on GPUs: fp32 ones in TF32 or not, and 16-bit ones in
+    fp32, where torch by itself lets those that are split into parts be summed in 16 bits."""
+    matmul = torch.backends.cuda.matmul
+    matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    matmul.allow_bf16_reduced_precision_reduction = False
+    matmul.allow_fp16_reduced_precision_reduction = False
+
+
 def check_supported(precision: Precision, device: torch.device) -> None:
     """UserError if `device` cannot run the model's operators in `precision`, forth and back."""
     if precision == "fp32":
@@ -103,14 +112,22 @@ class Weights:
 
     def collect_gradients(self) -> None:
         """After a backward pass: add the 16-bit gradients to the masters'."""
+        first: tuple[list, list] = [], []
+        more: tuple[list, list] = [], []
         for parameter, master in self._halves:
             if parameter.grad is None:
                 continue
+            totals, gradients = more
             if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:
-                master.grad.add_(parameter.grad)
+                master.grad = torch.empty_like(master)
+                totals, gradients = first
+            totals.append(master.grad)
+            gradients.append(parameter.grad)
             parameter.grad = None
+        if first[0]:
+            torch._foreach_copy_(*first)
+        if more[0]:
+            torch._foreach_add_(*more)
 
     def trainable(self) -> list[nn.Parameter]:
         """The fp32 weights that take part in an update, each with a gradient, zero if need be."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common import distributed
-from common.errors import UserError
+from common.errors import UserError, one_line, out_of_memory
 from common.metrics import Sums
 from common.precision import Weights
 from common.signals import uninterrupted
@@ -65,7 +65,7 @@ def run_update(
     update has then not taken place anywhere.  `stop()`: whether this process was asked to stop.
     """
     weights.zero_grad()
-    targets, error = 0, None
+    targets, error, result = 0, None, None
     try:
         for batch in micro_batches:
             result = forward(batch)
@@ -73,15 +73,22 @@ def run_update(
             weights.collect_gradients()
             targets += result.targets
             sums.add(result.sums)
-            del result  # and with it the graph, before the next one is built
-    except torch.OutOfMemoryError as failure:
-        error = UserError(
-            f"{device}: out of memory ({str(failure).split('. ')[0]}); lower --num_concat_batches "
-            "and raise --update_freq by as much (the same recipe), add "
-            "--activation_checkpointing, or lower --max_tokens"
-        )
+            result = None  # and with it the graph, before the next one is built
     except UserError as failure:
         error = failure
+    except RuntimeError as failure:
+        if not out_of_memory(failure):
+            raise
+        error = UserError(
+            f"{device}: out of memory ({one_line(failure).split('. ')[0]}); lower "
+            "--num_concat_batches and raise --update_freq by as much (the same recipe), add "
+            "--activation_checkpointing, or lower --max_tokens"
+        )
+        # Room for what all processes do together before they end.
+        result = None
+        weights.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
     parameters = weights.trainable()
     gradients = [p.grad for p in parameters]

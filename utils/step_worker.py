@@ -28,6 +28,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +39,7 @@ from common.dataset import AudioBatch, Draws, DrawTask, UtteranceDataset
 from common.errors import REASONS, UserError, one_line
 from common.flags import prepare_folder
 from common.optimizer import OptimizerOptions
-from common.precision import PrecisionOptions, check_supported
+from common.precision import PrecisionOptions, check_supported, set_products
 from common.schedule import ScheduleOptions
 from common.step import MicroBatchResult
 from common.telemetry import peak_memory_mib
@@ -91,7 +92,8 @@ def flop_counter() -> FlopCounterMode:
 def operators(profiler: profile) -> list[tuple[str, int, float]]:
     """Name, calls and milliseconds, without those of what it calls, of each operator; longest
     first.  On a GPU they are the device's."""
-    totals = profiler.key_averages()
+    # On a GPU its kernels stand in the list, too, once more.
+    totals = [t for t in profiler.key_averages() if t.device_type == DeviceType.CPU]
     on_device = any(total.self_device_time_total for total in totals)
     found = []
     for total in totals:
@@ -371,8 +373,7 @@ class Channel:
 def prepare_device(options: dict[type, Any]) -> torch.device:
     """As train.py does."""
     device = distributed.pick_device(options[RunOptions].cpu)
-    tf32 = options[PrecisionOptions].tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    set_products(options[PrecisionOptions].tf32)
     return device
 
 

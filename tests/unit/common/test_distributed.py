@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.distributed import reason_of
 from common.errors import UserError
 from common.launcher import explain
 
@@ -199,6 +200,63 @@ time.sleep(60)
     said = "error: process 0 waited 1 s for process 1 in vain (--peer_timeout_minutes); "
     assert result.stderr.startswith(said)
     assert result.stderr == f"error: {(tmp_path / 'noted').read_text()}\n"
+
+
+# A group of gloo where the code takes a GPU's ways; leaving it would wait for the others, as NCCL
+# does while they wait for this process.
+AS_A_GPU = """
+import types
+formed, taken_for = torch.distributed.init_process_group, torch.distributed.get_backend
+torch.distributed.init_process_group = lambda backend, **others: formed("gloo", **others)
+torch.distributed.get_backend = lambda: "nccl"
+torch.distributed.destroy_process_group = lambda: time.sleep(600)
+distributed.pick_device = lambda cpu: types.SimpleNamespace(type="cuda")
+"""
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        ("UserError('disk full')", 2, "error: disk full"),
+        ("torch.OutOfMemoryError('CUDA out of memory. Tried')", 1, "OutOfMemoryError: CUDA out of"),
+        ("ZeroDivisionError('a defect')", 1, "ZeroDivisionError: a defect"),
+    ],
+)
+def test_an_error_of_one_process_on_gpus_ends_all(tmp_path, error, code, said):
+    """The others wait for it in a collective."""
+    body = f"""
+if rank == 1:
+    raise {error}
+time.sleep(600)
+"""
+    result = run(tmp_path, body, before=AS_A_GPU)
+    assert result.returncode == code, result.stderr
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize("error", ["torch.OutOfMemoryError('x')", "RuntimeError('device assert')"])
+def test_a_gpus_own_error_in_a_collective_is_no_lost_peer(tmp_path, error):
+    body = f"""
+def fail(tensor):
+    raise {error}
+torch.distributed.all_reduce = fail
+distributed.sum_over_ranks(torch.ones(1))
+"""
+    result = run(tmp_path, body, before=AS_A_GPU)
+    assert result.returncode == 1, result.stderr
+    assert error.split("(")[0].split(".")[-1] in result.stderr
+
+
+def test_why_a_collective_failed():
+    gloo = RuntimeError("[/a/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+    assert reason_of(gloo) == "Connection closed by peer [127.0.0.1]:1"
+    nccl = RuntimeError(
+        "NCCL error in: x.cpp:5, remote process exited or there was a network error\n"
+        "ncclRemoteError: A call failed possibly due to a network error.\nLast error:\n"
+        "socketProgress: Connection closed by remote peer n1<4711>"
+    )
+    assert reason_of(nccl) == "socketProgress: Connection closed by remote peer n1<4711>"
+    assert reason_of(RuntimeError("")) == "RuntimeError"
 
 
 def test_a_slow_process_is_waited_for(tmp_path):

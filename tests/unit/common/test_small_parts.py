@@ -129,4 +129,7 @@ def test_exit_codes_and_single_lines():
         result = run_code(body)
         assert (result.returncode, result.stderr) == (code, line)
     assert "Traceback" in run_code("raise RuntimeError('ours')").stderr
+    full = run_code("import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried 2 GiB')")
+    assert full.returncode == 2
+    assert full.stderr.startswith("error: out of memory (CUDA out of memory); make batches smaller")
     assert errors.ExitCode.PEER_LOST == 5

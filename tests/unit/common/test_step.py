@@ -1,6 +1,10 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
+from common.errors import UserError
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
 from common.precision import Weights
@@ -80,6 +84,57 @@ def test_clipping_acts_on_the_norm_after_division():
     report, _ = run(model, optimizer, [100 * torch.ones(4, 3, dtype=torch.float64)], clip_norm=2.0)
     assert report.grad_norm > 2
     assert float(model.used.grad.norm()) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    ],
+)
+def test_out_of_memory_lets_go_of_the_graph(error, monkeypatch):
+    """In the backward pass, where all is still held that the forward pass kept: it is gone when
+    room is asked for again."""
+    model, optimizer = make()
+    held, seen, trainable = [], [], Weights.trainable
+
+    def look(weights):
+        gc.collect()
+        seen.append(held[0]())
+        return trainable(weights)
+
+    monkeypatch.setattr(Weights, "trainable", look)
+
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.activation = torch.ones(3)
+            held.append(weakref.ref(ctx.activation))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise type(error)(*error.args)  # one that nobody else keeps
+
+    def forward(batch):
+        result = model(batch)
+        return MicroBatchResult(Full.apply(result.loss), result.targets)
+
+    with pytest.raises(UserError, match="out of memory.*--num_concat_batches"):
+        run(model, optimizer, [torch.ones(3)], forward=forward)
+    assert seen == [None]
+
+
+def test_another_error_is_not_taken_for_it():
+    model, optimizer = make()
+
+    def forward(batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(model, optimizer, [torch.ones(3)], forward=forward)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
