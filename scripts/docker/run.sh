@@ -43,7 +43,12 @@ fi
 options+=("${gpu[@]}")
 
 # Several machines meet at addresses and ports that hold outside.
-[[ -z ${MASTER_ADDR:-}${RDZV_ENDPOINT:-} ]] || options+=(--network host)
+if [[ -n ${MASTER_ADDR:-}${RDZV_ENDPOINT:-} ]]; then
+    options+=(--network host)
+    # InfiniBand moves memory that must stay where it is.
+    [[ ! -e /dev/infiniband || $kind == buildah ]] \
+        || options+=(--device /dev/infiniband --ulimit memlock=-1)
+fi
 # The recipes' variables set outside hold inside, too, and so do those by which machines meet.
 while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name=${!name}")
