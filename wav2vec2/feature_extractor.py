@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wav2vec2 import convolution
 from wav2vec2.norms import NORM_EPS, GroupNorm, LayerNorm
-from wav2vec2.numerics import at_least_fp32
+from wav2vec2.numerics import at_least_fp32, exact_matmul
 
 TOGETHER = 2**26
 """Elements of the first convolution's output that a GPU holds at a time; those of one row, if it
@@ -116,26 +116,38 @@ class ConvBlock(nn.Module):
         ]
         return torch.cat(rows)
 
-    def fold(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
-        """Of waveforms `[batch, 1, samples]` and a block with a group norm: windows
-        `[batch, steps, kernel]`, and for each row kernel and bias that convolve and normalise."""
-        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
-        windows, norm = x[:, 0].unfold(1, kernel, stride), self.norm
-        valid = None if lengths is None else valid_steps(lengths, windows.shape[1], x.device)
-        weight, gain, offset = (
-            at_least_fp32(p) for p in (self.conv.weight, norm.weight, norm.bias)
-        )
-        folded = convolution.fold_group_norm(windows, weight, gain, offset, norm.eps, valid)
-        return tuple(t.to(x.dtype) for t in folded)
+    def windows(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the first block's `begin` takes, of waveforms `[batch, samples]`: their windows
+        `[batch, steps, kernel + 1]`, ones behind each, and of each row a kernel with its bias,
+        `[batch, out, kernel + 1]`, both in fp32 at least.
 
-    def folded(
-        self, windows: Tensor, kernels: Tensor, biases: Tensor, lengths: Tensor | None
-    ) -> Tensor:
-        """The same as `forward` of the waveforms, from what `fold` gives."""
-        x = F.gelu(torch.baddbmm(biases[..., None], kernels, windows.mT))
-        if lengths is None:
-            return x
-        return x.masked_fill(~valid_steps(lengths, x.shape[2], x.device)[:, None], 0.0)
+        A group norm is folded into the kernels, which amplifies what they and the windows are
+        rounded by: half precision would not do.  Steps that are not valid come out finite.
+        """
+        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
+        windows = at_least_fp32(waveforms).unfold(1, kernel, stride)
+        weight = at_least_fp32(self.conv.weight)
+        if isinstance(self.norm, GroupNorm):
+            gain, offset = at_least_fp32(self.norm.weight), at_least_fp32(self.norm.bias)
+            valid = None
+            if lengths is not None:
+                valid = valid_steps(lengths, windows.shape[1], windows.device)
+            folded = convolution.fold_group_norm(
+                windows, weight, gain, offset, self.norm.eps, valid
+            )
+            windows, kernels, biases = folded
+        else:
+            kernels = weight[:, 0].expand(len(windows), -1, -1)
+            bias = self.conv.bias
+            bias = weight.new_zeros(len(weight)) if bias is None else at_least_fp32(bias)
+            biases = bias.expand(len(windows), -1)
+        # As one more tap, the bias costs no passes of its own over the output.
+        return F.pad(windows, (0, 1), value=1.0), torch.cat([kernels, biases[..., None]], dim=2)
+
+    def begin(self, windows: Tensor, kernels: Tensor) -> Tensor:
+        """`forward` of the waveforms, from what `windows` gives."""
+        x = exact_matmul(kernels, windows.mT).to(self.conv.weight.dtype)
+        return F.gelu(x) if isinstance(self.norm, GroupNorm) else self.activate(x, None)
 
 
 class _Step(nn.Module):
@@ -147,49 +159,50 @@ class _Step(nn.Module):
     alone would take more memory than all else.
     """
 
-    def __init__(self, before: ConvBlock, conv: nn.Conv1d, given: Literal["x", "audio", "folded"]):
-        """Of modules that belong to a FeatureExtractor.  `given`: the output of `before`'s
-        convolution, its input, or what its `fold` gives."""
+    def __init__(self, before: ConvBlock, conv: nn.Conv1d):
+        """Of modules that belong to a FeatureExtractor."""
         super().__init__()
-        self.before, self.conv, self.given = before, conv, given
+        self.before, self.conv = before, conv
 
-    def forward(self, rows: Sequence[Tensor], lengths: Tensor | None) -> Tensor:
-        """Output of `conv`."""
-        begin = {
-            "x": self.before.activate,
-            "audio": self.before.forward,
-            "folded": self.before.folded,
-        }
-        return self.conv(begin[self.given](*rows, lengths))
+    def forward(self, *given: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Output of `conv`, given that of `before`'s, or what its `windows` gives."""
+        if len(given) == 1:
+            return self.conv(self.before.activate(*given, lengths))
+        return self.conv(self.before.begin(*given))
 
-    def by_rows(self, rows: Sequence[Tensor], lengths: Tensor | None, together: int) -> Tensor:
+    def recomputed(self, *given: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The same; only what is given is kept."""
+        if not torch.is_grad_enabled():
+            return self(*given, lengths=lengths)
+        # Stops short of the convolution, of which only the input is wanted.
+        return checkpoint(
+            self, *given, lengths=lengths, use_reentrant=False, preserve_rng_state=False
+        )
+
+    def by_rows(self, together: int, *given: Tensor) -> Tensor:
         """The same, of so many rows at a time."""
-        if len(rows[0]) <= together:
-            return self._recomputed({}, rows, lengths)
-        parts = list(zip(*(t.split(together) for t in rows)))
-        of_parts = [None] * len(parts) if lengths is None else lengths.split(together)
+        parts = list(zip(*(t.split(together) for t in given)))
+        if len(parts) == 1:
+            return self.recomputed(*given)
+        if not torch.is_grad_enabled():
+            return torch.cat([self(*part) for part in parts])
         # Each part has its own view of a parameter: the gradients of all parts are then summed at
         # once, with one rounding, where a parameter shared by them would round after each.
         views = {
             name: parameter.expand(len(parts), *parameter.shape).unbind()
             for name, parameter in self.named_parameters()
         }
-        outputs = [
-            self._recomputed({name: own[n] for name, own in views.items()}, part, of_parts[n])
-            for n, part in enumerate(parts)
-        ]
-        return torch.cat(outputs)
 
-    def _recomputed(
-        self, parameters: dict[str, Tensor], rows: Sequence[Tensor], lengths: Tensor | None
-    ) -> Tensor:
-        def run(*rows: Tensor) -> Tensor:
-            return functional_call(self, parameters, (rows, lengths))
+        def run(number: int, *part: Tensor) -> Tensor:
+            own = {name: parts_own[number] for name, parts_own in views.items()}
+            return functional_call(self, own, part)
 
-        if not torch.is_grad_enabled():
-            return run(*rows)
-        # Stops short of the convolution, of which only the input is wanted.
-        return checkpoint(run, *rows, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat(
+            [
+                checkpoint(run, number, *part, use_reentrant=False, preserve_rng_state=False)
+                for number, part in enumerate(parts)
+            ]
+        )
 
 
 class FeatureExtractor(nn.Module):
@@ -222,28 +235,27 @@ class FeatureExtractor(nn.Module):
         weight = self.conv_layers[0].conv.weight
         if convolution.kernel_for(weight, waveforms) == "products":
             return self._by_products(waveforms, lengths)
-        return self._by_conv1d(waveforms[:, None].to(weight.dtype), lengths).transpose(1, 2)
+        return self._by_conv1d(waveforms, lengths).transpose(1, 2)
 
-    def _by_conv1d(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """`[batch, 1, samples]` -> `[batch, C, frames]`."""
-        blocks, samples = self.conv_layers, x.shape[-1]
+    def _by_conv1d(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """`[batch, samples]` -> `[batch, C, frames]`."""
+        blocks, samples = self.conv_layers, waveforms.shape[1]
         valid = [None] * len(blocks)
         if lengths is not None:
             valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(blocks) + 1)]
         if len(blocks) == 1 or torch.compiler.is_compiling():
+            x = waveforms[:, None].to(blocks[0].conv.weight.dtype)
             for block, steps in zip(blocks, valid):
                 x = block(x, steps)
             return x
         largest = self.spec[0][0] * frame_count(samples, self.spec[:1])
-        together = max(1, TOGETHER // max(1, largest))
-        if isinstance(blocks[0].norm, GroupNorm):
-            step = _Step(blocks[0], blocks[1].conv, "folded")
-            x = step.by_rows(blocks[0].fold(x, valid[0]), valid[0], together)
-        else:
-            x = _Step(blocks[0], blocks[1].conv, "audio").by_rows([x], valid[0], together)
+        first = _Step(blocks[0], blocks[1].conv)
+        x = first.by_rows(
+            max(1, TOGETHER // max(1, largest)), *blocks[0].windows(waveforms, valid[0])
+        )
         for index in range(2, len(blocks)):
-            step = _Step(blocks[index - 1], blocks[index].conv, "x")
-            x = step.by_rows([x], valid[index - 1], len(x))
+            step = _Step(blocks[index - 1], blocks[index].conv)
+            x = step.recomputed(x, lengths=valid[index - 1])
         return blocks[-1].activate(x, valid[-1])
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:

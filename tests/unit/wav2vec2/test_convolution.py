@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wav2vec2 import convolution, feature_extractor
 from wav2vec2.config import MINI
-from wav2vec2.feature_extractor import FeatureExtractor, frame_count
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count, valid_steps
 
+CPU = torch.device("cpu")
 SHALLOW = ((6, 10, 5), (5, 3, 2))
 GAPS = ((4, 2, 3), (5, 3, 2), (6, 1, 2))  # kernels shorter than their stride
 NORMS = [("group", False), ("group", True), ("layer", True), ("layer", False)]
@@ -151,6 +152,9 @@ def kept_and_counted(extractor, forward, waveforms, lengths):
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             frames = forward(waveforms, lengths)
+        if lengths is not None:
+            valid = valid_steps(frame_count(lengths, extractor.spec), frames.shape[1], CPU)
+            frames = frames * valid[..., None]
         (frames.square().sum() / len(frames)).backward()
     return frames, gradients_of(extractor), counter.get_total_flops(), sum(sizes.values())
 
@@ -173,7 +177,8 @@ def test_what_torchs_convolutions_compute_again(by_torch, norm, bias, lengths):
         largest = max(float(g.abs().max()) for g in expected_gradients)
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12 * largest)
     (channels, kernel, _), steps = MINI.conv_layers[0], frame_count(3000, MINI.conv_layers[:1])
-    again = 2 * 2 * steps * kernel * channels
+    a_tap = 2 * 2 * steps * channels
+    again = (kernel + 3) * a_tap  # once more, and each time, and backwards, the bias as a tap
     if norm == "group":  # the windows' covariance, and each channel's variance from it
         again += 2 * (2 * steps * kernel**2 + 3 * 2 * channels * kernel**2)
     assert fewest + again >= operations > fewest + 0.9 * again
@@ -202,6 +207,46 @@ def test_rows_a_few_at_a_time(by_torch, monkeypatch, norm, bias, lengths, elemen
         torch.testing.assert_close(own, whole, rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(by_torch(extractor, waveforms, lengths), expected)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("elements", [1, 2**26])
+def test_a_row_is_itself_in_any_batch(by_torch, monkeypatch, norm, elements):
+    """Alone, and padded among others, a few rows at a time or all."""
+    monkeypatch.setattr(feature_extractor, "TOGETHER", elements)
+    extractor = build(MINI.conv_layers, norm, False)
+    batch, lengths = torch.zeros(4, 3000, dtype=torch.float64), [3000, 2000, 400, 2999]
+    for row, length in zip(batch, lengths):
+        row[:length] = torch.randn(length)
+    together = by_torch(extractor, batch, torch.tensor(lengths))
+    for row, found, length in zip(batch, together, lengths):
+        alone = by_torch(extractor, row[None, :length])[0]
+        torch.testing.assert_close(found[: len(alone)], alone, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_soft_channels_keep_their_digits(by_torch, dtype, norm):
+    """Kernels that pass only what the audio has least of, which the norm then amplifies: what they
+    are rounded by must not be amplified with it.  Against the same weights in fp64."""
+    half = build(SHALLOW, norm, False, dtype)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # highest differences of neighbouring samples, exact in 16 bits
+        kernel = torch.tensor([1.0, -4, 6, -4, 1, 0, 0, 0, 0, 0]).roll(1)
+        scales = 2.0 ** torch.randint(-3, 3, (6, 1, 1), generator=generator)
+        half.conv_layers[0].conv.weight.copy_(kernel * scales)
+    double = build(SHALLOW, norm, False)
+    double.load_state_dict(half.state_dict())
+    noise = torch.randn(2, 4000, generator=generator, dtype=torch.float64)
+    audio = noise.cumsum(1).cumsum(1)  # nearly all below the kernels' pass band
+    audio = (audio / audio.abs().max()).float()
+
+    def begin(extractor, waveforms):
+        first = extractor.conv_layers[0]
+        return first.begin(*first.windows(waveforms, None)).detach()
+
+    ours, exact = begin(half, audio), begin(double, audio.double())
+    assert float((ours.double() - exact).norm() / exact.norm()) < 0.01
 
 
 def test_parts_are_summed_before_they_are_rounded(by_torch, monkeypatch):
