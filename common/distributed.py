@@ -14,7 +14,16 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from common.errors import REASONS, PeerLost, UserError, leave, one_line, out_of_memory, report
+from common.errors import (
+    REASONS,
+    PeerLost,
+    UserError,
+    leave,
+    one_line,
+    out_of_memory,
+    report,
+    telling_out_of_memory,
+)
 
 Result = TypeVar("Result")
 
@@ -233,14 +242,15 @@ def process_group(
     for thread in threads:
         thread.start()
     try:
-        yield
+        with telling_out_of_memory():
+            yield
     except PeerLost as error:
         report(error)
         if not gpu:
             dist.destroy_process_group()  # who waits for this process need not any longer
         _keep_list()
         leave(error)  # Python would stumble over a thread that still reads the list
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if gpu:
             # NCCL would wait, in leaving the group, for those who wait for this process.
             if isinstance(error, REASONS):
@@ -323,7 +333,8 @@ def together(function: Callable[[], Result]) -> Result:
     """
     result, error = None, None
     try:
-        result = function()
+        with telling_out_of_memory():
+            result = function()
     except UserError as failure:
         error = failure
     raise_together(error)

@@ -53,13 +53,18 @@ class PeerLost(RuntimeError):
     exit_code = ExitCode.PEER_LOST
 
 
+FULL = (
+    "out of memory",
+    "can't allocate memory",
+    "_ALLOC_FAILED",
+    "Unable to find a valid cuDNN algorithm",
+)
+"""What torch and its libraries say when memory has run out."""
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device's memory ran out: torch's own error, or a library's that says so."""
-    names = {cls.__name__ for cls in type(error).__mro__}  # without importing torch
-    return "OutOfMemoryError" in names or (
-        isinstance(error, RuntimeError)
-        and any(text in str(error) for text in ("_ALLOC_FAILED", "valid cuDNN algorithm"))
-    )
+    """Whether a device's memory ran out: torch says so, or one of its libraries."""
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
 
 
 @contextmanager
@@ -68,7 +73,7 @@ def telling_out_of_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if isinstance(error, REASONS) or not out_of_memory(error):
             raise
         raise UserError(
             f"out of memory ({one_line(error).split('. ')[0]}); make batches smaller "
@@ -128,11 +133,11 @@ def report(error: Exception) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
 
 
-def leave(error: Exception) -> NoReturn:
+def leave(error: BaseException) -> NoReturn:
     """End this process with the code of an error that was reported, whatever its threads do."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(int(getattr(error, "exit_code", 1)))
+    os._exit(int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)))
 
 
 def list_failures(failures: Sequence[str]) -> ExitCode:

@@ -84,7 +84,9 @@ def run_update(
             "--num_concat_batches and raise --update_freq by as much (the same recipe), add "
             "--activation_checkpointing, or lower --max_tokens"
         )
-        # Room for what all processes do together before they end.
+    if error is not None:
+        # Room for what all processes do together before they end; not while the failure was being
+        # handled, whose traceback held the graph.
         result = None
         weights.zero_grad()
         if device.type == "cuda":

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 
 from common.audio import SAMPLE_RATE
-from common.errors import UserError, out_of_memory, run_command
+from common.errors import FULL, UserError, run_command
 from common.flags import ArgumentParser, prepare_folder
 from common.manifest import write_lines
 from utils.benchmark_step import Worker, command_line, parse, training_flags, write_noise
@@ -96,9 +96,7 @@ def memory_of(
                 result = Result(configuration, worker.answer())
                 result.turns.append(worker.turn(2))  # the second with the optimizer's moments
         except (UserError, RuntimeError) as error:
-            if out_of_memory(error) or any(
-                text in str(error) for text in ("out of memory", "its process was killed")
-            ):
+            if any(text in str(error) for text in (*FULL, "its process was killed")):
                 return None
             raise
     fits = not options.memory_mib or result.memory <= options.memory_mib

@@ -46,7 +46,7 @@ options+=("${gpu[@]}")
 if [[ -n ${MASTER_ADDR:-}${RDZV_ENDPOINT:-} ]]; then
     options+=(--network host)
     # InfiniBand moves memory that must stay where it is.
-    [[ ! -e /dev/infiniband || $kind == buildah ]] \
+    [[ ! -e /dev/infiniband || $kind == buildah || $(ulimit -Hl) != unlimited ]] \
         || options+=(--device /dev/infiniband --ulimit memlock=-1)
 fi
 # The recipes' variables set outside hold inside, too, and so do those by which machines meet.
@@ -54,7 +54,7 @@ while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name=${!name}")
 done < <(
     grep -ohE '^: "\$\{[A-Z0-9_]+' "$scripts"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u
-    printf '%s\n' MASTER_ADDR MASTER_PORT NODE_RANK RDZV_ENDPOINT
+    printf '%s\n' MASTER_ADDR MASTER_PORT NODE_RANK RDZV_ENDPOINT PYTORCH_CUDA_ALLOC_CONF
 )
 [[ $# -gt 0 ]] || set -- bash
 

@@ -65,7 +65,7 @@ def test_both_tasks(corpus, tmp_path, command, trained, precision, hourglass):  
 @pytest.mark.parametrize("option", ["compile", "activation_checkpointing"])
 def test_what_saves_time_or_memory(trained, option):
     skip_without("bf16")
-    changed = {"precision": "bf16", "attention_dropout": 0, **GPU}
+    changed = {"precision": "bf16", **NO_DRAWS, **GPU}
     plain, other = trained("pretrain", "plain", **changed), {option: "true"}
     assert losses(trained("pretrain", "other", **changed, **other)) == pytest.approx(
         losses(plain), rel=5e-2

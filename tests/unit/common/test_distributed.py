@@ -218,7 +218,11 @@ distributed.pick_device = lambda cpu: types.SimpleNamespace(type="cuda")
     "error, code, said",
     [
         ("UserError('disk full')", 2, "error: disk full"),
-        ("torch.OutOfMemoryError('CUDA out of memory. Tried')", 1, "OutOfMemoryError: CUDA out of"),
+        (
+            "torch.OutOfMemoryError('CUDA out of memory. Tried')",
+            2,
+            "error: out of memory (CUDA out",
+        ),
         ("ZeroDivisionError('a defect')", 1, "ZeroDivisionError: a defect"),
     ],
 )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from common import errors, randomness
@@ -116,6 +117,32 @@ def test_sums_of_many_values_are_those_of_one_after_the_other():
 def run_code(body: str) -> subprocess.CompletedProcess:
     code = f"from common.errors import *\ndef main():\n    {body}\nrun_command(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "error, full",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCompile with ..."), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"),
+            True,
+        ),
+        (RuntimeError("NCCL error\nLast error:\nCuda failure 2 'out of memory'"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory(error, full):
+    assert errors.out_of_memory(error) == full
+    raised = errors.UserError if full else type(error)
+    with pytest.raises(raised), errors.telling_out_of_memory():
+        raise error
+
+
+def test_reasons_that_speak_of_memory_stay_what_they_are():
+    with pytest.raises(errors.PeerLost), errors.telling_out_of_memory():
+        raise errors.PeerLost("process 1 was killed: out of memory?")
 
 
 def test_exit_codes_and_single_lines():
