@@ -23,7 +23,13 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-FOREIGN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "WORLD_SIZE", "XDG_CACHE_HOME", "OMP_NUM_THREADS"}
+FOREIGN = {
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
+    "WORLD_SIZE",
+    "XDG_CACHE_HOME",
+}
 """Variables that other programs read."""
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
