@@ -200,7 +200,7 @@ def process_group(
 
     Who waits for another process for more than `timeout_minutes` raises PeerLost, and the process
     ends on leaving; but a wait for a GPU cannot be interrupted: there, `note` is called with the
-    error and the process ends at once.
+    error and the process ends at once.  On GPUs any other error ends it on leaving, too.
     """
     global _attendance
     if world_size() == 1:

@@ -53,6 +53,9 @@ class PeerLost(RuntimeError):
     exit_code = ExitCode.PEER_LOST
 
 
+REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
+"""What a command ends with in one line instead of a traceback."""
+
 FULL = (
     "out of memory",
     "can't allocate memory",
@@ -64,7 +67,8 @@ FULL = (
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory ran out: torch says so, or one of its libraries."""
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
+    theirs = isinstance(error, RuntimeError) and not isinstance(error, REASONS)
+    return theirs and any(text in str(error) for text in FULL)
 
 
 @contextmanager
@@ -73,7 +77,7 @@ def telling_out_of_memory() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, REASONS) or not out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise UserError(
             f"out of memory ({one_line(error).split('. ')[0]}); make batches smaller "
@@ -81,9 +85,6 @@ def telling_out_of_memory() -> Iterator[None]:
             "whole, cut it"
         ) from None
 
-
-REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
-"""What a command ends with in one line instead of a traceback."""
 
 EXIT_FILE = "last_exit.json"
 """In a run's output folder: why it ended before its last update."""

@@ -112,22 +112,18 @@ class Weights:
 
     def collect_gradients(self) -> None:
         """After a backward pass: add the 16-bit gradients to the masters'."""
-        first: tuple[list, list] = [], []
-        more: tuple[list, list] = [], []
+        fresh = []
         for parameter, master in self._halves:
             if parameter.grad is None:
                 continue
-            totals, gradients = more
             if master.grad is None:
                 master.grad = torch.empty_like(master)
-                totals, gradients = first
-            totals.append(master.grad)
-            gradients.append(parameter.grad)
+                fresh.append((master.grad, parameter.grad))
+            else:
+                master.grad.add_(parameter.grad)
             parameter.grad = None
-        if first[0]:
-            torch._foreach_copy_(*first)
-        if more[0]:
-            torch._foreach_add_(*more)
+        if fresh:
+            torch._foreach_copy_(*zip(*fresh))
 
     def trainable(self) -> list[nn.Parameter]:
         """The fp32 weights that take part in an update, each with a gradient, zero if need be."""

@@ -20,7 +20,7 @@ from common.batching import BatchPlan, GroupRequest
 from common.checkpoint import Saved
 from common.dataset import AudioBatch, UtteranceDataset, dead_worker, load_batches
 from common.ema import Ema
-from common.errors import StoppedBySignal, UserError, telling_out_of_memory
+from common.errors import StoppedBySignal, UserError
 from common.health import Health, warn_data_wait
 from common.metrics import Sums
 from common.optimizer import OptimizerOptions
@@ -421,13 +421,9 @@ class Trainer:
 
     def _measure(self) -> dict[str, float]:
         self.task.model.eval()
-        sums, error = Sums(), None
-        try:
-            with torch.no_grad(), telling_out_of_memory():
-                self.task.validate(sums)
-        except UserError as failure:
-            error = failure
-        distributed.raise_together(error)
+        sums = Sums()
+        with torch.no_grad():
+            distributed.together(lambda: self.task.validate(sums))
         self.task.model.train()
         return self.task.summarise_validation(sums.total(self.device))
 

@@ -20,12 +20,7 @@ from wav2vec2.dropout import draw_kept
 WEIGHTS = 2**21
 """Attention weights held at a time; one head's, if it has more."""
 
-
-ELSEWHERE = [
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
+ELSEWHERE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """torch's kernels for other devices.  Not cuDNN's, which newer GPUs would get by default: it is
 planned anew, for about a second, for every number of frames, of which a training has hundreds."""
 

@@ -19,7 +19,6 @@ from wav2vec2.numerics import at_least_fp32
 LINEAR_STD = 0.02
 """Deviation of the initial weights of every linear layer inside the encoder; biases start at 0."""
 
-
 VARIANTS = 64
 """Most graphs that torch.compile may make of a layer; beyond, it would run the layer as it is."""
 

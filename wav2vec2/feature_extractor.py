@@ -1,5 +1,6 @@
 """Waveform -> frames (arXiv 2006.11477, section 2), and all length arithmetic."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -116,6 +117,12 @@ class ConvBlock(nn.Module):
         ]
         return torch.cat(rows)
 
+    def taps(self) -> tuple[Tensor, Tensor]:
+        """Kernel `[out, kernel]` and bias `[out]`, zeros if it has none, of a convolution of one
+        input channel, in fp32 at least."""
+        kernel, bias = at_least_fp32(self.conv.weight[:, 0]), self.conv.bias
+        return kernel, kernel.new_zeros(len(kernel)) if bias is None else at_least_fp32(bias)
+
     def windows(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the first block's `begin` takes, of waveforms `[batch, samples]`: their windows
         `[batch, steps, kernel + 1]`, ones behind each, and of each row a kernel with its bias,
@@ -126,21 +133,16 @@ class ConvBlock(nn.Module):
         """
         (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
         windows = at_least_fp32(waveforms).unfold(1, kernel, stride)
-        weight = at_least_fp32(self.conv.weight)
-        if isinstance(self.norm, GroupNorm):
-            gain, offset = at_least_fp32(self.norm.weight), at_least_fp32(self.norm.bias)
+        if isinstance(norm := self.norm, GroupNorm):
             valid = None
             if lengths is not None:
                 valid = valid_steps(lengths, windows.shape[1], windows.device)
-            folded = convolution.fold_group_norm(
-                windows, weight, gain, offset, self.norm.eps, valid
+            windows, kernels, biases = convolution.fold_group_norm(
+                windows, self.conv.weight, norm.weight, norm.bias, norm.eps, valid
             )
-            windows, kernels, biases = folded
         else:
-            kernels = weight[:, 0].expand(len(windows), -1, -1)
-            bias = self.conv.bias
-            bias = weight.new_zeros(len(weight)) if bias is None else at_least_fp32(bias)
-            biases = bias.expand(len(windows), -1)
+            kernel, bias = self.taps()
+            kernels, biases = kernel.expand(len(windows), -1, -1), bias.expand(len(windows), -1)
         # As one more tap, the bias costs no passes of its own over the output.
         return F.pad(windows, (0, 1), value=1.0), torch.cat([kernels, biases[..., None]], dim=2)
 
@@ -164,20 +166,18 @@ class _Step(nn.Module):
         super().__init__()
         self.before, self.conv = before, conv
 
-    def forward(self, *given: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, *given: Tensor) -> Tensor:
         """Output of `conv`, given that of `before`'s, or what its `windows` gives."""
         if len(given) == 1:
-            return self.conv(self.before.activate(*given, lengths))
+            return self.conv(self.before.activate(*given, None))
         return self.conv(self.before.begin(*given))
 
-    def recomputed(self, *given: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def recomputed(self, *given: Tensor) -> Tensor:
         """The same; only what is given is kept."""
         if not torch.is_grad_enabled():
-            return self(*given, lengths=lengths)
+            return self(*given)
         # Stops short of the convolution, of which only the input is wanted.
-        return checkpoint(
-            self, *given, lengths=lengths, use_reentrant=False, preserve_rng_state=False
-        )
+        return checkpoint(self, *given, use_reentrant=False, preserve_rng_state=False)
 
     def by_rows(self, together: int, *given: Tensor) -> Tensor:
         """The same, of so many rows at a time."""
@@ -239,24 +239,20 @@ class FeatureExtractor(nn.Module):
 
     def _by_conv1d(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """`[batch, samples]` -> `[batch, C, frames]`."""
-        blocks, samples = self.conv_layers, waveforms.shape[1]
-        valid = [None] * len(blocks)
-        if lengths is not None:
-            valid = [frame_count(lengths, self.spec[:n]) for n in range(1, len(blocks) + 1)]
-        if len(blocks) == 1 or torch.compiler.is_compiling():
-            x = waveforms[:, None].to(blocks[0].conv.weight.dtype)
-            for block, steps in zip(blocks, valid):
-                x = block(x, steps)
+        first, *others = self.conv_layers
+        # Of all blocks the first alone may have a norm over time, which asks what is padding.
+        valid = None if lengths is None else frame_count(lengths, self.spec[:1])
+        if not others or torch.compiler.is_compiling():
+            x = first(waveforms[:, None].to(first.conv.weight.dtype), valid)
+            for block in others:
+                x = block(x, None)
             return x
-        largest = self.spec[0][0] * frame_count(samples, self.spec[:1])
-        first = _Step(blocks[0], blocks[1].conv)
-        x = first.by_rows(
-            max(1, TOGETHER // max(1, largest)), *blocks[0].windows(waveforms, valid[0])
-        )
-        for index in range(2, len(blocks)):
-            step = _Step(blocks[index - 1], blocks[index].conv)
-            x = step.recomputed(x, lengths=valid[index - 1])
-        return blocks[-1].activate(x, valid[-1])
+        largest = self.spec[0][0] * frame_count(waveforms.shape[1], self.spec[:1])
+        together = max(1, TOGETHER // max(1, largest))
+        x = _Step(first, others[0].conv).by_rows(together, *first.windows(waveforms, valid))
+        for before, block in itertools.pairwise(others):
+            x = _Step(before, block.conv).recomputed(x)
+        return others[-1].activate(x, None)
 
     def _by_products(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """The same, each row from its own samples alone, by convolution.py."""
@@ -276,8 +272,7 @@ class FeatureExtractor(nn.Module):
             ]
             windows, kernels, biases = zip(*folded)
         else:
-            kernel, bias = at_least_fp32(block.conv.weight[:, 0]), block.conv.bias
-            bias = kernel.new_zeros(len(kernel)) if bias is None else at_least_fp32(bias)
+            kernel, bias = block.taps()
             windows = [w.contiguous() for w in windows]
             kernels, biases = [kernel] * len(windows), [bias] * len(windows)
         layers = [

@@ -168,7 +168,7 @@ def pretraining_batch(architecture, rows: int, samples: int, parts: int = 1) -> 
 def test_a_value_would_be_missed():
     with pytest.raises(RuntimeError):
         torch.empty(1, device=META).item()
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         torch.empty(1, device=META).cpu()
     with pytest.raises(RuntimeError):
         torch.empty(2, device=META) + torch.ones(2)

@@ -131,3 +131,19 @@ def test_falls_back(task, monkeypatch, caplog):
     assert "attention of torch.float64: products does not work here: 'NoneType'" in caplog.text
     assert "attention of torch.float64: torch" in caplog.text
     assert "attention of torch.bfloat16: torch" in caplog.text
+
+
+def test_other_devices_leave_cudnns_kernel_out(monkeypatch):
+    """Whatever the process allows, which stays as it was."""
+    seen, original = [], torch.nn.functional.scaled_dot_product_attention
+
+    def look(*args, **kwargs):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", look)
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch")
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    x = torch.randn(1, 2, 5, 4)
+    attention.attend(x, x, x, None, 0.0)
+    assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled() == before

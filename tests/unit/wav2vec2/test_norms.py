@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wav2vec2.norms import LayerNorm
 
-ROWS, CHANNELS = (4, 2000), 64
+ROWS, CHANNELS = (4, 2000), 768
 
 
 def relative(found, expected):
@@ -44,8 +44,9 @@ def test_sums_over_thousands_of_frames_do_not_err(dtype, bound, recompute):
         assert relative(ours, exact) < bound
     torchs = torch.nn.LayerNorm(CHANNELS, dtype=dtype)
     torchs.load_state_dict(half.state_dict())
-    worst = max(relative(a, b) for a, b in zip(run(torchs, x, direction), expected))
-    assert worst > 10 * bound  # or torch's own would do by now
+    _, _, gain, offset = map(relative, run(torchs, x, direction), expected)
+    print(f"torch's own, {dtype}: gradients of gain and offset err by {gain:.1%} and {offset:.1%}")
+    assert max(gain, offset) > 10 * bound  # or torch's own would do by now
 
 
 def test_without_gradients_or_in_other_types_it_is_torchs():
