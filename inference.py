@@ -6,16 +6,17 @@ The checkpoint alone is enough: it carries its architecture and, fine-tuned, its
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.decoding import DecodingOptions
-from common.errors import ExitCode, run_command
-from common.flags import ArgumentParser, add_flags, from_flags
-from tasks.alignment import AlignOptions, align
-from tasks.evaluation import EvaluateOptions, evaluate
-from tasks.features import FeatureOptions, features
-from tasks.latency import BenchmarkOptions, benchmark
-from tasks.recogniser import ModelOptions
-from tasks.transcriber import WindowOptions
-from tasks.transcription import TranscribeOptions, transcribe
+from common.runtime import distributed
+from wav2vec2.cli.errors import ExitCode, run_command
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.decoding.greedy import DecodingOptions
+from wav2vec2.inference.align import AlignOptions, align
+from wav2vec2.inference.evaluate import EvaluateOptions, evaluate
+from wav2vec2.inference.features import FeatureOptions, features
+from wav2vec2.inference.latency import BenchmarkOptions, benchmark
+from wav2vec2.inference.recogniser import ModelOptions
+from wav2vec2.inference.transcribe import TranscribeOptions, transcribe
+from wav2vec2.inference.transcriber import WindowOptions
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,18 @@ class Command:
     """Fields of the options that the command has no use for."""
 
 
+def evaluate_subsets(
+    model: ModelOptions, decoding: DecodingOptions, evaluation: EvaluateOptions
+) -> None:
+    """Evaluate with all the processes that torchrun started."""
+    evaluate(model, decoding, evaluation, distributed)
+
+
 COMMANDS = {
     "evaluate": Command(
-        "word error rates of subsets", evaluate, (ModelOptions, DecodingOptions, EvaluateOptions)
+        "word error rates of subsets",
+        evaluate_subsets,
+        (ModelOptions, DecodingOptions, EvaluateOptions),
     ),
     "transcribe": Command(
         "text of recordings: files, folders, - for standard input",

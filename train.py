@@ -13,9 +13,19 @@ from typing import Any, Literal
 
 import torch
 
-from common import checkpoint, distributed, environment
-from common.checkpoint import Saved
-from common.errors import (
+from common.runtime import distributed, environment
+from common.runtime.randomness import use_deterministic_operators
+from common.training import checkpoint
+from common.training.checkpoint import ResumePoint
+from common.training.optimizer import OptimizerOptions
+from common.training.precision import PrecisionOptions, set_matmul_precision
+from common.training.schedule import ScheduleOptions
+from common.training.trainer import RunOptions, Task, Trainer
+from tasks.data import DataOptions
+from tasks.finetuning import FinetuneOptions, FinetuningTask
+from tasks.pretraining import CropOptions, PretrainingTask
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import (
     EXIT_FILE,
     REASONS,
     PeerLost,
@@ -24,15 +34,7 @@ from common.errors import (
     run_command,
     telling_out_of_memory,
 )
-from common.flags import ArgumentParser, add_flags, from_flags, prepare_folder
-from common.optimizer import OptimizerOptions
-from common.precision import PrecisionOptions, check_supported, set_products
-from common.randomness import use_deterministic_operators
-from common.schedule import ScheduleOptions
-from common.training import RunOptions, Task, Trainer
-from tasks.data import DataOptions
-from tasks.finetuning import FinetuneOptions, FinetuningTask
-from tasks.pretraining import CropOptions, PretrainingTask
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.config import (
     PRESETS,
     Architecture,
@@ -42,6 +44,8 @@ from wav2vec2.config import (
     Regularisation,
 )
 from wav2vec2.encoder import compile_layers
+from wav2vec2.files.output import prepare_folder
+from wav2vec2.inference.device import check_supported, pick_device
 from wav2vec2.interop import checkpoints, native
 
 
@@ -167,7 +171,7 @@ def resolved(command: str, options: dict[type, Any]) -> dict[str, Any]:
 
 
 def build(
-    command: str, options: dict[type, Any], device: torch.device, saved: Saved | None = None
+    command: str, options: dict[type, Any], device: torch.device, saved: ResumePoint | None = None
 ) -> Task:
     """The task a command's options describe; `saved`: the checkpoint that is to be continued."""
     data, run = options[DataOptions], options[RunOptions]
@@ -205,7 +209,7 @@ def check_agreement(configuration: dict[str, Any]) -> None:
 def prepare(command: str, options: dict[type, Any], device: torch.device) -> Trainer:
     """Everything that comes before the first update; what one process cannot do stops all."""
     run = options[RunOptions]
-    configuration = distributed.together(lambda: resolved(command, options))
+    configuration = distributed.run_on_all_ranks(lambda: resolved(command, options))
     check_agreement(configuration)
 
     def prepare_output() -> None:
@@ -213,11 +217,11 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
             folder = prepare_folder("--output_dir", run.output_dir)
             (folder / EXIT_FILE).unlink(missing_ok=True)
 
-    distributed.together(prepare_output)
+    distributed.run_on_all_ranks(prepare_output)
     if distributed.is_main():
         print(f"configuration: {json.dumps(configuration)}", flush=True)
 
-    saved = distributed.together(lambda: checkpoint.newest(run.output_dir))
+    saved = distributed.run_on_all_ranks(lambda: checkpoint.newest_checkpoint(run.output_dir))
     found = distributed.gather(saved and saved.content.get("update"))
     if len(set(found)) > 1:
         raise UserError(
@@ -230,7 +234,7 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
         if run.compile:
             compile_layers(task.model)
         parameters = sum(p.numel() for p in task.model.parameters())
-        distributed.notice(f"{command}: {parameters:,} parameters on {device}")
+        notice(f"{command}: {parameters:,} parameters on {device}")
         optimizer, schedule = options[OptimizerOptions], options[ScheduleOptions]
         # One process writes the log.
         main = distributed.is_main()
@@ -246,7 +250,7 @@ def prepare(command: str, options: dict[type, Any], device: torch.device) -> Tra
             configuration={**configuration, "environment": surroundings},
         )
 
-    return distributed.together(build_trainer)
+    return distributed.run_on_all_ranks(build_trainer)
 
 
 def main() -> None:
@@ -258,9 +262,9 @@ def main() -> None:
         return
     if run.deterministic:
         use_deterministic_operators()
-    device = distributed.pick_device(run.cpu)
+    device = pick_device(run.cpu)
     check_supported(options[PrecisionOptions].precision, device)
-    set_products(options[PrecisionOptions].tf32)
+    set_matmul_precision(options[PrecisionOptions].tf32)
 
     def note(error: Exception) -> None:
         # The lost process may be the main one.

@@ -1,1 +1,1 @@
-"""Training machinery that has never heard of wav2vec 2.0."""
+"""The training engine, independent of the model."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Downloads LibriSpeech: resumable, verified; about 60 GB of archives, 130 GB with what
 # they unpack to.
-# Anything after the script's name goes to utils/download_librispeech.py unchanged.
+# Anything after the script's name goes to utils/data/download_librispeech.py unchanged.
 set -euo pipefail
 
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
@@ -15,5 +15,5 @@ if [[ $(basename "$DATASET_DIR") != LibriSpeech ]]; then
     exit 2
 fi
 read -ra subsets <<<"$SUBSETS"
-"$PYTHON" -m utils.download_librispeech \
+"$PYTHON" -m utils.data.download_librispeech \
     --subsets "${subsets[@]}" --output_dir "$(dirname "$DATASET_DIR")" "$@"

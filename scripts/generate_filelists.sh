@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes filelists, labels and the dictionary of a corpus in LibriSpeech's layout, into its folder.
-# Anything after the script's name goes to utils/make_filelists.py unchanged.
+# Anything after the script's name goes to utils/data/make_filelists.py unchanged.
 set -euo pipefail
 
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
@@ -27,5 +27,5 @@ fi
 if [[ $DICTIONARY_FROM == auto ]]; then DICTIONARY_FROM=$training; fi
 
 read -ra combine <<<"$COMBINE"
-"$PYTHON" -m utils.make_filelists --subsets "${subsets[@]}" --corpus_dir "$DATASET_DIR" \
+"$PYTHON" -m utils.data.make_filelists --subsets "${subsets[@]}" --corpus_dir "$DATASET_DIR" \
     --combine ${combine[@]+"${combine[@]}"} --dictionary_from "$DICTIONARY_FROM" "$@"

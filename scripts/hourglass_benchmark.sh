@@ -2,7 +2,7 @@
 # Throughput and memory of Base pre-training by hourglass factor: the plain encoder and factors 2 to 6
 # take turns in one run on one GPU, as the table of pooling factors has them.  On a CPU, with noise:
 #   CPU=true DATASET_DIR="" NUM_CONCAT_BATCHES=1 PRECISIONS="fp32 bf16" bash scripts/hourglass_benchmark.sh
-# Anything after the script's name goes to utils.benchmark_step unchanged.
+# Anything after the script's name goes to utils.benchmarks.step unchanged.
 set -euo pipefail
 
 : "${OUTPUT_DIR:=results/hourglass_benchmark}"
@@ -34,7 +34,7 @@ read -ra factors <<<"$FACTORS"
 read -ra precisions <<<"$PRECISIONS"
 read -ra peers <<<"$PEERS"
 read -ra concat <<<"$NUM_CONCAT_BATCHES"
-"$PYTHON" -m utils.benchmark_step --output_dir "$OUTPUT_DIR" --cpu "$CPU" \
+"$PYTHON" -m utils.benchmarks.step --output_dir "$OUTPUT_DIR" --cpu "$CPU" \
     --dataset_dir "$DATASET_DIR" --train_subset "${subsets[@]}" \
     --utterances "$UTTERANCES" --seconds "$UTTERANCE_SECONDS" \
     --model "$MODEL" --factors "${factors[@]}" --precision "${precisions[@]}" \

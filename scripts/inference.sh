@@ -22,7 +22,7 @@ if [[ $NUM_GPUS != 1 ]]; then
         share=$(($(nproc) / NUM_GPUS))
         export OMP_NUM_THREADS=$((share > 0 ? share : 1))
     fi
-    start+=(-m common.launcher --standalone --nproc_per_node "$NUM_GPUS")
+    start+=(-m common.runtime.launcher --standalone --nproc_per_node "$NUM_GPUS")
 fi
 "${start[@]}" inference.py evaluate --checkpoint "$FINETUNED_MODEL" \
     --dataset_dir "$DATASET_DIR" --subset "${subsets[@]}" --output_dir "$OUTPUT_DIR" \

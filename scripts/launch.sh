@@ -93,7 +93,7 @@ launch() {
     fi
     # In one line, not in torch's forty, the launcher says what kept the machines apart.
     [[ -v TORCH_CPP_LOG_LEVEL ]] || export TORCH_CPP_LOG_LEVEL=ERROR
-    "$PYTHON" -m common.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
+    "$PYTHON" -m common.runtime.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
         --max_restarts "$MAX_RESTARTS" \
         train.py "${arguments[@]}"
 }

@@ -52,7 +52,7 @@ filelists() {
 }
 
 corpus() {
-    "$PYTHON" -m utils.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
+    "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
 }
 
 pretrain_mini() {
@@ -94,5 +94,5 @@ stage filelists filelists
 stage pretrain pretrain_mini
 stage finetune finetune_mini
 stage evaluate evaluate
-"$PYTHON" -m utils.summarise_quickstart "$OUTPUT_DIR"
-"$PYTHON" -m utils.report "$OUTPUT_DIR" --output "$OUTPUT_DIR/report.html"
+"$PYTHON" -m utils.reporting.summarise_quickstart "$OUTPUT_DIR"
+"$PYTHON" -m utils.reporting.report "$OUTPUT_DIR" --output "$OUTPUT_DIR/report.html"

@@ -10,4 +10,4 @@ if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch"
         "do it, or set PYTHON" >&2
     exit 2
 fi
-"$PYTHON" -m utils.check_variables "$recipe"
+"$PYTHON" -m common.runtime.recipe_variables "$recipe"

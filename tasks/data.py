@@ -1,33 +1,26 @@
 """Filelists -> batches: what the tasks share."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from common import checkpoint, distributed
-from common.audio import normalize
-from common.batching import (
-    BatchPlan,
-    Geometry,
-    GroupRequest,
-    sorted_batches,
-    token_budget_batches,
-)
-from common.checkpoint import Saved
-from common.dataset import AudioBatch, UtteranceDataset, load_batches, pad
-from common.distributed import notice
-from common.errors import UserError
-from common.manifest import Manifest, Utterance
-from common.randomness import torch_generator
+from common.data.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
+from common.data.dataset import UtteranceDataset
+from common.runtime import distributed
+from common.runtime.randomness import torch_generator
+from common.training.checkpoint import ResumePoint
 from tasks.mixture import Mixture
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.encoder import draw_kept_layers
+from wav2vec2.files.filelists import Manifest, Utterance
+from wav2vec2.files.torch_file import weights_digest
+from wav2vec2.inference.batches import AudioBatch, load_batches
 
 LN2 = 0.6931471805599453
 """Reported losses are in bits."""
@@ -105,7 +98,7 @@ class DataOptions:
         )
 
 
-def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utterance]:
+def filter_utterances(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utterance]:
     """The utterances to keep; says how many were left out and why."""
     kept = [u for u, k in zip(manifest.utterances, keep) if k]
     if len(kept) < len(manifest):
@@ -113,54 +106,6 @@ def left_out(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utteran
     if not kept:
         raise UserError(f"{manifest.path}: all of its {len(manifest)} utterances {why}")
     return kept
-
-
-def batch_of(
-    names: Sequence[str], waveforms: Sequence[np.ndarray], *, normalize_input: bool
-) -> AudioBatch:
-    """Whole recordings, `[samples]` at 16 kHz each, as a batch; normalised if asked for."""
-    rows = [normalize(row) if normalize_input else row for row in waveforms]
-    lengths = torch.tensor([len(row) for row in rows])
-    return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths, key=())
-
-
-def subset_batches(
-    manifest: Manifest,
-    lengths: Sequence[int],
-    size: int,
-    *,
-    normalize_input: bool,
-    workers: int,
-    share: tuple[int, int] = (0, 1),
-    failures: list[str] | None = None,
-) -> Iterator[AudioBatch]:
-    """A subset's audio, whole, up to `size` utterances at a time, longest first.
-
-    `lengths`: frames of each utterance; neighbours in length share a batch, so that little of it is
-    padding.  `share` (rank, ranks): processes take turns.  `failures`: given, what cannot be heard
-    is left out and a line about it added there; without, it is a UserError that ends everything.
-    """
-    rank, ranks = share
-    dataset = UtteranceDataset(
-        manifest.utterances,
-        seed=0,
-        crop=False,
-        normalize_input=normalize_input,
-        leave_out=failures is not None,
-    )
-    plan = sorted_batches(lengths, size)[rank::ranks]
-    requests = [GroupRequest(0, number, (tuple(batch),)) for number, batch in enumerate(plan)]
-    batches = load_batches(dataset, requests, workers=workers)
-    silent = True if rank else None  # None: unless a terminal shows it
-    shown = tqdm(batches, total=len(requests), desc=manifest.path.stem, disable=silent)
-    return iter(shown) if failures is None else _gathering(shown, failures)
-
-
-def _gathering(batches: Iterable[AudioBatch], failures: list[str]) -> Iterator[AudioBatch]:
-    """The batches; what was wrong with what they leave out is added to `failures`."""
-    for batch in batches:
-        failures += batch.failures
-        yield batch
 
 
 def validation_batches(
@@ -275,13 +220,13 @@ def recipe_of(
     return recipe
 
 
-def weights_digest(path: str, saved: Saved | None, name: str) -> str | None:
+def starting_digest(path: str, saved: ResumePoint | None, name: str) -> str | None:
     """What the recipe says of the weights a training started from: their content, not their place.
 
     A run that is continued needs them no more; where they are gone, its own word is taken.
     """
     if saved is None or Path(path).exists():
-        return checkpoint.weights_digest(path)
+        return weights_digest(path)
     return saved.content.get("recipe", {}).get(name)
 
 

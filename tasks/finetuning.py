@@ -10,35 +10,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import checkpoint, randomness
-from common.checkpoint import Saved
-from common.dataset import AudioBatch, Draws, UtteranceDataset
-from common.decoding import GreedyDecoder
-from common.distributed import notice
-from common.error_rate import ErrorCounts
-from common.errors import UserError
-from common.manifest import Manifest, Utterance, read_labels
-from common.metrics import Sums
-from common.step import MicroBatchResult
-from common.training import RunOptions
-from common.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
+from common.data.dataset import Draws, UtteranceDataset
+from common.runtime import randomness
+from common.training.checkpoint import ResumePoint
+from common.training.metrics import Sums
+from common.training.step import MicroBatchResult
+from common.training.trainer import RunOptions
 from tasks.data import (
     LN2,
     DataOptions,
     draw_layers,
-    left_out,
+    filter_utterances,
     plan_batches,
     recipe_of,
+    starting_digest,
     validation_batches,
-    weights_digest,
 )
 from tasks.mixture import add_apart, read_manifests, report_apart
-from tasks.recognition import Score, recognise
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
+from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count
+from wav2vec2.files.filelists import Manifest, Utterance, read_labels
+from wav2vec2.files.torch_file import digest
+from wav2vec2.inference.batches import AudioBatch
+from wav2vec2.inference.recognition import Score, recognise
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
+from wav2vec2.text.error_rate import ErrorCounts
+from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class FinetuningTask:
         run: RunOptions,
         max_update: int,
         device: torch.device,
-        saved: Saved | None = None,
+        saved: ResumePoint | None = None,
     ):
         """`saved`: the checkpoint of this task that is to be continued; the pre-trained one is
         then not needed any more."""
@@ -184,16 +186,16 @@ class FinetuningTask:
             *(options, regularisation, masking),
         )
         # What is in the files counts, not where they lie.
-        self.recipe["pretrained_model"] = weights_digest(
+        self.recipe["pretrained_model"] = starting_digest(
             options.pretrained_model, saved, "pretrained_model"
         )
         subwords = self.vocabulary.subwords
         dictionary_content = self.vocabulary.to_text().encode() + (
             subwords.content if subwords else b""
         )
-        self.recipe["dictionary"] = checkpoint.digest(dictionary_content)
+        self.recipe["dictionary"] = digest(dictionary_content)
 
-    def _starting_point(self, saved: Saved | None) -> tuple[str, dict[str, Any]]:
+    def _starting_point(self, saved: ResumePoint | None) -> tuple[str, dict[str, Any]]:
         """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
         path = self.options.pretrained_model
         if saved is None:
@@ -244,9 +246,9 @@ class FinetuningTask:
                     f"{frames} frames, too few for its {len(ids)} labels, which need {needed}; "
                     "correct the pair, or pass --short_utterances skip"
                 )
-        kept = left_out(manifest, keep, "are too short for their labels and are left out")
+        kept = filter_utterances(manifest, keep, "are too short for their labels and are left out")
         limit = self.data.max_tokens
-        return left_out(
+        return filter_utterances(
             Manifest(manifest.path, manifest.root, tuple(kept)),
             [u.samples <= limit for u in kept],
             f"are longer than --max_tokens {limit} samples and are left out",

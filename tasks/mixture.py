@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.audio import SAMPLE_RATE
-from common.dataset import AudioBatch
-from common.errors import UserError
-from common.manifest import Manifest, Utterance, read_manifest
-from common.metrics import Sums
+from common.training.metrics import Sums
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.filelists import Manifest, Utterance, read_manifest
+from wav2vec2.inference.batches import AudioBatch
 
 _SEPARATOR = "\t"
 """Between a filelist's name, which cannot hold it, and what is summed."""

@@ -7,28 +7,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import randomness
-from common.checkpoint import Saved
-from common.dataset import AudioBatch, Draws, UtteranceDataset
-from common.errors import UserError
-from common.manifest import Utterance
-from common.metrics import Sums
-from common.step import MicroBatchResult
-from common.training import RunOptions
+from common.data.dataset import Draws, UtteranceDataset
+from common.runtime import randomness
+from common.training.checkpoint import ResumePoint
+from common.training.metrics import Sums
+from common.training.step import MicroBatchResult
+from common.training.trainer import RunOptions
 from tasks.data import (
     LN2,
     DataOptions,
     draw_layers,
-    left_out,
+    filter_utterances,
     plan_batches,
     recipe_of,
+    starting_digest,
     validation_batches,
-    weights_digest,
 )
 from tasks.mixture import add_apart, read_manifests, report_apart
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.contrastive import draw_distractors
 from wav2vec2.feature_extractor import frame_count
+from wav2vec2.files.filelists import Utterance
+from wav2vec2.inference.batches import AudioBatch
 from wav2vec2.interop import native
 from wav2vec2.masking import draw_time_masks
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
@@ -109,7 +110,7 @@ class PretrainingTask:
         device: torch.device,
         init_from: str = "",
         weights: dict[str, Any] | None = None,
-        saved: Saved | None = None,
+        saved: ResumePoint | None = None,
     ):
         """`init_from`: checkpoint to start from, `weights`: its content; `saved`: the checkpoint of
         this task that is to be continued, which then has the weights."""
@@ -133,7 +134,7 @@ class PretrainingTask:
         self.max_samples, self.max_tokens = crop.max_sample_size, data.max_tokens
 
         corpora = {
-            name: left_out(
+            name: filter_utterances(
                 manifest,
                 [u.samples >= crop.min_sample_size for u in manifest.utterances],
                 f"are shorter than --min_sample_size {crop.min_sample_size} and are left out",
@@ -143,7 +144,7 @@ class PretrainingTask:
             ).items()
         }
         valid_corpora = {
-            name: left_out(
+            name: filter_utterances(
                 manifest,
                 [
                     frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES
@@ -191,7 +192,7 @@ class PretrainingTask:
             *(crop, regularisation, masking, objective),
         )
         self.recipe["init_from"] = (
-            weights_digest(init_from, saved, "init_from") if init_from else None
+            starting_digest(init_from, saved, "init_from") if init_from else None
         )
 
     def begin_update(self, update: int) -> None:

@@ -1,1 +1,1 @@
-"""Data preparation and reports; each module is one command."""
+"""Commands, one file each, in packages by purpose."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.transcriber import Transcriber
+    from wav2vec2.inference.transcriber import Transcriber
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ def load(
     arguments are the flags of `inference.py transcribe`, such as `decoder="beam", lm="4.arpa"`.
     UserError (a ValueError) in one line for what is missing or does not fit.
     """
-    # The one door that leads out of this package: importing it costs no more than the model.
-    from tasks.transcriber import load
+    # Imported here, so that importing the package costs nothing.
+    from wav2vec2.inference.transcriber import load
 
     return load(path, device, precision, batch_size, window_seconds, overlap_seconds, decoding)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
-from wav2vec2.dropout import Dropout
-from wav2vec2.model import Wav2Vec2
+from wav2vec2.kernels.dropout import Dropout
 from wav2vec2.numerics import at_least_fp32
+from wav2vec2.trunk import Wav2Vec2
 
 BLANK = 0
 

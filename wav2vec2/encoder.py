@@ -10,9 +10,9 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from wav2vec2 import kernels
-from wav2vec2.activation import gelu_of
-from wav2vec2.attention import attend
-from wav2vec2.dropout import Dropout
+from wav2vec2.kernels.attention import attend
+from wav2vec2.kernels.dropout import Dropout
+from wav2vec2.kernels.gelu import gelu_of
 from wav2vec2.norms import NORM_EPS, LayerNorm
 from wav2vec2.numerics import at_least_fp32
 

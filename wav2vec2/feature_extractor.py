@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from wav2vec2 import convolution
+from wav2vec2.kernels import convolution
 from wav2vec2.norms import NORM_EPS, GroupNorm, LayerNorm
 from wav2vec2.numerics import at_least_fp32, exact_matmul
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from wav2vec2.hourglass import HourglassStack
-from wav2vec2.model import Frames, Wav2Vec2
+from wav2vec2.trunk import Frames, Wav2Vec2
 
 
 def layer_count(model: Wav2Vec2) -> int:

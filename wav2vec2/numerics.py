@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -56,3 +57,23 @@ def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
     """
     assert a.shape[:-2] == b.shape[:-2], "no broadcasting: the gradients would need summing"
     return _ExactMatmul.apply(at_least_fp32(a), at_least_fp32(b))
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def kept_fp32(model: nn.Module) -> set[int]:
+    """`id` of each parameter that half precision leaves alone."""
+    modules = (module for module in model.modules() if getattr(module, "keeps_fp32", False))
+    return {id(parameter) for module in modules for parameter in module.parameters()}
+
+
+def cast(model: nn.Module, precision: Precision) -> None:
+    """Round a model's weights to `precision` for inference, but those that stay fp32."""
+    kept = kept_fp32(model)
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(TYPES[precision])

@@ -7,16 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
-from wav2vec2.contrastive import (
-    chance_loss,
-    contrastive_logits,
-    contrastive_loss,
-    count_correct,
-)
-from wav2vec2.dropout import Dropout
-from wav2vec2.model import Wav2Vec2
+from wav2vec2.contrastive import chance_loss, contrastive_logits, contrastive_loss, count_correct
+from wav2vec2.kernels.dropout import Dropout
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer
+from wav2vec2.trunk import Wav2Vec2
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.telemetry import peak_memory_mib, reset_peak_memory
+from wav2vec2.cli.telemetry import peak_memory_mib, reset_peak_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -5,10 +5,10 @@ import torch
 
 import inference
 import train
-from common.errors import UserError
-from common.precision import check_supported
 from tests.integration.conftest import command, corpus, flags, launch  # noqa: F401 (fixtures)
 from tests.integration.test_training import losses as logged
+from wav2vec2.cli.errors import UserError
+from wav2vec2.inference.device import check_supported
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -10,13 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from common import checkpoint
-from common.audio import SAMPLE_RATE
-from common.errors import run_command
-from common.vocabulary import Vocabulary
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import run_command
 from wav2vec2.config import MINI, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.interop import native
+from wav2vec2.text.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["AN", "BE", "CAT", "DOE"]
@@ -63,7 +63,7 @@ def script(name: str, *arguments: str, **variables: str | Path) -> subprocess.Co
 def launch(processes: int, arguments: list[str]) -> subprocess.CompletedProcess:
     """train.py under the launcher, as the recipes start it for several processes."""
     return subprocess.run(
-        [sys.executable, "-m", "common.launcher", "--standalone", "--nproc_per_node"]
+        [sys.executable, "-m", "common.runtime.launcher", "--standalone", "--nproc_per_node"]
         + [str(processes), "train.py", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -147,5 +147,5 @@ def random_recogniser(corpus, tmp_path_factory) -> Path:
     network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))
     path = tmp_path_factory.mktemp("model") / "random.pt"
     content = native.ctc_content(MINI, vocabulary, "ltr")
-    checkpoint.save(path, {**content, "model": network.state_dict()})
+    save_checkpoint(path, {**content, "model": network.state_dict()})
     return path

@@ -13,12 +13,14 @@ import torch
 
 import inference
 import train
-from common import checkpoint, distributed
-from common.audio import SAMPLE_RATE
-from common.batching import BatchPlan, Geometry
-from common.errors import UserError
+from common.data.batching import BatchPlan, Geometry
+from common.runtime import distributed
+from common.training import checkpoint
 from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_bad_audio_met_in_training(copy, tmp_path, command, kind, workers):
     spoil(path)
     result = command(train.main, *arguments)
     one_line(result, path.name, message)
-    saved = checkpoint.load(tmp_path / "o" / "wav2vec2_update3.pt")
+    saved = load_checkpoint(tmp_path / "o" / "wav2vec2_update3.pt")
     assert saved["update"] == 3
 
 
@@ -121,7 +123,7 @@ def test_bad_audio_met_by_one_of_two_processes(copy, tmp_path):
     result = launch(2, arguments)
     one_line((result.returncode, result.stdout, result.stderr), victim.id, "cannot be opened")
     assert len(result.stderr.splitlines()) < 8, result.stderr
-    assert checkpoint.load(tmp_path / "o" / "wav2vec2_update2.pt")["update"] == 2
+    assert load_checkpoint(tmp_path / "o" / "wav2vec2_update2.pt")["update"] == 2
     written = json.loads((tmp_path / "o" / "last_exit.json").read_text())
     assert written["code"] == 2 and victim.id in written["reason"]
 
@@ -130,7 +132,7 @@ def test_bad_audio_met_in_validation_by_one_of_two_processes(copy, tmp_path):
     edit(copy / "dev.tsv", lambda lines: [*lines[:-1], lines[-1].replace("2-7", "2-8")])
     result = launch(2, flags("pretrain", copy, tmp_path / "o", max_tokens=40_000))
     one_line((result.returncode, result.stdout, result.stderr), "2-8", "cannot be opened")
-    assert checkpoint.load(tmp_path / "o" / "wav2vec2_update4.pt")["update"] == 4
+    assert load_checkpoint(tmp_path / "o" / "wav2vec2_update4.pt")["update"] == 4
 
 
 @pytest.mark.parametrize(
@@ -289,9 +291,9 @@ def test_checkpoints(copy, tmp_path, command, pretrained, finetuned):  # noqa: F
 
 
 def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained):  # noqa: F811
-    content = checkpoint.load(pretrained)
+    content = load_checkpoint(pretrained)
     content["architecture"]["dim"] = 160
-    checkpoint.save(tmp_path / "other.pt", content)
+    save_checkpoint(tmp_path / "other.pt", content)
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=tmp_path / "other.pt")
     one_line(command(train.main, *arguments), "other.pt", "do not fit the architecture")
     contradicting = flags(
@@ -352,7 +354,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_pat
     assert code == 0
     assert "wav2vec2_update4.pt: truncated" in err and "trying the one before" in err
     assert "continuing from" in err and "wav2vec2_update2.pt" in err
-    assert checkpoint.load(newest)["update"] == 4
+    assert load_checkpoint(newest)["update"] == 4
 
 
 def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
@@ -362,9 +364,9 @@ def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
     arguments = flags("pretrain", corpus, tmp_path)
     one_line(command(train.main, *arguments), "none of its 1 checkpoints", "OUTPUT_DIR")
     assert foreign.read_bytes() == b"something else"
-    checkpoint.save(foreign, {"model": {}})
+    save_checkpoint(foreign, {"model": {}})
     one_line(command(train.main, *arguments), "not a checkpoint that a run can go on from")
-    checkpoint.save(foreign, {"model": {}, "format": checkpoint.FORMAT + 1})
+    save_checkpoint(foreign, {"model": {}, "format": checkpoint.FORMAT + 1})
     one_line(command(train.main, *arguments), "none of its 1 checkpoints")
 
 
@@ -422,9 +424,9 @@ def test_unknown_flags(command):
 @pytest.fixture
 def broken_recogniser(random_recogniser, tmp_path):
     """Whose scores are NaN."""
-    content = checkpoint.load(random_recogniser)
+    content = load_checkpoint(random_recogniser)
     content["model"] = {n: torch.full_like(w, float("nan")) for n, w in content["model"].items()}
-    checkpoint.save(tmp_path / "nan.pt", content)
+    save_checkpoint(tmp_path / "nan.pt", content)
     return tmp_path / "nan.pt"
 
 

@@ -1,4 +1,4 @@
-"""utils/benchmark_inference.py prints its tables, and compares models that compute the same."""
+"""utils/benchmarks/inference.py prints its tables, and compares models that compute the same."""
 
 import shutil
 from dataclasses import replace
@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from utils import benchmark_inference
-from utils.benchmark_inference import BenchmarkOptions
+from utils.benchmarks import inference
+from utils.benchmarks.inference import BenchmarkOptions
 from wav2vec2.config import MINI
 
 pytest.importorskip("transformers")
@@ -20,7 +20,7 @@ def test_contestants_hear_the_same(tmp_path):
     options = BenchmarkOptions(model="mini", hourglass="", onnx=True, exported=True)
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
-        found = benchmark_inference.contestants(options, tmp_path)
+        found = inference.contestants(options, tmp_path)
         heard = {name: run(waveforms, lengths) for name, run in found.items()}
     expected = heard["plain fp32"]
     torch.testing.assert_close(heard["transformers fp32"], expected, rtol=1e-4, atol=1e-4)
@@ -35,18 +35,18 @@ def test_contestants_hear_the_same(tmp_path):
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiled_model_hears_the_same():
-    _, networks = benchmark_inference.build(replace(MINI, hourglass=None, normalize_input=False))
+    _, networks = inference.build(replace(MINI, hourglass=None, normalize_input=False))
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         expected = networks["fp32"](waveforms).logits
-        heard = benchmark_inference.compiled(networks["fp32"])(waveforms, lengths)
+        heard = inference.compiled(networks["fp32"])(waveforms, lengths)
     torch.testing.assert_close(heard, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tables(command):
-    code, out, err = command(benchmark_inference.main, *ARGUMENTS, "--mixed", "5")
+    code, out, err = command(inference.main, *ARGUMENTS, "--mixed", "5")
     assert code == 0, err
     names = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
     assert set(names) >= {"plain fp32", "hourglass bf16", "transformers bf16", "plain fp32, sorted"}
-    code, _, err = command(benchmark_inference.main, "--rounds", "0")
+    code, _, err = command(inference.main, "--rounds", "0")
     assert code == 2 and "--rounds 0" in err

@@ -1,4 +1,4 @@
-"""utils/benchmark_step.py end to end on a tiny model; how fast it is is no test's business."""
+"""utils/benchmarks/step.py end to end on a tiny model; how fast it is is no test's business."""
 
 import json
 import math
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import train
-from common.randomness import reseed
+from common.runtime.randomness import reseed
 from tests.integration.conftest import flags, script
-from utils import benchmark_step, step_worker
-from utils.benchmark_step import hourglass
+from utils.benchmarks import step, step_worker
+from utils.benchmarks.step import hourglass
+from utils.benchmarks.step_tables import Configuration, Result, ratio, spread
 from utils.reporting.results import Measurement
-from utils.reporting.steps import Configuration, Result, ratio, spread
 
 TINY = ["--cpu", "--model", "mini", "--rounds", "2", "--warmup", "1", "--warmup_updates", "10"]
 NOISE = ["--utterances", "2", "--seconds", "0.7", "--product_size", "64"]
@@ -155,13 +155,13 @@ def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     ],
 )
 def test_mistakes(command, tmp_path, arguments, message):
-    code, _, err = command(benchmark_step.main, *TINY, "--output_dir", tmp_path, *arguments)
+    code, _, err = command(step.main, *TINY, "--output_dir", tmp_path, *arguments)
     assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
 def test_a_mistake_found_by_a_process_of_its_own(command, corpus, tmp_path):
     arguments = ["--dataset_dir", corpus, "--train_subset", "absent", "--factors", "1"]
-    code, _, err = command(benchmark_step.main, *TINY, *NOISE, "--output_dir", tmp_path, *arguments)
+    code, _, err = command(step.main, *TINY, *NOISE, "--output_dir", tmp_path, *arguments)
     assert code == 2 and "absent.tsv" in err and len(err.splitlines()) == 1
 
 

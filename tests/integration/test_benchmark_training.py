@@ -1,10 +1,10 @@
-"""utils/benchmark_training.py prints what it says; what it measures is no test's business."""
+"""utils/benchmarks/training.py prints what it says; what it measures is no test's business."""
 
 import re
 
 import pytest
 
-from utils import benchmark_training
+from utils.benchmarks import training
 from wav2vec2.config import MINI
 
 LINES = {
@@ -18,9 +18,9 @@ LINES = {
     "what", ["loop", "save", pytest.param("processes", marks=pytest.mark.long)]
 )
 def test_a_measure_prints_its_line(tmp_path, monkeypatch, capfd, what):
-    monkeypatch.setattr(benchmark_training, "UPDATES", 12)
-    monkeypatch.setattr(benchmark_training, "ROUNDS", 1)
-    monkeypatch.setattr(benchmark_training, "BASE", MINI)
-    benchmark_training.write_noise(tmp_path, utterances=24)
-    benchmark_training.MEASURES[what](tmp_path)
+    monkeypatch.setattr(training, "UPDATES", 12)
+    monkeypatch.setattr(training, "ROUNDS", 1)
+    monkeypatch.setattr(training, "BASE", MINI)
+    training.write_noise(tmp_path, utterances=24)
+    training.MEASURES[what](tmp_path)
     assert re.match(LINES[what], capfd.readouterr().out.splitlines()[-1])

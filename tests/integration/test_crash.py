@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint
 from tests.integration.conftest import ROOT, flags
+from wav2vec2.files.torch_file import load_checkpoint
 
 UPDATES = 40
 
@@ -21,7 +21,13 @@ UPDATES = 40
 def start(arguments, processes, *options):
     command = [sys.executable, "train.py"]
     if processes > 1:
-        command = [sys.executable, "-m", "common.launcher", "--standalone", "--nproc_per_node"]
+        command = [
+            sys.executable,
+            "-m",
+            "common.runtime.launcher",
+            "--standalone",
+            "--nproc_per_node",
+        ]
         command += [str(processes), *options, "train.py"]
     return subprocess.Popen(
         [*command, *arguments],
@@ -95,7 +101,7 @@ def check(corpus, tmp_path, kills, processes, seed):
     run_with_kills(corpus, tmp_path / "straight", 0, processes, seed)
     run_with_kills(corpus, tmp_path / "killed", kills, processes, seed)
     straight, killed = (
-        checkpoint.load(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")
+        load_checkpoint(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")
         for name in ("straight", "killed")
     )
     for name, weight in straight["model"].items():
@@ -143,7 +149,7 @@ def test_a_run_that_lost_a_process_starts_again_by_itself(corpus, tmp_path):
     assert process.returncode == 0, err
     assert "continuing from" in err
     straight, killed = (
-        checkpoint.load(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")["model"]
+        load_checkpoint(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")["model"]
         for name in ("straight", "killed")
     )
     for name, weight in straight.items():
@@ -204,4 +210,4 @@ def is_worker(entry, folder):
         command = (entry / "cmdline").read_bytes()
     except OSError:
         return False
-    return str(folder).encode() in command and b"common.launcher" not in command
+    return str(folder).encode() in command and b"common.runtime.launcher" not in command

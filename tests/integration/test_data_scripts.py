@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.manifest import read_labels, read_manifest
-from utils import make_librilight_subsets
+from utils.data import make_librilight_subsets
+from wav2vec2.files.filelists import read_labels, read_manifest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 FULL = ("train-clean-100", "train-clean-360", "train-other-500")

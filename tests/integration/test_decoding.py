@@ -7,12 +7,13 @@ import pytest
 import soundfile
 
 import inference
-from common.audio import SAMPLE_RATE
-from common.manifest import letters, read_manifest, write_manifest
 from tests.integration.conftest import WORDS
 from tests.integration.test_bad_input import one_line
-from tests.unit.common.arpa import bigrams, write_arpa
-from utils import benchmark_decoder, tune_decoder
+from tests.unit.wav2vec2.decoding.arpa import bigrams, write_arpa
+from utils.benchmarks import decoder
+from utils.checkpoints import tune_decoder
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.files.filelists import letters, read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_tuning_counts_what_evaluate_counts(model, corpus, search, tmp_path, com
 
 def test_benchmark(model, subset, search, tmp_path, command):
     code, out, error = command(
-        benchmark_decoder.main,
+        decoder.main,
         *[*model, *subset, "--words", "50", "--sentences", "20", "--output_dir", tmp_path],
     )
     assert code == 0, error

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 
 import inference
-from common import checkpoint
-from common.decoding import DecodingOptions, GreedyDecoder
-from common.manifest import read_manifest, write_lines, write_manifest
-from tasks import latency as latency_task
-from tasks.evaluation import listen
-from tasks.recogniser import ModelOptions, Recogniser, prepare_decoder
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
-from utils import convert_checkpoint, release_checkpoint
+from utils.checkpoints import convert, release
 from utils.reporting.runs import find_runs
 from utils.reporting.tables import latency, number
+from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder
+from wav2vec2.files.filelists import read_manifest, write_manifest
+from wav2vec2.files.output import write_lines
+from wav2vec2.files.torch_file import load_checkpoint
+from wav2vec2.inference.evaluate import listen
+from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
 from wav2vec2.interop import native
 
 pytestmark = pytest.mark.integration
@@ -108,7 +108,7 @@ def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
-    assert command(convert_checkpoint.main, model, path, "--to", kind)[0] == 0
+    assert command(convert.main, model, path, "--to", kind)[0] == 0
     by_torch, _ = evaluate("torch")
     output, said = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
     found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", said)
@@ -198,7 +198,7 @@ def test_several_subsets_in_one_table(evaluate, corpus):
 
 def test_saved_log_probabilities_spell_the_transcript(evaluate, model):
     output, _ = evaluate("p", "--save_log_probs")
-    vocabulary = native.vocabulary_of(checkpoint.load(model), "model")
+    vocabulary = native.vocabulary_of(load_checkpoint(model), "model")
     for entry in read(output):
         with np.load(output / "log_probs" / "mixed" / f"{entry['id']}.npz") as saved:
             log_probs, times = torch.from_numpy(saved["log_probs"]), saved["times"]
@@ -225,7 +225,7 @@ def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_pa
 def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
     expected, _ = evaluate("checkpoint")
     folder = tmp_path / "released"
-    code, out, err = command(release_checkpoint.main, model, folder, "--evaluation", str(expected))
+    code, out, err = command(release.main, model, folder, "--evaluation", str(expected))
     assert code == 0 and "released: ctc" in out, err
     found, _ = evaluate("released_results", "--checkpoint", folder)
     assert read(found) == read(expected)
@@ -245,7 +245,7 @@ def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
 
 def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     resets = []
-    monkeypatch.setattr(latency_task, "reset_peak_memory", resets.append)
+    monkeypatch.setattr(latency, "reset_peak_memory", resets.append)
     arguments = ["benchmark", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
     arguments += ["--output_dir", tmp_path, "--batch_sizes", 5, 2, "--warmup", 1, "--cpu"]
     code, out, err = command(inference.main, *arguments)

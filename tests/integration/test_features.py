@@ -11,15 +11,15 @@ import soundfile
 import torch
 
 import inference
-from common import checkpoint
-from common.audio import SAMPLE_RATE
-from common.manifest import write_manifest
-from common.vocabulary import Vocabulary
 from tests.integration.test_bad_input import one_line
+from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
 from wav2vec2.interop import native
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
+from wav2vec2.text.vocabulary import Vocabulary
 
 ARCHITECTURE = replace(MINI, hourglass=Hourglass(1, 2, 2, 1))
 SAMPLES = [16_000, 4_321, 399, 15_500, 9_777]
@@ -34,7 +34,7 @@ def pretrained(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("model") / "pretrained.pt"
     content = native.pretraining_content(ARCHITECTURE)
-    checkpoint.save(path, {**content, "model": model.state_dict()})
+    save_checkpoint(path, {**content, "model": model.state_dict()})
     return path
 
 
@@ -127,10 +127,10 @@ def test_formats_hold_the_same(take, folder):
 def test_a_recogniser_has_the_features_of_its_trunk(take, folder, pretrained, tmp_path):
     vocabulary = Vocabulary(["|", "A"])
     recogniser = Wav2Vec2ForCTC.from_config(ARCHITECTURE, Regularisation(), len(vocabulary))
-    native.load_pretrained_trunk(recogniser, checkpoint.load(pretrained), "test")
+    native.load_pretrained_trunk(recogniser, load_checkpoint(pretrained), "test")
     content = native.ctc_content(ARCHITECTURE, vocabulary, "ltr")
     path = tmp_path / "ctc.pt"
-    checkpoint.save(path, {**content, "model": recogniser.state_dict()})
+    save_checkpoint(path, {**content, "model": recogniser.state_dict()})
     expected = read(take(folder / "0.wav"))["0"]["features"]
     found = read(take(folder / "0.wav", "--checkpoint", path, output="ctc"))["0"]["features"]
     assert np.array_equal(found, expected)
@@ -176,8 +176,8 @@ def test_mistakes(command, pretrained, folder, tmp_path):
         ([folder / "0.wav", "--subset", "noise"], "either FILEs"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)
-    content = checkpoint.load(pretrained)
+    content = load_checkpoint(pretrained)
     content["model"] = {k: v for k, v in content["model"].items() if "quantizer" not in k}
-    checkpoint.save(tmp_path / "trunk.pt", content)
+    save_checkpoint(tmp_path / "trunk.pt", content)
     arguments[2] = tmp_path / "trunk.pt"
     one_line(command(inference.main, *arguments, "--output", "codes", folder), "has no quantizer")

@@ -8,11 +8,11 @@ import torch
 
 import inference
 import train
-from common import checkpoint
 from tests.integration.conftest import flags
-from utils import convert_checkpoint
+from utils.checkpoints import convert
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.torch_file import load_checkpoint, weights_digest
 from wav2vec2.interop import fairseq, huggingface, native
 from wav2vec2.interop.fairseq_weights import to_theirs
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -88,13 +88,13 @@ def test_finetuning_from_it(corpus, files, tmp_path, command, whose):
     arguments = flags("finetune", corpus, output, pretrained_model=files[whose])
     code, _, err = command(train.main, *arguments)
     assert code == 0, err
-    saved = checkpoint.load(output / "wav2vec2_update4.pt")
+    saved = load_checkpoint(output / "wav2vec2_update4.pt")
     expected = HOURGLASS if whose == "nvidia" else NARROW
     assert saved["architecture"] == expected.to_dict()
     start = pretrained(expected)["model"]
     name = "wav2vec2.feature_extractor.conv_layers.1.conv.weight"  # fine-tuning leaves it alone
     assert torch.equal(saved["model"][name], start[name])
-    assert saved["recipe"]["pretrained_model"] == checkpoint.weights_digest(files[whose])
+    assert saved["recipe"]["pretrained_model"] == weights_digest(files[whose])
 
 
 def test_pretraining_goes_on_from_a_folder(corpus, files, tmp_path, command):
@@ -110,7 +110,7 @@ def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
     code, _, err = command(train.main, *arguments)
     assert code == 0, err
     assert (
-        checkpoint.load(tmp_path / "o" / "wav2vec2_update2.pt")["architecture"] == NARROW.to_dict()
+        load_checkpoint(tmp_path / "o" / "wav2vec2_update2.pt")["architecture"] == NARROW.to_dict()
     )
     shutil.move(files["fairseq"], tmp_path / "moved.pt")
     code, out, err = command(train.main, *arguments)
@@ -144,7 +144,7 @@ def test_a_recogniser_where_a_pretrained_model_is_wanted(corpus, files, tmp_path
 def test_evaluation_with_it_and_with_its_conversion(corpus, files, tmp_path, command, whose):
     converted = tmp_path / "native.pt"
     arguments = [files[whose], converted, "--to", "native"]
-    code, out, err = command(convert_checkpoint.main, *arguments)
+    code, out, err = command(convert.main, *arguments)
     assert code == 0 and "native.pt: ctc" in out, err
     if whose != "fairseq_ctc":
         files[whose].with_name("dict.ltr.txt").unlink()

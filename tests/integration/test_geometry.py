@@ -16,12 +16,12 @@ SUB_BATCHES, ROWS, SAMPLES = 8, 2, 6_000
 
 def update_gradient(concat: int, dropout: float) -> dict[str, torch.Tensor]:
     """This process' part in an update over SUB_BATCHES given sub-batches; its summed gradient."""
-    from common import distributed
-    from common.metrics import Sums
-    from common.optimizer import OptimizerOptions
-    from common.precision import Weights
-    from common.randomness import key, numpy_generator, reseed
-    from common.step import MicroBatchResult, run_update
+    from common.runtime import distributed
+    from common.runtime.randomness import key, numpy_generator, reseed
+    from common.training.metrics import Sums
+    from common.training.optimizer import OptimizerOptions
+    from common.training.precision import Weights
+    from common.training.step import MicroBatchResult, run_update
     from tasks.data import draw_layers
     from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
     from wav2vec2.contrastive import draw_distractors
@@ -79,7 +79,7 @@ def update_gradient(concat: int, dropout: float) -> dict[str, torch.Tensor]:
 
 def main(path: str, dropout: str) -> None:
     """One of two processes."""
-    from common import distributed
+    from common.runtime import distributed
 
     with distributed.process_group(torch.device("cpu")):
         gradient = update_gradient(1, float(dropout))
@@ -89,7 +89,7 @@ def main(path: str, dropout: str) -> None:
 
 def two_processes(path, dropout):
     result = subprocess.run(
-        [sys.executable, "-m", "common.launcher", "--standalone", "--nproc_per_node", "2"]
+        [sys.executable, "-m", "common.runtime.launcher", "--standalone", "--nproc_per_node", "2"]
         + ["-m", "tests.integration.test_geometry", str(path), str(dropout)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

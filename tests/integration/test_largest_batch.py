@@ -1,12 +1,12 @@
-"""utils/largest_batch.py: the search, and one within a memory of a given size on a CPU."""
+"""The search for the largest batch, and one within a memory of a given size on a CPU."""
 
 import json
 
 import pytest
 
-from utils import largest_batch
-from utils.benchmark_step import Worker
-from utils.largest_batch import largest, size
+from utils.benchmarks import largest_batch
+from utils.benchmarks.largest_batch import largest, size
+from utils.benchmarks.step import Worker
 
 
 @pytest.mark.parametrize("limit", [0, 1, 5, 8, 15, 16, 23, 100, 1000])

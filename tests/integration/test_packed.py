@@ -9,7 +9,6 @@ import torch
 
 import inference
 import train
-from common.errors import StoppedBySignal
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
 from tests.integration.test_training import (  # noqa: F401 (fixtures)
@@ -19,7 +18,9 @@ from tests.integration.test_training import (  # noqa: F401 (fixtures)
     run,
     stop_during,
 )
-from utils import benchmark_loader, pack_dataset
+from utils.benchmarks import loader
+from utils.data import pack_dataset
+from wav2vec2.cli.errors import StoppedBySignal
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_a_truncated_shard_stops_training_with_one_line(packed, tmp_path, comman
 def test_the_benchmark_prints_its_table(corpus, command, given):
     arguments = ["--dataset_dir", corpus, "--subset", "train"] if given else []
     code, out, error = command(
-        benchmark_loader.main,
+        loader.main,
         *[*arguments, "--seconds", "20", "--rounds", "1", "--audio_seconds_per_second", "1e6"],
     )
     assert code == 0, error

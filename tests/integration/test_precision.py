@@ -8,9 +8,6 @@ import torch
 
 import inference
 import train
-from common import checkpoint
-from common.errors import UserError
-from common.precision import check_supported
 from tests.integration.conftest import flags
 from tests.integration.test_training import (  # noqa: F401 (fixtures)
     finetuned,
@@ -19,7 +16,10 @@ from tests.integration.test_training import (  # noqa: F401 (fixtures)
     pretrained,
     run,
 )
-from utils import export_average
+from utils.checkpoints import export_average
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.torch_file import load_checkpoint
+from wav2vec2.inference.device import check_supported
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_both_tasks(corpus, tmp_path, precision, hourglass):
     changed = {"precision": precision, "hourglass": hourglass}
     summary = run(*train.parse(flags("pretrain", corpus, tmp_path / "p", **changed)))
     assert np.isfinite(summary["val_loss"])
-    saved = checkpoint.load(tmp_path / "p" / "wav2vec2_update4.pt")
+    saved = load_checkpoint(tmp_path / "p" / "wav2vec2_update4.pt")
     assert all(tensor.dtype == torch.float32 for tensor in saved["model"].values())
     changed = {"precision": precision, "pretrained_model": tmp_path / "p" / "wav2vec2_update4.pt"}
     summary = run(*train.parse(flags("finetune", corpus, tmp_path / "f", **changed)))
@@ -105,7 +105,7 @@ def test_a_run_goes_on_in_another_precision(corpus, tmp_path, capsys):
         trainer = train.prepare(*options, CPU)
         before = {k: v.clone() for k, v in trainer.weights.state_dict().items()}
         if trainer.update:
-            saved = checkpoint.load(tmp_path / f"wav2vec2_update{trainer.update}.pt")["model"]
+            saved = load_checkpoint(tmp_path / f"wav2vec2_update{trainer.update}.pt")["model"]
             assert all(torch.equal(saved[name], before[name]) for name in saved)
         trainer.train()
         assert trainer.update == expected
@@ -119,12 +119,12 @@ def test_average(corpus, tmp_path, command):
     validation = [r["data"] for r in log_records(tmp_path / "p") if "val_loss" in r.get("data", {})]
     assert np.isfinite(validation[0]["val_ema_loss"])
     assert validation[0]["val_ema_loss"] != validation[0]["val_loss"]
-    straight = checkpoint.load(tmp_path / "p" / "wav2vec2_update4.pt")
+    straight = load_checkpoint(tmp_path / "p" / "wav2vec2_update4.pt")
     gain = "wav2vec2.encoder.pos_conv.conv.parametrizations.weight.original0"
     assert gain in straight["ema_model"]
     (tmp_path / "p" / "wav2vec2_update4.pt").unlink()
     run(*train.parse(arguments))
-    again = checkpoint.load(tmp_path / "p" / "wav2vec2_update4.pt")
+    again = load_checkpoint(tmp_path / "p" / "wav2vec2_update4.pt")
     for name, average in straight["ema_model"].items():
         assert torch.equal(average, again["ema_model"][name]), name
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from common.audio import SAMPLE_RATE
 from tests.integration.conftest import ROOT, say
-from tests.unit.common.arpa import bigrams, write_arpa
-from utils.measure_transcription import write_model
+from tests.unit.wav2vec2.decoding.arpa import bigrams, write_arpa
+from utils.benchmarks.transcription import write_model
+from wav2vec2.audio.resample import SAMPLE_RATE
 
 
 def run_python(script: str, folder: Path, packages: Path) -> subprocess.CompletedProcess:

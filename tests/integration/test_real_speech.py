@@ -18,9 +18,10 @@ import pytest
 
 import inference
 import train
-from common.manifest import letters, read_manifest, write_lines, write_manifest
 from tests.integration.conftest import ROOT, flags
 from tests.integration.test_training import log_records, losses, run
+from wav2vec2.files.filelists import letters, read_manifest, write_manifest
+from wav2vec2.files.output import write_lines
 
 SOUNDS = Path("/usr/share/asterisk/sounds")
 ENGLISH, SPANISH = SOUNDS / "en_US_f_Allison", SOUNDS / "es_MX_f_Allison"
@@ -51,7 +52,7 @@ pytestmark = [
 
 def import_corpus(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "utils.import_corpus", *map(str, arguments)],
+        [sys.executable, "-m", "utils.data.import_corpus", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

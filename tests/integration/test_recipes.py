@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from common import checkpoint
 from tests.integration.conftest import script
+from wav2vec2.files.torch_file import load_checkpoint
 
 SMALL = {
     "CPU": "true",
@@ -190,7 +190,7 @@ def test_a_deterministic_run_repeats_to_the_bit(corpus, mini_checkpoint, tmp_pat
             OUTPUT_DIR=tmp_path / workers,
         )
         assert result.returncode == 0, result.stderr
-    one, two = (checkpoint.load(tmp_path / n / "wav2vec2_update6.pt") for n in ("0", "2"))
+    one, two = (load_checkpoint(tmp_path / n / "wav2vec2_update6.pt") for n in ("0", "2"))
     assert one["circumstances"]["deterministic"] and one["circumstances"]["threads"] == 1
     for name, weight in one["model"].items():
         assert torch.equal(weight, two["model"][name]), name

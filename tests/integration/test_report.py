@@ -1,4 +1,4 @@
-"""utils/report.py on real runs, looked at in a real browser."""
+"""utils/reporting/report.py on real runs, looked at in a real browser."""
 
 import json
 import math
@@ -15,7 +15,7 @@ import inference
 import train
 from tests.integration.browser import PROGRAM, Browser
 from tests.integration.conftest import ROOT, flags
-from utils import report
+from utils.reporting import report
 
 KEPT = ROOT / "results" / "test_report"
 """Where screenshots stay for a person to look at; not in git."""
@@ -226,7 +226,7 @@ def test_a_log_of_400000_updates(tmp_path, browser, capsys):
     log, page = tmp_path / "nvlog.json", tmp_path / "page.html"
     write_long_log(log)
     code = (
-        "import time; start = time.time(); from utils import report; report.main(); "
+        "import time; start = time.time(); from utils.reporting import report; report.main(); "
         "print(time.time() - start); print(open('/proc/self/status').read())"
     )
     result = subprocess.run(

@@ -8,13 +8,14 @@ import pytest
 
 import inference
 import train
-from common import checkpoint
-from common.manifest import read_manifest, write_lines
-from common.vocabulary import write_dictionary
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
 from tests.integration.test_training import pretrained  # noqa: F401 (fixture)
-from utils import train_sentencepiece
+from utils.data import train_sentencepiece
+from wav2vec2.files.filelists import read_manifest
+from wav2vec2.files.output import write_lines
+from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+from wav2vec2.text.vocabulary import write_dictionary
 
 PHONES = {"AN": "AE N", "BE": "B IY", "CAT": "K AE T", "DOE": "D OW"}
 
@@ -100,7 +101,7 @@ def test_pieces(data, finetune, alone, tmp_path, command, kind):
     (validation, *_) = validations(tmp_path / "run")
 
     model = alone()
-    content = checkpoint.load(model)
+    content = load_checkpoint(model)
     assert content["spelling"] == "pieces"
     assert content["sentencepiece"].numpy().tobytes() == (data / "spm.model").read_bytes()
     elsewhere = tmp_path / "words_only"  # neither labels nor model: the checkpoint has them
@@ -152,9 +153,9 @@ def test_a_checkpoint_from_before_there_was_a_choice(data, finetune, alone, tmp_
     assert finetune("ltr")[0] == 0
     model = alone()
     new = evaluate(command, model, data, tmp_path / "new")[1:]
-    content = checkpoint.load(model)
+    content = load_checkpoint(model)
     assert content.pop("spelling") == "letters" and "sentencepiece" not in content
-    checkpoint.save(tmp_path / "old.pt", content)
+    save_checkpoint(tmp_path / "old.pt", content)
     old = evaluate(command, tmp_path / "old.pt", data, tmp_path / "old")[1:]
     assert old[1] == new[1] and old[0]["wer"] == new[0]["wer"]
     assert [r["reference"] for r in old[1]] == (data / "dev.wrd").read_text().splitlines()

@@ -13,12 +13,13 @@ import torch
 
 import inference
 import train
-from common import checkpoint
-from common.audio import SAMPLE_RATE
-from common.errors import HealthError, StoppedBySignal
-from common.metrics import Sums
+from common.training import checkpoint
+from common.training.metrics import Sums
 from tests.integration.conftest import flags, launch, write_corpus
 from wav2vec2 import encoder
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import HealthError, StoppedBySignal
+from wav2vec2.files.torch_file import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +107,8 @@ def test_a_run_continues_where_it_stopped(corpus, pretrained, finetuned, tmp_pat
     start.unlink()
     run(command, options)
     assert losses(tmp_path / "run") == losses(straight.parent)
-    resumed = checkpoint.load(tmp_path / "run" / "wav2vec2_update4.pt")["model"]
-    expected = checkpoint.load(straight)["model"]
+    resumed = load_checkpoint(tmp_path / "run" / "wav2vec2_update4.pt")["model"]
+    expected = load_checkpoint(straight)["model"]
     assert resumed.keys() == expected.keys()
     for key, weight in expected.items():
         assert torch.equal(weight, resumed[key]), key
@@ -147,7 +148,7 @@ def test_continued_by_another_number_of_processes(corpus, pretrained, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "continuing from" in result.stderr
     one, both = (
-        checkpoint.load(tmp_path / name / "wav2vec2_update4.pt")["model"]
+        load_checkpoint(tmp_path / name / "wav2vec2_update4.pt")["model"]
         for name in ("one", "both")
     )
     for key, weight in one.items():  # a key's bias is nothing but rounding
@@ -211,7 +212,7 @@ def test_two_processes_are_one_that_accumulates(corpus, pretrained, tmp_path, ki
     for key, value in one.items():
         assert two[key] == pytest.approx(value, rel=1e-5), key
     one, two = (
-        checkpoint.load(tmp_path / name / "wav2vec2_update12.pt") for name in ("one", "two")
+        load_checkpoint(tmp_path / name / "wav2vec2_update12.pt") for name in ("one", "two")
     )
     for kept in ("model", "ema_model"):
         for key, weight in one[kept].items():  # a key's bias is nothing but rounding
@@ -271,7 +272,7 @@ def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path)
             "pretrain", corpus, tmp_path / str(max_tokens), max_tokens=max_tokens, update_freq=1
         )
         task = train.build(*train.parse(arguments), torch.device("cpu"))
-        task.model.load_state_dict(checkpoint.load(pretrained)["model"])
+        task.model.load_state_dict(load_checkpoint(pretrained)["model"])
         task.model.eval()
         sums = Sums()
         with torch.no_grad():
@@ -282,7 +283,7 @@ def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path)
 
 
 def test_the_pretrained_weights_are_the_ones_loaded(corpus, pretrained, tmp_path):
-    saved = checkpoint.load(pretrained)["model"]
+    saved = load_checkpoint(pretrained)["model"]
     tasks = {}
     for random in ("false", "true"):
         arguments = flags(
@@ -304,7 +305,7 @@ def test_pretraining_goes_on_from_somebodys_weights(corpus, pretrained, tmp_path
     shutil.copy(pretrained, start)
     arguments = flags("pretrain", corpus, tmp_path / "o", init_from=start, seed=5)
     trainer = train.prepare(*train.parse(arguments), torch.device("cpu"))
-    saved = checkpoint.load(start)["model"]
+    saved = load_checkpoint(start)["model"]
     for name, weight in trainer.task.model.state_dict().items():
         assert torch.equal(weight, saved[name]), name
     assert trainer.update == 0 and not trainer.optimizer.state
@@ -332,7 +333,7 @@ def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path, cap
         )
     )
     assert "in 4 updates only the output layer learns" in capsys.readouterr().err
-    before, after = checkpoint.load(pretrained), checkpoint.load(tmp_path / "wav2vec2_update4.pt")
+    before, after = load_checkpoint(pretrained), load_checkpoint(tmp_path / "wav2vec2_update4.pt")
     for key, weight in after["model"].items():
         if key.startswith("wav2vec2."):
             assert torch.equal(weight, before["model"][key]), key
@@ -341,7 +342,7 @@ def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path, cap
 
 def test_extractor_stays_without_gradient(corpus, pretrained, finetuned):
     """feature_grad_mult 0, the recipes' value: the extractor keeps its pre-trained weights."""
-    before, after = checkpoint.load(pretrained)["model"], checkpoint.load(finetuned)["model"]
+    before, after = load_checkpoint(pretrained)["model"], load_checkpoint(finetuned)["model"]
     moved = [k for k in before if k in after and not torch.equal(before[k], after[k])]
     assert moved and not any("feature_extractor" in key for key in moved)
 

@@ -14,17 +14,18 @@ import soundfile
 import torch
 
 import inference
-from common import checkpoint
-from common.audio import SAMPLE_RATE, normalize
-from common.error_rate import ErrorCounts
-from common.vocabulary import BLANK, Vocabulary
 from tests.integration.conftest import WORDS, say
 from tests.integration.test_bad_input import one_line
-from tests.unit.common.test_audio import write_mute_video
-from utils import measure_transcription
+from tests.unit.wav2vec2.audio.test_decode import write_mute_video
+from utils.benchmarks import transcription
+from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.config import MINI, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.interop import native
+from wav2vec2.text.error_rate import ErrorCounts
+from wav2vec2.text.vocabulary import BLANK, Vocabulary
 
 LETTERS = Vocabulary(["|", *sorted(set("".join(WORDS)))])
 WORD, PAUSE = 0.25, 0.15
@@ -74,7 +75,7 @@ def model(tmp_path_factory):
         network.proj.bias.copy_(weights[-1])
     path = tmp_path_factory.mktemp("model") / "fitted.pt"
     content = native.ctc_content(architecture, LETTERS, "ltr")
-    checkpoint.save(path, {**content, "model": network.state_dict()})
+    save_checkpoint(path, {**content, "model": network.state_dict()})
     return ["--checkpoint", path, "--cpu"]
 
 
@@ -316,11 +317,11 @@ def test_what_cannot_work_is_said_before_anything_is_heard(model, tmp_path, comm
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_length(tmp_path):
     """Three hours in one process take what ten minutes take."""
-    measure_transcription.write_model(tmp_path / "mini.pt", "mini")
+    transcription.write_model(tmp_path / "mini.pt", "mini")
     peaks = {}
     for minutes in (10, 180):
-        measure_transcription.write_noise(tmp_path / "a.flac", minutes)
-        peaks[minutes] = measure_transcription.measure(
+        transcription.write_noise(tmp_path / "a.flac", minutes)
+        peaks[minutes] = transcription.measure(
             tmp_path / "mini.pt", tmp_path / "a.flac", tmp_path / "o", ["--cpu"]
         ).peak
     words = json.loads((tmp_path / "o" / "a.json").read_text())

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import inference
-from common.manifest import read_labels, read_manifest, write_lines, write_manifest
-from common.recordings import named_recording, recording_key, unique_ids
+from wav2vec2.audio.recordings import named_recording, recording_key, unique_ids
+from wav2vec2.files.filelists import read_labels, read_manifest, write_manifest
+from wav2vec2.files.output import write_lines
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint
 from wav2vec2.config import BASE, LARGE, ContrastiveObjective, Regularisation
 from wav2vec2.contrastive import contrastive_logits
+from wav2vec2.files.torch_file import read_torch_file
 from wav2vec2.interop import checkpoints, fairseq, native
 from wav2vec2.pretraining import Wav2Vec2ForPretraining, take_frames
 
@@ -119,7 +119,7 @@ def test_its_files_are_read_with_the_same_outputs(made):
         assert content["kind"] == {"pretrained": "pretraining", "finetuned": "ctc"}[kind]
         theirs = torch.load(made / f"{size}_{kind}.outputs")
         assert_same(computed(content, theirs), theirs, path.name)
-        raw = checkpoint.read(path, checkpoints.STAND_INS)
+        raw = read_torch_file(path, checkpoints.STAND_INS)
         assert len(content["model"]) == len(raw["model"]), layout
 
 

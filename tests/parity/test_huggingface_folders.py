@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from common.audio import normalize
-from common.decoding import ctc_greedy
-from common.errors import UserError
-from common.vocabulary import Spelling, Vocabulary
 from tests.parity.conftest import NO_DROPOUT, OBJECTIVE, shake, their_config
+from wav2vec2.audio.decode import normalize
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE, LARGE, MINI, Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.decoding.greedy import ctc_greedy
 from wav2vec2.interop import huggingface, native
 from wav2vec2.interop.huggingface_config import architecture_of_config
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
+from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 transformers = pytest.importorskip("transformers")
 

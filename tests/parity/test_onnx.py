@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from common.errors import UserError
-from tests.unit.wav2vec2.test_exported import (
+from tests.unit.wav2vec2.interop.test_exported import (
     ARCHITECTURES,
     VOCABULARY,
     content_of,
     worst_difference,
 )
+from wav2vec2.cli.errors import UserError
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx, write_onnx
 

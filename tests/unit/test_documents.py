@@ -14,8 +14,8 @@ from unittest import mock
 
 import pytest
 
-from common.errors import UserError
-from utils.check_variables import check_value, declared
+from common.runtime.recipe_variables import check_value, declared
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,8 +271,8 @@ def test_commands_of_a_document_parse(path):
         ("bash scripts/inference.sh --decoder best", ["--decoder best"]),
         ("true && python inference.py transcribe --format word a.wav", ["--format word"]),
         ("python inference.py transcribe \\\n    --forma srt a.wav", ["--forma"]),
-        ("python -m utils.report --update", ["--update"]),
-        ("python -m utils.report --update-readme", []),
+        ("python -m utils.reporting.report --update", ["--update"]),
+        ("python -m utils.reporting.report --update-readme", []),
     ],
 )
 def test_a_wrong_command_is_found(line, says):
@@ -283,7 +283,9 @@ def test_a_wrong_command_is_found(line, says):
 def test_a_wrong_name_is_found(tmp_path):
     text = "`--batch_sizes`, `--batchsize 3`, `EMA=0.9`, `EMAS=0.9`, `MAX_UPDATES`, `MAX_UPDATE`"
     assert list(unknown_names(text)) == ["--batchsize", "EMAS", "MAX_UPDATES"]
-    assert list(missing_files("docs/nothing.md utils/report.py python -m utils.nothing")) == [
+    assert list(
+        missing_files("docs/nothing.md utils/reporting/report.py python -m utils.nothing")
+    ) == [
         "docs/nothing.md",
         "utils.nothing",
     ]

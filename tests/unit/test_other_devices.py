@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.metrics import Sums
-from common.precision import Weights
-from common.step import MicroBatchResult, run_update
+from common.training.metrics import Sums
+from common.training.precision import Weights
+from common.training.step import MicroBatchResult, run_update
 from wav2vec2 import quantizer
 from wav2vec2.config import BASE, LARGE, MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC

@@ -1,1 +1,1 @@
-"""What utils/report.py is made of: logs read, tables made, pages and figures drawn."""
+"""Commands that report runs: the report page, tables and figures."""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
 
 LOG = "nvlog.json"
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from common.errors import UserError
 from utils.reporting.page import sections
 from utils.reporting.panels import Diagram, diagrams
 from utils.reporting.runs import Run
+from wav2vec2.cli.errors import UserError
 
 STYLES = {"solid": "-", "dashed": "--", "dotted": ":"}
 COLORS = ("#0072b2", "#d55e00", "#008a63", "#b4508f", "#8a6d00", "#2f9fd0", "#7b4fc9", "#5f6b73")

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.manifest import write_lines
 from utils.reporting.panels import PUBLISHED_ACCURACY
 from utils.reporting.tables import (
     NONE,
@@ -23,6 +21,8 @@ from utils.reporting.tables import (
     Table,
     escape,
 )
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.output import write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.error_rate import Pair, pair_words
-from common.errors import UserError
 from utils.reporting.log import LOG, RunLog, read_log
+from wav2vec2.cli.errors import UserError
+from wav2vec2.text.error_rate import Pair, pair_words
 
 SHOWN = 50
 """Utterances of an evaluation that are shown: so many of the worst, and so many of the first."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
 from wav2vec2.interop.exported import DESCRIPTION, described
 
 _MARK = "archive_format"
@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, RuntimeError):
         raise UserError(
             f"{path}: a torch.export archive that cannot be read (damaged, or of another version "
-            "of torch); export it again with `python -m utils.convert_checkpoint`"
+            "of torch); export it again with `python -m utils.checkpoints.convert`"
         ) from None
 
 

@@ -6,8 +6,8 @@ Which it is shows in its content, never in its name.
 from pathlib import Path
 from typing import Any
 
-from common import checkpoint
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.torch_file import check_format, is_checkpoint, read_torch_file
 from wav2vec2.interop import archive, fairseq, huggingface, nvidia, release
 from wav2vec2.interop.onnx import is_onnx
 from wav2vec2.interop.stand_ins import STAND_INS, plain
@@ -36,9 +36,9 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
         )
     if archive.is_archive(path):
         return archive.read(path)
-    content = checkpoint.read(path, STAND_INS)
-    if checkpoint.is_own(content):
-        checkpoint.check_format(content, path)
+    content = read_torch_file(path, STAND_INS)
+    if is_checkpoint(content):
+        check_format(content, path)
         return content
     try:
         content = plain(content)

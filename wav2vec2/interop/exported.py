@@ -27,16 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.audio import NORMALIZE_EPS, SAMPLE_RATE
-from common.errors import UserError
-from common.manifest import write_chunks
-from common.vocabulary import BLANK
+from wav2vec2.audio.decode import NORMALIZE_EPS
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count
+from wav2vec2.files.output import write_chunks
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
-from wav2vec2.model import Frames
 from wav2vec2.norms import GroupNorm
+from wav2vec2.text.vocabulary import BLANK
+from wav2vec2.trunk import Frames
 
 INPUTS = ("waveforms", "lengths")
 OUTPUTS = ("logits", "frame_lengths")
@@ -177,7 +178,7 @@ def described(text: str, source: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{source}: does not say of what model it is; export it again with "
-            "`python -m utils.convert_checkpoint`"
+            "`python -m utils.checkpoints.convert`"
         ) from None
 
 

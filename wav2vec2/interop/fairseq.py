@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.errors import UserError
-from common.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, Hourglass
 from wav2vec2.interop import native
 from wav2vec2.interop.fairseq_weights import (
@@ -23,6 +22,7 @@ from wav2vec2.interop.fairseq_weights import (
     to_theirs,
     usual_spelling,
 )
+from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
 
 Setting = TypeVar("Setting", bool, int, str)
 
@@ -225,7 +225,7 @@ def _vocabulary(
         raise UserError(
             f"{source}: a fine-tuned recogniser ({units} units) without its dictionary; put the "
             f"file it was trained with beside it as {beside.name}, or convert it once with `python "
-            "-m utils.convert_checkpoint --dictionary` (training starts from pre-trained files)"
+            "-m utils.checkpoints.convert --dictionary` (training starts from pre-trained files)"
         )
     vocabulary = Vocabulary.read(dictionary or beside)
     check_size(vocabulary, units, dictionary or beside, source)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.pretraining import Wav2Vec2ForPretraining

@@ -40,9 +40,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.distributed import notice
-from common.errors import UserError
-from common.vocabulary import BLANK, SPECIALS, Spelling, Vocabulary
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import native
@@ -62,8 +61,9 @@ from wav2vec2.interop.huggingface_files import (
     write_tensors,
 )
 from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_files
-from wav2vec2.model import Wav2Vec2
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
+from wav2vec2.text.vocabulary import BLANK, SPECIALS, Spelling, Vocabulary
+from wav2vec2.trunk import Wav2Vec2
 
 _CONFIG = "config.json"
 

@@ -6,8 +6,8 @@ What our model cannot express is refused under its name there, never dropped in 
 from pathlib import Path
 from typing import Any
 
-from common.audio import SAMPLE_RATE
-from common.errors import UserError
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.interop.huggingface_files import read_json
 from wav2vec2.norms import NORM_EPS

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
 
 WEIGHT_FILES = (
     "model.safetensors",

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
+from wav2vec2.cli.errors import UserError
 from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 _ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 """What the first rows here are there, with the default names."""

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from common.errors import UserError
-from common.subwords import SubwordModel
-from common.vocabulary import Spelling, Vocabulary
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import PRESETS, Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.model import Wav2Vec2
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.quantizer import GumbelQuantizer
+from wav2vec2.text.subwords import SubwordModel
+from wav2vec2.text.vocabulary import Spelling, Vocabulary
+from wav2vec2.trunk import Wav2Vec2
 
 _TRUNK = "wav2vec2."
 _QUANTIZER = "quantizer."

@@ -9,18 +9,12 @@ layers of an hourglass.
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from common.vocabulary import Spelling, Vocabulary, parse_dictionary
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass
 from wav2vec2.interop import native
-from wav2vec2.interop.fairseq import (
-    architecture_from,
-    check_size,
-    labels_of,
-    output_units,
-    setting,
-)
+from wav2vec2.interop.fairseq import architecture_from, check_size, labels_of, output_units, setting
 from wav2vec2.interop.fairseq_weights import Kind, to_ours, usual_spelling
+from wav2vec2.text.vocabulary import Spelling, Vocabulary, parse_dictionary
 
 MODES: dict[str, Kind] = {"pretrain": "pretraining", "finetune": "ctc"}
 
@@ -85,7 +79,7 @@ def _vocabulary(
     if not isinstance(text, str):
         raise UserError(
             f"{source}: fine-tuned, but without its dictionary (output_labels); convert it with "
-            "`python -m utils.convert_checkpoint --dictionary`"
+            "`python -m utils.checkpoints.convert --dictionary`"
         )
     symbols = parse_dictionary(text, f"{source} (output_labels)")
     vocabulary = Vocabulary(symbols, Spelling.of(symbols))

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import UserError
-from common.manifest import write_chunks
+from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import CTCOutput
 from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.files.output import write_chunks
 from wav2vec2.interop import native
 from wav2vec2.interop.exported import (
     DESCRIPTION,

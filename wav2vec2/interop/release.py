@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from common.checksum import sha256
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.checksum import sha256
 from wav2vec2.interop.huggingface_files import (
     new_folder,
     read_json,

@@ -2,7 +2,7 @@
 
 fairseq pickles its configuration as argparse.Namespace or OmegaConf nodes, and now and then a
 dictionary or a meter.  None of those classes is imported: a stand-in remembers what an object was
-made of, and does nothing.  A class that is not listed here is refused (common/checkpoint.py).
+made of, and does nothing.  A class that is not listed here is refused (files/torch_file.py).
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ STAND_INS: dict[str, Any] = {
     **{f"{module}.{name}": StandIn for module, names in _CLASSES.items() for name in names},
     "collections.defaultdict": _empty_dict,  # OmegaConf's caches
 }
-"""For `common.checkpoint.read`: `module.name` -> what is built in its place."""
+"""For `common.training.trainer.checkpoint.read`: `module.name` -> what is built in its place."""
 
 
 def plain(value: Any) -> Any:

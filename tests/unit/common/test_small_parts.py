@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 
-from common import errors, randomness
-from common.decoding import ctc_greedy
-from common.error_rate import ErrorCounts
-from common.metrics import Sums
+from common.runtime import randomness
+from common.training.metrics import Sums
+from wav2vec2.cli import errors
+from wav2vec2.decoding.greedy import ctc_greedy
+from wav2vec2.text.error_rate import ErrorCounts
 
 
 def one_hot(rows, units=5):
@@ -115,7 +116,7 @@ def test_sums_of_many_values_are_those_of_one_after_the_other():
 
 
 def run_code(body: str) -> subprocess.CompletedProcess:
-    code = f"from common.errors import *\ndef main():\n    {body}\nrun_command(main)"
+    code = f"from wav2vec2.cli.errors import *\ndef main():\n    {body}\nrun_command(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from common.errors import UserError
-from common.manifest import Utterance
-from common.metrics import Sums
+from common.training.metrics import Sums
 from tasks.mixture import Mixture, add_apart, report_apart
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.filelists import Utterance
 
 
 def corpus(seconds):

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from wav2vec2.config import MINI, Hourglass, Regularisation
 from wav2vec2.encoder import compile_layers
-from wav2vec2.model import build_encoder
+from wav2vec2.trunk import build_encoder
 
 HOURGLASS = replace(MINI, hourglass=Hourglass(1, 2, 2, 1))
 

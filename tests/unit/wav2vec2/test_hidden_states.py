@@ -7,7 +7,7 @@ import torch
 
 from wav2vec2.config import MINI, Hourglass, Regularisation
 from wav2vec2.hidden_states import hidden_states, layer_count, shortening
-from wav2vec2.model import Wav2Vec2
+from wav2vec2.trunk import Wav2Vec2
 
 
 def build(**changed):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
-from common.training import RunOptions
+from common.training.trainer import RunOptions
 from tasks.data import DataOptions
 from tasks.pretraining import CropOptions, PretrainingTask
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import MINI, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.masking import _covered, draw_channel_masks, draw_time_masks
 

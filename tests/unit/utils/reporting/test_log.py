@@ -3,9 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from tests.unit.utils.reporting.logs import line, parameters
 from utils.reporting.log import LONGEST_LINE, Curve, read_log
+from wav2vec2.cli.errors import UserError
 
 
 def read(tmp_path, content):

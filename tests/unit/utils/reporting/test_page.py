@@ -3,15 +3,15 @@ import re
 
 import pytest
 
-from common.error_rate import pair_words
-from common.errors import UserError
 from tests.unit.utils.reporting.logs import line, parameters
-from utils.report import collect, remarks
 from utils.reporting import tables
 from utils.reporting.page import ASSETS, markdown, page, sections
 from utils.reporting.panels import diagrams, place
 from utils.reporting.plots import plot
+from utils.reporting.report import collect, remarks
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
+from wav2vec2.cli.errors import UserError
+from wav2vec2.text.error_rate import pair_words
 
 HOSTILE = "</script><script>alert(1)</script><!-- {{data}} \u2028 & | `x` \ud800"
 

@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from common.errors import UserError
 from utils.reporting.results import (
     END,
     README,
@@ -13,6 +12,7 @@ from utils.reporting.results import (
     update_readme,
     with_tables,
 )
+from wav2vec2.cli.errors import UserError
 
 GOOD = {
     "table": "pooling_factor",
@@ -24,7 +24,7 @@ GOOD = {
 
 
 def test_readme_has_the_measured_tables():
-    """`python -m utils.report --update-readme` writes them."""
+    """`python -m utils.reporting.report --update-readme` writes them."""
     text = README.read_text(encoding="utf-8")
     assert text == with_tables(text, tables())
 

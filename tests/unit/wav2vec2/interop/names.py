@@ -1,7 +1,7 @@
 """The parameters of fairseq's and NVIDIA's wav2vec 2.0 models, written out.
 
 From the modules that fairseq (fairseq/models/wav2vec/wav2vec2.py at v0.12.3) and NVIDIA's recipe
-(PyTorch/SpeechRecognition/wav2vec2/wav2vec2/model.py of DeepLearningExamples at commit 35d8759)
+(PyTorch/SpeechRecognition/wav2vec2/wav2vec2/trunk.py of DeepLearningExamples at commit 35d8759)
 register, in no way from our own.
 """
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.errors import UserError
 from tests.unit.wav2vec2.interop import names
 from tests.unit.wav2vec2.interop.conftest import (
     DICTIONARY,
@@ -17,6 +16,7 @@ from tests.unit.wav2vec2.interop.conftest import (
     fairseq_finetuned,
     fairseq_pretrained,
 )
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE, LARGE, ContrastiveObjective, Regularisation
 from wav2vec2.interop import checkpoints, fairseq, native
 from wav2vec2.interop.fairseq import parse_conv_layers

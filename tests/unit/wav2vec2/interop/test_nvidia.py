@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from common.errors import UserError
 from tests.unit.wav2vec2.interop import names
 from tests.unit.wav2vec2.interop.conftest import DICTIONARY, SYMBOLS, nvidia
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.hourglass import HourglassStack

@@ -13,8 +13,8 @@ import types
 import pytest
 import torch
 
-from common import checkpoint
-from common.errors import UserError
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.torch_file import load_checkpoint, read_torch_file
 from wav2vec2.interop import checkpoints
 from wav2vec2.interop.stand_ins import STAND_INS, StandIn, plain
 
@@ -57,7 +57,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, attack, options)
         with pytest.raises(UserError, match=r"evil\.pt: not a checkpoint this version reads"):
             checkpoints.read("evil.pt")
         with pytest.raises(UserError, match=r"evil\.pt"):
-            checkpoint.load("evil.pt")
+            load_checkpoint("evil.pt")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -128,7 +128,7 @@ def test_namespaces_and_numbers_become_plain(tmp_path):
     content["history"] = numpy.ones(3)
     for options in ({}, LEGACY):
         torch.save(content, tmp_path / "c.pt", **options)
-        read = plain(checkpoint.read(tmp_path / "c.pt", STAND_INS))
+        read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
         assert read["args"] == {"heads": 4, "w2v_args": {"rates": [0.1, None]}}
         assert torch.equal(read["w"], content["w"])
 
@@ -177,7 +177,7 @@ def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
     }
     root._content = {"model": section}
     torch.save({"cfg": root}, tmp_path / "c.pt")
-    read = plain(checkpoint.read(tmp_path / "c.pt", STAND_INS))
+    read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
     assert read["cfg"]["model"] == {
         "heads": 4,
         "old": {"layers": 2},

@@ -1,0 +1,1 @@
+"""Processes: the process group, the launcher, signals, keyed randomness, the environment."""

@@ -1,0 +1,133 @@
+"""Check a recipe's environment variables: `python -m common.runtime.recipe_variables SCRIPT`.
+
+A misspelt variable would silently train another recipe.  The names the recipes read, and what kind
+of value each has, are taken from the scripts themselves, from lines like
+`: "${MAX_UPDATE:=400000}"`.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from wav2vec2.cli.errors import UserError, run_command
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+# Names from other implementations' scripts, and what they are called here.
+ALIASES = {
+    "AMP": "FP16",
+    "EPOCHS": "MAX_UPDATE",
+    "GRADIENT_ACCUMULATION": "UPDATE_FREQ",
+    "HOURGLASS": "HOURGLASS_CONFIG",
+    "LAYERDROP": "ENCODER_LAYERDROP",
+    "LR": "LEARNING_RATE",
+    "MAX_STEPS": "MAX_UPDATE",
+    "NGPUS": "NUM_GPUS",
+    "NUM_EPOCHS": "MAX_UPDATE",
+    "UPDATE_FREQUENCY": "UPDATE_FREQ",
+    "WARMUP": "WARMUP_UPDATES",
+    "WARMUP_STEPS": "WARMUP_UPDATES",
+}
+# Words too common elsewhere to say that a variable is meant for a recipe.
+COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
+FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
+AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
+SIMILAR = 0.81
+
+_SOURCED = re.compile(r"^source .*/([a-z0-9_]+\.sh)\b", flags=re.MULTILINE)
+_DECLARED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):?([-=?+])([^}\"]*)")
+
+
+def declared(script: Path) -> dict[str, str]:
+    """The variables that a script and what it sources read, with their defaults ('' where there is
+    none)."""
+    text = script.read_text(encoding="utf-8")
+    names = {n: default if mark == "=" else "" for n, mark, default in _DECLARED.findall(text)}
+    for other in _SOURCED.findall(text):
+        names = declared(script.with_name(other)) | names  # its own default comes first
+    return names
+
+
+def one_edit_apart(a: str, b: str) -> bool:
+    """Whether one letter was left out, added, mistaken, or swapped with its neighbour."""
+    if len(a) > len(b):
+        a, b = b, a
+    start = 0
+    while start < len(a) and a[start] == b[start]:
+        start += 1
+    if len(a) < len(b):
+        return len(b) - len(a) == 1 and a[start:] == b[start + 1 :]
+    return a[start + 1 :] == b[start + 1 :] or (
+        a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
+    )
+
+
+def resembles(name: str, known: set[str]) -> bool:
+    """Whether `name` looks as if it were meant for a recipe."""
+    if any(len(name) > 3 and one_edit_apart(name, other) for other in known):
+        return True
+    if len(name) > 5 and difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
+        return True
+    words = {word for other in known for word in other.split("_")} - COMMON_WORDS
+    parts = name.split("_")
+    return len(parts) > 1 and all(
+        any(
+            part == word
+            or (len(part) > 3 and one_edit_apart(part, word))
+            or (min(len(part), len(word)) > 2 and (part.startswith(word) or word.startswith(part)))
+            for word in words
+        )
+        for part in parts
+    )
+
+
+def check_value(name: str, value: str, default: str) -> None:
+    """UserError for a value of another kind than the default's."""
+    if not value:
+        return
+    if re.fullmatch(r"\d+", default):
+        if not re.fullmatch(r"[0-9]+", value) or (name in AT_LEAST_ONE and int(value) == 0):
+            least = "of at least 1" if name in AT_LEAST_ONE else f"such as {default}"
+            raise UserError(f"{name}={value}: must be a whole number {least}")
+    elif re.fullmatch(r"[\d.]+(e-?\d+)?", default):
+        try:
+            float(value)
+        except ValueError:
+            raise UserError(f"{name}={value}: must be a number such as {default}") from None
+    elif default in ("true", "false") and value not in ("true", "false"):
+        raise UserError(f"{name}={value}: must be true or false")
+
+
+def check(script: Path, environment: Mapping[str, str]) -> list[str]:
+    """Notes about variables this recipe does not read; UserError for a misspelt one or a value
+    that cannot be meant."""
+    own = declared(script)
+    known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
+    notes = []
+    for name, value in sorted(environment.items()):
+        if name in own:
+            check_value(name, value, own[name])
+        elif name.startswith(FOREIGN_PREFIXES):
+            continue
+        elif name in known and name not in ALIASES:
+            notes.append(f"note: {name} is set, but {script.name} does not read it")
+        elif name in ALIASES or resembles(name, known):
+            near = [ALIASES[name]] if name in ALIASES else []
+            near = near or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "unset it"
+            raise UserError(f"{name}: no recipe reads this variable; {hint}")
+    return notes
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise UserError("usage: python -m common.runtime.recipe_variables SCRIPT")
+    for note in check(Path(sys.argv[1]), os.environ):
+        print(note, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main)

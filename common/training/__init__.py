@@ -1,0 +1,1 @@
+"""The training engine: update step, trainer, checkpoints, precision, optimizer and health."""

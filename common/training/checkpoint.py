@@ -1,0 +1,124 @@
+"""A run's checkpoints: written in the background, found again, removed when no longer kept."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+
+_UPDATE_FILE = re.compile(r"wav2vec2_update(\d+)\.pt")
+
+
+def _copied(content: Any) -> Any:
+    """`content` with its tensors copied to the CPU, so that training may change the originals."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_copied(value) for value in content)
+    return content
+
+
+class CheckpointWriter:
+    """Writes checkpoints behind the training's back, one at a time.
+
+    Training waits for a copy of the tensors; the file is written by a thread.  What goes wrong
+    there is raised by the next call.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: UserError | None = None
+
+    def save(self, path: Path, content: dict[str, Any], then: Callable[[], None]) -> None:
+        """`save` of a copy of `content`, then `then()`; waits for the write before it."""
+        self.wait()
+        copy = _copied(content)
+
+        def write() -> None:
+            try:
+                save_checkpoint(path, copy)
+                then()
+            except UserError as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was to be written is; UserError if it could not be."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def update_file(output_dir: str | Path, update: int) -> Path:
+    """Where the checkpoint of update `update` lies."""
+    return Path(output_dir) / f"wav2vec2_update{update}.pt"
+
+
+def best_file(output_dir: str | Path) -> Path:
+    """Where the checkpoint with the best validation result lies."""
+    return Path(output_dir) / "wav2vec2_best.pt"
+
+
+def saved_updates(output_dir: str | Path) -> list[int]:
+    """Updates with a checkpoint in `output_dir`, ascending."""
+    names = (path.name for path in Path(output_dir).glob("wav2vec2_update*.pt"))
+    return sorted(int(m[1]) for m in map(_UPDATE_FILE.fullmatch, names) if m)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint that was found in an output folder."""
+
+    path: Path
+    content: dict[str, Any]
+
+
+def newest_checkpoint(output_dir: str | Path) -> ResumePoint | None:
+    """The newest update checkpoint that can be read, None if there is no update checkpoint.
+
+    Says which are passed over.  UserError if there are some and none can be read: to start anew
+    would write over them.
+    """
+    updates = saved_updates(output_dir)
+    for update in reversed(updates):
+        path = update_file(output_dir, update)
+        try:
+            return ResumePoint(path, load_checkpoint(path))
+        except UserError as error:
+            notice(f"warning: {error}; trying the one before")
+    if updates:
+        raise UserError(
+            f"{output_dir}: none of its {len(updates)} checkpoints wav2vec2_update*.pt can be "
+            "read; repair them, or choose another OUTPUT_DIR"
+        )
+    return None
+
+
+def prune_checkpoints(output_dir: str | Path, keep: int, milestones: Sequence[int] = ()) -> None:
+    """Remove update checkpoints but the newest `keep` and those nearest to each milestone, and
+    what writers that were killed left behind."""
+    updates = saved_updates(output_dir)
+    kept = {*updates[-keep:]}
+    if updates:
+        kept |= {min(updates, key=lambda u: abs(u - milestone)) for milestone in milestones}
+    for update in updates:
+        if update not in kept:
+            update_file(output_dir, update).unlink(missing_ok=True)
+    for path in Path(output_dir).glob(".wav2vec2_*.tmp"):
+        if not path.name.endswith(f".{os.getpid()}.tmp"):
+            path.unlink(missing_ok=True)

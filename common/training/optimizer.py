@@ -1,0 +1,112 @@
+"""The optimizers: Adam with decoupled weight decay, and LAMB for very large batches."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from wav2vec2.cli.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimizer"""
+
+    optimizer: Literal["adam", "fused_adam", "fused_lamb", "lamb"] = "adam"
+    """Adam with decoupled weight decay (AdamW), or LAMB; the fused ones are apex'."""
+    adam_betas: tuple[float, float] = (0.9, 0.98)
+    """Decay rates of the two moments."""
+    adam_eps: float = 1e-6
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay, on all parameters alike, biases and norms included."""
+    clip_norm: float = 25.0
+    """Largest norm of the gradient, after its division by the count of targets; 0: no clipping."""
+    ema: float = 0.0
+    """Decay an update of the weights' moving average, such as 0.9999; 0: none is kept."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise UserError(f"--adam_betas {self.adam_betas}: both must be within [0, 1)")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"--ema {self.ema}: must be within [0, 1)")
+        if self.clip_norm < 0 or self.weight_decay < 0 or self.adam_eps < 0:
+            raise UserError("--clip_norm, --weight_decay and --adam_eps must not be negative")
+
+    def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer over `parameters`; the learning rate is set anew at every update.
+
+        UserError for an apex optimizer where apex cannot be imported.
+        """
+        common: dict[str, Any] = {
+            "lr": 0.0,
+            "betas": self.adam_betas,
+            "eps": self.adam_eps,
+            "weight_decay": self.weight_decay,
+        }
+        if self.optimizer == "adam":
+            return torch.optim.AdamW(parameters, **common, fused=True)
+        if self.optimizer == "lamb":
+            return Lamb(parameters, **common)
+        try:
+            from apex.optimizers import FusedAdam, FusedLAMB  # ships in the NGC image
+        except ImportError:
+            plain = {"fused_adam": "adam", "fused_lamb": "lamb"}[self.optimizer]
+            raise UserError(
+                f"--optimizer {self.optimizer}: apex cannot be imported; use the NGC PyTorch "
+                f"image, or --optimizer {plain}, which needs nothing else"
+            ) from None
+        if self.optimizer == "fused_adam":
+            return FusedAdam(parameters, **common, adam_w_mode=True)
+        # The gradient is clipped before: no second clipping inside.
+        return FusedLAMB(parameters, **common, max_grad_norm=float("inf"))
+
+
+class Lamb(torch.optim.Optimizer):
+    """LAMB (You et al., arXiv 1904.00962): each tensor's Adam step, scaled to the tensor's norm.
+
+    step = m' / (sqrt(v') + eps) + weight_decay w, with bias-corrected moments m', v'; then
+    w <- w - lr (|w| / |step|) step.  The ratio is 1 where a norm is 0 and, as in apex' FusedLAMB,
+    where there is no weight decay.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """One update; a parameter without gradient is left alone."""
+        assert closure is None
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                state["step"] += 1
+                mean, square = state["exp_avg"], state["exp_avg_sq"]
+                mean.lerp_(parameter.grad, 1 - beta1)
+                square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+                root = (square / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+                step = (mean / (1 - beta1 ** state["step"])).div_(root)
+                if group["weight_decay"]:
+                    step.add_(parameter, alpha=group["weight_decay"])
+                    ratio = parameter.norm() / step.norm()
+                    # Without leaving the device: a norm of 0 makes the ratio 0, infinite or NaN.
+                    usable = torch.isfinite(ratio) & (ratio > 0)
+                    step.mul_(torch.where(usable, ratio, 1.0))
+                parameter.sub_(step, alpha=group["lr"])

@@ -1,0 +1,90 @@
+"""Learning rates: pure functions of the update number, counted from 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from wav2vec2.cli.errors import UserError
+
+
+def polynomial(update: int, *, peak: float, warmup: int, total: int, power: float = 1.0) -> float:
+    """Linear from 0 to `peak` over `warmup` updates, then polynomial decay to 0 at `total`."""
+    done = update - 1
+    if done < warmup:
+        return peak * done / warmup
+    if done >= total:
+        return 0.0
+    return peak * (1 - (done - warmup) / (total - warmup)) ** power
+
+
+def three_stage(
+    update: int,
+    *,
+    peak: float,
+    warmup: int,
+    hold: int,
+    decay: int,
+    start_scale: float = 0.01,
+    end_scale: float = 0.05,
+) -> float:
+    """Linear from `start_scale * peak`, constant, then exponential decay to `end_scale * peak`.
+
+    The schedule of wav2vec 2.0 fine-tuning (arXiv 2006.11477, section 4.3).
+    """
+    done = update - 1
+    if done < warmup:
+        return peak * (start_scale + (1 - start_scale) * done / warmup)
+    if done < warmup + hold:
+        return peak
+    if done < warmup + hold + decay:
+        return peak * end_scale ** ((done - warmup - hold) / decay)
+    return peak * end_scale
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Learning rate"""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    schedule: Literal["polynomial", "three_stage"] = "polynomial"
+    """Polynomial: warm-up, then decay to 0.  Three_stage: warm-up, hold, exponential decay."""
+    max_update: int = 400_000
+    """Updates to train for; the schedule ends here."""
+    warmup_updates: int = 32_000
+    """Updates of linear warm-up."""
+    hold_updates: int = 0
+    """Updates at the peak (three_stage)."""
+    power: float = 1.0
+    """Exponent of the polynomial decay."""
+
+    def __post_init__(self) -> None:
+        if self.max_update < 1:
+            raise UserError(f"--max_update {self.max_update}: must be at least 1")
+        if self.learning_rate < 0:
+            raise UserError(f"--learning_rate {self.learning_rate}: must not be negative")
+        if self.warmup_updates < 0 or self.hold_updates < 0:
+            raise UserError("--warmup_updates and --hold_updates must not be negative")
+        if self.warmup_updates + self.hold_updates > self.max_update:
+            raise UserError(
+                f"--warmup_updates {self.warmup_updates} and --hold_updates {self.hold_updates} "
+                f"exceed --max_update {self.max_update}; lower them"
+            )
+
+    def function(self) -> Callable[[int], float]:
+        """The schedule: update, counted from 1 -> learning rate."""
+        if self.schedule == "polynomial":
+            return lambda update: polynomial(
+                update,
+                peak=self.learning_rate,
+                warmup=self.warmup_updates,
+                total=self.max_update,
+                power=self.power,
+            )
+        return lambda update: three_stage(
+            update,
+            peak=self.learning_rate,
+            warmup=self.warmup_updates,
+            hold=self.hold_updates,
+            decay=self.max_update - self.warmup_updates - self.hold_updates,
+        )

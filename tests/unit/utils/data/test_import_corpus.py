@@ -1,0 +1,471 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from utils.data import import_corpus
+from utils.data.import_corpus import SelectionOptions, main, split_of
+from wav2vec2.audio.decode import read_recording
+from wav2vec2.audio.recordings import read_folder
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.filelists import read_labels, read_manifest
+from wav2vec2.text import cleanup
+from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
+from wav2vec2.text.vocabulary import Spelling, Vocabulary
+
+REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+def tone(path, seconds=1.0, rate=16_000, channels=1, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (int(seconds * rate), channels))
+    soundfile.write(path, noise, rate, subtype="PCM_16" if path.suffix != ".ogg" else None)
+    return path
+
+
+def run(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["import_corpus", "--workers", "1", *map(str, flags)])
+    return main()
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def left_out(folder):
+    lines = (folder / "left_out.jsonl").read_text().splitlines()
+    return {Path(e["source"]).name: e for e in map(json.loads, lines)}
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Twelve recordings of many kinds, and a table of them."""
+    lines = ["path\ttext"]
+    for index in range(12):
+        name = f"s{index % 3}/{index}" + (".wav", ".flac", ".ogg")[index % 3]
+        rate = (8_000, 16_000, 44_100)[index % 3]
+        tone(tmp_path / "in" / name, 0.5, rate, channels=1 + index % 2, seed=index)
+        lines.append(f"{name}\tHello, number {index}!")
+    path = tmp_path / "in" / "rows.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+# --- transcripts
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Agent's  ‘logged’ on.\tPress 2 now [beep]", "AGENT'S LOGGED ON PRESS TWO NOW"),
+        ("the 2nd of May 1984, 3D", "THE SECOND OF MAY NINETEEN EIGHTY FOUR THREE D"),
+        ("1,234.50", "ONE THOUSAND TWO HUNDRED AND THIRTY FOUR POINT FIVE ZERO"),
+        ("-5 or A-5", "MINUS FIVE OR A FIVE"),
+        ("007", "ZERO ZERO SEVEN"),
+        ("5551234", "FIVE FIVE FIVE ONE TWO THREE FOUR"),
+        ("1,000,000", "ONE MILLION"),
+        ("A.M. well-known", "A M WELL KNOWN"),
+        ("don´t (laughs) <unk> na\u0308ive\u200b", "DON'T NÄIVE"),
+    ],
+)
+def test_clean(text, expected):
+    assert clean(text, CleanupOptions()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("3-5", "number"),
+        ("10:30", "number"),
+        ("1.2.3", "number"),
+        ("the 1990s", "number"),
+        ("50%", "symbol"),
+        ("press #", "symbol"),
+        ("smile ☺", "character"),
+        ("[noise]", "no words"),
+        ("  ", "no transcript"),
+    ],
+)
+def test_clean_refuses_what_it_cannot_say(text, reason):
+    with pytest.raises(Refused) as refused:
+        clean(text, CleanupOptions())
+    assert refused.value.reason == reason
+
+
+def test_clean_options():
+    assert clean("Room 12", CleanupOptions(digits="keep", case="lower")) == "room 12"
+    assert clean("Straße", CleanupOptions(case="keep")) == "Straße"
+    assert clean("um yes", CleanupOptions(drop_pattern=(r"\bum\b",))) == "YES"
+    assert clean("(yes)", CleanupOptions(drop_pattern=())) == "YES"
+    assert clean("well-known - it's", CleanupOptions(keep_characters="-")) == "WELL-KNOWN ITS"
+    assert clean("tengo 1984", CleanupOptions(language="es")) == (
+        "TENGO MIL NOVECIENTOS OCHENTA Y CUATRO"
+    )
+    with pytest.raises(Refused, match="several ways"):  # a decimal there, thousands elsewhere
+        clean("1,5", CleanupOptions(language="es"))
+    with pytest.raises(Refused, match="digits"):
+        clean("Room 12", CleanupOptions(digits="refuse"))
+    with pytest.raises(Refused, match="'É'"):
+        clean("café", CleanupOptions(alphabet="ACF"))
+    with pytest.raises(UserError, match="--drop_pattern"):
+        CleanupOptions(drop_pattern=("(",))
+    with pytest.raises(UserError, match="--keep_characters"):
+        CleanupOptions(keep_characters="'|")
+    with pytest.raises(UserError, match="--language xx"):
+        clean("12", CleanupOptions(language="xx"))
+
+
+def test_num2words_is_needed_for_numbers_only(monkeypatch):
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    assert clean("no number", CleanupOptions()) == "NO NUMBER"
+    with pytest.raises(UserError, match="pip install num2words"):
+        clean("12", CleanupOptions())
+    assert cleanup.clean("12", CleanupOptions(digits="keep")) == "12"
+
+
+# --- audio
+
+
+def test_g722_is_decoded_by_its_suffix(tmp_path):
+    av = pytest.importorskip("av")
+    if "g722" not in av.codecs_available:
+        pytest.skip("this FFmpeg has no G.722 encoder")
+    wave = (8000 * np.sin(np.arange(16_000) / 16)).astype(np.int16)[None]
+    path = tmp_path / "prompt.G722"
+    with av.open(str(path), "w", format="g722") as container:
+        stream = container.add_stream("g722", rate=16_000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    decoded = read_recording(path)
+    assert len(decoded) == pytest.approx(16_000, abs=400)
+    spectrum = np.abs(np.fft.rfft(decoded))
+    peak = np.argmax(spectrum) * 16_000 / len(decoded)
+    assert peak == pytest.approx(16_000 / 16 / (2 * np.pi), abs=3)
+
+
+@pytest.mark.parametrize("suffix", [".raw", ".al", ".ul"])
+def test_samples_of_unknown_rate_are_refused(tmp_path, suffix):
+    pytest.importorskip("av")
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(UserError, match="unknown rate"):
+        read_recording(path)
+
+
+# --- importing
+
+
+def test_table_becomes_a_data_set(table, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    flags = ("--table", table, "--output_dir", out, "--prefix", "my_", "--valid_share", "0.2")
+    assert run(monkeypatch, *flags) == 0
+    words = {}
+    for subset in ("train", "valid", "test"):
+        if (out / f"my_{subset}.tsv").exists():
+            manifest = read_manifest(out, f"my_{subset}")
+            words |= read_labels(manifest, "wrd")
+            spelt = read_labels(manifest, "ltr")
+            for utterance in manifest.utterances:
+                info = soundfile.info(utterance.path)
+                assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+                assert info.frames == utterance.samples == pytest.approx(8_000, abs=2)
+                decoded = Spelling.LETTERS.words(spelt[utterance.id].split())
+                assert decoded == words[utterance.id]
+    assert len(words) == 12
+    assert words["s2_11"] == "HELLO NUMBER ELEVEN"
+    assert (out / "my_valid.tsv").exists()
+    assert "|" in Vocabulary.read(out / "dict.ltr.txt").symbols
+    assert "my_train.tsv" in capsys.readouterr().out
+
+
+def test_16_bit_sources_keep_their_samples(tmp_path, monkeypatch):
+    source = tone(tmp_path / "in/a.wav")
+    assert run(monkeypatch, "--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out") == 0
+    written = soundfile.read(tmp_path / "out/audio/a.flac", dtype="int16")[0]
+    assert np.array_equal(written, soundfile.read(source, dtype="int16")[0])
+
+
+def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
+    tone(tmp_path / "good.wav", 1)
+    tone(tmp_path / "short.wav", 0.1)
+    tone(tmp_path / "long.wav", 3)
+    tone(tmp_path / "hurried.wav", 0.3)
+    tone(tmp_path / "percent.wav")
+    (tmp_path / "noise.wav").write_bytes(b"nothing of the kind")
+    rows = [
+        {"file": "good.wav", "sentence": "Good."},
+        {"file": "short.wav", "sentence": "a"},
+        {"file": "long.wav", "sentence": "b"},
+        {"file": "hurried.wav", "sentence": "aaaaaaaa"},  # 14 frames; 9 labels and 7 repeats
+        {"file": "percent.wav", "sentence": "5 %"},
+        {"file": "noise.wav", "sentence": "c"},
+        {"file": "gone.wav", "sentence": "d"},
+        {"file": "null.wav", "sentence": None},
+    ]
+    table = tmp_path / "rows.data"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "out"
+    flags = ("--table", table, "--format", "jsonl", "--output_dir", out, "--max_seconds", "2")
+    assert run(monkeypatch, *flags) == 1
+    entries = left_out(out)
+    assert {name: (e["reason"], e["failed"]) for name, e in entries.items()} == {
+        "short.wav": ("too short", False),
+        "long.wav": ("too long", False),
+        "hurried.wav": ("transcript too long", False),
+        "percent.wav": ("transcript: symbol", False),
+        "noise.wav": ("unreadable", True),
+        "gone.wav": ("missing", True),
+        "null.wav": ("transcript: no transcript", False),
+    }
+    assert entries["gone.wav"]["where"] == f"{table}:7"
+    assert [p.name for p in (out / "audio").glob("*.flac")] == ["good.flac"]
+    assert "left out, missing: 1" in capsys.readouterr().out
+
+
+def test_exit_code_tells_failures_from_rules(tmp_path, monkeypatch):
+    tone(tmp_path / "in/a.wav")
+    tone(tmp_path / "in/short.wav", 0.1)
+    flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags) == 0  # left out by a rule is no failure
+    with pytest.raises(UserError, match="none of 2 recordings"):
+        run(monkeypatch, *flags[:3], tmp_path / "none", "--min_seconds", "5")
+
+
+def test_folder_of_audio(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    for name in ("a b/c d.wav", "x.wav", "x.ogg", ".hidden.wav", "deep/er/y.FLAC"):
+        tone(folder / name, seed=len(name))
+    (folder / "notes.txt").write_text("no audio")
+    (folder / "folder.wav").mkdir()
+    out = folder / "out"  # inside: its own output is not imported the second time
+    for _ in range(2):
+        assert run(monkeypatch, "--audio_dir", folder, "--output_dir", out) == 0
+    names = {p.stem for p in (out / "audio").glob("*.flac")}
+    assert names == {"a_b_c_d", "x_wav", "x_ogg", "deep_er_y"}
+    assert not list(out.glob("*.wrd")) and not (out / "dict.ltr.txt").exists()
+
+
+def test_long_and_odd_names(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    tone(folder / ("deep/" * 60) / "a.wav")
+    tone(folder / ("deep/" * 60) / "b.wav")
+    tone(folder / "tab\tand\nline.wav")
+    assert run(monkeypatch, "--audio_dir", folder, "--output_dir", tmp_path / "out") == 0
+    names = {p.stem for p in (tmp_path / "out/audio").glob("*.flac")}
+    assert len(names) == 3 and "tab_and_line" in names
+
+
+def test_workers_do_not_change_a_byte(table, tmp_path, monkeypatch):
+    for workers in (1, 2):
+        flags = ("--table", table, "--output_dir", tmp_path / f"out{workers}")
+        assert run(monkeypatch, *flags, "--workers", workers) == 0
+    one, two = contents(tmp_path / "out1"), contents(tmp_path / "out2")
+    for files, name in ((one, b"out1"), (two, b"out2")):
+        for path in files:
+            if path.endswith(".tsv"):
+                files[path] = files[path].replace(name, b"out")
+    assert one == two
+
+
+def test_a_stopped_import_continues(table, tmp_path, monkeypatch):
+    flags = ("--table", table, "--output_dir", tmp_path / "out")
+    real, done = import_corpus.read_recording, []
+
+    def stop_at_fifth(path):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(path)
+        return real(path)
+
+    monkeypatch.setattr(import_corpus, "read_recording", stop_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, *flags)
+    journal = tmp_path / "out/audio/converted.jsonl"
+    assert len(journal.read_text().splitlines()) == 5
+    journal.write_text(journal.read_text() + '["s0_', encoding="utf-8")  # a line cut short
+
+    def count(path):
+        done.append(path)
+        return real(path)
+
+    monkeypatch.setattr(import_corpus, "read_recording", count)
+    assert run(monkeypatch, *flags) == 0
+    assert len(done) == len(set(done)) == 12
+    before = contents(tmp_path / "out")
+    assert run(monkeypatch, *flags) == 0
+    assert len(done) == 12 and contents(tmp_path / "out") == before
+
+    tone(table.parent / "s0/0.wav", 0.7)  # one source changes, and only it is read again
+    assert run(monkeypatch, *flags) == 0
+    assert done[12:] == [table.parent / "s0/0.wav"]
+
+
+def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", table, "--output_dir", out) == 0
+    before = contents(out)
+    with pytest.raises(UserError, match="another case, seed; choose another folder"):
+        run(monkeypatch, "--table", table, "--output_dir", out, "--seed", "2", "--case", "lower")
+    assert contents(out) == before
+    with pytest.raises(UserError, match="holds no import"):
+        run(monkeypatch, "--table", table, "--output_dir", table.parent)
+    with pytest.raises(UserError, match="choose another"):
+        run(monkeypatch, "--table", table, "--output_dir", table / "below_a_file")
+
+
+def test_dry_run_writes_nothing(table, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "--table", table, "--output_dir", tmp_path / "o", "--dry_run", 2) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("->") == 2
+    assert "Hello, number 1!\n  -> HELLO NUMBER ONE" in printed
+    folder = table.parent
+    assert (
+        run(monkeypatch, "--audio_dir", folder, "--output_dir", tmp_path / "o", "--dry_run", 3) == 0
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_drop_pattern_can_be_repeated(table, tmp_path, monkeypatch, capsys):
+    patterns = ("--drop_pattern", "Hello", "--drop_pattern", "number")
+    run(monkeypatch, "--table", table, "--output_dir", tmp_path / "o", "--dry_run", 1, *patterns)
+    assert "-> ZERO\n" in capsys.readouterr().out
+
+
+# --- split
+
+
+def recordings(count, speakers=0):
+    names = [f"u{index}" for index in range(count)]
+    return [
+        import_corpus.Recording(n, n, Path(n), n, "A", f"s{i % speakers}" if speakers else "")
+        for i, n in enumerate(names)
+    ]
+
+
+def test_split_is_stable_and_of_the_shares_asked():
+    selection = SelectionOptions(valid_share=0.1, test_share=0.2)
+    few, many = split_of(recordings(500), selection), split_of(recordings(2000), selection)
+    assert all(many[name] == subset for name, subset in few.items())
+    shares = [list(many.values()).count(s) / 2000 for s in ("train", "valid", "test")]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
+    other = split_of(recordings(2000), SelectionOptions(valid_share=0.1, test_share=0.2, seed=2))
+    assert other != many
+
+
+def test_no_speaker_in_two_subsets():
+    subsets = split_of(recordings(300, speakers=30), SelectionOptions(valid_share=0.2))
+    for speaker in range(30):
+        assert len({subsets[f"u{i}"] for i in range(speaker, 300, 30)}) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_small_sets_have_something_to_train_on_and_to_watch(seed):
+    selection = SelectionOptions(valid_share=0.05, test_share=0.9, seed=seed)
+    assert {"train", "valid"} <= set(split_of(recordings(3), selection).values())
+    assert set(split_of(recordings(1), selection).values()) == {"train"}
+
+
+def test_a_neighbour_of_the_same_stem_moves_no_one(tmp_path):
+    tone(tmp_path / "x.wav")
+    options = import_corpus.SourceOptions(output_dir="o", audio_dir=str(tmp_path))
+    (alone,) = import_corpus.unique_ids(read_folder(options))
+    tone(tmp_path / "x.ogg")
+    both = import_corpus.unique_ids(read_folder(options))
+    assert {r.key for r in both} == {alone.key}  # probably one recording twice: one subset
+    assert len({r.id for r in both}) == 2
+
+
+def test_split_column(tmp_path, monkeypatch, capsys):
+    lines = ["audio,transcript,part"]
+    for index, (part, text) in enumerate([("train", "AB"), ("valid", "BQ"), ("test", "A")]):
+        tone(tmp_path / f"{index}.wav", seed=index)
+        lines.append(f'{index}.wav,"{text}, {text}",{part}')
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(lines))
+    flags = ("--table", table, "--output_dir", tmp_path / "out", "--split_column", "part")
+    assert run(monkeypatch, *flags) == 0
+    for subset, name in (("train", "0"), ("valid", "1"), ("test", "2")):
+        assert [u.id for u in read_manifest(tmp_path / "out", subset).utterances] == [name]
+    assert "note: Q occur in valid or test" in capsys.readouterr().out
+    table.write_text("\n".join([*lines[:1], *lines[3:]]))  # now nothing but test
+    assert run(monkeypatch, *flags) == 0
+    assert "hence no dict.ltr.txt" in capsys.readouterr().out
+    assert not (tmp_path / "out/train.tsv").exists()
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "flags", "message"),
+    [
+        ("t.tsv", "path\ttext\n", (), "names no recordings"),
+        ("t.tsv", "", (), "names no recordings"),
+        ("t.tsv", "clip\ttext\na\tb\n", (), "t.tsv:2: no column path .*it has clip, text"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--text_column", "w"), "no column w; it has path, text"),
+        ("t.tsv", "path\ttext\na\n", (), "t.tsv:2: has not as many fields"),
+        ("t.tsv", "path\ttext\n\tb\n", (), "t.tsv:2: column path is empty"),
+        ("t.tsv", "path\ttext\na.wav\tb\n./a.wav\tc\n", (), "t.tsv:3: .*second time.*t.tsv:2"),
+        ("t.tsv", "path\ttext\na/b.wav\tb\na_b.wav\tc\n", (), "t.tsv:3: .*would both be called"),
+        ("t.csv", 'path,text\na.wav,"b\n', (), "not valid CSV"),
+        ("t.jsonl", '{"path": "a", "text": "b"}\n{"path"\n', (), "t.jsonl:2: not JSON"),
+        ("t.jsonl", "[1]\n", (), "t.jsonl:1: not a JSON object"),
+        ("t.txt", "path\ttext\na\tb\n", (), "say --format tsv, csv or jsonl"),
+        ("t.tsv", "path\ttext\tp\na\tb\tdev\n", ("--split_column", "p"), "split 'dev' is none of"),
+        ("t.tsv", "path\ttext\ts\na\tb\t\n", ("--speaker_column", "s"), "t.tsv:2: no speaker"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--audio_dir", "."), "either --table or --audio_dir"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--min_seconds", "40"), "--min_seconds"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--valid_share", "1"), "--valid_share"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--prefix", "a/b"), "--prefix"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--workers", "0"), "--workers 0"),
+        ("t.tsv", "path\ttext\na\tb\n", ("--drop_pattern", "("), "not a regular expression"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, monkeypatch, name, text, flags, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, "--table", tmp_path / name, "--output_dir", tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_tables_are_refused_for_folders(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--speaker_column"):
+        flags = ("--audio_dir", tmp_path, "--output_dir", tmp_path / "o", "--speaker_column", "s")
+        run(monkeypatch, *flags)
+    with pytest.raises(UserError, match="holds no audio file"):
+        run(monkeypatch, "--audio_dir", tmp_path, "--output_dir", tmp_path / "o")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--table", "{0}/none.tsv"), "error: --table {0}/none.tsv: cannot be read (No such file"),
+        (("--table", "{0}/bad.jsonl"), "error: {0}/bad.jsonl:1: not JSON"),
+        (
+            ("--audio_dri", "{0}"),
+            "error: utils.data.import_corpus: unknown flag --audio_dri (did you",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, line):
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    flags = [flag.format(tmp_path) for flag in flags]
+    command = [
+        sys.executable,
+        "-m",
+        "utils.data.import_corpus",
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run([*command, *flags], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(line.format(tmp_path))
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,194 @@
+"""Each table: what it would run, what it takes from finished runs, and how it is interrupted."""
+
+import json
+import re
+import shlex
+import sys
+
+import pytest
+
+from common.runtime.recipe_variables import SCRIPTS, check_value, declared
+from utils.reporting import reproduce_tables, results
+from utils.reporting.reproduce_tables import REPRODUCTIONS, main
+from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.telemetry import Telemetry
+from wav2vec2.inference.latency import PARTS, QUANTILES
+
+SEEDS = ["--seeds", "1", "2", "3"]
+
+
+def test_every_table_can_be_reproduced():
+    assert set(REPRODUCTIONS) == set(results.TABLES)
+
+
+def test_lists_what_each_needs(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == list(REPRODUCTIONS)
+
+
+@pytest.mark.parametrize("table", REPRODUCTIONS)
+def test_dry_run(table, capsys):
+    """Scripts that exist, with variables that they read and values of their kind."""
+    main([table, "--dry_run", *SEEDS])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    for line in lines:
+        variables, script = re.fullmatch(r"(.*) bash scripts/(\S+).*", line).groups()
+        known = declared(SCRIPTS / script)
+        for pair in shlex.split(variables):
+            name, _, value = pair.partition("=")
+            assert name in known, (script, name)
+            check_value(name, value, known[name])
+
+
+def test_seeds_and_numbers_of_gpus(capsys):
+    main(["pretraining_accuracy", "--dry_run", "--seeds", "4", "5"])
+    assert re.findall(r"SEED=(\d)", capsys.readouterr().out) == ["4", "5"]
+    main(["throughput", "--dry_run", "--gpus", "2"])
+    assert re.findall(r"NUM_GPUS=(\d)", capsys.readouterr().out) == ["2", "2"]
+
+
+def test_no_such_table():
+    with pytest.raises(UserError, match="wer: no table of that name; one of pooling_factor"):
+        main(["wer"])
+
+
+def log(folder, records, summary):
+    """A run's log, by the class that writes them."""
+    folder.mkdir(parents=True)
+    telemetry = Telemetry(folder, enabled=True)
+    for step, data in records:
+        telemetry.log(step, data)
+    telemetry.log([], summary)
+    telemetry.close()
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch, capsys):
+    """Makes a table of runs that a function left; returns its rows, having checked what is said."""
+
+    def make(table, *flags):
+        monkeypatch.setattr(reproduce_tables.Step, "run", lambda step: None)
+        output = tmp_path / "out" / "table.json"
+        main([table, "--runs_dir", str(tmp_path / "runs"), "--output", str(output), *flags])
+        said = capsys.readouterr().out
+        assert results.TABLES[table].title in said and str(output) in said
+        return results.Measurement.read(output).rows
+
+    return make
+
+
+def test_accuracy_over_seeds(tmp_path, finished):
+    """The validations nearest to the published updates: mean and deviation."""
+    for seed, last in ((1, 0.50), (2, 0.56), (3, 0.59)):
+        records = []
+        for number, update in enumerate((49_000, 52_000, 99_999, 200_000, 300_000, 400_000), 1):
+            value = last if update == 400_000 else 0.1 * number
+            records.append(([1, update, 400_000], {"train_loss": 1.0}))
+            records.append(([1], {"val_accuracy": value}))
+        log(tmp_path / "runs" / "pretraining_accuracy" / f"seed_{seed}", records, {})
+    rows = finished("pretraining_accuracy", *SEEDS)
+    assert rows["50,000 updates"] == {"accuracy": 0.1, "deviation": 0.0}
+    assert rows["400,000 updates"] == {"accuracy": 0.55, "deviation": 0.046}
+
+
+def test_throughput(tmp_path, finished):
+    for gpus in (1, 4):
+        for kind, rate in (("pretrain", 1000.4), ("finetune", 2000.6)):
+            folder = tmp_path / "runs" / "throughput" / f"{kind}_{gpus}"
+            log(folder, [], {"train_avg_ntokens/s": rate * gpus})
+    rows = finished("throughput", "--gpus", "1", "4")
+    assert rows == {
+        "1 GPU": {"pretrain": 1000, "finetune": 2001},
+        "4 GPUs": {"pretrain": 4002, "finetune": 8002},
+    }
+
+
+def test_word_error_rate(tmp_path, finished):
+    for seed, wer in ((1, 9.0), (2, 8.1234), (3, 7.0)):
+        folder = tmp_path / "runs" / "finetuning_wer" / f"seed_{seed}" / "dev-other"
+        folder.mkdir(parents=True)
+        (folder / "summary_dev-other.json").write_text(json.dumps({"wer": wer}))
+    assert finished("finetuning_wer", *SEEDS) == {"dev-other": {"wer": 8.123}}
+
+
+def test_factors_are_the_benchmarks_own(tmp_path, finished):
+    """Its precision and its device included, whatever else this machine has."""
+    folder = tmp_path / "runs" / "pooling_factor"
+    folder.mkdir(parents=True)
+    content = {
+        **{"table": "pooling_factor", "setting": "CPU, fp32", "command": "the benchmark"},
+        **{"hardware": "a processor", "versions": {"torch": "2"}, "commit": "abc"},
+        "rows": {"baseline": {"throughput": 1.0, "memory": 100.0}},
+    }
+    (folder / "table.json").write_text(json.dumps(content))
+    assert finished("pooling_factor") == content["rows"]
+    found = results.Measurement.read(tmp_path / "out" / "table.json")
+    assert found == results.Measurement(**content)
+
+
+def test_latency(tmp_path, finished):
+    folder = tmp_path / "runs" / "latency"
+    folder.mkdir(parents=True)
+    entries = []
+    for size in (1, 4, 8, 16):
+        entry = {"batch_size": size}
+        for part in PARTS:
+            for number, name in enumerate(("mean", *QUANTILES)):
+                entry[f"{part}_latency_{name}"] = size + number + (part == "data+dnn") * 0.123
+        entries.append(entry)
+    (folder / "latency_test-other.json").write_text(json.dumps(entries))
+    rows = finished("latency")
+    places = {name: number for number, name in enumerate(("mean", *QUANTILES))}
+    assert rows["batch 4"] == {
+        "mean": 4.12,
+        "p90": round(4.123 + places["0_9"], 2),
+        "p95": round(4.123 + places["0_95"], 2),
+        "p99": round(4.123 + places["0_99"], 2),
+    }
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """A repository whose quickstart takes no time, and fails where FAIL names its seed."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "quickstart.sh").write_text(
+        'echo "$SEED ${RANDOM_WEIGHTS:-}" >>ran\n'
+        '[[ ${FAIL:-} == "$SEED" ]] && exit 7\n'
+        'mkdir -p "$OUTPUT_DIR"\n'
+        'echo "{\\"wer\\": $SEED.125, \\"uer\\": 0.5}" >"$OUTPUT_DIR/summary.json"\n'
+    )
+    arguments = ["quickstart", "--runs_dir", str(tmp_path / "runs")]
+    return [*arguments, "--output", str(tmp_path / "table.json")]
+
+
+def test_goes_on_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
+    monkeypatch.setenv("FAIL", "2")
+    with pytest.raises(UserError, match="quickstart.sh ended with exit code 7, see above; once"):
+        main(scripts)
+    assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 "]
+    assert not (tmp_path / "table.json").exists()
+    monkeypatch.delenv("FAIL")
+    main(scripts)
+    assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 ", "2 ", "3 ", "1 true"]
+    said = capfd.readouterr().out
+    assert said.count("== finished already: SEED=1 OUTPUT_DIR=") == 1
+    found = results.Measurement.read(tmp_path / "table.json")
+    assert found.rows["seed 3"] == {"wer": 3.12, "uer": 0.5}
+    assert found.command == "bash scripts/reproduce_tables.sh quickstart"
+    assert found.versions["torch"] in sys.modules["torch"].__version__
+
+
+def test_another_command_is_not_the_finished_one(tmp_path, scripts, capfd):
+    main(scripts)
+    marker = tmp_path / "runs" / "quickstart" / "run_3" / reproduce_tables.FINISHED
+    marker.write_text(marker.read_text().replace("SEED=3", "SEED=33"))
+    main(scripts)
+    assert (tmp_path / "ran").read_text().splitlines()[4:] == ["3 "]
+
+
+def test_a_run_that_left_nothing(tmp_path, finished):
+    with pytest.raises(UserError, match=r"summary.json: cannot be read .*; remove its folder"):
+        finished("quickstart")

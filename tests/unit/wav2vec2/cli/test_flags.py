@@ -1,0 +1,137 @@
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import (
+    ArgumentParser,
+    add_flags,
+    field_help,
+    from_arguments,
+    from_flags,
+    parse_dataclasses,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Things to choose"""
+
+    name: str
+    """What it is called."""
+    count: int = 3
+    """How many, in pieces;
+    over two lines, at 100 %."""
+    share: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[float, float] = (1.0, 2.0)
+    """Two of them."""
+    several: tuple[str, ...] = ("x", "y")
+    wanted: bool = False
+    maybe: int | None = None
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError("--count must not be negative")
+
+
+def parse(*argv):
+    return parse_dataclasses(ArgumentParser(prog="test"), [Options], argv)[0]
+
+
+def test_defaults_and_types():
+    assert parse("--name", "n") == Options("n")
+    text = "--name n --count 7 --share 0.25 --kind b --pair 3 4 --several q --maybe 5"
+    options = parse(*text.split())
+    assert options == Options("n", 7, 0.25, "b", (3.0, 4.0), ("q",), False, 5)
+    assert parse("--name", "n", "--several").several == ()
+
+
+def test_booleans_are_never_guessed():
+    assert parse("--name", "n", "--wanted").wanted is True
+    assert parse("--name", "n", "--wanted", "true").wanted is True
+    assert parse("--name", "n", "--wanted", "false").wanted is False
+    for argv, message in [
+        (("--wanted", "no"), "unexpected argument no"),
+        (("--wanted=no",), "expected true or false, got 'no'"),
+    ]:
+        with pytest.raises(UserError) as error:
+            parse("--name", "n", *argv)
+        assert message in str(error.value)
+
+
+def test_a_boolean_flag_does_not_swallow_a_file():
+    parser = ArgumentParser(prog="test")
+    parser.add_argument("files", nargs="+")
+    add_flags(parser, Options)
+    parsed = parser.parse_args(["--name", "n", "--wanted", "a.wav", "b.wav"])
+    assert parsed.wanted is True and parsed.files == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--name", "n", "--cuont", "3"], "unknown flag --cuont (did you mean --count?)"),
+        (["--name", "n", "--coun", "3"], "unknown flag --coun (did you mean --count?)"),
+        (["--name", "n", "--zzz=3"], "unknown flag --zzz"),
+        (["--name", "n", "stray"], "unexpected argument stray"),
+        ([], "--name"),
+        (["--name", "n", "--count", "few"], "--count: invalid int value: 'few'"),
+        (["--name", "n", "--kind", "c"], "--kind: invalid choice: 'c'"),
+        (["--name", "n", "--share", "nan"], "--share: expected a finite number, got 'nan'"),
+        (["--name", "n", "--pair", "1", "inf"], "--pair: expected a finite number, got 'inf'"),
+    ],
+)
+def test_errors_name_the_flag(argv, message):
+    with pytest.raises(UserError) as error:
+        parse(*argv)
+    assert str(error.value).startswith("test: ") and message in str(error.value)
+
+
+def test_fields_without_a_flag_keep_their_default():
+    parser = ArgumentParser(prog="test")
+    add_flags(parser, Options, without={"share", "kind"})
+    assert from_flags(Options, parser.parse_args(["--name", "n"])) == Options("n")
+    with pytest.raises(UserError, match="unknown flag --share"):
+        parser.parse_args(["--name", "n", "--share", "1"])
+
+
+def test_the_class_own_check_becomes_a_user_error():
+    with pytest.raises(UserError, match="--count must not be negative"):
+        parse("--name", "n", "--count", "-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"name": 3}, "call: name 3: must be a path"),
+        ({"name": None}, "call: name None: must be a path"),
+        ({"name": "n", "count": "7"}, "call: count '7': must be a whole number"),
+        ({"name": "n", "count": 7.0}, "call: count 7.0: must be a whole number"),
+        ({"name": "n", "count": True}, "call: count True: must be a whole number"),
+        ({"name": "n", "share": "x"}, "call: share 'x': must be a finite number"),
+        ({"name": "n", "share": float("inf")}, "call: share inf: must be a finite number"),
+        ({"name": "n", "kind": "c"}, "call: kind 'c': choose from a, b"),
+        ({"name": "n", "kind": np.zeros((9, 9))}, "call: kind array.*: choose from a, b"),
+    ],
+)
+def test_arguments_from_python_are_of_the_fields_types(given, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        from_arguments(Options, "call", given)
+
+
+def test_arguments_from_python_may_be_numpys_numbers_and_paths():
+    given = {"name": Path("a") / "b", "count": np.int64(7), "share": np.float32(0.25)}
+    assert from_arguments(Options, "call", given) == Options("a/b", 7, 0.25)
+
+
+def test_help_comes_from_the_docstrings(capsys):
+    assert field_help(Options)["count"] == "How many, in pieces; over two lines, at 100 %."
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    assert "Things to choose" in text and "at 100 %. (default: 3)" in " ".join(text.split())
+    assert "(default: 1.0 2.0)" in text

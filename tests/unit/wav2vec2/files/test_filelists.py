@@ -1,0 +1,147 @@
+import pytest
+
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.filelists import letters, read_labels, read_manifest, write_manifest
+from wav2vec2.files.output import write_chunks, write_lines
+
+
+def write(folder, name, *lines):
+    (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_round_trip(tmp_path):
+    write_manifest(tmp_path, "train", "/data", [("a/one.flac", 100), ("a b/two.flac", 200)])
+    manifest = read_manifest(tmp_path, "train")
+    assert [u.id for u in manifest.utterances] == ["one", "two"]
+    assert [u.path for u in manifest.utterances] == ["/data/a/one.flac", "/data/a b/two.flac"]
+    assert [u.samples for u in manifest.utterances] == [100, 200]
+    assert [u.line for u in manifest.utterances] == [2, 3]
+
+
+def test_absolute_paths_and_zip_members_stay(tmp_path):
+    members = ("a/pack.zip:12:34\t6", "a/pack.zip:90:34\t6", "/b/x.y.zip:12:34\t7")
+    write(tmp_path, "s.tsv", "/data", "/else/x.wav\t5", *members)
+    utterances = read_manifest(tmp_path, "s").utterances
+    paths = ["/else/x.wav", "/data/a/pack.zip:12:34", "/data/a/pack.zip:90:34", "/b/x.y.zip:12:34"]
+    assert [u.path for u in utterances] == paths
+    assert [u.id for u in utterances] == ["x", "pack_12", "pack_90", "x.y_12"]
+
+
+def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
+    (tmp_path / "english").mkdir()
+    write(tmp_path / "english", "s.tsv", ".", "a.flac\t5", "/else/x.wav\t5")
+    manifest = read_manifest(tmp_path, "english/s")
+    paths = [str(tmp_path / "english" / "a.flac"), "/else/x.wav"]
+    assert [u.path for u in manifest.utterances] == paths
+    assert manifest.root == tmp_path / "english"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], r"s\.tsv:1: the first line"),
+        (["a.flac\t5"], r"s\.tsv:1: the first line"),
+        (["/data"], r"s\.tsv: lists no audio"),
+        (["/data", "a.flac 100"], r"s\.tsv:2: expected 'path<TAB>samples' .* got 'a.flac 100'"),
+        (["/data", "a.flac\t1e5"], r"s\.tsv:2: expected"),
+        (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
+        (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
+        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' already stands in line 2"),
+        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' already stands in line 2"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, lines, message):
+    write(tmp_path, "s.tsv", *lines)
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path, "s")
+
+
+def test_missing_subset_says_what_is_there(tmp_path):
+    write(tmp_path, "dev-clean.tsv", "/data", "a.flac\t5")
+    with pytest.raises(UserError, match=r"dev\.tsv: no such file \(it has dev-clean\.tsv\)"):
+        read_manifest(tmp_path, "dev")
+    with pytest.raises(UserError, match="the folder does not exist"):
+        read_manifest(tmp_path / "nowhere", "dev")
+
+
+def test_labels_pair_by_id(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.ltr", "H I |", "Y O |")
+    assert read_labels(read_manifest(tmp_path, "s"), "ltr") == {"a": "H I |", "b": "Y O |"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["H I |"], r"s\.ltr: 1 label lines but .*s\.tsv lists 2"),
+        (["H I |", "Y |", "Z |"], r"s\.ltr: 3 label lines but"),
+        (["H I |", " "], r"s\.ltr:2: no label for utterance 'b'"),
+    ],
+)
+def test_labels_that_do_not_match(tmp_path, labels, message):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.ltr", *labels)
+    with pytest.raises(UserError, match=message):
+        read_labels(read_manifest(tmp_path, "s"), "ltr")
+
+
+def test_missing_labels(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5")
+    with pytest.raises(UserError, match=r"s\.ltr: no such file"):
+        read_labels(read_manifest(tmp_path, "s"), "ltr")
+
+
+def test_blank_lines_and_windows_line_ends_are_no_harm(tmp_path):
+    (tmp_path / "s.tsv").write_bytes(b"/data\r\na.flac\t5\r\n\r\nb.flac\t6\r\n")
+    (tmp_path / "s.ltr").write_bytes(b"H I |\r\nY O |\r\n")
+    manifest = read_manifest(tmp_path, "s")
+    assert [(u.path, u.line) for u in manifest.utterances] == [
+        ("/data/a.flac", 2),
+        ("/data/b.flac", 4),
+    ]
+    assert read_labels(manifest, "ltr") == {"a": "H I |", "b": "Y O |"}
+
+
+def test_not_utf8(tmp_path):
+    (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
+    with pytest.raises(UserError, match=r"s\.tsv: not UTF-8"):
+        read_manifest(tmp_path, "s")
+
+
+def test_letters():
+    assert letters("HELLO WORLD") == "H E L L O | W O R L D |"
+
+
+def test_file_names_that_cannot_be_listed(tmp_path):
+    for name in ("a\tb.flac", "a\nb.flac", "a\rb.flac"):
+        with pytest.raises(UserError, match="tab or line break"):
+            write_manifest(tmp_path, "s", "/data", [(name, 5)])
+    with pytest.raises(UserError, match="tab or line break"):
+        write_manifest(tmp_path, "s", "/da\tta", [("a.flac", 5)])
+    with pytest.raises(UserError, match=r"s\.tsv: cannot be written: .* is not valid Unicode"):
+        write_manifest(tmp_path, "s", "/data", [("a\udcff.flac", 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/s\.tsv: cannot be written"):
+        write_lines(tmp_path / "file" / "s.tsv", ["/data"])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    write_lines(tmp_path / "f", ["old"])
+
+    def broken():
+        yield "new"
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_lines(tmp_path / "f", broken())
+    assert (tmp_path / "f").read_text() == "old\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_any_content_is_written_whole(tmp_path):
+    write_chunks(tmp_path / "new" / "f", [b"\x00\r", b"\n"])
+    assert (tmp_path / "new" / "f").read_bytes() == b"\x00\r\n"

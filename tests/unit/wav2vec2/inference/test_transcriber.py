@@ -1,0 +1,233 @@
+"""Windows against the whole, on a model whose frames depend on their own samples alone."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.audio.waveform import Waveform
+from wav2vec2.cli.errors import UserError
+from wav2vec2.decoding.greedy import GreedyDecoder
+from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.inference.transcriber import Transcriber, WindowOptions
+from wav2vec2.text.vocabulary import Vocabulary
+
+LAYERS = ((1, 10, 5), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 2, 2), (1, 2, 2))
+LETTERS = Vocabulary([*"|ABCD"])
+
+
+class Local:
+    """A recogniser whose frame is the pooled audio under it, group by group as an hourglass'."""
+
+    vocabulary, frame_samples, device = LETTERS, 320, torch.device("cpu")
+
+    def __init__(self, shortening: int, normalize_input: bool):
+        self.shortening, self.normalize_input = shortening, normalize_input
+        self.model, self.batches = self, []
+
+    def frames(self, samples):
+        return frame_count(samples, LAYERS)
+
+    def samples(self, frames):
+        return sample_count(frames, LAYERS)
+
+    def logits(self, batch):
+        self.batches.append(batch.lengths.tolist())
+        return [self.listen(row[:n]) for row, n in zip(batch.waveforms, batch.lengths.tolist())]
+
+    def listen(self, row):
+        count = frame_count(len(row), LAYERS)
+        if count == 0:
+            return torch.empty(0, len(LETTERS))
+        level = row.unfold(0, 400, 320)[:count].mean(dim=1)
+        # Each group of frames has a letter, which its middle frames say, silence between.
+        group = torch.arange(count) // self.shortening
+        pooled = torch.stack([level[group == g].mean() for g in group])
+        logits = torch.zeros(count, len(LETTERS))
+        logits[:, 0] = 0.3
+        for place in range(4, len(LETTERS)):
+            logits[:, place] = (1000 * pooled * (place - 3) + level * 50).sin()
+        return logits
+
+
+def hear(recogniser, rows, batch_size=3, **windows):
+    transcriber = Transcriber(
+        recogniser, GreedyDecoder(LETTERS), WindowOptions(**windows), batch_size
+    )
+    recordings = [(n, Waveform([row])) for n, row in enumerate(rows)]
+    found = list(transcriber.transcribe_all(recordings))
+    assert [key for key, _ in found] == list(range(len(rows)))
+    return [transcript for _, transcript in found]
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).normal(0.1, 0.3, samples).astype(np.float32)
+
+
+@pytest.mark.parametrize(("shortening", "normalize_input"), [(1, False), (4, True), (3, False)])
+def test_windows_say_of_each_frame_what_the_whole_says(shortening, normalize_input):
+    recogniser = Local(shortening, normalize_input)
+    for seconds in (1.5, 2.0, 2.07, 3.333, 9.0):
+        row = noise(int(seconds * SAMPLE_RATE), seed=int(seconds * 100))
+        (whole,) = hear(recogniser, [row], window_seconds=100)
+        for overlap in (0, 0.5, 1.0):
+            (windowed,) = hear(recogniser, [row], window_seconds=2, overlap_seconds=overlap)
+            assert windowed.text == whole.text != ""
+            assert [(w.start, w.end) for w in windowed.words] == [
+                (w.start, w.end) for w in whole.words
+            ]
+            confidences = [w.confidence for w in windowed.words]
+            assert confidences == pytest.approx([w.confidence for w in whole.words], abs=1e-3)
+
+
+def test_words_are_in_order_and_within_the_recording():
+    (found,) = hear(Local(2, True), [noise(77_777)], window_seconds=1, overlap_seconds=0.4)
+    edges = [edge for word in found.words for edge in (word.start, word.end)]
+    assert len(edges) > 20 and edges == sorted(edges)
+    assert edges[0] >= 0 and edges[-1] <= found.duration == 77_777 / SAMPLE_RATE
+    assert all(word.start < word.end for word in found.words)
+    assert all(0 < word.confidence <= 1 for word in found.words)
+
+
+def test_confidence_is_the_geometric_mean_over_the_units_frames():
+    recogniser = Local(1, False)
+    row = noise(8000)
+    (found,) = hear(recogniser, [row])
+    values = recogniser.listen(torch.from_numpy(row)).softmax(dim=-1).double()
+    separator = LETTERS.encode("|")[0]
+    for word in found.words:
+        frames = range(round(word.start * 50), round(word.end * 50))
+        best = [int(values[frame].argmax()) for frame in frames]
+        own = [values[f, b].item() for f, b in zip(frames, best) if b not in (0, separator)]
+        assert word.confidence == pytest.approx(math.exp(np.log(own).mean()), rel=1e-5)
+
+
+def test_batches_change_nothing():
+    lengths = [16_000, 100, 90_000, 48_000, 399, 400, 33_333]
+    rows = [noise(samples, seed) for seed, samples in enumerate(lengths)]
+    recogniser = Local(2, True)
+    options = {"window_seconds": 1.0, "overlap_seconds": 0.2}
+    alone = [hear(recogniser, [row], **options)[0] for row in rows]
+    for size in (1, 2, 5, 100):
+        assert hear(recogniser, rows, size, **options) == alone
+    assert alone[1].text == alone[4].text == "" and alone[1].words == ()
+
+
+def test_a_gpu_takes_full_batches_a_cpu_one_windows_audio():
+    rows = [noise(20 * SAMPLE_RATE), noise(SAMPLE_RATE), noise(SAMPLE_RATE)]
+    sizes = {}
+    for kind in ("cpu", "meta"):
+        recogniser = Local(1, False)
+        recogniser.device = torch.device(kind)
+        hear(recogniser, rows, batch_size=4, window_seconds=4, overlap_seconds=0)
+        sizes[kind] = [len(lengths) for lengths in recogniser.batches]
+    assert sizes == {"cpu": [1, 1, 1, 1, 1, 2], "meta": [4, 3]}
+
+
+def test_a_short_recording_is_heard_whole_to_its_last_sample():
+    recogniser = Local(4, True)
+    heard = []
+    recogniser.listen = lambda row: heard.append(row.numpy()) or torch.empty(0, len(LETTERS))
+    row = noise(12_345)
+    hear(recogniser, [row])
+    assert np.array_equal(heard[0], normalize(row))
+
+
+def test_windows_start_on_the_grid_and_are_normalised_as_the_whole():
+    recogniser = Local(8, True)
+    row = noise(200_001)
+    pieces = []
+    recogniser.listen = lambda part: (
+        pieces.append(part.numpy()) or torch.zeros(frame_count(len(part), LAYERS), len(LETTERS))
+    )
+    hear(recogniser, [row], window_seconds=3, overlap_seconds=1)
+    whole = normalize(row)
+    starts = []
+    for piece in pieces:
+        fits = [
+            s
+            for s in range(0, len(whole), 320 * 8)
+            if np.allclose(whole[s : s + len(piece)], piece[: len(whole) - s], atol=1e-5)
+        ]
+        starts += fits[:1]
+    assert len(starts) == len(pieces) > 4 and starts == sorted(starts)
+
+
+def test_a_unit_that_never_ends_is_one_unit():
+    """Where there is no pause to cut at, the path is still joined."""
+    recogniser = Local(1, False)
+
+    def drone(row):
+        logits = torch.zeros(frame_count(len(row), LAYERS), len(LETTERS))
+        logits[:, 5] = 9.0
+        return logits
+
+    recogniser.listen = drone
+    (found,) = hear(recogniser, [noise(160_000)], window_seconds=1, overlap_seconds=0.5)
+    assert found.text == "A"
+    assert (found.words[0].start, found.words[0].end) == (0.0, 499 * 0.02)
+
+
+def test_options_that_cannot_work():
+    for options, message in [
+        ({"window_seconds": 0.5}, "--window_seconds 0.5"),
+        ({"overlap_seconds": -1}, "--overlap_seconds -1"),
+        ({"window_seconds": 4, "overlap_seconds": 2.5}, "--overlap_seconds 2.5"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            WindowOptions(**options)
+
+
+def test_arrays_and_files_say_what_is_missing(tmp_path):
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    with pytest.raises(ValueError, match="give it in Hz"):
+        transcriber.transcribe(noise(1000))
+    with pytest.raises(ValueError, match="a file knows its own rate"):
+        transcriber.transcribe(tmp_path / "a.wav", 16_000)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        transcriber.transcribe(str(tmp_path / "a.wav"))
+    stereo = np.stack([noise(32_000)] * 2, axis=1)
+    once, twice = (transcriber.transcribe(x, 32_000) for x in (stereo[:, 0], stereo))
+    assert once == twice and once.duration == 1.0 and once.text
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [float("inf"), float("nan"), 1e300, -16_000, 0, 1e-30, 16, "16000", 1j, [16_000]]
+    + [np.zeros(50_000), torch.zeros(3)],
+    ids=repr,
+)
+def test_rates_that_are_none(rate):
+    """Some would end the process, fill its memory, or keep the resampler for ever."""
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    with pytest.raises(UserError, match="^transcribe: rate .*: must be a number .* Hz$") as error:
+        transcriber.transcribe(noise(1000), rate)
+    assert len(str(error.value)) < 120
+
+
+def test_rates_of_any_library():
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    given = [32_000, 32_000.0, np.int64(32_000), torch.tensor(32_000)]
+    first, *others = (transcriber.transcribe(noise(32_000), rate) for rate in given)
+    assert first.duration == 1.0 and all(other == first for other in others)
+
+
+def test_ragged_audio():
+    transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
+    tensors = [torch.zeros(3), torch.zeros(4)]
+    for ragged in ([[0.1, 0.2], [0.3]], [noise(5), noise(6)], tensors):
+        with pytest.raises(UserError, match="^transcribe: audio: .*different lengths"):
+            transcriber.transcribe(ragged, 16_000)
+    assert transcriber.transcribe(noise(8000).tolist(), 16_000).text
+
+
+def test_fewest_samples_of_so_many_frames():
+    for frames in itertools.chain(range(1, 20), [1499]):
+        samples = sample_count(frames, LAYERS)
+        assert frame_count(samples, LAYERS) == frames
+        assert frame_count(samples - 1, LAYERS) == frames - 1
+    assert sample_count(1, LAYERS) == 400

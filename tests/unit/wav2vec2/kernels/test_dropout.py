@@ -1,0 +1,153 @@
+"""What is dropped; where each dropout acts, and where not."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from wav2vec2.config import MINI, ContrastiveObjective, Regularisation
+from wav2vec2.contrastive import draw_distractors
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.kernels.dropout import LEVELS, Dropout, draw_kept
+from wav2vec2.masking import draw_time_masks
+from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
+
+NONE = Regularisation(**dict.fromkeys((f.name for f in fields(Regularisation)), 0.0))
+NONE = replace(NONE, feature_grad_mult=1.0)
+SAMPLES = 16_000
+FRAMES = 49
+OBJECTIVE = ContrastiveObjective(distractors=10)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_share_and_factor(probability):
+    """Within five deviations, in every place of the 64 bits that four elements share."""
+    torch.manual_seed(0)
+    count = 200_000
+    kept, factor = draw_kept((count, 4), probability)
+    assert factor == pytest.approx(1 / (1 - probability), abs=1e-3)
+    bound = 5 * (probability * (1 - probability) / count) ** 0.5 + 1 / LEVELS
+    for place in kept.unbind(dim=1):
+        assert abs(1 - place.double().mean() - probability) < bound
+    pairs = (kept[:, 0] & kept[:, 1]).double().mean()
+    assert abs(pairs - (1 - probability) ** 2) < 5 * 0.5 / count**0.5
+
+
+def test_drops_forth_and_back():
+    torch.manual_seed(0)
+    x = torch.randn(7, 13, requires_grad=True)
+    y = Dropout(0.4)(x)
+    kept = y != 0
+    assert 0 < kept.sum() < x.numel()
+    torch.testing.assert_close(y, torch.where(kept, x / 0.6, 0.0), rtol=1e-4, atol=0.0)
+    (given,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(given, kept / 0.6, rtol=1e-4, atol=0.0)
+
+
+def test_nothing_and_everything_dropped():
+    x = torch.ones(3, 5)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(Dropout(1.0)(x), torch.zeros(3, 5))
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+
+
+def test_the_same_draws_from_the_same_seed():
+    masks = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        masks.append(Dropout(0.5)(torch.ones(1001)))
+    assert torch.equal(*masks)
+    assert not torch.equal(masks[0], Dropout(0.5)(torch.ones(1001)))
+
+
+def pretraining(regularisation, training=True):
+    """Everything a pre-training forward pass shows."""
+    torch.manual_seed(0)
+    model = Wav2Vec2ForPretraining.from_config(MINI, regularisation, OBJECTIVE).train(training)
+    torch.manual_seed(1)
+    waveforms = torch.randn(2, SAMPLES)
+    generator = np.random.default_rng(0)
+    masked = draw_time_masks(
+        [FRAMES] * 2, probability=0.65, span=10, generator=generator, padded=False
+    )
+    distractors = draw_distractors(2, len(masked[0]), 10, generator)
+    sub_batch = SubBatch(torch.tensor(np.stack(masked)), torch.tensor(distractors), noise_seed=5)
+    seen = {}
+    model.quantizer.register_forward_hook(lambda m, i, o: seen.update(quantizer=i[0]))
+    model.final_proj.register_forward_hook(lambda m, i, o: seen.update(context=i[0]))
+    with torch.no_grad():
+        output = model(PretrainingBatch(waveforms, [sub_batch]), temperature=1.0)
+    return seen | {"loss": output.loss}
+
+
+def ctc(regularisation, training=True):
+    """The input of the output layer, and its logits."""
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC.from_config(MINI, regularisation, 10).train(training)
+    seen = {}
+    model.final_dropout.register_forward_hook(lambda m, i, o: seen.update(context=i[0]))
+    torch.manual_seed(1)
+    waveforms = torch.randn(2, SAMPLES)
+    with torch.no_grad():
+        return seen | {"logits": model(waveforms).logits}
+
+
+# Which parts of a forward pass a dropout changes.
+PLACES = {
+    "dropout": {"context"},
+    "dropout_input": {"context"},
+    "attention_dropout": {"context"},
+    "activation_dropout": {"context"},
+    "dropout_features": {"quantizer"},
+    "final_dropout": set(),
+    "layerdrop": set(),  # decided outside the model
+}
+
+
+@pytest.mark.parametrize("name", list(PLACES))
+def test_in_pretraining(name):
+    without, with_it = pretraining(NONE), pretraining(replace(NONE, **{name: 0.5}))
+    changed = {part for part in without if not torch.equal(without[part], with_it[part])}
+    assert changed - {"loss"} == PLACES[name]
+    assert ("loss" in changed) == bool(PLACES[name])
+
+
+@pytest.mark.parametrize("name", list(PLACES))
+def test_in_finetuning(name):
+    without, with_it = ctc(NONE), ctc(replace(NONE, **{name: 0.5}))
+    changed = {part for part in without if not torch.equal(without[part], with_it[part])}
+    expected = {"context", "logits"} if "context" in PLACES[name] else set()
+    assert changed == ({"logits"} if name == "final_dropout" else expected)
+
+
+def test_none_in_evaluation():
+    every = Regularisation(**{f.name: 0.5 for f in fields(Regularisation)})
+    for run in (pretraining, ctc):
+        without, with_all = run(NONE, training=False), run(every, training=False)
+        for part, value in without.items():
+            assert torch.equal(value, with_all[part]), part
+
+
+def test_dropout_counts():
+    """`dropout` acts after attention, after feed-forward, and on the encoder's input: a share of
+    zeros at each of 2 x layers + 1 places, of the right size."""
+    model = Wav2Vec2ForCTC.from_config(MINI, replace(NONE, dropout=0.25), 10).train()
+    shares = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout) and module.p == 0.25:
+            module.register_forward_hook(lambda m, i, o: shares.append((o == 0).float().mean()))
+    with torch.no_grad():
+        model(torch.randn(2, SAMPLES))
+    assert len(shares) == 2 * MINI.layers + 1
+    assert all(float(share) == pytest.approx(0.25, abs=0.02) for share in shares)
+
+
+def test_layerdrop_skips_exactly_the_layers_told():
+    model = Wav2Vec2ForCTC.from_config(MINI, NONE, 10).eval()
+    ran = []
+    for index, layer in enumerate(model.wav2vec2.encoder.stack.layers):
+        layer.register_forward_hook(lambda m, i, o, index=index: ran.append(index))
+    with torch.no_grad():
+        model(torch.randn(1, SAMPLES), kept_layers=[True, False, False, True])
+    assert ran == [0, 3]

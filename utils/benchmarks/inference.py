@@ -1,0 +1,239 @@
+"""How fast a recogniser is beside transformers and its own exported graphs, in one run.
+
+`python -m utils.benchmarks.inference`
+
+On the CPU, on noise, the same weights everywhere.  Every contestant takes its turn in every round,
+and medians are printed: nothing else should run meanwhile.  The first round is not counted.
+`OMP_NUM_THREADS` says how many threads each may take.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from utils.benchmarks.transcription import UNITS
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.inference.batches import sorted_batches
+from wav2vec2.interop import exported, huggingface, native, onnx
+from wav2vec2.numerics import Precision, cast
+from wav2vec2.text.vocabulary import Vocabulary
+
+Contestant = Callable[[Tensor, Tensor], Any]
+"""Waveforms `[batch, samples]` and their lengths `[batch]` -> whatever."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Benchmark"""
+
+    model: Literal["base", "large", "mini"] = "base"
+    """Architecture, with random weights."""
+    hourglass: str = "[2,(8,4),2]"
+    """Hourglass measured beside the plain encoder; empty: none."""
+    utterances: int = 4
+    """Utterances of a batch."""
+    seconds: float = 10.0
+    """Length of each."""
+    rounds: int = 5
+    """Rounds that count."""
+    onnx: bool = False
+    """Also the graph as ONNX files through onnxruntime, fp32 and 8 bits."""
+    exported: bool = False
+    """Also the graph as torch.export's archive."""
+    compiled: bool = False
+    """Also our model through torch.compile, which needs a C++ compiler, and minutes of it."""
+    mixed: int = 32
+    """Utterances of mixed lengths, 1 to 20 s, sorted and batched against a padded loop in their
+    order; 0: without."""
+
+    def __post_init__(self) -> None:
+        for name in ("utterances", "rounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.seconds < 0.1:
+            raise UserError(f"--seconds {self.seconds}: must be at least 0.1")
+
+
+def ours(network: Wav2Vec2ForCTC) -> Contestant:
+    return lambda waveforms, lengths: network(waveforms, lengths).logits
+
+
+def compiled(network: Wav2Vec2ForCTC) -> Contestant:
+    """One graph, which has no place for lengths that are looked at: rows of equal length."""
+    graph = torch.compile(lambda waveforms: network(waveforms).logits)
+    return lambda waveforms, lengths: graph(waveforms)
+
+
+def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Contestant:
+    """transformers' model with the same weights."""
+    if find_spec("transformers") is None:
+        raise UserError(
+            "utils.benchmarks.inference: needs transformers; `pip install transformers`"
+        )
+    from transformers import Wav2Vec2ForCTC as Peer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not folder.exists():
+        huggingface.write(content, folder)
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=types[precision]).eval()
+
+    def run(waveforms: Tensor, lengths: Tensor) -> Any:
+        # As the library asks for models of the Base kind: zeros, and no mask.
+        return peer(waveforms.to(types[precision])).logits
+
+    return run
+
+
+def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contestant:
+    import onnxruntime
+
+    onnx.write_onnx(content, path, int8=int8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda waveforms, lengths: session.run(
+        None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()}
+    )
+
+
+def through_export(content: dict[str, Any], path: Path) -> Contestant:
+    exported.write_exported(content, path)
+    return torch.export.load(path).module()  # of our own making: reading a stranger's may run code
+
+
+def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant]:
+    """Name -> model; those of a name with `hourglass` have other weights than the plain ones."""
+    plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
+    found: dict[str, Contestant] = {}
+    content, networks = build(plain)
+    for precision, network in networks.items():
+        found[f"plain {precision}"] = ours(network)
+        found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs")
+        if options.compiled:
+            found[f"plain {precision}, compiled"] = compiled(network)
+    if options.hourglass:
+        hourglass = Hourglass.parse(options.hourglass)
+        for precision, network in build(replace(plain, hourglass=hourglass))[1].items():
+            found[f"hourglass {precision}"] = ours(network)
+    if options.onnx:
+        for name, int8 in (("fp32", False), ("int8", True)):
+            found[f"ONNX {name}"] = through_onnx(content, folder / f"{name}.onnx", int8=int8)
+    if options.exported:
+        found["torch.export fp32"] = through_export(content, folder / "graph.pt2")
+    return found
+
+
+def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
+    """Random weights, as a checkpoint's content and as networks of both precisions."""
+    vocabulary = Vocabulary(UNITS)
+    networks: dict[Precision, Wav2Vec2ForCTC] = {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        network = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
+        if precision == "fp32":
+            content = native.ctc_content(architecture, vocabulary, "ltr")
+            content["model"] = {k: v.clone() for k, v in network.state_dict().items()}
+        cast(network.eval(), precision)
+        networks[precision] = network
+    return content, networks
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, all of them taking turns."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            seconds = seconds_of(call)
+            if number:
+                taken[name].append(seconds)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def equal_lengths(options: BenchmarkOptions, found: dict[str, Contestant]) -> None:
+    """One batch of equally long utterances."""
+    samples = round(options.seconds * SAMPLE_RATE)
+    waveforms = 0.1 * torch.randn(options.utterances, samples)
+    lengths = torch.full((options.utterances,), samples)
+    calls = {n: lambda run=run: run(waveforms, lengths) for n, run in found.items()}
+    taken = medians(calls, options.rounds)
+    audio = options.utterances * options.seconds
+    print("| | audio, s/s | against transformers fp32 | against transformers bf16 |")
+    print("|---|---:|---:|---:|")
+    for name, seconds in taken.items():
+        ratios = [taken[f"transformers {p}"] / seconds for p in ("fp32", "bf16")]
+        print(f"| {name} | {audio / seconds:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+
+
+def mixed_lengths(options: BenchmarkOptions, found: dict[str, Contestant]) -> None:
+    """Sorted batches with little padding, against batches in file order, padded to the longest."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = (SAMPLE_RATE * (1 + 19 * torch.rand(options.mixed, generator=generator))).long()
+    rows = [0.1 * torch.randn(n, generator=generator) for n in lengths.tolist()]
+
+    def run(contestant: Contestant, batches: list[list[int]]) -> None:
+        for batch in batches:
+            waveforms = torch.nn.utils.rnn.pad_sequence([rows[n] for n in batch], True)
+            contestant(waveforms, lengths[batch])
+
+    size = options.utterances
+    in_order = [list(range(n, min(n + size, len(rows)))) for n in range(0, len(rows), size)]
+    ordered = sorted_batches(lengths.tolist(), size)
+    calls = {
+        f"{name}, {how}": lambda name=name, plan=plan: run(found[name], plan)
+        for precision in ("fp32", "bf16")
+        for name, how, plan in (
+            (f"plain {precision}", "sorted", ordered),
+            (f"transformers {precision}", "in order", in_order),
+        )
+    }
+    taken = medians(calls, max(options.rounds // 2, 1))
+    audio = float(lengths.sum()) / SAMPLE_RATE
+    print(f"\n| {options.mixed} utterances of 1 to 20 s | audio, s/s |")
+    print("|---|---:|")
+    for name, seconds in taken.items():
+        print(f"| {name} | {audio / seconds:.1f} |")
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m utils.benchmarks.inference", description=__doc__.splitlines()[0]
+    )
+    (options,) = parse_dataclasses(parser, [BenchmarkOptions])
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        found = contestants(options, Path(folder))
+        versions = [f"{n} {version(n)}" for n in ("torch", "transformers")]
+        if options.onnx:
+            versions.append(f"onnxruntime {version('onnxruntime')}")
+        print(
+            f"{options.model}, {options.utterances} x {options.seconds:g} s, "
+            f"{torch.get_num_threads()} threads, medians of {options.rounds}; {', '.join(versions)}"
+        )
+        equal_lengths(options, found)
+        if options.mixed:
+            mixed_lengths(options, found)
+
+
+if __name__ == "__main__":
+    run_command(main)

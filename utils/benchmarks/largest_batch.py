@@ -1,0 +1,169 @@
+"""The largest batch of pre-training that fits into memory, by hourglass factor.
+
+`python -m utils.benchmarks.largest_batch --precision bf16`
+
+Two updates of train.py's own trainer on a batch of noise, in a process of its own for each size,
+doubled until memory runs out and then narrowed down.  What fits is one sub-batch; a recipe fills
+the same room with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU, whose memory has no
+edge, --memory_mib sets one: how far the peak of the resident size may rise from after the imports.
+
+Written to --output_dir: largest_batch.json and largest_batch.md.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from utils.benchmarks.step import Worker, command_line, parse, training_flags, write_noise
+from utils.benchmarks.step_tables import Configuration, Result
+from utils.reporting.tables import Table
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import FULL, UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser
+from wav2vec2.files.output import prepare_folder, write_lines
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Search"""
+
+    model: Literal["base", "large", "mini"] = "base"
+    """Architecture."""
+    factors: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """Hourglass factors; 1: the plain encoder."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Type of weights and activations."""
+    seconds: float = 15.625
+    """Length of each utterance; the recipes' longest."""
+    memory_mib: float = 0.0
+    """Most that an update may take; 0: all that the GPU has."""
+    output_dir: str = "results/largest_batch"
+    """Folder for largest_batch.json and largest_batch.md."""
+
+    def __post_init__(self) -> None:
+        if not self.factors or min(self.factors) < 1:
+            raise UserError("--factors: give one or more, each at least 1")
+        if self.seconds < 0.1:
+            raise UserError(f"--seconds {self.seconds}: must be at least 0.1")
+        if self.memory_mib < 0:
+            raise UserError(f"--memory_mib {self.memory_mib}: must not be negative")
+
+
+def size(index: int) -> int:
+    """The sizes that a batch can have, by their number from 1: 1 to 8, then multiples of 8."""
+    return index if index <= 8 else 8 * (index - 7)
+
+
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest size of a batch that `fits`, 0 if none does: doubled, then halved."""
+    low, high = 0, 1
+    while fits(size(high)):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(size(middle)):
+            low = middle
+        else:
+            high = middle
+    return size(low) if low else 0
+
+
+def memory_of(
+    configuration: Configuration, options: SearchOptions, recipe: dict[str, Any], utterances: int
+) -> float | None:
+    """MiB that two updates of so many utterances take at most; None: more than there is."""
+    samples = round(options.seconds * SAMPLE_RATE)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_noise(folder, utterances, options.seconds)
+        noise = {
+            **recipe,
+            "dataset_dir": folder,
+            "train_subset": ("train",),
+            "max_tokens": utterances * samples,
+            "min_sample_size": samples,
+            "max_sample_size": samples,
+        }
+        flags = training_flags(configuration, options.model, noise, folder / "run")
+        try:
+            with closing(Worker(configuration, flags, folder, 0)) as worker:
+                result = Result(configuration, worker.answer())
+                result.turns.append(worker.turn(2))  # the second with the optimizer's moments
+        except (UserError, RuntimeError) as error:
+            if any(text in str(error) for text in (*FULL, "its process was killed")):
+                return None
+            raise
+    fits = not options.memory_mib or result.memory <= options.memory_mib
+    return result.memory if fits else None
+
+
+def search(options: SearchOptions, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each factor: the largest batch, and what it takes."""
+    found = []
+    for factor in dict.fromkeys(options.factors):
+        configuration = Configuration("ours", options.precision, factor)
+        taken: dict[int, float | None] = {0: 0.0}
+
+        def fits(utterances: int, configuration=configuration, taken=taken) -> bool:
+            taken[utterances] = memory_of(configuration, options, recipe, utterances)
+            memory = taken[utterances]
+            said = "too much" if memory is None else f"{memory:,.0f} MiB"
+            print(f"{configuration}, {utterances} x {options.seconds:g} s: {said}", flush=True)
+            return memory is not None
+
+        utterances = largest(fits)
+        found.append(
+            {
+                "configuration": configuration.row,
+                "utterances": utterances,
+                "audio_seconds": utterances * options.seconds,
+                "memory": taken[utterances],
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m utils.benchmarks.largest_batch", description=__doc__.splitlines()[0]
+    )
+    options, recipe = parse(parser, SearchOptions)
+    if recipe["dataset_dir"]:
+        raise UserError("--dataset_dir: the batches are of noise; leave it out")
+    if recipe["cpu"] and not options.memory_mib:
+        raise UserError("--cpu: its memory has no edge; say with --memory_mib how much there is")
+    if not recipe["cpu"] and not torch.cuda.is_available():
+        raise UserError("no GPU found; --cpu with --memory_mib searches on a CPU")
+    folder = prepare_folder("--output_dir", options.output_dir)
+    found = search(options, recipe)
+    rows = [
+        [
+            row["configuration"],
+            str(row["utterances"]),
+            f"{row['audio_seconds']:,.0f}",
+            f"{row['memory']:,.0f}",
+        ]
+        for row in found
+    ]
+    edge = f"{options.memory_mib:,.0f} MiB" if options.memory_mib else "the GPU's memory"
+    table = Table(
+        f"Largest batch within {edge}: {options.model}, {options.precision}, utterances of "
+        f"{options.seconds:g} s",
+        ["", "utterances", "audio, s", "memory, MiB"],
+        rows,
+    )
+    text = [f"**{table.title}**", "", *table.markdown().splitlines()]
+    write_lines(folder / "largest_batch.md", text)
+    content = {"command": command_line("utils.benchmarks.largest_batch"), "results": found}
+    write_lines(folder / "largest_batch.json", json.dumps(content, indent=1).splitlines())
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,211 @@
+"""How fast audio is loaded from FLAC, WAV and packed files, and how many workers that takes.
+
+    python -m utils.benchmarks.loader --audio_seconds_per_second 5000
+
+The same recordings in the three forms, through the datasets that pre-training uses, on one core.
+Forms take turns, medians over the rounds are printed, and a first round is not counted, so that
+files come from memory: what is measured is the computer, not its disks.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from common.data.batching import BatchPlan, Geometry, GroupRequest
+from common.data.dataset import UtteranceDataset
+from tasks.pretraining import CropOptions, DrawContrastiveTask
+from utils.data.pack_dataset import PackOptions, pack
+from wav2vec2.audio.packed import read_audio
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.config import BASE, ContrastiveObjective, Masking
+from wav2vec2.files.filelists import Utterance, read_manifest, write_manifest
+from wav2vec2.inference.batches import load_batches
+
+FORMS = ("flac", "wav", "packed")
+MAX_TOKENS = 1_400_000
+"""Samples of a batch: a sub-batch of the Base recipe."""
+
+
+@dataclass(frozen=True)
+class LoaderBenchmarkOptions:
+    """Benchmark"""
+
+    dataset_dir: str = ""
+    """Folder of a filelist to take recordings from; without it they are made up."""
+    subset: str = ""
+    """That filelist, without .tsv."""
+    seconds: int = 3_600
+    """Audio to measure with: so much from the filelist's beginning, or made up."""
+    rounds: int = 5
+    """How often each form is measured."""
+    audio_seconds_per_second: float = 0.0
+    """What a training consumes (audio_s/s in its log): says how many workers that needs."""
+
+    def __post_init__(self) -> None:
+        if bool(self.dataset_dir) != bool(self.subset):
+            raise UserError("give --dataset_dir and --subset, or neither of them")
+        for name in ("seconds", "rounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        if self.audio_seconds_per_second < 0:
+            raise UserError("--audio_seconds_per_second: must not be negative")
+
+
+def recordings(options: LoaderBenchmarkOptions) -> Iterator[np.ndarray]:
+    """Waveforms `[samples]` of `--seconds` in all, at least one."""
+    left = options.seconds * SAMPLE_RATE
+    if options.subset:
+        for utterance in read_manifest(options.dataset_dir, options.subset).utterances:
+            if left <= 0:
+                return
+            yield read_audio(utterance.path, utterance.samples)
+            left -= utterance.samples
+        return
+    generator = np.random.default_rng(0)
+    while left > 0:
+        yield voice(int(SAMPLE_RATE * generator.uniform(10, 17)), generator)
+        left -= 13 * SAMPLE_RATE
+
+
+def voice(samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Something as hard to decode as speech: syllables of harmonics of a pitch that moves, pauses,
+    and noise."""
+    times = np.arange(samples) / SAMPLE_RATE
+    pitch = generator.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * times))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    loud = np.maximum(np.sin(2 * np.pi * generator.uniform(1.5, 2.5) * times), 0)
+    tones = sum(np.sin(k * phase + k) / k for k in range(1, 20))
+    wave = 0.05 * loud * tones + 0.002 * generator.standard_normal(samples)
+    return wave.astype(np.float32)
+
+
+def write_forms(folder: Path, waveforms: Iterator[np.ndarray]) -> dict[str, list[Utterance]]:
+    """The recordings as 16-bit FLAC, WAV and packed files: form -> its utterances."""
+    files: dict[str, list[tuple[str, int]]] = {"flac": [], "wav": []}
+    for number, waveform in enumerate(waveforms):
+        for form, listed in files.items():
+            name = f"{number}.{form}"
+            soundfile.write(folder / name, waveform, SAMPLE_RATE, subtype="PCM_16")
+            listed.append((name, len(waveform)))
+    for form, listed in files.items():
+        write_manifest(folder, form, folder, listed)
+    pack(PackOptions(str(folder / "packed"), ("wav",), str(folder), num_workers=1))
+    lists = {"flac": (folder, "flac"), "wav": (folder, "wav"), "packed": (folder / "packed", "wav")}
+    return {form: list(read_manifest(*where).utterances) for form, where in lists.items()}
+
+
+def batch_requests(utterances: Sequence[Utterance]) -> list[GroupRequest]:
+    """An epoch of the Base recipe's batches, each alone."""
+    longest = CropOptions().max_sample_size
+    lengths = [min(u.samples, longest) for u in utterances]
+    plan = BatchPlan(lengths, max_tokens=MAX_TOKENS, seed=0, geometry=Geometry(), flags="--seconds")
+    return list(plan.requests(0))
+
+
+def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
+    """What is measured -> a function that does it once, and returns seconds of audio a second."""
+    requests = batch_requests(utterances)
+
+    def dataset(normalised: bool) -> UtteranceDataset:
+        drawn = DrawContrastiveTask(
+            BASE.conv_layers, Masking(), ContrastiveObjective().distractors, "train"
+        )
+        return UtteranceDataset(
+            utterances,
+            seed=0,
+            crop=True,
+            max_samples=CropOptions().max_sample_size,
+            normalize_input=normalised,
+            draw=drawn,
+        )
+
+    def read() -> float:
+        return rate(len(read_audio(u.path, u.samples)) / SAMPLE_RATE for u in utterances)
+
+    def batches(normalised: bool) -> Callable[[], float]:
+        source = dataset(normalised)
+        return lambda: rate(source.load(request).audio_seconds for request in requests)
+
+    def worker() -> float:
+        first = requests[0]  # not counted: the worker starts meanwhile
+        with closing(load_batches(dataset(False), [first, *requests], workers=1)) as loaded:
+            next(loaded)
+            return rate(batch.audio_seconds for batch in loaded)
+
+    return {
+        "read": read,
+        "batch": batches(False),
+        "normalised": batches(True),
+        "1 worker": worker,
+    }
+
+
+def rate(loaded: Iterable[float]) -> float:
+    """Seconds of audio a second, of an iterable that says how many it has loaded."""
+    start = time.perf_counter()
+    seconds = sum(loaded)
+    return seconds / (time.perf_counter() - start)
+
+
+def measure(
+    forms: dict[str, list[Utterance]], rounds: int
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Form -> measure -> (median, spread) of seconds of audio a second."""
+    functions = {form: measures(utterances) for form, utterances in forms.items()}
+    rates: dict[str, dict[str, list[float]]] = {form: {} for form in forms}
+    for counted in range(rounds + 1):
+        for name in functions[FORMS[0]]:
+            for form in forms:
+                found = functions[form][name]()
+                if counted:
+                    rates[form].setdefault(name, []).append(found)
+    return {
+        form: {name: (statistics.median(values), spread(values)) for name, values in own.items()}
+        for form, own in rates.items()
+    }
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the distance between the quartiles, in percent of the median."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return 50 * (high - low) / middle
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="utils.benchmarks.loader", description=__doc__.splitlines()[0])
+    (options,) = parse_dataclasses(parser, [LoaderBenchmarkOptions])
+    torch.set_num_threads(1)  # as in a loader worker
+    with tempfile.TemporaryDirectory() as name:
+        forms = write_forms(Path(name), recordings(options))
+        results = measure(forms, options.rounds)
+    seconds = sum(u.samples for u in forms["wav"]) / SAMPLE_RATE
+    print(
+        f"{len(forms['wav'])} recordings, {seconds:.0f} s; seconds of audio a second on one core, "
+        f"medians of {options.rounds} rounds in turns"
+    )
+    columns = list(results[FORMS[0]])
+    print(f"| form | {' | '.join(columns)} |")
+    print("|---|" + "---|" * len(columns))
+    for form, own in results.items():
+        cells = (f"{own[name][0]:,.0f} ± {own[name][1]:.0f} %" for name in columns)
+        print(f"| {form} | {' | '.join(cells)} |")
+    wanted = options.audio_seconds_per_second
+    if wanted:
+        for form, own in results.items():
+            workers = math.ceil(wanted / own["1 worker"][0])
+            print(f"{form}: {wanted:,.0f} s of audio a second take --num_workers {workers}")
+
+
+if __name__ == "__main__":
+    run_command(main)

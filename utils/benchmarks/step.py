@@ -1,0 +1,484 @@
+"""How fast a pre-training update is, and what it takes: hourglass factors, precisions, peers.
+
+`python -m utils.benchmarks.step --cpu --factors 1 4 --precision fp32 bf16 --peer transformers`
+
+Every configuration is train.py's own trainer in a process of its own; the processes take turns,
+A B C A B C ..., one at a time, and medians with their spread are printed: nothing else should run
+meanwhile.  The warm-up does not count.  Batches are of a data set (--dataset_dir and a recipe's
+flags, which are train.py's) or, without one, of noise.  All configurations see the same batches,
+masks, distractors and skipped layers, as checksums in the result show.
+
+What is counted:
+
+- time: whole updates as utils/benchmarks/step_worker.py says, loading left out;
+- throughput: `frames/s` encoder frames before shortening, `ntokens/s` masked ones (the published
+  tables' unit), `audio_s/s` seconds of audio, `updates/s`;
+- memory: on a GPU the most that was allocated; on a CPU how far the peak of the resident size rises
+  in the configuration's own process from after its imports to the end of the run, with weights,
+  gradients, optimizer and activations, without activation checkpointing;
+- operations: of products and convolutions by the formula of utils/benchmarks/flops.py, the
+  peers' by that of the same model; torch's counter checks it in the first update.  More than the
+  formula's is what kernels compute twice;
+- the machine's rate: of a large square product in each precision, which takes its turn as well.
+
+Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
+benchmark_step.md (the tables), benchmark_step.png and, with --profile, where the time of an update
+goes by operators; to --json the table of hourglass factors as docs/results keeps it.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import soundfile
+
+import train
+from common.training.optimizer import OptimizerOptions
+from common.training.precision import PrecisionOptions
+from common.training.schedule import ScheduleOptions
+from common.training.trainer import RunOptions
+from tasks.data import DataOptions
+from tasks.pretraining import CropOptions
+from utils.benchmarks.step_tables import (
+    Configuration,
+    Result,
+    factor_rows,
+    line,
+    medians,
+    plot,
+    product_rates,
+    summary,
+    tables,
+    versions_of,
+)
+from utils.reporting.results import Measurement
+from utils.reporting.tables import Table
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.telemetry import Telemetry
+from wav2vec2.config import PRESETS, ContrastiveObjective, Hourglass, Masking, Regularisation
+from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.output import prepare_folder, write_lines
+
+Options = TypeVar("Options")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BATCHES_OF_NOISE = 4
+"""Different batches, of which training takes one after the other."""
+
+RECIPE = {
+    DataOptions: {"dataset_dir", "train_subset", "max_tokens", "update_freq"},
+    CropOptions: {"min_sample_size", "max_sample_size"},
+    Regularisation: None,
+    Masking: None,
+    ContrastiveObjective: None,
+    OptimizerOptions: None,
+    ScheduleOptions: None,
+    PrecisionOptions: {"tf32"},
+    RunOptions: {"seed", "cpu", "compile"},
+}
+"""train.py's flags that are flags here, too; None: all that pre-training has."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Benchmark"""
+
+    model: Literal["base", "large", "mini"] = "base"
+    """Architecture."""
+    factors: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """Hourglass factors; 1: the plain encoder, the baseline.  A sixth of the layers, at least one,
+    stays at full rate before and after the shortened ones: Base [2,(8,factor),2]."""
+    precision: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
+    """Precisions of each configuration; a peer's bf16 is its own torch.autocast."""
+    concat: tuple[int, ...] = (1,)
+    """Sub-batches that run as one batch (NUM_CONCAT_BATCHES), each a configuration of its own."""
+    peer: tuple[Literal["transformers"], ...] = ()
+    """Other implementations beside ours: the plain encoder, trained alike, on the same batches."""
+    rounds: int = 5
+    """Rounds that count; every configuration has a turn in each."""
+    updates: int = 1
+    """Updates of a turn; on a GPU one more comes before them, which does not count."""
+    warmup: int = 2
+    """Updates of each configuration before the first round."""
+    utterances: int = 4
+    """Of a sub-batch of noise."""
+    seconds: float = 10.0
+    """Length of each utterance of noise."""
+    profile: bool = False
+    """After the rounds, one more update of each under torch's profiler: profile_<name>.md."""
+    product_size: int = 0
+    """Rows and columns of the square product that measures the machine; 0: 2048 on a CPU, 8192 on
+    a GPU."""
+    output_dir: str = "results/benchmark_step"
+    """Folder for nvlog.json and benchmark_step.json, .md and .png."""
+    json: str = ""
+    """File for the table of factors, in the form of docs/results; '': none."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "updates", "warmup", "utterances"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        for name in ("factors", "concat"):
+            given = getattr(self, name)
+            if not given and name == "factors" and self.peer:
+                continue
+            if not given or min(given) < 1:
+                raise UserError(
+                    f"--{name} {' '.join(map(str, given))}: give one or more, each at least 1"
+                )
+        if not self.precision:
+            raise UserError("--precision: give one or more")
+        if self.utterances > 8 and self.utterances % 8:
+            raise UserError(
+                f"--utterances {self.utterances}: batches above 8 hold a multiple of 8; choose "
+                f"{self.utterances // 8 * 8}"
+            )
+        if self.seconds < 0.1:
+            raise UserError(f"--seconds {self.seconds}: must be at least 0.1")
+        if self.json and (len(self.precision) > 1 or len(self.concat) > 1 or 1 not in self.factors):
+            raise UserError(
+                f"--json {self.json}: such a table holds one --precision and one --concat, and "
+                "factor 1 among --factors, which it stands against"
+            )
+
+
+def configurations(options: BenchmarkOptions) -> list[Configuration]:
+    """In the order of their turns."""
+    found = [
+        Configuration(kind, precision, factor, concat)
+        for concat in dict.fromkeys(options.concat)
+        for precision in dict.fromkeys(options.precision)
+        for kind, factor in [
+            *(("ours", factor) for factor in dict.fromkeys(options.factors)),
+            *((peer, 1) for peer in dict.fromkeys(options.peer)),
+        ]
+    ]
+    return found + [Configuration("product", p) for p in dict.fromkeys(options.precision)]
+
+
+def hourglass(model: str, factor: int) -> str:
+    """`--hourglass` of a factor: `[2,(8,4),2]`; '' for 1."""
+    layers = PRESETS[model].layers
+    outer = max(layers // 6, 1)
+    return str(Hourglass(outer, layers - 2 * outer, factor, outer)) if factor > 1 else ""
+
+
+def write_noise(folder: Path, utterances: int, seconds: float) -> None:
+    """Filelist `train` of that many recordings of noise, all of the same length."""
+    generator = np.random.default_rng(0)
+    samples = round(seconds * SAMPLE_RATE)
+    for number in range(utterances):
+        noise = 0.1 * generator.standard_normal(samples).astype(np.float32)
+        soundfile.write(folder / f"{number}.wav", noise, SAMPLE_RATE, subtype="PCM_16")
+    files = [(f"{number}.wav", samples) for number in range(utterances)]
+    write_manifest(folder, "train", folder, files)
+
+
+def recipe_flags(recipe: dict[str, Any]) -> list[str]:
+    """Values by flag -> train.py's command line."""
+
+    def texts(value: Any) -> list[str]:
+        values = value if isinstance(value, (tuple, list)) else [value]
+        return [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
+
+    return [part for name, value in recipe.items() for part in (f"--{name}", *texts(value))]
+
+
+def with_data(recipe: dict[str, Any], options: BenchmarkOptions, noise: Path) -> dict[str, Any]:
+    """The recipe on its data set or, without one, on noise that is written to `noise`."""
+    if recipe["dataset_dir"]:
+        return recipe
+    count = options.utterances * max(options.concat) * recipe["update_freq"]
+    write_noise(noise, BATCHES_OF_NOISE * count, options.seconds)
+    samples = round(options.seconds * SAMPLE_RATE)
+    return {
+        **recipe,
+        "dataset_dir": noise,
+        "train_subset": ("train",),
+        "max_tokens": options.utterances * samples,
+        "min_sample_size": samples,
+        "max_sample_size": samples,
+    }
+
+
+class Worker:
+    """A configuration's process."""
+
+    def __init__(self, configuration: Configuration, flags: list[str], folder: Path, size: int):
+        """Starts it; `answer` then says that it is ready."""
+        self.configuration = configuration
+        self.errors = open(folder / f"{configuration}.txt", "w+", encoding="utf-8")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "utils.benchmarks.step_worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        kind, precision = configuration.kind, configuration.precision
+        self._send(kind=kind, precision=precision, flags=flags, size=size)
+
+    def _send(self, **question: Any) -> None:
+        with suppress(BrokenPipeError):  # the answer, or its absence, says why
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """The next line; UserError for what the process cannot do."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._death()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"{self.configuration}: {answer['error']}")
+        return answer
+
+    def _death(self) -> Exception:
+        code = self.process.wait()
+        if code == -9:
+            return UserError(
+                f"{self.configuration}: its process was killed, as when memory runs out; measure "
+                "fewer configurations at a time, or smaller batches"
+            )
+        self.errors.seek(0)
+        return RuntimeError(f"{self.configuration}: ended with {code}:\n{self.errors.read()}")
+
+    def turn(self, updates: int, unmeasured: int = 0, count: bool = False) -> dict[str, Any]:
+        self._send(updates=updates, unmeasured=unmeasured, count=count)
+        return self.answer()
+
+    def profile(self) -> list[tuple[str, int, float]]:
+        """Of one update: name, calls and milliseconds of its operators."""
+        self._send(updates=1, unmeasured=0, profile=True)
+        return self.answer()["updates"][0]["operators"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+def training_flags(
+    configuration: Configuration, model: str, recipe: dict[str, Any], output_dir: Path
+) -> list[str]:
+    """train.py's command line for a configuration of `model`."""
+    return recipe_flags(
+        {
+            **recipe,
+            "valid_subset": recipe["train_subset"],
+            "validate_frequency": 10**9,
+            "model": model,
+            "hourglass": hourglass(model, configuration.factor),
+            "num_concat_batches": configuration.concat,
+            "batches_per_update": 0,
+            "precision": configuration.precision if configuration.kind == "ours" else "fp32",
+            "output_dir": output_dir,
+            "num_workers": 0,
+            "no_save": True,
+        }
+    )
+
+
+@contextmanager
+def workers(
+    options: BenchmarkOptions, recipe: dict[str, Any], folder: Path
+) -> Iterator[list[Worker]]:
+    """The processes of all configurations, started; ended afterwards."""
+    started: list[Worker] = []
+    try:
+        for number, configuration in enumerate(configurations(options)):
+            flags = training_flags(configuration, options.model, recipe, folder / str(number))
+            size = options.product_size
+            started.append(Worker(configuration, flags, folder, size))
+        yield started
+    finally:
+        for worker in started:
+            worker.close()
+
+
+def measure(
+    options: BenchmarkOptions, recipe: dict[str, Any], folder: Path, telemetry: Telemetry
+) -> list[Result]:
+    """Warm-up, then the rounds; UserError if the configurations were not given the same batches."""
+    with workers(options, recipe, folder) as started:
+        results = [Result(worker.configuration, worker.answer()) for worker in started]
+        for worker, result in zip(started, results):
+            if worker.configuration.kind != "product":
+                result.warmup = worker.turn(options.warmup, count=True)
+            else:
+                worker.turn(1)
+        unmeasured = 0 if recipe["cpu"] else 1
+        for number in range(1, options.rounds + 1):
+            for position, (worker, result) in enumerate(zip(started, results), start=1):
+                result.turns.append(worker.turn(options.updates, unmeasured))
+                telemetry.log([number, position, len(started)], line(result, -1))
+        if options.profile:
+            for worker in started:
+                if worker.configuration.kind != "product":
+                    write_profile(worker, Path(options.output_dir))
+    check_batches(results)
+    return results
+
+
+def write_profile(worker: Worker, folder: Path, longest: int = 16) -> None:
+    """Where an update's time goes, by torch's operators."""
+    operators = worker.profile()
+    whole = sum(spent for *_, spent in operators)
+    rest = operators[longest:]
+    others = (f"{len(rest)} others", sum(calls for _, calls, _ in rest), sum(t for *_, t in rest))
+    rows = [
+        [name, str(calls), f"{spent:.0f}", f"{100 * spent / whole:.1f}"]
+        for name, calls, spent in [*operators[:longest], others]
+    ]
+    table = Table(str(worker.configuration), ["operator", "calls", "ms", "%"], rows)
+    text = [f"{table.title}, {whole / 1000:.2f} s", "", *table.markdown().splitlines()]
+    write_lines(folder / f"profile_{worker.configuration}.md".replace(" ", "_"), text)
+
+
+def check_batches(results: list[Result]) -> None:
+    """All configurations of a batch size must have had the same work, in the same order."""
+    seen: dict[int, list[Any]] = {}
+    for result in results:
+        if result.configuration.kind == "product":
+            continue
+        turns = [result.warmup, *result.turns]
+        work = [[(u["batch"], u["frames"], u["ntokens"]) for u in t["updates"]] for t in turns]
+        first = seen.setdefault(result.configuration.concat, work)
+        assert work == first, f"{result.configuration} saw other batches than the first"
+
+
+def command_line(module: str = "utils.benchmarks.step") -> str:
+    """As it was given, without a machine's own folders."""
+
+    def relative(text: str) -> str:
+        path = Path(text)
+        if not path.is_absolute():
+            return text
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+    threads = os.environ.get("OMP_NUM_THREADS")
+    start = f"OMP_NUM_THREADS={threads} " if threads else ""
+    return f"{start}python -m {module} {shlex.join(map(relative, sys.argv[1:]))}"
+
+
+def described(options: BenchmarkOptions, recipe: dict[str, Any], results: list[Result]) -> str:
+    """What was measured, on what, in a line."""
+    surroundings = results[0].ready["environment"]
+    batch = (
+        f"{' '.join(recipe['train_subset'])} in sub-batches of {recipe['max_tokens']} samples"
+        if recipe["dataset_dir"]
+        else f"sub-batches of {options.utterances} x {options.seconds:g} s"
+    )
+    versions = versions_of(results)
+    threads = "" if "cuda" in versions else f", {results[0].ready['threads']} threads"
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{options.model}, {batch}; medians of {options.rounds} rounds; "
+        f"{surroundings['hardware']}{threads}; {named}"
+    )
+
+
+def write_results(
+    options: BenchmarkOptions, recipe: dict[str, Any], results: list[Result], folder: Path
+) -> None:
+    """The raw figures, the tables, and what docs/results keeps."""
+    peaks = product_rates(results)
+    surroundings = {**results[0].ready["environment"], "threads": results[0].ready["threads"]}
+    content = {
+        "command": command_line(),
+        "environment": surroundings | versions_of(results),
+        "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
+        "recipe": {**recipe, "dataset_dir": Path(recipe["dataset_dir"]).name},
+        "results": [summary(result, peaks) for result in results],
+        "rounds": [
+            {"name": str(result.configuration), "warmup": result.warmup, "turns": result.turns}
+            for result in results
+        ],
+    }
+    write_lines(folder / "benchmark_step.json", json.dumps(content, indent=1).splitlines())
+    text = [described(options, recipe, results)]
+    for table in tables(results):
+        text += ["", f"**{table.title}**", "", *table.markdown().splitlines()]
+    write_lines(folder / "benchmark_step.md", text)
+    print("\n".join(text))
+    if options.json:
+        write_table(options, results, Path(options.json), surroundings)
+
+
+def write_table(
+    options: BenchmarkOptions, results: list[Result], path: Path, surroundings: dict[str, Any]
+) -> None:
+    """The table of factors, in the form of docs/results."""
+    (precision,), (concat,) = options.precision, options.concat
+    content = {
+        "table": "pooling_factor",
+        "setting": precision if "cuda" in surroundings else f"CPU, {precision}",
+        "command": command_line(),
+        "hardware": f"{surroundings['hardware']}, {surroundings['threads']} threads"
+        if "cuda" not in surroundings
+        else f"1 x {surroundings['hardware']}",
+        "versions": {k: v for k, v in versions_of(results).items() if k != "transformers"},
+        "commit": surroundings.get("commit", ""),
+        "rows": factor_rows(results, (precision, concat)),
+    }
+    prepare_folder("--json", path.parent)
+    write_lines(path, json.dumps(content, indent=1).splitlines())
+    Measurement.read(path)
+
+
+def parse(parser: ArgumentParser, own: type[Options]) -> tuple[Options, dict[str, Any]]:
+    """A command's `own` options, and train.py's values by flag."""
+    add_flags(parser, own)
+    names = []
+    for cls, chosen in RECIPE.items():
+        fields = cls.__dataclass_fields__
+        without = set(fields) - chosen if chosen else train.UNUSED["pretrain"]
+        names += [name for name in fields if name not in without]
+        add_flags(parser, cls, {"dataset_dir": ""}, without)
+    namespace = parser.parse_args()
+    options = from_flags(own, namespace)
+    for cls in RECIPE:
+        from_flags(cls, namespace)  # a mistake is told before anything starts
+    return options, {name: getattr(namespace, name) for name in names}
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="python -m utils.benchmarks.step", description=__doc__.splitlines()[0]
+    )
+    options, recipe = parse(parser, BenchmarkOptions)
+    folder = prepare_folder("--output_dir", options.output_dir)
+    telemetry = Telemetry(folder, tensorboard=False)
+    telemetry.parameters({**recipe, **asdict(options)})
+    with tempfile.TemporaryDirectory() as name:
+        noise, runs = Path(name) / "noise", Path(name) / "runs"
+        noise.mkdir(), runs.mkdir()
+        trained = with_data(recipe, options, noise)
+        results = measure(options, trained, runs, telemetry)
+    peaks = product_rates(results)
+    for number, result in enumerate(results, start=1):
+        figures = summary(result, peaks)
+        telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
+    telemetry.close()
+    recipe = {**trained, "dataset_dir": recipe["dataset_dir"]}
+    write_results(options, recipe, results, folder)
+    plot(results, folder / "benchmark_step.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

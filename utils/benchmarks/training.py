@@ -1,0 +1,246 @@
+"""What training costs beside the training itself: the loop, a checkpoint, a second process.
+
+`python -m utils.benchmarks.training loop|save|processes`
+
+On the CPU, on noise.  What is compared is measured in turns in one run, and medians are printed:
+nothing else should run meanwhile.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import soundfile
+import torch
+
+import train
+from common.training import checkpoint
+from common.training.precision import Weights
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser
+from wav2vec2.config import BASE, ContrastiveObjective, Regularisation
+from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.torch_file import tensors_of
+from wav2vec2.pretraining import Wav2Vec2ForPretraining
+
+ROUNDS = 7
+UPDATES = 120
+"""Updates of a run; the first quarter is not counted."""
+
+
+def write_noise(folder: Path, utterances: int = 240, seconds: float = 2.5) -> None:
+    """Filelists `train` and `valid` of that many recordings of noise."""
+    generator = np.random.default_rng(0)
+    for subset, count in (("train", utterances), ("valid", 4)):
+        files = []
+        for number in range(count):
+            samples = int(SAMPLE_RATE * seconds * generator.uniform(0.7, 1.3))
+            noise = 0.1 * generator.standard_normal(samples).astype(np.float32)
+            soundfile.write(folder / f"{subset}{number}.wav", noise, SAMPLE_RATE, subtype="PCM_16")
+            files.append((f"{subset}{number}.wav", samples))
+        write_manifest(folder, subset, folder, files)
+
+
+def flags(data: Path, output: Path, **changed: Any) -> list[str]:
+    """train.py's: MINI with the quickstart's batches."""
+    values = {
+        "dataset_dir": data,
+        "train_subset": "train",
+        "valid_subset": "valid",
+        "output_dir": output,
+        "model": "mini",
+        "hourglass": "[1,(2,2),1]",
+        "min_sample_size": 8_000,
+        "max_sample_size": 48_000,
+        "max_tokens": 80_000,
+        "num_concat_batches": 1,
+        "update_freq": 2,
+        "batches_per_update": 2,
+        "max_update": UPDATES,
+        "warmup_updates": 1,
+        "num_workers": 0,
+        "validate_frequency": 1_000,
+        "no_save": "true",
+        "cpu": "true",
+    }
+    pairs = ((f"--{name}", str(value)) for name, value in (values | changed).items())
+    return ["pretrain", *(part for pair in pairs for part in pair)]
+
+
+class Clock:
+    """Seconds spent inside functions that it was wrapped around, last first by update."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable) -> Callable:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def measure_loop(folder: Path) -> None:
+    """The share of an update outside data, forward, backward and optimizer."""
+    command, options = train.parse(flags(folder, folder / "loop", num_workers=1))
+    with redirect_stdout(sys.stderr):
+        trainer = train.prepare(command, options, torch.device("cpu"))
+        clock, shares, took = Clock(), [], []
+        begin = trainer.task.begin_update
+        last: list[float] = []
+
+        def next_update(update: int) -> None:
+            now = time.perf_counter()
+            if last:
+                took.append(now - last[0])
+                shares.append(100 * (1 - clock.seconds / took[-1]))
+            last[:], clock.seconds = [now], 0.0
+            begin(update)
+
+        trainer.task.begin_update = next_update
+        trainer.task.forward = clock.around(releasing(trainer.task.forward))
+        trainer.optimizer.step = clock.around(trainer.optimizer.step)
+        load = trainer._train
+
+        def timed_loading(stop: Any) -> Any:
+            with mock.patch.object(torch.Tensor, "backward", clock.around(torch.Tensor.backward)):
+                return load(stop)
+
+        trainer._train = timed_loading
+        with mock.patch("common.training.trainer._Interval.wait_for", timed_wait(clock)):
+            trainer.train()
+    counted = slice(len(shares) // 4, None)
+    print(
+        f"loop: {statistics.median(shares[counted]):.2f} % of an update of "
+        f"{1000 * statistics.median(took[counted]):.0f} ms is neither data, forward, backward nor "
+        f"optimizer (median of {len(shares[counted])} updates)"
+    )
+
+
+def releasing(forward: Callable) -> Callable:
+    """`forward`, freeing the graph of its last result first: half a millisecond that is the
+    backward pass' own, wherever the last reference to the graph happens to end."""
+    held: list[Any] = []
+
+    def call(*args: Any) -> Any:
+        held.clear()
+        held.append(forward(*args))
+        return held[0]
+
+    return call
+
+
+def timed_wait(clock: Clock) -> Callable:
+    """What takes `_Interval.wait_for`'s place: the same, its waiting counted by `clock`."""
+
+    def wait_for(interval: Any, batches: Any) -> Any:
+        following = clock.around(lambda iterator: next(iterator, None))
+        iterator = iter(batches)
+        while (batch := following(iterator)) is not None:
+            yield batch
+
+    return wait_for
+
+
+def measure_save(folder: Path) -> None:
+    """How long saving Base blocks the training, against cloning the same tensors."""
+    model = Wav2Vec2ForPretraining.from_config(BASE, Regularisation(), ContrastiveObjective())
+    weights = Weights(model, "bf16")
+    optimizer = torch.optim.AdamW(weights.parameters())
+    for parameter in weights.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights.zero_grad()
+    content = {
+        "model": weights.state_dict(),
+        "half": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    tensors = list(tensors_of(content))
+    size = sum(t.numel() * t.element_size() for t in tensors) / 2**20
+    writer, clones, blocked, written = checkpoint.CheckpointWriter(), [], [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        copies = [t.clone() for t in tensors]
+        clones.append(time.perf_counter() - start)
+        del copies
+        start = time.perf_counter()
+        writer.save(folder / "wav2vec2_update1.pt", content, then=lambda: None)
+        blocked.append(time.perf_counter() - start)
+        writer.wait()
+        written.append(time.perf_counter() - start)
+    ratio = statistics.median(b / c for b, c in zip(blocked, clones))
+    print(
+        f"save: {size:.0f} MiB block training for {statistics.median(blocked):.2f} s, "
+        f"{ratio:.2f} x the time of cloning them; on disk after {statistics.median(written):.1f} s "
+        f"(medians of {ROUNDS})"
+    )
+
+
+def rate(folder: Path, processes: int, threads: int, run: int) -> float:
+    """Updates a second of a run of its own."""
+    output = folder / f"{processes}_{run}"
+    arguments = flags(folder, output, update_freq=2 // processes, log_frequency=UPDATES // 4)
+    command = [sys.executable]
+    if processes > 1:
+        command += [
+            "-m",
+            "common.runtime.launcher",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+        ]
+    result = subprocess.run(
+        [*command, "train.py", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise UserError(f"train.py: {result.stderr.strip().splitlines()[-1]}")
+    lines = (line for line in result.stdout.splitlines() if "train_updates/s" in line)
+    rates = [float(line.partition("train_updates/s ")[2].split()[0]) for line in lines]
+    return statistics.median(rates[1:])
+
+
+def measure_processes(folder: Path) -> None:
+    """Two processes of one thread against one of two, on the same global batch."""
+    pairs = [(rate(folder, 1, 2, n), rate(folder, 2, 1, n)) for n in range(ROUNDS // 2 + 1)]
+    one, two = (statistics.median(rates) for rates in zip(*pairs))
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(
+        f"processes: 2 x 1 thread {two:.2f} updates/s, 1 x 2 threads {one:.2f}: ratio {ratio:.2f} "
+        f"(medians of {len(pairs)} rounds in turns)"
+    )
+
+
+MEASURES = {"loop": measure_loop, "save": measure_save, "processes": measure_processes}
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="utils.benchmarks.training", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=MEASURES, nargs="+", help="what to measure")
+    namespace = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        write_noise(Path(name))
+        for what in namespace.what:
+            MEASURES[what](Path(name))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Commands on checkpoints: convert, release, export an average, tune a decoder."""

@@ -1,0 +1,143 @@
+"""Choose --lm_weight and --word_score on a subset: the model runs once, the search for each pair.
+
+Prints a table of error rates and speed, then the flags of the lowest word error rate.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.decoding.beam_search import build_decoder
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.files.filelists import read_manifest
+from wav2vec2.inference.recogniser import ModelOptions, Recogniser
+from wav2vec2.inference.recognition import Score
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Tuning"""
+
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists."""
+    subset: str = "dev-other"
+    """Filelist to tune on, without .tsv; never the one whose figures you report."""
+    lm_weights: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    """Values of --lm_weight to try."""
+    word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    """Values of --word_score to try; without --lexicon there is none."""
+    num_workers: int = 2
+    """Processes that decode audio."""
+
+    def __post_init__(self) -> None:
+        for name in ("lm_weights", "word_scores"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}: give at least one value")
+        if self.num_workers < 0:
+            raise UserError(f"--num_workers {self.num_workers}: must not be negative")
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance between model and search."""
+
+    emissions: Tensor
+    """Log probabilities `[frames, units]`."""
+    reference: list[str]
+    """Its symbols."""
+    words: str
+    """Its transcript."""
+    seconds: float
+    """Length of its audio."""
+
+
+def listen(
+    recogniser: Recogniser, options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions
+) -> list[Spoken]:
+    """The model's output for each utterance of the subset; UserError if none has a frame."""
+    manifest = read_manifest(tuning.dataset_dir, tuning.subset)
+    references = recogniser.references(manifest)
+    words = recogniser.word_references(manifest, decoding)
+    utterances = [
+        Spoken(values, references[key].split(), words[key], float(length) / SAMPLE_RATE)
+        for batch in recogniser.batches(manifest, options.batch_size, tuning.num_workers)
+        for key, length, values in zip(batch.ids, batch.lengths, recogniser.emissions(batch))
+    ]
+    if not any(len(spoken.emissions) for spoken in utterances):
+        raise UserError(f"--subset {tuning.subset}: no utterance is as long as a frame")
+    return utterances
+
+
+def measure(
+    decoder: Decoder, utterances: Sequence[Spoken], recogniser: Recogniser
+) -> tuple[Score, float]:
+    """Error counts of `decoder`, and the seconds of audio it searches in a second.
+
+    Nothing is heard in an utterance shorter than a frame, as evaluate counts it.
+    """
+    score = Score(recogniser.vocabulary)
+    took = 0.0
+    for spoken in utterances:
+        hypothesis = Hypothesis([], "")
+        if len(spoken.emissions):
+            start = time.perf_counter()
+            (hypothesis,) = decoder(spoken.emissions[None], [len(spoken.emissions)])
+            took += time.perf_counter() - start
+        score.add(hypothesis, spoken.reference, spoken.words)
+    return score, sum(spoken.seconds for spoken in utterances) / took
+
+
+def distance(options: DecodingOptions) -> float:
+    """How far both weights are from their defaults."""
+    changes = (options.lm_weight - DecodingOptions.lm_weight, options.word_score)
+    return sum(map(abs, changes))
+
+
+def tune(options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
+    recogniser = Recogniser.load(options)
+    decoder, notes = build_decoder(decoding, recogniser.vocabulary)
+    for note in notes:
+        print(f"note: {note}")
+    utterances = listen(recogniser, options, tuning, decoding)
+    print("lm_weight word_score   WER %   UER %  x real time")
+    tried: list[tuple[float, float, DecodingOptions]] = []
+    weights = tuning.lm_weights if decoding.lm else (0.0,)
+    bonuses = tuning.word_scores if decoding.lexicon else (0.0,)
+    for weight, bonus in itertools.product(weights, bonuses):
+        chosen = replace(decoding, lm_weight=weight, word_score=bonus)
+        decoder.configure(chosen)
+        score, speed = measure(decoder, utterances, recogniser)
+        print(
+            f"{weight:9.2f} {bonus:10.2f} {score.words.rate:7.2f} {score.units.rate:7.2f} "
+            f"{speed:12.1f}",
+            flush=True,
+        )
+        tried.append((score.words.rate, score.units.rate, chosen))
+    # Among equals the most moderate: what a small subset does not tell apart, others may.
+    best = min(tried, key=lambda entry: (*entry[:2], distance(entry[2])))[2]
+    flags = ["decoder", "lm", "lexicon", "lm_weight", "word_score", "beam", "beam_size_token"]
+    values = [(flag, getattr(best, flag)) for flag in [*flags, "beam_threshold"]]
+    print("best: " + " ".join(f"--{flag} {value}" for flag, value in values if value != ""))
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="utils.checkpoints.tune_decoder", description=__doc__.splitlines()[0]
+    )
+    add_flags(parser, ModelOptions)
+    add_flags(parser, TuneOptions)
+    chosen_here = ("decoder", "lm_weight", "word_score")
+    add_flags(parser, DecodingOptions, without=chosen_here)
+    parser.set_defaults(decoder="beam")
+    namespace = parser.parse_args()
+    tune(*(from_flags(cls, namespace) for cls in (ModelOptions, TuneOptions, DecodingOptions)))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Commands that prepare data: download, import, filelists, packed stores, sub-word models."""

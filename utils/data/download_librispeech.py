@@ -1,0 +1,262 @@
+"""Download LibriSpeech: resumable, verified, and extracted safely.
+
+    python -m utils.data.download_librispeech --output_dir /datasets --subsets dev-clean test-clean
+
+Leaves `<output_dir>/LibriSpeech/<subset>/...`.  Nothing is extracted before its MD5 agrees.
+"""
+
+import difflib
+import gzip
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse, InvalidURL
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+
+MD5 = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+CORPUS = "LibriSpeech"
+BLOCK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+BUSY = (408, 429)  # HTTP answers that mean "later", like those from 500 on
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """Download"""
+
+    output_dir: str = "/datasets"
+    """Folder that will hold LibriSpeech/."""
+    subsets: tuple[str, ...] = tuple(MD5)
+    """Subsets to fetch; all seven take about 60 GB to download and 70 GB more unpacked."""
+    base_url: str = "https://www.openslr.org/resources/12/"
+    """Address the archives lie under."""
+    keep_archives: bool = False
+    """Keep the .tar.gz files after extraction."""
+    retries: int = 5
+    """New attempts after dropped connections, each resuming where the last one stopped; they count
+    from zero again whenever one brought something."""
+
+    def __post_init__(self) -> None:
+        if not self.subsets:
+            raise UserError(f"--subsets: names none; choose from {', '.join(MD5)}")
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.netloc:
+            raise UserError(
+                f"--base_url {self.base_url}: not an address like https://www.openslr.org/..."
+            )
+        if self.retries < 0:
+            raise UserError(f"--retries {self.retries}: must be at least 0")
+
+
+def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
+    """Download `url` to `part`, continuing what is there already.
+
+    `retries` counts attempts in a row that brought nothing new; the wait before each doubles from
+    `pause` seconds.  UserError if the address cannot be reached or the disk is too small.
+    """
+    failures = 0
+    most = _size(part)
+    while True:
+        try:
+            _fetch_once(url, part)
+            return
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in BUSY:
+                raise UserError(f"{url}: {error.code} {error.reason}; check --base_url") from None
+            reason = f"{error.code} {error.reason}"
+        except InvalidURL as error:
+            raise UserError(f"{url}: not an address ({error}); check --base_url") from None
+        except urllib.error.URLError as error:
+            reason = str(error.reason)
+        except (ConnectionError, TimeoutError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+        if _size(part) > most:
+            failures, most = 0, _size(part)
+        if failures == retries:
+            raise UserError(
+                f"{url}: not reached in {failures + 1} attempts ({reason}); {_size(part)} bytes "
+                f"are kept in {part}, run the command again to continue"
+            )
+        time.sleep(pause * 2**failures)
+        failures += 1
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch_once(url: str, part: Path) -> None:
+    """One connection's worth; ConnectionError if it ended before the file did."""
+    have = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if have and error.code == 416:  # nothing after what we have; the MD5 has the last word
+            return
+        raise
+    with response:
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        if response.status != 206 or not resumed:  # the whole file: from the start
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        if total is not None:
+            # FLAC does not compress further: unpacked, the archive needs its own size again.
+            check_space(part.parent, total - have + total)
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
+        ):
+            for block in _blocks(response):
+                file.write(block)
+                bar.update(len(block))
+            if total is not None and file.tell() < total:
+                raise ConnectionError("connection dropped")
+
+
+def _blocks(response: HTTPResponse) -> Iterator[bytes]:
+    """A response's bytes.  Not every network error is a ConnectionError: here they become one, so
+    that they are told from errors of the disk."""
+    try:
+        while block := response.read(BLOCK):
+            yield block
+    except OSError as error:
+        raise ConnectionError(str(error)) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """UserError if `folder`'s disk has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"--output_dir {folder}: {needed / 2**30:.1f} GiB are needed to download and unpack, "
+            f"{free / 2**30:.1f} GiB are free; make room or choose another folder"
+        )
+
+
+def verify(archive: Path, expected: str) -> None:
+    """UserError, with nothing deleted or extracted, if the archive's MD5 is not `expected`."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with (
+        open(archive, "rb") as file,
+        tqdm(total=archive.stat().st_size, unit="B", unit_scale=True, desc="checking") as bar,
+    ):
+        while block := file.read(BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    if digest.hexdigest() != expected:
+        raise UserError(
+            f"{archive}: MD5 is {digest.hexdigest()}, expected {expected}; nothing was extracted: "
+            "remove this file and download it again"
+        )
+
+
+def extract(archive: Path, output_dir: Path, subset: str) -> None:
+    """Unpack `LibriSpeech/<subset>` of the archive into `output_dir`, whole or not at all.
+
+    UserError for an archive whose members are links, devices, or lie outside its own folder.
+    """
+    target = output_dir / CORPUS / subset
+    building = output_dir / CORPUS / f".{subset}.extracting"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    inside = building.resolve()
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tqdm(tar, desc=f"extracting {subset}", unit=" files"):
+                place = (inside / member.name).resolve()
+                if not (member.isfile() or member.isdir()) or not place.is_relative_to(inside):
+                    raise UserError(
+                        f"{archive}: member {member.name!r} is a link or leads outside the "
+                        "archive's folder; nothing was kept: fetch it from the original address"
+                    )
+                if member.isdir():
+                    place.mkdir(parents=True, exist_ok=True)
+                    continue
+                # Contents alone, neither owners nor modes; tarfile's own filters for that are
+                # missing from Debian 12's Python.
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with tar.extractfile(member) as source, open(place, "wb") as file:
+                    shutil.copyfileobj(source, file, 2**20)
+        unpacked = building / CORPUS
+        if not (unpacked / subset).is_dir():
+            raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
+        for extra in unpacked.iterdir():  # README.TXT, SPEAKERS.TXT and the like
+            if extra.is_file():
+                os.replace(extra, output_dir / CORPUS / extra.name)
+        os.replace(unpacked / subset, target)
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{archive}: not a whole .tar.gz ({error}); nothing was kept: fetch it again"
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def download(
+    options: DownloadOptions, checksums: Mapping[str, str] = MD5, pause: float = 2.0
+) -> None:
+    """Fetch, verify and extract every subset not yet there."""
+    for subset in options.subsets:
+        if subset not in checksums:
+            near = difflib.get_close_matches(subset, list(checksums), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(checksums)}"
+            raise UserError(f"--subsets {subset}: not a LibriSpeech subset; {hint}")
+    output_dir = Path(options.output_dir)
+    try:
+        (output_dir / CORPUS).mkdir(parents=True, exist_ok=True)
+        for subset in options.subsets:
+            if (output_dir / CORPUS / subset).is_dir():
+                print(f"{output_dir / CORPUS / subset}: already there, left as it is")
+                continue
+            archive = output_dir / f"{subset}.tar.gz"
+            if not archive.exists():
+                part = output_dir / f"{subset}.tar.gz.part"
+                fetch(
+                    f"{options.base_url.rstrip('/')}/{subset}.tar.gz", part, options.retries, pause
+                )
+                os.replace(part, archive)
+            verify(archive, checksums[subset])
+            extract(archive, output_dir, subset)
+            if not options.keep_archives:
+                archive.unlink()
+            print(f"{output_dir / CORPUS / subset}: done")
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {output_dir}: {error.strerror or error}; "
+            "make room, or choose a folder that can be written"
+        ) from None
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="utils.data.download_librispeech", description=__doc__.splitlines()[0]
+    )
+    (options,) = parse_dataclasses(parser, [DownloadOptions])
+    download(options)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,249 @@
+"""Write filelists and labels for a corpus in LibriSpeech's layout.
+
+    python -m utils.data.make_filelists --corpus_dir CORPUS --subsets dev-clean dev-other
+
+For each subset: `<subset>.tsv` (audio files and their lengths), `.wrd` (words) and `.ltr`
+(letters), and `dict.ltr.txt` counted over the training subset.  Everything is read and checked
+before anything is written.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+from tqdm import tqdm
+
+from wav2vec2.audio.decode import UNKNOWN_LENGTH
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.files.filelists import letters, write_manifest
+from wav2vec2.files.output import write_lines
+from wav2vec2.text.vocabulary import WORD_END, write_dictionary
+
+TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
+FETCH_AGAIN = "fetch the archive again, or remove what is damaged"
+
+
+@dataclass(frozen=True)
+class FilelistOptions:
+    """Filelists"""
+
+    corpus_dir: str
+    """Folder that holds the subsets' folders."""
+    subsets: tuple[str, ...]
+    """Subsets to list."""
+    output_dir: str = ""
+    """Folder to write to; the corpus folder if empty."""
+    combine: tuple[str, ...] = ()
+    """Lists to write of several subsets together, like train-full-960=train-clean-100,train-..."""
+    dictionary_from: str = ""
+    """Subset or combined list whose letters make dict.ltr.txt; none is written if empty."""
+
+    def __post_init__(self) -> None:
+        if not self.subsets:
+            raise UserError("--subsets: names none; name the folders in --corpus_dir to list")
+        names = (*self.subsets, *(text.partition("=")[0] for text in self.combine))
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise UserError(
+                    f"{name}: named {count} times in --subsets and --combine; once each"
+                )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One utterance of a subset."""
+
+    path: str
+    """Relative to the subset's folder."""
+    samples: int
+    words: str
+
+
+def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
+    """Utterance id -> (words, where it stands), from every `*.trans.txt` below `folder`."""
+    transcripts: dict[str, tuple[str, str]] = {}
+    for path in sorted(folder.rglob("*.trans.txt")):
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path}: cannot be read as UTF-8 text ({error}); {FETCH_AGAIN}"
+            ) from None
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            key, _, words = line.partition(" ")
+            if not key or not words.strip() or "\t" in line or WORD_END in words:
+                raise UserError(
+                    f"{path}:{number}: expected '<utterance-id> TRANSCRIPT' like "
+                    f"{TRANSCRIPT_EXAMPLE}, without tab or '{WORD_END}', got {line!r}"
+                )
+            if key in transcripts:
+                raise UserError(
+                    f"{path}:{number}: utterance id {key!r} already stands in "
+                    f"{transcripts[key][1]}; remove one"
+                )
+            transcripts[key] = (" ".join(words.split()), f"{path}:{number}")
+    return transcripts
+
+
+def samples_of(path: Path) -> int:
+    """Length of an audio file, from its header; UserError if it cannot be trained on."""
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError as error:
+        raise UserError(
+            f"{path}: not decodable audio ({error.error_string}); {FETCH_AGAIN}"
+        ) from None
+    if info.samplerate != SAMPLE_RATE or info.channels != 1:
+        raise UserError(
+            f"{path}: {info.samplerate} Hz, {info.channels} channels; needs {SAMPLE_RATE} Hz mono: "
+            "convert the corpus with utils/data/import_corpus.py"
+        )
+    if info.frames in (0, UNKNOWN_LENGTH):
+        raise UserError(f"{path}: its header tells of no samples; {FETCH_AGAIN}")
+    return info.frames
+
+
+def lengths_of(files: Sequence[Path], title: str) -> list[int]:
+    """`samples_of` each file, in parallel: reading headers waits for the disk, not for Python."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title, disable=None))
+
+
+def first_few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def unique_by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Utterance id -> audio file; UserError if two files share an id."""
+    stems: dict[str, Path] = {}
+    for path in files:
+        if path.stem in stems:
+            raise UserError(
+                f"{path}: utterance id {path.stem!r} is also that of {stems[path.stem]}; ids must "
+                "be unique within a list: remove or rename one"
+            )
+        stems[path.stem] = path
+    return stems
+
+
+def subset_folder(corpus_dir: Path, subset: str) -> Path:
+    """Where a subset lies; UserError, saying what there is, if it does not."""
+    folder = corpus_dir / subset
+    if not folder.is_dir():
+        found = sorted(p.name for p in corpus_dir.glob("*") if p.is_dir())
+        raise UserError(
+            f"{folder}: no such subset; {corpus_dir} holds {', '.join(found) or 'no folder'}: "
+            "fetch it with scripts/download_data.sh or name another"
+        )
+    return folder
+
+
+def read_subset(folder: Path) -> list[Entry]:
+    """A subset's utterances, sorted by path, paired with their transcripts by id."""
+    subset = folder.name
+    files = sorted(folder.rglob("*.flac"))
+    if not files:
+        raise UserError(f"{folder}: holds no .flac file; fetch it with scripts/download_data.sh")
+    stems = unique_by_stem(files)
+    transcripts = read_transcripts(folder)
+    silent = [key for key in stems if key not in transcripts]
+    if silent:
+        raise UserError(
+            f"{stems[silent[0]]}: no transcript; {len(silent)} of {len(stems)} files of {subset} "
+            f"have no line like {TRANSCRIPT_EXAMPLE} in a .trans.txt ({first_few(silent)}): "
+            f"{FETCH_AGAIN}"
+        )
+    unheard = [key for key in transcripts if key not in stems]
+    if unheard:
+        raise UserError(
+            f"{transcripts[unheard[0]][1]}: no audio file of this id; {len(unheard)} of "
+            f"{len(transcripts)} transcripts of {subset} have none ({first_few(unheard)}): "
+            f"{FETCH_AGAIN}"
+        )
+    return [
+        Entry(str(path.relative_to(folder)), samples, transcripts[path.stem][0])
+        for path, samples in zip(files, lengths_of(files, subset))
+    ]
+
+
+def parse_combinations(texts: Sequence[str], subsets: Sequence[str]) -> dict[str, list[str]]:
+    """`name=a,b` -> {name: [a, b]}; UserError for a part that is not among `subsets`."""
+    combinations = {}
+    for text in texts:
+        name, equals, parts = text.partition("=")
+        if not name or not equals or not parts:
+            raise UserError(f"--combine {text}: write it like train-full-960=train-a,train-b")
+        combinations[name] = parts.split(",")
+        missing = [part for part in combinations[name] if part not in subsets]
+        if missing:
+            raise UserError(f"--combine {text}: {missing[0]} is not among --subsets; add it")
+    return combinations
+
+
+def check_writable(folder: Path) -> None:
+    """UserError if files cannot be made in `folder`; better known before an hour of reading."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"--output_dir {folder}: {existing} is not a folder that can be written; choose another"
+        )
+
+
+def write_subset(output_dir: Path, subset: str, root: Path, entries: Sequence[Entry]) -> None:
+    """Write `<subset>.tsv`, `.wrd` and `.ltr`."""
+    write_manifest(output_dir, subset, root, [(e.path, e.samples) for e in entries])
+    write_lines(output_dir / f"{subset}.wrd", (e.words for e in entries))
+    write_lines(output_dir / f"{subset}.ltr", (letters(e.words) for e in entries))
+    hours = sum(e.samples for e in entries) / SAMPLE_RATE / 3600
+    print(f"{output_dir / subset}.tsv: {len(entries)} utterances, {hours:.2f} h")
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="utils.data.make_filelists", description=__doc__.splitlines()[0])
+    (options,) = parse_dataclasses(parser, [FilelistOptions])
+    corpus_dir = Path(options.corpus_dir).absolute()
+    output_dir = Path(options.output_dir or corpus_dir).absolute()
+    combinations = parse_combinations(options.combine, options.subsets)
+    names = [*options.subsets, *combinations]
+    if options.dictionary_from and options.dictionary_from not in names:
+        raise UserError(
+            f"--dictionary_from {options.dictionary_from}: not among {', '.join(names)}; "
+            "name one of these"
+        )
+    if not corpus_dir.is_dir():
+        raise UserError(
+            f"--corpus_dir {corpus_dir}: no such folder; name the one that holds "
+            f"{', '.join(options.subsets)}"
+        )
+    check_writable(output_dir)
+
+    folders = {subset: subset_folder(corpus_dir, subset) for subset in options.subsets}
+
+    lists = {subset: (folder, read_subset(folder)) for subset, folder in folders.items()}
+    for name, parts in combinations.items():
+        entries = [
+            Entry(f"{part}/{entry.path}", entry.samples, entry.words)
+            for part in parts
+            for entry in lists[part][1]
+        ]
+        unique_by_stem(Path(entry.path) for entry in entries)
+        lists[name] = (corpus_dir, entries)
+    for name, (root, entries) in lists.items():
+        write_subset(output_dir, name, root, entries)
+    if options.dictionary_from:
+        entries = lists[options.dictionary_from][1]
+        write_dictionary(output_dir / "dict.ltr.txt", (letters(e.words) for e in entries))
+
+
+if __name__ == "__main__":
+    run_command(main)

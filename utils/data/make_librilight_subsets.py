@@ -1,0 +1,94 @@
+"""Write the filelists train-1h and train-10h, Libri-light's subsets of LibriSpeech.
+
+    python -m utils.data.make_librilight_subsets --librilight_dir /datasets/librispeech_finetuning
+
+Libri-light's folder only says which utterances belong: train-1h has those below `1h/`, train-10h
+those below `1h/` and `9h/`.  Audio and labels are LibriSpeech's own, matched by the files' stems to
+train-full-960, in its order; the dictionary stays as it is.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.data.make_filelists import first_few, unique_by_stem
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError, run_command
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.files.filelists import Manifest, read_labels, read_manifest, write_manifest
+from wav2vec2.files.output import write_lines
+
+PARTS = {"train-1h": ("1h",), "train-10h": ("1h", "9h")}
+"""The folders of Libri-light that make each subset."""
+
+
+@dataclass(frozen=True)
+class LibrilightOptions:
+    """Libri-light's subsets"""
+
+    librilight_dir: str
+    """Folder librispeech_finetuning of Libri-light, which holds 1h and 9h."""
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists; results go there too."""
+    subset: str = "train-full-960"
+    """Filelist that holds all the utterances."""
+    labels: tuple[str, ...] = ("wrd", "ltr")
+    """Label files to write beside the filelists, copied line by line."""
+
+
+def read_librilight(folder: Path) -> dict[str, dict[str, Path]]:
+    """Part of Libri-light, 1h or 9h -> utterance id -> audio file; UserError if one is missing."""
+    parts = {}
+    for part in ("1h", "9h"):
+        files = sorted((folder / part).rglob("*.flac"))
+        if not files:
+            raise UserError(
+                f"{folder / part}: holds no .flac file; --librilight_dir names the unpacked "
+                "librispeech_finetuning, which holds 1h and 9h"
+            )
+        parts[part] = unique_by_stem(files)
+    unique_by_stem(path for part in parts.values() for path in part.values())
+    return parts
+
+
+def check_all_known(parts: dict[str, dict[str, Path]], manifest: Manifest) -> None:
+    """UserError if `manifest` lacks utterances; all of them are listed on standard error."""
+    known = {utterance.id for utterance in manifest.utterances}
+    files = [path for part in parts.values() for path in part.values()]
+    unmatched = [path for path in files if path.stem not in known]
+    if not unmatched:
+        return
+    for path in unmatched:
+        print(f"not in {manifest.path}: {path}", file=sys.stderr)
+    raise UserError(
+        f"{manifest.path}: lacks {len(unmatched)} of {len(files)} Libri-light utterances "
+        f"({first_few([path.stem for path in unmatched])}); write it of all three training subsets "
+        "with scripts/generate_filelists.sh"
+    )
+
+
+def main() -> None:
+    parser = ArgumentParser(
+        prog="utils.data.make_librilight_subsets", description=__doc__.splitlines()[0]
+    )
+    (options,) = parse_dataclasses(parser, [LibrilightOptions])
+    parts = read_librilight(Path(options.librilight_dir))
+    manifest = read_manifest(options.dataset_dir, options.subset)
+    labels = {extension: read_labels(manifest, extension) for extension in options.labels}
+    check_all_known(parts, manifest)
+
+    for subset, names in PARTS.items():
+        ids = {key for name in names for key in parts[name]}
+        chosen = [utterance for utterance in manifest.utterances if utterance.id in ids]
+        # Below the list's root as they stand there, absolute where they are absolute there.
+        files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
+        path = write_manifest(options.dataset_dir, subset, manifest.root, files)
+        for extension, lines in labels.items():
+            write_lines(path.with_suffix(f".{extension}"), (lines[u.id] for u in chosen))
+        hours = sum(u.samples for u in chosen) / SAMPLE_RATE / 3600
+        print(f"{path}: {len(chosen)} utterances, {hours:.2f} h")
+
+
+if __name__ == "__main__":
+    run_command(main)

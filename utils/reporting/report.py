@@ -1,0 +1,104 @@
+"""Report runs in one page: `python -m utils.reporting.report results/quickstart --output FILE`
+
+Reads the nvlog.json of each RUN, ours or another recipe's in DLLogger's format, and what
+evaluations left beside it: curves overlaid, tables, configurations, errors coloured.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from utils.reporting.page import markdown, page
+from utils.reporting.plots import plot
+from utils.reporting.results import update_readme
+from utils.reporting.runs import Run, find_runs, name_runs
+from wav2vec2.cli.errors import ExitCode, UserError, list_failures, run_command
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.files.output import prepare_folder, write_lines
+
+
+@dataclass(frozen=True)
+class Options:
+    """Report"""
+
+    output: str = "report.html"
+    """The page to write; '': none."""
+    markdown: str = ""
+    """File for the tables in markdown, too."""
+    plots: str = ""
+    """Folder for the diagrams as figures, too, one a kind of run; needs matplotlib."""
+    plot_format: Literal["png", "svg", "pdf"] = "png"
+    """Of the figures of --plots."""
+
+
+def collect(paths: list[Path]) -> tuple[list[Run], list[str]]:
+    """The runs at `paths`, named; and what could not be read, a line each."""
+    runs: list[Run] = []
+    failures = []
+    for path in paths:
+        try:
+            found, failed = find_runs(path)
+        except UserError as error:
+            found, failed = [], [str(error)]
+        runs += found
+        failures += failed
+    if not runs:
+        raise UserError("; ".join(failures))
+    name_runs(runs)
+    return runs, failures
+
+
+def remarks(runs: list[Run]) -> list[str]:
+    """What was left out of the runs' files."""
+    return [
+        f"{run.name}: {note}"
+        for run in runs
+        for note in [*run.log.notes, *(n for e in run.evaluations for n in e.notes)]
+    ]
+
+
+def write(flag: str, path: str, text: str) -> None:
+    prepare_folder(flag, Path(path).parent)
+    write_lines(Path(path), text.removesuffix("\n").split("\n"))
+    print(f"report: {path}")
+
+
+def main() -> int | None:
+    parser = ArgumentParser(prog="utils.reporting.report", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="*", help="folder of a run or of several, or an nvlog.json"
+    )
+    add_flags(parser, Options)
+    parser.add_argument(
+        "--update-readme",
+        action="store_true",
+        help="rewrite README's measured tables from docs/results/*.json; takes no RUN",
+    )
+    namespace = parser.parse_args()
+    options = from_flags(Options, namespace)
+    if namespace.update_readme:
+        if namespace.runs:
+            raise UserError("--update-readme: takes no RUN; its figures are in docs/results")
+        update_readme()
+        return None
+    if not namespace.runs:
+        raise UserError(
+            "utils.reporting.report: name at least one RUN, the output folder of a training"
+        )
+    runs, failures = collect([Path(name) for name in namespace.runs])
+    notes = remarks(runs)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if options.output:
+        write("--output", options.output, page(runs, [*failures, *notes]))
+    if options.markdown:
+        write("--markdown", options.markdown, markdown(runs))
+    if options.plots:
+        for path in plot(runs, prepare_folder("--plots", options.plots), options.plot_format):
+            print(f"report: {path}")
+    return list_failures([f"{failure}; left out" for failure in failures]) or ExitCode.DONE
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Reading sound: decoding, resampling, normalisation, packed stores, recordings of any length."""

@@ -1,0 +1,314 @@
+"""Audio in: decode, resample, normalise.
+
+Two doors.  `read_utterance` serves training: the file must be what its filelist says, 16 kHz and
+mono, and anything else is an error, because a silent repair there trains on nonsense.
+`stream_recording` serves people's own files: any format, rate, channel count and length.
+"""
+
+import io
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from wav2vec2.audio.extent import Extent, extent
+from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
+from wav2vec2.audio.zip_member import ZipMember
+from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.stderr import silent_stderr
+
+_log = logging.getLogger(__name__)
+
+NORMALIZE_EPS = 1e-5
+
+BLOCK = 65_536
+"""Samples of each channel that are decoded at a time."""
+
+MOST_CHANNELS = 64
+"""More than that, and an array's axes were taken for each other."""
+
+UNKNOWN_LENGTH = 2**63 - 1
+"""What libsndfile reports for a stream whose header leaves its length out."""
+
+DECLARING = {"AIFF", "MP3", "RF64", "WAV", "WAVEX"}
+"""Formats, by soundfile's names, of which libsndfile does not tell a file that was cut short."""
+
+HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", ".sln": "sln"}
+"""Telephone streams of a fixed rate and without a header, by suffix: nothing in their bytes says
+what they are, so a decoder that guesses may take them for something else."""
+
+_RAW_SAMPLES = re.compile(r"[fsu]\d+(le|be)?|alaw|mulaw")
+"""FFmpeg's names for bare samples, whose rate it would have to make up."""
+
+
+def normalize(waveform: np.ndarray) -> np.ndarray:
+    """Zero mean and unit (biased) variance over a whole utterance, `[samples]` -> `[samples]`.
+
+    Large models were trained on input normalised so (before cropping, eps 1e-5 in the root).
+    """
+    wide = waveform.astype(np.float64)
+    wide -= wide.mean()
+    variance = np.square(wide).mean()  # what var() computes, which would take the mean again
+    return np.divide(wide, np.sqrt(variance + NORMALIZE_EPS), out=wide).astype(np.float32)
+
+
+def _open(path: str) -> io.BytesIO | str:
+    """A file, or the content of a stored zip member."""
+    member = ZipMember.of(path)
+    return member.read() if member else path
+
+
+def _suffix(source: io.BytesIO | str) -> str:
+    """Of a file, in lower case; a member has none."""
+    return Path(source).suffix.lower() if isinstance(source, str) else ""
+
+
+def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
+    """A file open in libsndfile, without what libmpg123 says of bytes that may be an MP3."""
+    with silent_stderr():
+        return soundfile.SoundFile(source)
+
+
+def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
+    """The next `frames` samples of each channel, or all, float32, and libmpg123 silent again."""
+    with silent_stderr() if file.format == "MP3" else nullcontext():
+        return file.read(frames, dtype="float32", always_2d=always_2d)
+
+
+def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
+    """How much audio the header of `source`, open as `file`, declares and how much there is."""
+    if file.format not in DECLARING:
+        return Extent(None, 0)
+    if not isinstance(source, str):  # a second view: where the first one stands is libsndfile's
+        return extent(io.BytesIO(source.getvalue()))
+    with open(source, "rb") as content:
+        return extent(content)
+
+
+def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
+    """Whether the header leaves the length out in a way that libsndfile cannot do with.
+
+    Of an MP3, it guesses the length from the first frame's bit rate, and stops there.
+    """
+    guessed = file.format == "MP3" and found.declared is None
+    return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
+
+
+def _cut_short(name: str, found: Extent) -> UserError:
+    return UserError(
+        f"{name}: damaged or truncated, holds {found.held} of the {found.declared} bytes of audio "
+        "that its header declares; fetch it again, or convert what there is"
+    )
+
+
+def _no_such(path: str, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and that "
+        "the data set is mounted"
+    )
+
+
+def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray:
+    """Decode a 16 kHz mono file (or stored zip member) to float32 `[samples]` in [-1, 1).
+
+    Raises UserError, naming the file, if it is missing, empty, truncated, undecodable, of another
+    sample rate, has more than one channel, or another length than the filelist's
+    `expected_samples`.
+    """
+    try:
+        source = _open(path)
+        if isinstance(source, str) and os.path.getsize(source) == 0:
+            raise UserError(f"{path}: the file is empty; fetch it again or remove it from the list")
+        with _sound_file(source) as file:
+            found = _extent(file, source)
+            if found.short:
+                raise _cut_short(path, found)
+            if _is_stream(file, found):
+                raise UserError(
+                    f"{path}: its header leaves the length out, as streams do; "
+                    "convert the corpus with utils/data/import_corpus.py"
+                )
+            if file.samplerate != SAMPLE_RATE:
+                raise UserError(
+                    f"{path}: sample rate {file.samplerate} Hz, training needs {SAMPLE_RATE}; "
+                    "convert the corpus with utils/data/import_corpus.py"
+                )
+            if file.channels != 1:
+                raise UserError(
+                    f"{path}: {file.channels} channels, training needs mono; "
+                    "convert the corpus with utils/data/import_corpus.py"
+                )
+            waveform = _read(file)
+            declared = file.frames
+    except OSError as error:
+        raise _no_such(path, error) from None
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw
+        reason = getattr(error, "error_string", error)
+        raise UserError(
+            f"{path}: not decodable audio, or truncated ({reason}); fetch it again "
+            "or remove it from the filelist"
+        ) from None
+    expected = declared if expected_samples is None else expected_samples
+    if len(waveform) != expected:
+        raise UserError(
+            f"{path}: holds {len(waveform)} samples where {expected} are listed; it is truncated "
+            "or was changed: fetch it again, or write the filelist anew"
+        )
+    if len(waveform) == 0:
+        raise UserError(f"{path}: holds no samples; remove it from the filelist")
+    if not np.isfinite(waveform).all():
+        raise UserError(f"{path}: holds NaN or infinite samples; remove it from the filelist")
+    return waveform
+
+
+def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Decoded blocks `(rate, [samples, channels] float32)`, by libsndfile or else by `av`."""
+    headerless = HEADERLESS.get(_suffix(source))
+    rate = done = 0
+    try:
+        if headerless:
+            raise soundfile.LibsndfileError(0)
+        with _sound_file(source) as file:
+            found = _extent(file, source)
+            if found.short:
+                raise _cut_short(name, found)
+            if _is_stream(file, found):
+                if file.format != "MP3" or find_spec("av"):
+                    raise soundfile.LibsndfileError(0)
+                _log.warning(
+                    "%s: an MP3 that does not say how long it is; if its bit rate varies, only a "
+                    "part is heard: `pip install av` hears all of it",
+                    name,
+                )
+            rate = file.samplerate
+            while len(block := _read(file, BLOCK, always_2d=True)):
+                done += len(block)
+                yield rate, block
+    except soundfile.LibsndfileError as error:
+        if not done:
+            yield from _decode_with_av(source, name, headerless)
+            return
+        raise UserError(
+            f"{name}: damaged or truncated, not decodable after {done / rate:.1f} s "
+            f"({error.error_string}); fetch it again"
+        ) from None
+
+
+def _decode_with_av(
+    source: io.BytesIO | str, name: str, headerless: str | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decoded blocks `(rate, [samples, channels] float32)` of the first audio stream."""
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            f"{name}: libsndfile cannot decode it, or not to its end; `pip install av` adds "
+            "FFmpeg's decoders"
+        ) from None
+    try:
+        if not isinstance(source, str):
+            source.seek(0)  # libsndfile has read in it
+        with av.open(source, format=headerless) as container:
+            if _RAW_SAMPLES.fullmatch(container.format.name):
+                raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
+            if not container.streams.audio:
+                raise UserError(f"{name}: holds no audio stream")
+            resampler = av.AudioResampler(format="fltp")
+            for frame in container.decode(container.streams.audio[0]):
+                for block in resampler.resample(frame):
+                    yield block.sample_rate, block.to_ndarray().T
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name}: not decodable audio ({error}); convert or leave it out") from None
+
+
+def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
+    """Decode anybody's recording to blocks of 16 kHz mono float32 `[samples]`, of any length.
+
+    libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed;
+    channels are averaged and other rates resampled.  `path` may be that of a stored zip member.
+    Raises UserError, naming the file (or what `name` calls it), if it is missing, empty,
+    undecodable, without audio, or holds NaN; for some of that the blocks before it are there
+    already.
+    """
+    path = str(path)
+    name = name or path
+    try:
+        source = _open(path)
+        size = os.path.getsize(source) if isinstance(source, str) else len(source.getbuffer())
+    except OSError as error:
+        raise UserError(f"{name}: cannot be opened ({error.strerror})") from None
+    if os.path.isdir(path):
+        raise UserError(f"{name}: is a folder, not a recording")
+    if size == 0:
+        raise UserError(f"{name}: the file is empty")
+    if _suffix(source) == ".raw":  # soundfile's one suffix that asks for the format
+        raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
+    silent = True
+    # A container may change its rate on the way.
+    for rate, run in itertools.groupby(_decode(source, name), key=itemgetter(0)):
+        for block in resample_blocks((_to_mono(block, name) for _, block in run), rate):
+            silent = silent and len(block) == 0
+            yield block
+    if silent:
+        raise UserError(f"{name}: holds no samples")
+
+
+def _to_mono(block: np.ndarray, name: str) -> np.ndarray:
+    """`[samples, channels]` -> `[samples]`, the channels' mean."""
+    mono = block.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError(f"{name}: holds NaN or infinite samples")
+    return mono
+
+
+def stream_array(samples: Any, rate: int) -> Iterator[np.ndarray]:
+    """`stream_recording` of an array or tensor `[samples]` or `[samples, channels]` at `rate` Hz.
+
+    Floating point within [-1, 1], or integers of their type's whole range.
+    """
+    if hasattr(samples, "detach"):  # a tensor, of this device or another
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
+        raise UserError(
+            f"audio of shape {list(samples.shape)} and type {samples.dtype}: give numbers as "
+            "[samples] or [samples, channels]"
+        )
+    if samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
+        raise UserError(
+            f"audio of shape {list(samples.shape)} has {samples.shape[1]} channels; give "
+            "[samples, channels], transposed if need be"
+        )
+    if not rate > 0:
+        raise UserError(f"sample rate {rate} Hz: must be above 0")
+    if len(samples) == 0:
+        raise UserError("audio: holds no samples")
+    rows = samples.reshape(len(samples), -1)  # [samples, channels]
+    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+    yield from resample_blocks((_to_mono(_to_float(block), "audio") for block in blocks), rate)
+
+
+def _to_float(block: np.ndarray) -> np.ndarray:
+    """Numbers of any type -> float32, integers scaled to [-1, 1)."""
+    if block.dtype.kind == "f":
+        return block.astype(np.float32)
+    half = 2.0 ** (8 * block.dtype.itemsize - 1)
+    zero = half if block.dtype.kind == "u" else 0.0
+    return ((block.astype(np.float64) - zero) / half).astype(np.float32)
+
+
+def read_recording(path: str | Path) -> np.ndarray:
+    """`stream_recording` in one piece, `[samples]`."""
+    return np.concatenate([*stream_recording(path)])

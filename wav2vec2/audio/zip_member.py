@@ -1,0 +1,48 @@
+"""Stored (uncompressed) members of zip archives, named `archive.zip:offset:length` in bytes."""
+
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from wav2vec2.cli.errors import UserError
+
+_NAME = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """Where a member's content lies."""
+
+    archive: str
+    offset: int
+    length: int
+
+    @classmethod
+    def of(cls, name: str | Path) -> "ZipMember | None":
+        """The member that is so named; None for the name of a file."""
+        found = _NAME.fullmatch(str(name))
+        return cls(found["archive"], int(found["offset"]), int(found["length"])) if found else None
+
+    @property
+    def stem(self) -> str:
+        """`<archive's stem>_<offset>`, which no other member of the archive has; a file name."""
+        return f"{Path(self.archive).stem}_{self.offset}"
+
+    def read(self) -> io.BytesIO:
+        """Its content.  OSError if the archive cannot be read, UserError if it ends before."""
+        with open(self.archive, "rb") as archive:
+            if self.offset + self.length > archive.seek(0, os.SEEK_END):
+                raise UserError(
+                    f"{self.archive}:{self.offset}:{self.length}: the archive ends before this "
+                    "member does; fetch it again"
+                )
+            archive.seek(self.offset)
+            return io.BytesIO(archive.read(self.length))
+
+
+def stem(name: str | Path) -> str:
+    """What an audio file, or such a member, is called without folder and suffix."""
+    member = ZipMember.of(name)
+    return member.stem if member else Path(name).stem

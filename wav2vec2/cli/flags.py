@@ -1,0 +1,218 @@
+"""Command-line flags: typed, from frozen dataclasses, with errors of one line.
+
+A dataclass' fields become flags of the same names; the docstring under a field is its help.
+"""
+
+import argparse
+import ast
+import difflib
+import inspect
+import math
+import numbers
+import os
+import reprlib
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Sequence
+from dataclasses import MISSING, fields
+from typing import Any, Literal, NoReturn, TypeVar
+
+from wav2vec2.cli.errors import UserError, one_line
+
+Config = TypeVar("Config")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Flags in one column, explanations in another, defaults shown unless there is none."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, argparse.SUPPRESS, "") or isinstance(action.default, list):
+            return action.help or ""
+        if isinstance(action.default, tuple):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action) or ""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but an error is one line, exit code 2, and names the nearest known flag."""
+
+    def __init__(self, **options: Any):
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", _HelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Like argparse's, but a flag of true or false never swallows what follows it:
+        `--cpu a.wav` is `--cpu true a.wav`."""
+        given = list(sys.argv[1:] if args is None else args)
+        explicit: list[str] = []
+        for position, text in enumerate(given):
+            explicit.append(text)
+            action = self._option_string_actions.get(text)
+            following = given[position + 1 : position + 2]
+            if action is not None and action.type is parse_bool and not is_bool(following):
+                explicit.append("true")
+        return super().parse_known_args(explicit, namespace)
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        """Like argparse's, but an unknown flag is answered with the known one it resembles."""
+        namespace, extras = self.parse_known_args(args, namespace)
+        if extras:
+            parser = getattr(namespace, "subparser", self)
+            flag = extras[0].split("=")[0]
+            known = [s for action in parser._actions for s in action.option_strings]
+            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
+            parser.error(f"{kind} {flag}{hint}")
+        return namespace
+
+
+def is_bool(texts: Sequence[str]) -> bool:
+    """Whether the first of `texts`, if any, says true or false."""
+    return bool(texts) and texts[0].lower() in ("true", "false")
+
+
+def parse_bool(text: str) -> bool:
+    """`true` or `false`, and nothing that only looks like one of them."""
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Field name -> the docstring that follows the field in the class' source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    texts = {}
+    for declared, text in zip(body, body[1:]):
+        if (
+            isinstance(declared, ast.AnnAssign)
+            and isinstance(declared.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            texts[declared.target.id] = " ".join(inspect.cleandoc(str(text.value.value)).split())
+    return texts
+
+
+def parse_float(text: str) -> float:
+    """A number; neither infinite nor `nan`."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _argument_options(kind: Any) -> dict[str, Any]:
+    """argparse's keywords for a field of type `kind`."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
+        (kind,) = (k for k in typing.get_args(kind) if k is not type(None))
+    if kind is bool:
+        return {"type": parse_bool, "metavar": "true|false"}
+    if typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind)}
+    if typing.get_origin(kind) is tuple:
+        items = typing.get_args(kind)
+        count = "*" if items[-1] is Ellipsis else len(items)
+        return {**_argument_options(items[0]), "nargs": count}
+    parse = parse_float if kind is float else kind
+    return {"type": parse, "metavar": kind.__name__.upper()}
+
+
+def add_flags(
+    parser: argparse.ArgumentParser,
+    cls: type,
+    defaults: dict[str, Any] | None = None,
+    without: Collection[str] = (),
+) -> None:
+    """Add one flag a field of the dataclass `cls`, under the class' docstring as heading.
+
+    `defaults` overrides the fields' own.  A field without any default becomes a required flag;
+    those named by `without` get no flag and keep their default.
+    """
+    defaults = defaults or {}
+    heading = (cls.__doc__ or cls.__name__).strip().splitlines()[0].split(".")[0]
+    group = parser.add_argument_group(heading)
+    hints = typing.get_type_hints(cls)
+    texts = field_help(cls)
+    for item in fields(cls):
+        if item.name in without:
+            continue
+        default = defaults.get(item.name, item.default)
+        required = default is MISSING
+        group.add_argument(
+            f"--{item.name}",
+            default=None if required else default,
+            required=required,
+            help=texts.get(item.name, "").replace("%", "%%"),
+            **_argument_options(hints[item.name]),
+        )
+
+
+def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
+    """Build the dataclass from parsed flags; its own validation becomes a UserError."""
+    values = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if not hasattr(namespace, item.name):
+            continue
+        value = getattr(namespace, item.name)
+        values[item.name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**values)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def from_arguments(cls: type[Config], caller: str, arguments: dict[str, Any]) -> Config:
+    """Build the dataclass from what Python code gave for its fields; UserError, which names
+    `caller` and the argument, for a value of another type than the field's."""
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _argument(caller, name, hints[name], v) for name, v in arguments.items()})
+
+
+def _argument(caller: str, name: str, kind: Any, value: Any) -> Any:
+    """`value` as the field's type: numbers of any library, files as text or as a path."""
+    number = not isinstance(value, bool)  # which Python counts among the numbers
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if isinstance(value, str) and value in choices:
+            return value
+        wanted = f"choose from {', '.join(choices)}"
+    elif kind is int:
+        if isinstance(value, numbers.Integral) and number:
+            return int(value)
+        wanted = "must be a whole number"
+    elif kind is float:
+        if isinstance(value, numbers.Real) and number and math.isfinite(value):
+            return float(value)
+        wanted = "must be a finite number"
+    else:
+        assert kind is str, f"{name}: no argument of type {kind} is checked"
+        if isinstance(value, (str, os.PathLike)):
+            return os.fsdecode(value)
+        wanted = "must be a path"
+    raise UserError(f"{caller}: {name} {one_line(reprlib.repr(value))}: {wanted}")
+
+
+def parse_dataclasses(
+    parser: argparse.ArgumentParser, classes: Sequence[type], argv: Sequence[str] | None = None
+) -> list[Any]:
+    """Parse `argv` into one instance of each class, in order."""
+    for cls in classes:
+        add_flags(parser, cls)
+    namespace = parser.parse_args(argv)
+    return [from_flags(cls, namespace) for cls in classes]

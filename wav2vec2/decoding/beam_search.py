@@ -1,0 +1,284 @@
+"""CTC beam search with an n-gram language model, by flashlight-text and the KenLM inside it.
+
+Hypotheses are (Collobert et al. 2016, arXiv 1609.03193, section 2.3) the best path's log
+probability + lm_weight * log10 p(words) + word_score * number of words; equal hypotheses keep
+their best path, they are not summed.  Optional: requirements-decode.txt.
+"""
+
+import gzip
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.stderr import silent_stderr
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions, GreedyDecoder, Hypothesis, collapse
+from wav2vec2.decoding.lexicon import Lexicon, read_lexicon
+from wav2vec2.text.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabulary
+
+INSTALL = "pip install -r requirements-decode.txt"
+NEVER = -1e9
+"""Log probability of the special symbols that no transcript has; finite, so that sums stay so."""
+NO_WORD = "\ufdd0"
+"""Unicode's noncharacter: a word that no language model has."""
+
+
+def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Decoder, list[str]]:
+    """The search that the flags ask for, and what its user should know about lexicon and model.
+
+    UserError if a file or package is missing, does not parse, or does not fit the dictionary.
+    """
+    if options.decoder == "greedy":
+        return GreedyDecoder(vocabulary), []
+    search = import_flashlight()
+    if options.lexicon:
+        lexicon = read_lexicon(options.lexicon, vocabulary)
+        decoder = LexiconDecoder(search, options, vocabulary, lexicon)
+        return decoder, [*lexicon.notes(), *decoder.notes]
+    decoder = UnitDecoder(search, options, vocabulary)
+    return decoder, decoder.notes
+
+
+def import_flashlight() -> ModuleType:
+    """flashlight-text's decoders; UserError if they, or KenLM inside them, are not installed."""
+    try:
+        import flashlight.lib.text.decoder.kenlm  # noqa: F401
+        from flashlight.lib.text import decoder
+    except ImportError as error:
+        detail = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--decoder beam: flashlight-text with KenLM cannot be imported ({detail}); {INSTALL}"
+        ) from None
+    return decoder
+
+
+class LanguageModel:
+    """An n-gram model whose words are numbered as in `entries`."""
+
+    def __init__(self, path: str, entries: Sequence[str]):
+        """Read an ARPA file, also compressed by gzip, or KenLM's binary; UserError if it is
+        none."""
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+
+        if Path(path).is_dir():
+            raise UserError(f"--lm {path}: is a folder; name the ARPA file or KenLM's binary in it")
+        if not Path(path).is_file():
+            raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
+        self.path, self._entries, self._unknown = path, entries, len(entries)
+        try:
+            with silent_stderr():  # KenLM shows progress bars
+                self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
+        except (RuntimeError, UnicodeDecodeError) as error:
+            # The first line, if there are more, is KenLM's own source code.
+            detail = "not text" if isinstance(error, UnicodeDecodeError) else str(error)
+            detail = " ".join((detail.split("\n", 1)[-1] or detail).split())
+            remedy = "write the ARPA file again"
+            if "at least a bigram" in detail:
+                remedy = "give a model of order 2 or more"
+            raise UserError(f"--lm {path}: KenLM cannot read it: {detail}; {remedy}") from None
+
+    def scores(self, count: int) -> list[float]:
+        """log10 probabilities of the first `count` entries after the start of a sentence."""
+        start = self.model.start(False)
+        return [self.model.score(start, index)[1] for index in range(count)]
+
+    def knows(self, count: int) -> list[bool]:
+        """Which of the first `count` entries the model has.
+
+        KenLM does not say.  An ARPA file lists them; of a binary, an entry counts as known if
+        its probability is not that of a word that no model has.
+        """
+        if listed := arpa_words(self.path):
+            return [entry in listed for entry in self._entries[:count]]
+        empty = self.model.start(True)
+        unknown = self.model.score(empty, self._unknown)[1]
+        return [self.model.score(empty, index)[1] != unknown for index in range(count)]
+
+
+def arpa_words(path: str) -> set[str]:
+    """The words of an ARPA file, plain or compressed by gzip; none of any other file.
+
+    UserError if they are not UTF-8.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if zipped else open(path, "rb") as file:
+        if file.readline(1000).strip() != b"\\data\\":
+            return set()
+        lines = itertools.dropwhile(lambda line: line.strip() != b"\\1-grams:", file)
+        section = itertools.takewhile(lambda line: line.strip(), itertools.islice(lines, 1, None))
+        try:
+            return {line.split()[1].decode() for line in section}
+        except UnicodeDecodeError as error:
+            raise UserError(f"--lm {path}: not UTF-8 text ({error.reason}); convert it") from None
+
+
+def emissions(logits: Tensor, length: int) -> Tensor:
+    """Log probabilities of one row, fp32 on the CPU, without the special symbols.
+
+    `logits` `[frames, units]` -> `[length, units]`, contiguous.
+    """
+    values = logits[:length].float().log_softmax(dim=-1).cpu()
+    values[:, BLANK + 1 : len(SPECIALS)] = NEVER
+    return values.contiguous()
+
+
+def best(decoder: Any, values: Tensor) -> Any:
+    """The best result of a flashlight decoder for `values` `[frames, units]`.
+
+    Its `tokens` and `words` have an entry a frame, between the decoder's own start and end.
+    """
+    return decoder.decode(values.data_ptr(), *values.shape)[0]
+
+
+class UnitDecoder:
+    """Beam search over units with a language model of units, no lexicon."""
+
+    def __init__(self, search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary):
+        self.vocabulary, self._search = vocabulary, search
+        lm = LanguageModel(options.lm, vocabulary.symbols)
+        self.notes: list[str] = []
+        self._compare(lm)
+        self._model = lm.model
+        self.configure(options)
+
+    def _compare(self, lm: LanguageModel) -> None:
+        """Error if `lm` is not of the dictionary's units; a note if it lacks some of them.
+
+        A model of words may have units, too: A is a word, and to a large one most letters are.
+        But it lacks the separator of letters, and of other units most.
+        """
+        units = self.vocabulary.symbols[len(SPECIALS) :]
+        known = lm.knows(len(self.vocabulary))[len(SPECIALS) :]
+        missing = [unit for unit, is_known in zip(units, known) if not is_known]
+        if not missing:
+            return
+        share = f"--lm {lm.path}: knows {sum(known)} of the dictionary's {len(units)} units"
+        unseparated = self.vocabulary.spelling is Spelling.LETTERS and WORD_END in missing
+        if unseparated or 2 * sum(known) < len(units):
+            raise UserError(
+                f"{share}, not {(WORD_END if unseparated else missing[0])!r}; without --lexicon it "
+                "must be a model of units, learnt from label lines; for a model of words give "
+                "--lexicon"
+            )
+        self.notes.append(f"{share}; the others, such as {missing[0]!r}, count as its <unk>")
+
+    def configure(self, options: DecodingOptions) -> None:
+        """Take beam and weights from `options`; the model stays as it is."""
+        search = self._search
+        settings = search.LexiconFreeDecoderOptions(
+            beam_size=options.beam,
+            beam_size_token=options.beam_size_token or len(self.vocabulary),
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=search.CriterionType.CTC,
+        )
+        # No unit is silence to it: the separator is a unit that the model scores like others.
+        self._decoder = search.LexiconFreeDecoder(settings, self._model, BLANK, BLANK, [])
+
+    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
+        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
+
+    def _decode(self, values: Tensor) -> Hypothesis:
+        path = best(self._decoder, values).tokens[1:-1]
+        units = self.vocabulary.decode(collapse(torch.tensor(path)))
+        return Hypothesis(units, self.vocabulary.words(units), path)
+
+
+class LexiconDecoder:
+    """Beam search over a lexicon's words, with a language model of words or without."""
+
+    def __init__(
+        self,
+        search: ModuleType,
+        options: DecodingOptions,
+        vocabulary: Vocabulary,
+        lexicon: Lexicon,
+    ):
+        self.vocabulary, self.lexicon, self._search = vocabulary, lexicon, search
+        self._words = lexicon.words
+        self.notes: list[str] = []
+        self._model, scores = search.ZeroLM(), [0.0] * len(self._words)
+        if options.lm:
+            lm = LanguageModel(options.lm, self._words)
+            self._compare(lm)
+            self._model, scores = lm.model, lm.scores(len(self._words))
+        # Between words the separator may be repeated; without one, only blanks stand there.
+        separated = vocabulary.spelling is Spelling.LETTERS
+        self._silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
+        self._trie = self._build_trie(scores)
+        self.configure(options)
+
+    def configure(self, options: DecodingOptions) -> None:
+        """Take beam and weights from `options`; lexicon and model stay as they are."""
+        search = self._search
+        settings = search.LexiconDecoderOptions(
+            beam_size=options.beam,
+            beam_size_token=options.beam_size_token or len(self.vocabulary),
+            beam_threshold=options.beam_threshold,
+            lm_weight=options.lm_weight,
+            word_score=options.word_score,
+            unk_score=float("-inf"),
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=search.CriterionType.CTC,
+        )
+        unknown = len(self._words)
+        self._decoder = search.LexiconDecoder(
+            settings, self._trie, self._model, self._silence, BLANK, unknown, [], False
+        )
+
+    def _compare(self, lm: LanguageModel) -> None:
+        """Error if lexicon and model share no word; a note if they share only some."""
+        known = lm.knows(len(self._words))
+        if not any(known):
+            raise UserError(
+                f"--lm {lm.path} has none of the {len(known)} words of --lexicon "
+                f"{self.lexicon.path}, such as {self._words[0]!r}; write both the same way (upper "
+                "or lower case?)"
+            )
+        if missing := known.count(False):
+            example = self._words[known.index(False)]
+            self.notes.append(
+                f"{lm.path}: lacks {missing} of the {len(known)} words of {self.lexicon.path}, "
+                f"such as {example!r}; they count as its <unk>"
+            )
+
+    def _build_trie(self, scores: Sequence[float]) -> Any:
+        """Spellings as a tree, each node with the best first-word score below it.
+
+        The search leaves a word with its last unit's first frame, after which only silence may
+        repeat.  A last unit that is not the separator would thus last one frame; a second entry
+        that doubles it lets it last, at the price of also taking it twice for once.
+        """
+        trie = self._search.Trie(len(self.vocabulary), self._silence)
+        for label, word in enumerate(self._words):
+            for ids in self.lexicon.spellings[word]:
+                trie.insert(list(ids), label, scores[label])
+                if ids[-1] != self._silence:
+                    trie.insert([*ids, ids[-1]], label, scores[label])
+        trie.smear(self._search.SmearingMode.MAX)
+        return trie
+
+    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
+        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
+
+    def _decode(self, values: Tensor) -> Hypothesis:
+        found = best(self._decoder, values)
+        ends, labels = [], []
+        for frame, label in enumerate(found.words[1:-1]):
+            if label >= 0:
+                ends.append(frame)
+                labels.append(label)
+        words = [self._words[label] for label in labels]
+        spelt = [self.lexicon.spellings[word][0] for word in words]
+        units = self.vocabulary.decode(i for ids in spelt for i in ids)
+        return Hypothesis(units, " ".join(words), found.tokens[1:-1], ends)

@@ -1,0 +1,72 @@
+"""Recordings too long to be heard in one piece: where audio and emissions are cut."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from wav2vec2.text.subwords import WORD_START
+from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames heard together, and those of them that are kept; the others are context."""
+
+    start: int
+    """First frame heard."""
+    end: int
+    """Frame after the last one heard."""
+    keep_start: int
+    """First frame kept."""
+    keep_end: int
+    """Frame after the last one kept: the next window's `keep_start`."""
+
+    @property
+    def kept(self) -> int:
+        return self.keep_end - self.keep_start
+
+
+def plan_windows(frames: int, length: int, overlap: int, grid: int) -> list[Window]:
+    """Windows of `length` frames that cover `frames`; up to `length` of them are one window.
+
+    Each starts on a multiple of `grid`, `length - overlap` after the one before it; the last one
+    ends with the recording and is moved back until it is as long as the others (but for `grid`).
+    Neighbours part in the middle of what they share.  `length` and `overlap` are multiples of
+    `grid`, and `overlap` is less than `length`.
+    """
+    assert length % grid == 0 and overlap % grid == 0 and overlap < length
+    if frames <= length:
+        return [Window(0, frames, 0, frames)]
+    last = -(-(frames - length) // grid) * grid
+    starts = [*range(0, last, length - overlap), last]
+    ends = [start + length for start in starts[:-1]] + [frames]
+    parts = [(start + end) // 2 for start, end in zip(starts[1:], ends)]
+    return [Window(*edges) for edges in zip(starts, ends, [0, *parts], [*parts, frames])]
+
+
+def cut_path(path: np.ndarray, most: int, vocabulary: Vocabulary) -> int:
+    """Where a search may stop and begin anew: a frame from `most // 2` to `most`, in a pause.
+
+    `path` `[frames]`, more than `most`: the best unit of each frame.  The middle of the longest
+    run of blanks between words; else of the longest run of blanks; else `most`.
+    """
+    runs = []  # (unit, its first frame, the frame after its last)
+    for unit, run in itertools.groupby(range(len(path)), key=lambda frame: int(path[frame])):
+        frames = list(run)
+        runs.append((unit, frames[0], frames[-1] + 1))
+    found = [(False, 0, most)]
+    symbols = vocabulary.symbols
+    for number, (unit, start, end) in enumerate(runs):
+        start, end = max(start, most // 2), min(end, most)
+        if unit != BLANK or end <= start:
+            continue
+        before = symbols[runs[number - 1][0]] if number else WORD_END
+        after = symbols[runs[number + 1][0]] if number + 1 < len(runs) else ""
+        between = {
+            Spelling.LETTERS: before == WORD_END,
+            Spelling.PIECES: after.startswith(WORD_START),
+            Spelling.TOKENS: True,
+        }[vocabulary.spelling]
+        found.append((between, end - start, (start + end) // 2))
+    return max(found)[2]

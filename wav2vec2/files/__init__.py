@@ -1,0 +1,1 @@
+"""Files that are not sound: filelists, torch files, checksums, output that is written whole."""

@@ -1,0 +1,155 @@
+"""Filelists: which audio files a subset holds, and the labels that go with them.
+
+`<subset>.tsv` holds the root folder in its first line, then one utterance a line:
+`relative/path.flac<TAB>number_of_samples`, where the path may be absolute, or that of a stored zip
+member (`relative/archive.zip:offset:length`).  A root of `.` is the filelist's own folder, which
+can then be moved.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one line of labels an
+utterance, in the same order.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wav2vec2.audio.zip_member import stem
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.output import write_lines
+
+TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
+
+OWN_FOLDER = "."
+"""As a root: the folder that the filelist itself is in."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a filelist."""
+
+    id: str
+    """The audio file's stem (of a zip member, `<archive's stem>_<offset>`), unique within its
+    subset."""
+    path: str
+    """The audio file or zip member: absolute, or joined to the filelist's root folder."""
+    samples: int
+    """Length in samples at the file's own rate."""
+    line: int
+    """Line number in the filelist, counted from 1, for messages."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A subset's utterances, in the order of its filelist."""
+
+    path: Path
+    root: Path
+    utterances: tuple[Utterance, ...]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+def _subset_file(dataset_dir: str | Path, name: str, how_to_make: str) -> Path:
+    path = Path(dataset_dir) / name
+    if path.is_file():
+        return path
+    siblings = sorted(p.name for p in Path(dataset_dir).glob(f"*{path.suffix}"))[:8]
+    found = f"it has {', '.join(siblings)}" if siblings else f"it holds no {path.suffix} file"
+    if not Path(dataset_dir).is_dir():
+        found = "the folder does not exist"
+    raise UserError(f"{path}: no such file ({found}); {how_to_make}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()  # with or without a BOM
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it first") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
+    """Read and validate `<dataset_dir>/<subset>.tsv`.
+
+    Raises UserError, naming file and line, for a missing file, a line that is not
+    `path<TAB>samples`, or two utterances of one id.  Audio files are not opened here.
+    """
+    path = _subset_file(
+        dataset_dir,
+        f"{subset}.tsv",
+        "write filelists with scripts/generate_filelists.sh or name another subset",
+    )
+    lines = _lines(path)
+    if not lines or not lines[0].strip() or "\t" in lines[0]:
+        raise UserError(f"{path}:1: the first line must be the audio files' root folder alone")
+    root = path.parent if lines[0] == OWN_FOLDER else Path(lines[0])
+    utterances: list[Utterance] = []
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        name, tab, count = line.rpartition("\t")
+        if not tab or not name or not count.isascii() or not count.isdigit():
+            raise UserError(
+                f"{path}:{number}: expected 'path<TAB>samples' like {TSV_EXAMPLE}, got {line!r}"
+            )
+        utterance = Utterance(
+            id=stem(name), path=os.path.join(root, name), samples=int(count), line=number
+        )
+        if utterance.id in line_of:
+            raise UserError(
+                f"{path}:{number}: utterance id {utterance.id!r} already stands in line "
+                f"{line_of[utterance.id]}; file stems must be unique within a subset"
+            )
+        line_of[utterance.id] = number
+        utterances.append(utterance)
+    if not utterances:
+        raise UserError(f"{path}: lists no audio; a line looks like {TSV_EXAMPLE}")
+    return Manifest(path=path, root=root, utterances=tuple(utterances))
+
+
+def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
+    """Read `<subset>.<extension>` beside the filelist: utterance id -> label line.
+
+    Raises UserError if the file is missing, holds another number of lines than the filelist, or
+    has an empty line.
+    """
+    how_to_make = "write labels with scripts/generate_filelists.sh or utils/data/import_corpus.py"
+    if extension not in ("wrd", "ltr"):
+        how_to_make = (
+            "write pieces with utils/data/train_sentencepiece.py, labels of your own by hand"
+        )
+    path = _subset_file(manifest.path.parent, f"{manifest.path.stem}.{extension}", how_to_make)
+    lines = _lines(path)
+    if len(lines) != len(manifest):
+        raise UserError(
+            f"{path}: {len(lines)} label lines but {manifest.path} lists {len(manifest)} "
+            "utterances; write both again together, one label line an utterance"
+        )
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            utterance = manifest.utterances[number - 1]
+            raise UserError(
+                f"{path}:{number}: no label for utterance {utterance.id!r}; "
+                "remove it from the filelist and every label file"
+            )
+    pairs = zip(manifest.utterances, lines, strict=True)
+    return {utterance.id: line.strip() for utterance, line in pairs}
+
+
+def letters(words: str) -> str:
+    """Spell a transcript the .ltr way: `HI YOU` -> `H I | Y O U |`."""
+    return " ".join(character for word in words.split() for character in (*word, "|"))
+
+
+def write_manifest(
+    dataset_dir: str | Path, subset: str, root: str | Path, files: Sequence[tuple[str, int]]
+) -> Path:
+    """Write `<dataset_dir>/<subset>.tsv` from (path relative to root or absolute, samples)."""
+    path = Path(dataset_dir) / f"{subset}.tsv"
+    for name in (str(root), *(name for name, _ in files)):
+        if "\t" in name or len(name.splitlines()) > 1:
+            raise UserError(f"{name!r}: a file name with a tab or line break cannot be listed")
+    write_lines(path, [str(root), *(f"{name}\t{samples}" for name, samples in files)])
+    return path

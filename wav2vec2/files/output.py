@@ -1,0 +1,49 @@
+"""Output files and folders: a file is written whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from wav2vec2.cli.errors import UserError
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write a text file whole or not at all: a reader never sees half of it."""
+    write_chunks(path, (f"{line}\n".encode() for line in lines))
+
+
+def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
+    """Write a file of any content whole or not at all; UserError if it cannot be written."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.writelines(chunks)
+        os.replace(temporary, path)
+    except (OSError, UnicodeEncodeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+
+
+def _reason(error: OSError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):  # a file name of bytes that are no text
+        return f"{error.object.strip()!r} is not valid Unicode"
+    return error.strerror or str(error)
+
+
+def prepare_folder(flag: str, folder: str | Path) -> Path:
+    """Create the output folder that `flag` names, or say at once that it cannot be written."""
+    folder = Path(folder)
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{flag} {folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+    return folder

@@ -1,0 +1,1 @@
+"""Using a checkpoint: recogniser, transcription, evaluation, alignment, features, latency."""

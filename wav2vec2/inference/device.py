@@ -1,0 +1,48 @@
+"""Which device a command runs on, and what it supports."""
+
+import os
+
+import torch
+import torch.nn.functional as F
+
+from wav2vec2.cli.errors import UserError
+from wav2vec2.numerics import TYPES, Precision
+
+
+def pick_device(cpu: bool) -> torch.device:
+    """This process' own GPU, or the CPU when that is asked for."""
+    if cpu:
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        raise UserError("no GPU found; pass --cpu (CPU=true in a recipe) to use the CPU")
+    if processes > gpus:
+        raise UserError(
+            f"NUM_GPUS: {processes} processes, but this machine has {gpus} GPUs; "
+            "lower NUM_GPUS or set CPU=true"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def check_supported(precision: Precision, device: torch.device) -> None:
+    """UserError if `device` cannot run the model's operators in `precision`, forth and back."""
+    if precision == "fp32":
+        return
+    dtype = TYPES[precision]
+    try:
+        if device.type == "cuda" and dtype == torch.bfloat16:
+            assert torch.cuda.is_bf16_supported(including_emulation=False), "needs Ampere or newer"
+        x = torch.randn(2, 4, 40, device=device, dtype=dtype, requires_grad=True)
+        conv = torch.ones(4, 4, 3, device=device, dtype=dtype, requires_grad=True)
+        y = F.gelu(F.group_norm(F.conv1d(x, conv, stride=2), 4)).transpose(1, 2)
+        y = F.linear(F.layer_norm(y, (4,)), conv[..., 0])
+        y = F.dropout(F.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None]), 0.1)
+        y.float().square().mean().backward()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(
+            f"--precision {precision}: {device} does not have it ({reason}); choose another"
+        ) from None

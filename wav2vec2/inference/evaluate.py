@@ -1,0 +1,311 @@
+"""Subsets -> their error rates, what was heard in each utterance, and a report.
+
+Every process decodes its share of the batches and writes each utterance's result as it comes;
+process 0 then brings them into the order of the filelist and counts.  Only the filelist and its
+labels are held in memory.
+"""
+
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import UserError
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.files.filelists import Manifest, read_manifest
+from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
+from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
+from wav2vec2.inference.processes import OneProcess, Processes
+from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recognition import Score, confidence
+from wav2vec2.inference.report import Report, count_differing, examples
+from wav2vec2.text.vocabulary import Spelling
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluation"""
+
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists."""
+    subset: tuple[str, ...] = ("dev-other",)
+    """Filelists to evaluate, without .tsv."""
+    output_dir: str = "results/inference"
+    """Folder for hypotheses_<subset>.jsonl, report_<subset>.md and summary_<subset>.json."""
+    save_log_probs: bool = False
+    """Also write each utterance's log probabilities, to log_probs/<subset>/<id>.npz there."""
+    compare: str = ""
+    """--output_dir of another evaluation: report how many transcripts differ from its."""
+    num_workers: int = 2
+    """Processes that decode audio, beside each that runs the model."""
+    show: int = 5
+    """Hypothesis/reference pairs to print."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "show"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+        if not self.subset:
+            raise UserError("--subset: give at least one")
+        if self.compare and Path(self.compare).resolve() == Path(self.output_dir).resolve():
+            raise UserError("--compare: names --output_dir itself, whose files are written anew")
+
+    def file(self, pattern: str, subset: str) -> Path:
+        """`pattern` of a subset in the output folder."""
+        return Path(self.output_dir) / pattern.format(subset)
+
+
+HYPOTHESES = "hypotheses_{}.jsonl"
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A subset and what was said in it."""
+
+    name: str
+    manifest: Manifest
+    units: dict[str, str]
+    """Label line of each utterance."""
+    words: dict[str, str]
+    """Transcript of each utterance."""
+
+
+def evaluate(
+    options: ModelOptions,
+    decoding: DecodingOptions,
+    evaluation: EvaluateOptions,
+    processes: Processes | None = None,
+) -> None:
+    """Word and unit error rates of subsets; `processes` share the utterances, by
+    default one process evaluates all."""
+    processes = processes or OneProcess()
+    prepare_folder("--output_dir", evaluation.output_dir)
+    recogniser = Recogniser.load(options)
+    decoder = prepare_decoder(decoding, recogniser.vocabulary)
+    # All of them before any is decoded: what cannot work is said at once.
+    sets = [read_set(recogniser, decoding, evaluation, subset) for subset in evaluation.subset]
+    with processes.process_group(recogniser.device):
+        summaries = [
+            evaluate_set(recogniser, decoder, test, options, decoding, evaluation, processes)
+            for test in sets
+        ]
+    if len(summaries) > 1 and processes.rank() == 0:
+        print_table(summaries)
+
+
+def read_set(
+    recogniser: Recogniser, decoding: DecodingOptions, evaluation: EvaluateOptions, subset: str
+) -> TestSet:
+    manifest = read_manifest(evaluation.dataset_dir, subset)
+    other = Path(evaluation.compare) / HYPOTHESES.format(subset)
+    if evaluation.compare and not other.is_file():
+        raise UserError(f"--compare: {other}: no such file; evaluate the other model first")
+    units = recogniser.references(manifest)
+    unknown = recogniser.vocabulary.count_unknown(units.values())
+    if unknown:
+        notice(f"{subset}: symbols that the dictionary lacks count as errors: {unknown}")
+    return TestSet(subset, manifest, units, recogniser.word_references(manifest, decoding))
+
+
+def evaluate_set(
+    recogniser: Recogniser,
+    decoder: Decoder,
+    test: TestSet,
+    options: ModelOptions,
+    decoding: DecodingOptions,
+    evaluation: EvaluateOptions,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Write and print one subset's results; returns its summary, in process 0 alone."""
+    rank, ranks = processes.rank(), processes.world_size()
+    parts = [evaluation.file(f".{HYPOTHESES}.part{n}", test.name) for n in range(ranks)]
+    batches = recogniser.batches(
+        test.manifest, options.batch_size, evaluation.num_workers, rank, ranks
+    )
+    log_probs = evaluation.file("log_probs/{}", test.name) if evaluation.save_log_probs else None
+    start_time = time.perf_counter()
+    try:
+        processes.run_on_all_ranks(
+            lambda: write_part(parts[rank], results(recogniser, decoder, test, batches, log_probs))
+        )
+    except BaseException:
+        parts[rank].unlink(missing_ok=True)
+        raise
+    took = max(processes.gather(time.perf_counter() - start_time))
+
+    def conclude() -> dict[str, Any]:
+        if rank:
+            return {}
+        hypotheses = evaluation.file(HYPOTHESES, test.name)
+        merge(parts, test.manifest, hypotheses)
+        report = Report.read(hypotheses)
+        for result in examples(hypotheses, evaluation.show, report.utterances):
+            print(f"{result['id']}  reference:  {result['reference']}")
+            print(f"{result['id']}  hypothesis: {result['hypothesis']}")
+        frames = recogniser.frames(test.manifest)
+        summary: dict[str, Any] = {
+            "subset": test.name,
+            "checkpoint": options.checkpoint,
+            "decoding": asdict(decoding),
+            "processes": ranks,
+            **report.summary(),
+            "padding": padding_share(frames, sorted_batches(frames, options.batch_size)),
+            "real_time_factor": took / report.seconds,
+        }
+        if evaluation.compare:
+            other = Path(evaluation.compare) / hypotheses.name
+            summary["differing"] = count_differing(hypotheses, other)
+        write_lines(
+            evaluation.file("summary_{}.json", test.name),
+            json.dumps(summary, indent=2).splitlines(),
+        )
+        title = f"{test.name}: {options.checkpoint}"
+        write_lines(evaluation.file("report_{}.md", test.name), report.markdown(title))
+        print(
+            f"{test.name}: {rates(report, recogniser, decoding)}, {report.utterances} utterances, "
+            f"{report.seconds / took:.1f} s of audio a second; hypotheses in {hypotheses}"
+        )
+        if evaluation.compare:
+            print(
+                f"{test.name}: {summary['differing']} of {report.utterances} transcripts differ "
+                f"from those in {evaluation.compare}"
+            )
+        return summary
+
+    return processes.run_on_all_ranks(conclude)
+
+
+def results(
+    recogniser: Recogniser,
+    decoder: Decoder,
+    test: TestSet,
+    batches: Iterator[AudioBatch],
+    log_probs: Path | None,
+) -> Iterator[dict[str, Any]]:
+    """What was heard in each utterance of `batches`, and how wrong it is."""
+    score = Score(recogniser.vocabulary)
+    for batch in batches:
+        samples = dict(zip(batch.ids, batch.lengths.tolist()))
+        for key, hypothesis, emissions in listen(recogniser, decoder, batch):
+            units, words = test.units[key].split(), test.words[key]
+            word_errors, unit_errors = score.add(hypothesis, units, words)
+            sure = confidence(hypothesis, emissions, recogniser.vocabulary)
+            if log_probs is not None:
+                save_log_probs(log_probs / f"{key}.npz", emissions, recogniser)
+            yield {
+                "id": key,
+                "reference": words,
+                "hypothesis": hypothesis.words,
+                "words": len(words.split()),
+                "word_errors": word_errors,
+                "units": len(units),
+                "unit_errors": unit_errors,
+                "seconds": samples[key] / SAMPLE_RATE,
+                "confidence": None if sure is None else round(sure, 4),
+            }
+
+
+def listen(
+    recogniser: Recogniser, decoder: Decoder, batch: AudioBatch
+) -> Iterator[tuple[str, Hypothesis, Tensor]]:
+    """Each row's id, its hypothesis, and its log probabilities `[its frames, units]`, fp32."""
+    hypotheses, audible, output = recogniser.recognise(batch, decoder)
+    emissions: dict[str, Tensor] = {}
+    if output is not None:
+        values = output.logits.float().log_softmax(dim=-1).cpu()  # at once, not row by row
+        rows = zip(audible.ids, values, output.frame_lengths.tolist())
+        emissions = {key: row[:frames] for key, row, frames in rows}
+    silence = torch.empty(0, len(recogniser.vocabulary))
+    for key, hypothesis in zip(batch.ids, hypotheses):
+        yield key, hypothesis, emissions.get(key, silence)
+
+
+def save_log_probs(path: Path, emissions: Tensor, recogniser: Recogniser) -> None:
+    """`log_probs` `[frames, units]`, `times` `[frames]` (seconds at which each frame begins) and
+    `symbols` `[units]`, the blank first."""
+    content = io.BytesIO()
+    np.savez(
+        content,
+        log_probs=emissions.cpu().numpy(),
+        times=np.arange(len(emissions)) * recogniser.frame_samples / SAMPLE_RATE,
+        symbols=np.array(recogniser.vocabulary.symbols),
+    )
+    write_chunks(path, [content.getvalue()])
+
+
+def write_part(path: Path, entries: Iterator[dict[str, Any]]) -> None:
+    """One JSON object a line, each at once, so that a long evaluation can be watched."""
+    try:
+        with open(path, "w", encoding="utf-8", buffering=1) as file:
+            for entry in entries:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def merge(parts: Sequence[Path], manifest: Manifest, target: Path) -> None:
+    """The lines of `parts` in the order of the filelist; the parts are removed."""
+    numbers = {utterance.id: number for number, utterance in enumerate(manifest.utterances)}
+    places = np.full((len(numbers), 2), -1, dtype=np.int64)  # of each line: its part and offset
+    files = [open(part, "rb") for part in parts]  # noqa: SIM115
+    try:
+        for number, file in enumerate(files):
+            offset = 0
+            for line in file:
+                row = numbers[json.loads(line)["id"]]
+                assert places[row, 0] < 0, "an utterance was decoded twice"
+                places[row] = number, offset
+                offset += len(line)
+        assert (places >= 0).all(), "an utterance was not decoded"
+
+        def lines() -> Iterator[bytes]:
+            for number, offset in places.tolist():
+                files[number].seek(offset)
+                yield files[number].readline()
+
+        write_chunks(target, lines())
+    finally:
+        for file in files:
+            file.close()
+    for part in parts:
+        part.unlink()
+
+
+def rates(report: Report, recogniser: Recogniser, decoding: DecodingOptions) -> str:
+    """The error rates in words; where each symbol counts as a word they are one."""
+    words, units = report.words, report.units
+    if recogniser.vocabulary.spelling is Spelling.TOKENS and not decoding.lexicon:
+        return (
+            f"WER and UER {words.rate:.2f} % ({words.errors} errors in {words.reference} "
+            f"{recogniser.labels} symbols)"
+        )
+    return (
+        f"WER {words.rate:.2f} % ({words.errors} errors in {words.reference} words), "
+        f"UER {units.rate:.2f} %"
+    )
+
+
+def print_table(summaries: Sequence[dict[str, Any]]) -> None:
+    """One line a subset."""
+    width = max(len("subset"), *(len(summary["subset"]) for summary in summaries))
+    print(
+        f"{'subset':{width}}  utterances    hours   WER %     sub     del     ins   UER %  "
+        "padding %  x real time"
+    )
+    for summary in summaries:
+        print(
+            f"{summary['subset']:{width}}  {summary['utterances']:10d} "
+            f"{summary['audio_seconds'] / 3600:8.2f} {summary['wer']:7.2f} "
+            f"{summary['substitutions']:7d} {summary['deletions']:7d} "
+            f"{summary['insertions']:7d} {summary['uer']:7.2f} {100 * summary['padding']:10.1f} "
+            f"{1 / summary['real_time_factor']:12.1f}"
+        )

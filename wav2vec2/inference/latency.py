@@ -1,0 +1,166 @@
+"""How long a recogniser takes: latency by batch size, real-time factor, memory."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.files.filelists import Manifest, read_manifest
+from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.inference.batches import AudioBatch
+from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recognition import Score
+
+References = dict[str, tuple[list[str], str]]
+"""Of each utterance the symbols of its label line, and its transcript."""
+
+PARTS = ("data", "dnn", "data+dnn")
+QUANTILES = {"0_5": 50, "0_9": 90, "0_95": 95, "0_99": 99}
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """Benchmark"""
+
+    dataset_dir: str = "/datasets/LibriSpeech"
+    """Folder of the filelists."""
+    subset: str = "test-other"
+    """Filelist to run through, without .tsv."""
+    output_dir: str = "results/inference_benchmark"
+    """Folder for nvlog.json, latency_<subset>.md and latency_<subset>.json."""
+    batch_sizes: tuple[int, ...] = (1, 4, 8)
+    """Utterances at a time at most, one measurement each, in ascending order."""
+    warmup: int = 5
+    """Batches run before each measurement; they are counted in it when their turn comes."""
+
+    def __post_init__(self) -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            given = " ".join(map(str, self.batch_sizes))
+            raise UserError(f"--batch_sizes {given}: give at least one, each at least 1")
+        if self.warmup < 0:
+            raise UserError(f"--warmup {self.warmup}: must not be negative")
+
+
+def benchmark(
+    options: ModelOptions, decoding: DecodingOptions, benchmark: BenchmarkOptions
+) -> None:
+    """Measure each batch size over the whole subset; everything after the warm-up counts."""
+    output_dir = prepare_folder("--output_dir", benchmark.output_dir)
+    recogniser = Recogniser.load(options)
+    decoder = prepare_decoder(decoding, recogniser.vocabulary)
+    manifest = read_manifest(benchmark.dataset_dir, benchmark.subset)
+    references = read_references(recogniser, manifest, decoding)
+    telemetry = Telemetry(output_dir, tensorboard=False)
+    telemetry.parameters(
+        {
+            "checkpoint": options.checkpoint,
+            "precision": options.precision,
+            "device": recogniser.device.type,
+            "utterances": len(manifest),
+            **asdict(decoding),
+            **asdict(benchmark),
+        }
+    )
+    results = []
+    # Ascending, because memory that a larger batch took still counts as the process' peak.
+    for number, size in enumerate(sorted(benchmark.batch_sizes), start=1):
+        reset_peak_memory(recogniser.device)
+        for _ in islice(timed(recogniser, decoder, manifest, size), benchmark.warmup):
+            pass
+        results.append(measure(recogniser, decoder, manifest, references, size))
+        telemetry.log([number], results[-1])
+    telemetry.log([], results[-1], quiet=True)
+    telemetry.close()
+    table = markdown(results)
+    title = f"{benchmark.subset}, {len(manifest)} utterances, {options.precision}"
+    write_lines(output_dir / f"latency_{benchmark.subset}.md", [title, "", *table])
+    write_lines(
+        output_dir / f"latency_{benchmark.subset}.json", json.dumps(results, indent=1).splitlines()
+    )
+    print("\n".join(table))
+
+
+def read_references(
+    recogniser: Recogniser, manifest: Manifest, decoding: DecodingOptions
+) -> References:
+    """What was said, for error rates beside the times; of a subset without labels nothing."""
+    try:
+        units = recogniser.references(manifest)
+        words = recogniser.word_references(manifest, decoding)
+    except UserError as error:
+        print(f"note: no error rates: {error}")
+        return {}
+    return {key: (line.split(), words[key]) for key, line in units.items()}
+
+
+def timed(
+    recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
+) -> Iterator[tuple[AudioBatch, list[Hypothesis], float, float]]:
+    """Batches, longest first, and what was heard, each with the seconds its audio took, decoded in
+    this process, and those from there to its transcripts: transfer, network and search."""
+    batches = recogniser.batches(manifest, size, workers=0)
+    while True:
+        start = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        loaded = time.perf_counter()
+        heard = recogniser.transcripts(batch, decoder)
+        yield batch, heard, loaded - start, time.perf_counter() - loaded
+
+
+def measure(
+    recogniser: Recogniser,
+    decoder: Decoder,
+    manifest: Manifest,
+    references: References,
+    size: int,
+) -> dict[str, Any]:
+    """Latencies of all batches in milliseconds, throughput, peak memory in MiB, and where there
+    are references the error rates in percent."""
+    taken, audio, score = [], 0.0, Score(recogniser.vocabulary)
+    for batch, heard, data, network in timed(recogniser, decoder, manifest, size):
+        taken.append((data, network, data + network))
+        audio += float(batch.lengths.sum()) / SAMPLE_RATE
+        for key, hypothesis in zip(batch.ids, heard):
+            if references:
+                score.add(hypothesis, *references[key])
+    result: dict[str, Any] = {"batch_size": size, "batches": len(taken)}
+    for part, seconds in zip(PARTS, zip(*taken)):
+        result[f"{part}_latency_mean"] = 1000 * float(np.mean(seconds))
+        for name, percent in QUANTILES.items():
+            result[f"{part}_latency_{name}"] = 1000 * float(np.percentile(seconds, percent))
+    total = sum(both for *_, both in taken)
+    result["audio_s/s"] = audio / total
+    result["real_time_factor"] = total / audio
+    result["memory"] = peak_memory_mib(recogniser.device)
+    if references:
+        result |= {"eval_wer": score.words.rate, "eval_uer": score.units.rate}
+    return result
+
+
+def markdown(results: list[dict[str, Any]]) -> list[str]:
+    """A row a batch size and part; what belongs to the whole stands in the row of both parts."""
+    lines = [
+        "| batch size | batches | part | mean, ms | p50 | p90 | p95 | p99 | audio, s/s "
+        "| real-time factor | peak memory, MiB |",
+        "|" + "---:|" * 2 + "---|" + "---:|" * 8,
+    ]
+    for result in results:
+        for part in PARTS:
+            cells = [str(result["batch_size"]), str(result["batches"]), part]
+            cells += [f"{result[f'{part}_latency_{key}']:.1f}" for key in ("mean", *QUANTILES)]
+            whole = part == PARTS[-1]
+            cells.append(f"{result['audio_s/s']:.1f}" if whole else "")
+            cells.append(f"{result['real_time_factor']:.4f}" if whole else "")
+            cells.append(f"{result['memory']:.0f}" if whole else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines

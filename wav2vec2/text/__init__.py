@@ -1,0 +1,1 @@
+"""Vocabulary, sub-words, error rates and the clean-up of transcripts."""

@@ -1,0 +1,53 @@
+"""Sub-word units: a sentencepiece model, as the bytes that travel in a checkpoint."""
+
+from pathlib import Path
+
+import sentencepiece
+
+from wav2vec2.cli.errors import UserError
+
+WORD_START = "▁"
+"""Sentencepiece's mark of a word's beginning (U+2581, no underscore)."""
+
+
+class SubwordModel:
+    """Cuts transcripts into the pieces it has learnt."""
+
+    def __init__(self, content: bytes, source: str | Path):
+        """`content`: a .model file's bytes; `source` is named by the UserError if they are not."""
+        self.content = content
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.load_from_serialized_proto(content)
+        except RuntimeError:
+            raise UserError(
+                f"{source}: not a sentencepiece model; write it with "
+                "utils/data/train_sentencepiece.py"
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path) -> "SubwordModel":
+        """Read a .model file; UserError if it is missing or no model."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: sentencepiece model cannot be read ({error.strerror}); write it with "
+                "utils/data/train_sentencepiece.py"
+            ) from None
+        return cls(content, path)
+
+    @property
+    def pieces(self) -> list[str]:
+        """All pieces in the model's order, without its own special symbols."""
+        model = self._processor
+        special = (model.is_unknown, model.is_control)
+        ids = (i for i in range(len(model)) if not any(test(i) for test in special))
+        return [model.id_to_piece(i) for i in ids]
+
+    def cut(self, words: str) -> str:
+        """A transcript as a label line: `HI YOU` -> `▁HI ▁YO U`.
+
+        Characters the model has never seen stay as they are, for the dictionary to miss.
+        """
+        return " ".join(self._processor.encode(" ".join(words.split()), out_type=str))

@@ -1,0 +1,164 @@
+"""The output units of a recogniser, and their numbers."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.filelists import letters
+from wav2vec2.files.output import write_lines
+from wav2vec2.text.subwords import WORD_START, SubwordModel
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+BLANK = 0
+UNKNOWN = 3
+WORD_END = "|"
+
+
+class Spelling(Enum):
+    """How units make words, and so what a word error rate counts."""
+
+    LETTERS = "letters"
+    """`H I | Y O U |`: units are joined, `|` ends a word."""
+    PIECES = "pieces"
+    """`▁HI ▁YO U`: units are joined, `▁` begins a word."""
+    TOKENS = "tokens"
+    """`HH AY Y UW`: each unit stands for itself and counts as a word."""
+
+    @classmethod
+    def of(cls, symbols: Iterable[str]) -> "Spelling":
+        """The spelling a dictionary's symbols are made for."""
+        symbols = set(symbols)
+        if any(symbol.startswith(WORD_START) for symbol in symbols):
+            return cls.PIECES
+        return cls.LETTERS if WORD_END in symbols else cls.TOKENS
+
+    def words(self, symbols: Iterable[str]) -> str:
+        """Units -> words separated by spaces: `H I | Y O U |` -> `HI YOU`."""
+        if self is Spelling.TOKENS:
+            return " ".join(symbols)
+        mark = WORD_END if self is Spelling.LETTERS else WORD_START
+        return " ".join("".join(symbols).replace(mark, " ").split())
+
+
+class Vocabulary:
+    """Symbols <-> ids: four special symbols (the first is the CTC blank), then the dictionary's.
+
+    The order is fairseq's, so that fine-tuned checkpoints keep their meaning.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        spelling: Spelling = Spelling.LETTERS,
+        subwords: SubwordModel | None = None,
+    ):
+        """`symbols`: the dictionary's own, in file order, without the special ones; `subwords`:
+        the model that cuts words into them, if they are pieces."""
+        self.spelling, self.subwords = spelling, subwords
+        self.symbols = (*SPECIALS, *symbols)
+        self._ids = {symbol: index for index, symbol in enumerate(self.symbols)}
+        if len(self._ids) != len(self.symbols):
+            twice = [s for s, n in Counter(self.symbols).items() if n > 1]
+            raise UserError(f"dictionary: symbol {twice[0]!r} is listed twice; remove one")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, labels: str) -> list[int]:
+        """A label line such as `H I |` -> ids; a symbol outside the dictionary becomes <unk>."""
+        return [self._ids.get(symbol, UNKNOWN) for symbol in labels.split()]
+
+    def spell(self, words: str) -> str:
+        """Words -> label line: `HI YOU` -> `H I | Y O U |`; tokens stand for themselves."""
+        if self.spelling is Spelling.LETTERS:
+            return letters(words)
+        return self.subwords.cut(words) if self.subwords else " ".join(words.split())
+
+    def unknown(self, labels: str) -> list[str]:
+        """The symbols of a label line that the dictionary lacks."""
+        return [symbol for symbol in labels.split() if symbol not in self._ids]
+
+    def count_unknown(self, label_lines: Iterable[str]) -> str:
+        """The symbols the dictionary lacks, most frequent first: `'Ñ' 2x, 'Ö' 1x`; '' if none."""
+        counts = Counter(symbol for line in label_lines for symbol in self.unknown(line))
+        listed = ", ".join(f"{symbol!r} {count}x" for symbol, count in counts.most_common(10))
+        return f"{listed}, ..." if len(counts) > 10 else listed
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Ids -> symbols, special ones left out (except <unk>, which a reader should see)."""
+        return [self.symbols[i] for i in ids if i >= len(SPECIALS) or self.symbols[i] == "<unk>"]
+
+    def words(self, symbols: Iterable[str]) -> str:
+        """Symbols -> words, the way this vocabulary spells them."""
+        return self.spelling.words(symbols)
+
+    def to_text(self) -> str:
+        """The dictionary as text, special symbols left out; `from_text` reads it back."""
+        return "".join(f"{symbol}\n" for symbol in self.symbols[len(SPECIALS) :])
+
+    @classmethod
+    def from_text(
+        cls,
+        text: str,
+        source: str | Path = "dictionary",
+        spelling: Spelling = Spelling.LETTERS,
+        subwords: SubwordModel | None = None,
+    ) -> "Vocabulary":
+        """What `to_text` wrote, or a dictionary file holds; UserError names the line."""
+        return cls(parse_dictionary(text, source), spelling, subwords)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Vocabulary":
+        """Read `dict.<labels>.txt`, and `<labels>.model` beside it if its symbols are pieces.
+
+        UserError if one is missing, a line does not parse, or the two do not belong together.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UserError(
+                f"{path}: dictionary cannot be read ({reason}); write it with "
+                "scripts/generate_filelists.sh, utils/data/import_corpus.py or "
+                "utils/data/train_sentencepiece.py, or by hand for labels of your own"
+            ) from None
+        symbols = parse_dictionary(text, path)
+        spelling = Spelling.of(symbols)
+        if spelling is not Spelling.PIECES:
+            return cls(symbols, spelling)
+        labels = path.name.removeprefix("dict.").removesuffix(".txt")
+        subwords = SubwordModel.read(path.with_name(f"{labels}.model"))
+        differing = sorted(set(symbols) ^ set(subwords.pieces))
+        if differing:
+            raise UserError(
+                f"{path}: does not list the pieces of {labels}.model ({differing[0]!r} is in one "
+                "alone); write both again with utils/data/train_sentencepiece.py"
+            )
+        return cls(symbols, spelling, subwords)
+
+
+def parse_dictionary(text: str, source: str | Path) -> list[str]:
+    """The symbols of `symbol count` lines (the count may be absent); UserError names the line."""
+    symbols = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) > 2 or (len(fields) == 2 and not fields[1].isdigit()):
+            raise UserError(
+                f"{source}:{number}: expected 'symbol count' like 'E 1089', got {line!r}"
+            )
+        symbols.append(fields[0])
+    if not symbols:
+        raise UserError(f"{source}: lists no symbols; a line looks like 'E 1089'")
+    return symbols
+
+
+def write_dictionary(path: str | Path, label_lines: Iterable[str]) -> None:
+    """Count the symbols of label lines and write `symbol count`, most frequent first."""
+    counts = Counter(symbol for line in label_lines for symbol in line.split())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    write_lines(path, (f"{symbol} {count}" for symbol, count in ordered))

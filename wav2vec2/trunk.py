@@ -1,0 +1,143 @@
+"""The trunk that pre-training and fine-tuning share: waveform -> context vectors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wav2vec2.config import Architecture, Regularisation
+from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count, scale_gradient, valid_steps
+from wav2vec2.hourglass import HourglassStack
+from wav2vec2.kernels.dropout import Dropout
+from wav2vec2.norms import NORM_EPS, LayerNorm
+
+
+def build_encoder(architecture: Architecture, regularisation: Regularisation) -> Encoder:
+    """The plain or the hourglass encoder of a configuration."""
+    layers = [
+        TransformerLayer(
+            architecture.dim,
+            architecture.ffn_dim,
+            architecture.heads,
+            norm_first=architecture.norm_first,
+            dropout=regularisation.dropout,
+            attention_dropout=regularisation.attention_dropout,
+            activation_dropout=regularisation.activation_dropout,
+        )
+        for _ in range(architecture.layers)
+    ]
+    hourglass = architecture.hourglass
+    stack: nn.Module
+    if hourglass is None:
+        stack = TransformerStack(layers)
+    else:
+        stack = HourglassStack(
+            layers,
+            dim=architecture.dim,
+            pre=hourglass.pre,
+            middle=hourglass.middle,
+            factor=hourglass.factor,
+            resampling=hourglass.resampling,
+        )
+    return Encoder(
+        stack,
+        dim=architecture.dim,
+        position_kernel=architecture.position_kernel,
+        position_groups=architecture.position_groups,
+        norm_first=architecture.norm_first,
+        dropout=regularisation.dropout,
+    )
+
+
+@dataclass
+class Frames:
+    """What comes before the encoder."""
+
+    raw: Tensor
+    """`[batch, frames, C]`: the extractor's output, before LayerNorm (features penalty)."""
+    features: Tensor
+    """`[batch, frames, C]`: normalised; the quantizer's input."""
+    valid: Tensor | None
+    """`[batch, frames]`, bool on the device; None if no frame is padding."""
+    counts: Tensor | None
+    """`[batch]`, int64 on the CPU: valid frames of each row; None if no frame is padding."""
+
+
+class Wav2Vec2(nn.Module):
+    """Feature extractor, projection, masks and encoder."""
+
+    def __init__(
+        self,
+        feature_extractor: FeatureExtractor,
+        encoder: Encoder,
+        *,
+        dim: int,
+        dropout_input: float,
+        feature_grad_mult: float,
+    ):
+        super().__init__()
+        channels = feature_extractor.channels
+        self.feature_extractor = feature_extractor
+        self.layer_norm = LayerNorm(channels, eps=NORM_EPS)
+        self.post_extract_proj = nn.Linear(channels, dim) if channels != dim else None
+        self.dropout_input = Dropout(dropout_input)
+        self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
+        self.encoder = encoder
+        self.feature_grad_mult = feature_grad_mult
+
+    @classmethod
+    def from_config(cls, architecture: Architecture, regularisation: Regularisation) -> "Wav2Vec2":
+        return cls(
+            FeatureExtractor(
+                architecture.conv_layers, architecture.extractor_norm, architecture.conv_bias
+            ),
+            build_encoder(architecture, regularisation),
+            dim=architecture.dim,
+            dropout_input=regularisation.dropout_input,
+            feature_grad_mult=regularisation.feature_grad_mult,
+        )
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames that `samples` (any shape) give."""
+        return frame_count(samples, self.feature_extractor.spec)
+
+    def extract(self, waveforms: Tensor, lengths: Tensor | None) -> Frames:
+        """Waveforms `[batch, samples]` -> frames; `lengths` `[batch]` int64 on the CPU, or None."""
+        if lengths is not None and bool((lengths == waveforms.shape[1]).all()):
+            lengths = None
+        learns = torch.is_grad_enabled() and self.feature_grad_mult > 0
+        with torch.set_grad_enabled(learns):
+            raw = self.feature_extractor(waveforms, lengths)
+        if learns:
+            raw = scale_gradient(raw, self.feature_grad_mult)
+        counts = valid = None
+        # Rows of other lengths may still have as many frames, and then attention needs no mask.
+        if lengths is not None and not bool((self.frames(lengths) == raw.shape[1]).all()):
+            counts = self.frames(lengths)
+            valid = valid_steps(counts, raw.shape[1], raw.device)
+        return Frames(raw=raw, features=self.layer_norm(raw), valid=valid, counts=counts)
+
+    def encode(
+        self,
+        frames: Frames,
+        *,
+        time_mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        kept_layers: Sequence[bool] | None = None,
+    ) -> Tensor:
+        """Frames -> context vectors `[batch, frames, D]`.
+
+        `time_mask` `[batch, frames]` marks frames replaced by the mask vector, `channel_mask`
+        `[batch, D]` channels zeroed afterwards; `kept_layers` see TransformerStack.
+        """
+        x = frames.features
+        if self.post_extract_proj is not None:
+            x = self.post_extract_proj(x)
+        x = self.dropout_input(x)
+        if time_mask is not None:
+            x = torch.where(time_mask[..., None], self.mask_emb.to(x.dtype), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask[:, None], 0.0)
+        return self.encoder(x, frames.valid, kept_layers)
