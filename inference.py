@@ -13,8 +13,8 @@ from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.inference.align import AlignOptions, align
 from wav2vec2.inference.evaluate import EvaluateOptions, evaluate
 from wav2vec2.inference.features import FeatureOptions, features
-from wav2vec2.inference.latency import BenchmarkOptions, benchmark
-from wav2vec2.inference.recogniser import ModelOptions
+from wav2vec2.inference.latency import LatencyOptions, measure_latency
+from wav2vec2.inference.recogniser import RecogniserOptions
 from wav2vec2.inference.transcribe import TranscribeOptions, transcribe
 from wav2vec2.inference.transcriber import WindowOptions
 
@@ -33,7 +33,7 @@ class Command:
 
 
 def evaluate_subsets(
-    model: ModelOptions, decoding: DecodingOptions, evaluation: EvaluateOptions
+    model: RecogniserOptions, decoding: DecodingOptions, evaluation: EvaluateOptions
 ) -> None:
     """Evaluate with all the processes that torchrun started."""
     evaluate(model, decoding, evaluation, distributed)
@@ -43,24 +43,24 @@ COMMANDS = {
     "evaluate": Command(
         "word error rates of subsets",
         evaluate_subsets,
-        (ModelOptions, DecodingOptions, EvaluateOptions),
+        (RecogniserOptions, DecodingOptions, EvaluateOptions),
     ),
     "transcribe": Command(
         "text of recordings: files, folders, - for standard input",
         transcribe,
-        (ModelOptions, DecodingOptions, WindowOptions, TranscribeOptions),
+        (RecogniserOptions, DecodingOptions, WindowOptions, TranscribeOptions),
         files="*",
     ),
     "align": Command(
-        "when each word and character was said", align, (ModelOptions, AlignOptions), files="?"
+        "when each word and character was said", align, (RecogniserOptions, AlignOptions), files="?"
     ),
     "features": Command(
         "hidden states or codes of recordings", features, (FeatureOptions,), files="*"
     ),
     "benchmark": Command(
         "latency and throughput by batch size",
-        benchmark,
-        (ModelOptions, DecodingOptions, BenchmarkOptions),
+        measure_latency,
+        (RecogniserOptions, DecodingOptions, LatencyOptions),
         without=("batch_size",),
     ),
 }

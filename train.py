@@ -30,9 +30,9 @@ from wav2vec2.cli.errors import (
     REASONS,
     PeerLost,
     UserError,
+    out_of_memory_as_user_error,
     record_exit,
     run_command,
-    telling_out_of_memory,
 )
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.config import (
@@ -178,7 +178,7 @@ def build(
     regularisation, masking = options[Regularisation], options[Masking]
     if command == "pretrain":
         init_from = options[ModelOptions].init_from
-        weights = checkpoints.read(init_from) if init_from and saved is None else None
+        weights = checkpoints.read_checkpoint(init_from) if init_from and saved is None else None
         source, start = (str(saved.path), saved.content) if saved else (init_from, weights)
         architecture = options[ModelOptions].architecture(start, source)
         crop, objective = options[CropOptions], options[ContrastiveObjective]
@@ -273,7 +273,7 @@ def main() -> None:
 
     with distributed.process_group(device, run.peer_timeout_minutes, note):
         try:
-            with telling_out_of_memory():
+            with out_of_memory_as_user_error():
                 prepare(command, options, device).train()
         except REASONS as error:
             note(error)

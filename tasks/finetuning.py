@@ -128,7 +128,7 @@ class FinetuningTask:
         self.architecture = native.architecture_of(pretrained, source)
         self._check_hourglass(source)
         dictionary = Path(data.dataset_dir) / f"dict.{options.labels}.txt"
-        self.vocabulary = Vocabulary.read(dictionary)
+        self.vocabulary = Vocabulary.from_file(dictionary)
         if self.vocabulary.spelling is Spelling.TOKENS:
             notice(
                 f"{dictionary}: has no word separator '{WORD_END}', so each symbol counts as a "
@@ -199,7 +199,7 @@ class FinetuningTask:
         """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
         path = self.options.pretrained_model
         if saved is None:
-            return path, checkpoints.read(path)
+            return path, checkpoints.read_checkpoint(path)
         return str(saved.path), saved.content
 
     def _check_hourglass(self, source: str) -> None:

@@ -17,11 +17,11 @@ from wav2vec2.cli.errors import (
     REASONS,
     PeerLost,
     UserError,
-    leave,
+    exit_process,
     one_line,
     out_of_memory,
-    report,
-    telling_out_of_memory,
+    out_of_memory_as_user_error,
+    report_error,
 )
 
 Result = TypeVar("Result")
@@ -206,9 +206,9 @@ def process_group(
 
     def end(error: PeerLost) -> None:
         note(error)
-        report(error)
+        report_error(error)
         _keep_list()
-        leave(error)
+        exit_process(error)
 
     threads = [Thread(target=_attendance.give_signs, args=(done,), daemon=True)]
     if gpu:
@@ -217,22 +217,22 @@ def process_group(
     for thread in threads:
         thread.start()
     try:
-        with telling_out_of_memory():
+        with out_of_memory_as_user_error():
             yield
     except PeerLost as error:
-        report(error)
+        report_error(error)
         if not gpu:
             dist.destroy_process_group()  # who waits for this process need not any longer
         _keep_list()
-        leave(error)  # Python would stumble over a thread that still reads the list
+        exit_process(error)  # Python would stumble over a thread that still reads the list
     except (Exception, KeyboardInterrupt) as error:
         if gpu:
             # NCCL would wait, in leaving the group, for those who wait for this process.
             if isinstance(error, REASONS):
-                report(error)
+                report_error(error)
             else:
                 traceback.print_exc()
-            leave(error)
+            exit_process(error)
         raise
     finally:
         done.set()
@@ -308,7 +308,7 @@ def run_on_all_ranks(function: Callable[[], Result]) -> Result:
     """
     result, error = None, None
     try:
-        with telling_out_of_memory():
+        with out_of_memory_as_user_error():
             result = function()
     except UserError as failure:
         error = failure

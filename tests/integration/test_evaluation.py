@@ -23,8 +23,8 @@ from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder
 from wav2vec2.files.filelists import read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import load_checkpoint
-from wav2vec2.inference.evaluate import listen
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.evaluate import decode_batch
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.interop import native
 
 pytestmark = pytest.mark.integration
@@ -93,12 +93,12 @@ def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, 
     write_lines(shuffled / "mixed.ltr", [labels[n] for n in order])
     same([alone[n] for n in order], read(evaluate("s", "--batch_size", 8, folder=shuffled)[0]))
 
-    recogniser = Recogniser.load(ModelOptions(str(model), cpu=True))
+    recogniser = Recogniser.load(RecogniserOptions(str(model), cpu=True))
     greedy = prepare_decoder(DecodingOptions(), recogniser.vocabulary)
     heard = {}
     for batch in recogniser.batches(manifest, 8, workers=0):
         batch.waveforms = F.pad(batch.waveforms, (0, 12_345))
-        heard |= {key: found.words for key, found, _ in listen(recogniser, greedy, batch)}
+        heard |= {key: found.words for key, found, _ in decode_batch(recogniser, greedy, batch)}
     assert heard == {entry["id"]: entry["hypothesis"] for entry in alone}
 
 

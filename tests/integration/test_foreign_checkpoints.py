@@ -68,8 +68,8 @@ def files(tmp_path):
     """The same models as files of fairseq and of NVIDIA's recipe, and as Hugging Face folders."""
     paths = {}
     for name, content in {
-        "fairseq": fairseq.write(pretrained(), tmp_path),
-        "fairseq_ctc": fairseq.write(finetuned(), tmp_path),
+        "fairseq": fairseq.write_fairseq(pretrained(), tmp_path),
+        "fairseq_ctc": fairseq.write_fairseq(finetuned(), tmp_path),
         "nvidia": nvidia(pretrained(HOURGLASS), "pretrain"),
         "nvidia_ctc": nvidia(finetuned(HOURGLASS), "finetune"),
     }.items():
@@ -78,7 +78,7 @@ def files(tmp_path):
     (tmp_path / "dict.ltr.txt").write_text("".join(f"{symbol} 1\n" for symbol in SYMBOLS))
     for name, content in {"folder": pretrained(), "folder_ctc": finetuned()}.items():
         paths[name] = tmp_path / name
-        huggingface.write(content, paths[name])
+        huggingface.write_huggingface(content, paths[name])
     return paths
 
 

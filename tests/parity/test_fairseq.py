@@ -114,7 +114,7 @@ def assert_same(ours: dict, theirs: dict, name: str) -> None:
 def test_its_files_are_read_with_the_same_outputs(made):
     """Base's and Large's layouts and others; new and old files; every key used."""
     for path in sorted(made.glob("*.pt")):
-        content = checkpoints.read(path)
+        content = checkpoints.read_checkpoint(path)
         size, kind, layout = path.stem.split("_")
         assert content["kind"] == {"pretrained": "pretraining", "finetuned": "ctc"}[kind]
         theirs = torch.load(made / f"{size}_{kind}.outputs")
@@ -125,7 +125,7 @@ def test_its_files_are_read_with_the_same_outputs(made):
 
 def test_architectures(made):
     for size, like in (("base", BASE), ("large", LARGE)):
-        content = checkpoints.read(made / f"{size}_pretrained_cfg.pt")
+        content = checkpoints.read_checkpoint(made / f"{size}_pretrained_cfg.pt")
         found = native.architecture_of(content, size).to_dict()
         assert {**found, "layers": like.layers} == like.to_dict()
 
@@ -133,9 +133,9 @@ def test_architectures(made):
 def test_our_files_are_loaded_with_the_same_outputs(made, python, tmp_path):
     for size in ("base", "large", "narrow"):
         for kind in ("pretrained", "finetuned"):
-            content = checkpoints.read(made / f"{size}_{kind}_cfg.pt")
+            content = checkpoints.read_checkpoint(made / f"{size}_{kind}_cfg.pt")
             path = tmp_path / f"{size}_{kind}.pt"
-            torch.save(fairseq.write(content, tmp_path), path)
+            torch.save(fairseq.write_fairseq(content, tmp_path), path)
             if kind == "finetuned":
                 (tmp_path / "dict.ltr.txt").write_text(fairseq.dictionary_text(content))
             outputs = tmp_path / "outputs"

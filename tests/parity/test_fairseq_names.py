@@ -47,7 +47,7 @@ def test_the_same_logits(tmp_path, sizes):
     given = fairseq_finetuned(sizes)
     torch.save(given, tmp_path / "c.pt")
     (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
-    content = checkpoints.read(tmp_path / "c.pt")
+    content = checkpoints.read_checkpoint(tmp_path / "c.pt")
     ours, _ = native.load_ctc(content, "c")
     architecture = native.architecture_of(content, "c")
     theirs = transformers.Wav2Vec2ForCTC(their_config(architecture, vocab_size=UNITS)).eval()

@@ -146,7 +146,7 @@ def assert_same_recogniser(
 def test_pretraining_model_written(architecture, tmp_path):
     content = pretraining_content(architecture)
     folder = tmp_path / "model"
-    huggingface.write(content, folder)
+    huggingface.write_huggingface(content, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     theirs = from_pretrained(transformers.Wav2Vec2ForPreTraining, folder)
     assert_same_pretraining(load_pretraining(content), theirs)
@@ -155,17 +155,17 @@ def test_pretraining_model_written(architecture, tmp_path):
     assert extractor.return_attention_mask == (architecture.extractor_norm == "layer")
 
     assert huggingface.is_huggingface(folder)
-    assert_same_content(huggingface.read(folder), content)
+    assert_same_content(huggingface.read_huggingface(folder), content)
 
 
 @pytest.mark.parametrize("vocabulary", [LETTERS, PHONES], ids=["letters", "phones"])
 def test_recogniser_written(architecture, vocabulary, tmp_path):
     content = ctc_content(architecture, vocabulary)
     folder = tmp_path / "model"
-    huggingface.write(content, folder)
+    huggingface.write_huggingface(content, folder)
     theirs = from_pretrained(transformers.Wav2Vec2ForCTC, folder)
     assert_same_recogniser(native.load_ctc(content, "test")[0], theirs, architecture)
-    assert_same_content(huggingface.read(folder), content)
+    assert_same_content(huggingface.read_huggingface(folder), content)
 
 
 def their_transcript(processor, logits: torch.Tensor) -> list[str]:
@@ -184,7 +184,7 @@ def test_transcript_through_their_processor(architecture, tmp_path):
     content = ctc_content(architecture)
     with torch.no_grad():  # special tokens are spelt out there, left out here: let none be heard
         content["model"]["proj.bias"][1:4] = -100
-    huggingface.write(content, tmp_path / "model")
+    huggingface.write_huggingface(content, tmp_path / "model")
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "model")
     theirs = transformers.Wav2Vec2ForCTC.from_pretrained(tmp_path / "model").eval()
     ours, vocabulary = native.load_ctc(content, "test")
@@ -206,7 +206,9 @@ def test_transcript_through_their_processor(architecture, tmp_path):
 @pytest.mark.parametrize("vocabulary", [LETTERS, PHONES], ids=["letters", "phones"])
 def test_decoders_agree(vocabulary, tmp_path):
     """Random units with repetitions and blanks."""
-    huggingface.write(ctc_content(ARCHITECTURES["base"], vocabulary), tmp_path / "model")
+    huggingface.write_huggingface(
+        ctc_content(ARCHITECTURES["base"], vocabulary), tmp_path / "model"
+    )
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "model")
     random = np.random.default_rng(6)
     ids = random.choice([0, *range(4, len(vocabulary))], size=(20, 60))
@@ -230,7 +232,7 @@ def test_pretraining_model_read(architecture, shards, tmp_path):
     shake(theirs)
     save_theirs(theirs, tmp_path, do_normalize=architecture.normalize_input, shards=shards)
     assert (tmp_path / "model.safetensors.index.json").exists() == shards
-    content = huggingface.read(tmp_path)
+    content = huggingface.read_huggingface(tmp_path)
     assert native.architecture_of(content, "test") == architecture
     assert_same_pretraining(load_pretraining(content), theirs)
     assert_same(
@@ -242,7 +244,7 @@ def test_pretraining_model_read(architecture, shards, tmp_path):
 def test_half_precision_is_widened(dtype, tmp_path):
     theirs = transformers.Wav2Vec2ForPreTraining(their_config(ARCHITECTURES["large"]))
     save_theirs(theirs.to(dtype), tmp_path, do_normalize=True)
-    content = huggingface.read(tmp_path)
+    content = huggingface.read_huggingface(tmp_path)
     assert {tensor.dtype for tensor in content["model"].values()} == {torch.float32}
     assert_same_pretraining(load_pretraining(content), theirs.float().eval())
 
@@ -262,14 +264,14 @@ def test_older_file_and_spelling_of_weight_norm(spelling, tmp_path):
         }
     assert any(name.endswith(spelling) for name in weights)
     torch.save(weights, tmp_path / "pytorch_model.bin")
-    assert_same_pretraining(load_pretraining(huggingface.read(tmp_path)), theirs)
+    assert_same_pretraining(load_pretraining(huggingface.read_huggingface(tmp_path)), theirs)
 
 
 def test_bare_model_is_a_trunk(tmp_path):
     architecture = ARCHITECTURES["large"]
     theirs = transformers.Wav2Vec2Model(their_config(architecture)).eval()
     save_theirs(theirs, tmp_path / "theirs", do_normalize=True)
-    content = huggingface.read(tmp_path / "theirs")
+    content = huggingface.read_huggingface(tmp_path / "theirs")
     waveforms = torch.randn(2, 8_000)
     trunk = load_trunk(content)
     with torch.no_grad():
@@ -278,7 +280,7 @@ def test_bare_model_is_a_trunk(tmp_path):
     with pytest.raises(UserError, match="trunk without its quantizer"):
         load_pretraining(content)
 
-    huggingface.write(content, tmp_path / "ours")
+    huggingface.write_huggingface(content, tmp_path / "ours")
     again = from_pretrained(transformers.Wav2Vec2Model, tmp_path / "ours")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -306,7 +308,7 @@ def test_recogniser_read(architecture, added, tmp_path):
     theirs.save_pretrained(folder)
     processor.save_pretrained(folder)
 
-    content = huggingface.read(folder)
+    content = huggingface.read_huggingface(folder)
     ours, vocabulary = native.load_ctc(content, "test")
     assert native.architecture_of(content, "test").normalize_input
     assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", "a", "b", "'", "|", "ü", "c")
@@ -339,7 +341,7 @@ def test_full_size_base(tmp_path):
     torch.save(weights, tmp_path / "pytorch_model.bin")
     tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
     (tmp_path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    content = huggingface.read(tmp_path)
+    content = huggingface.read_huggingface(tmp_path)
     assert native.architecture_of(content, "test") == replace(BASE, normalize_input=True)
     ours, vocabulary = native.load_ctc(content, "test")
     assert vocabulary.symbols[4:6] == ("|", "E")

@@ -105,7 +105,7 @@ def test_files_that_are_no_recogniser(tmp_path):
     with pytest.raises(UserError, match=r"foreign.onnx: does not say of what model it is"):
         OnnxRecogniser(foreign)
     with pytest.raises(UserError, match=r"foreign.onnx: an ONNX file, which is run, not loaded"):
-        checkpoints.read(foreign)
+        checkpoints.read_checkpoint(foreign)
 
 
 def test_without_onnxruntime(tmp_path, monkeypatch):

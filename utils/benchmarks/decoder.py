@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.runtime.randomness import numpy_generator
-from utils.checkpoints.tune_decoder import TuneOptions, listen, measure
+from utils.checkpoints.tune_decoder import TuneOptions, decode_emissions, measure
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 ORDER = 4
@@ -84,7 +84,7 @@ def arpa_lines(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> Iter
 
 
 def benchmark(
-    options: ModelOptions,
+    options: RecogniserOptions,
     tuning: TuneOptions,
     made: BenchmarkOptions,
     decoding: DecodingOptions,
@@ -105,7 +105,7 @@ def benchmark(
     grams = sum(int(line.split("=")[1]) for line in lines[1 : 1 + ORDER])
     decoding = replace(decoding, lm=str(arpa), lexicon=str(lexicon))
     decoder, _ = build_decoder(decoding, recogniser.vocabulary)
-    utterances = listen(recogniser, options, tuning, decoding)
+    utterances = decode_emissions(recogniser, options, tuning, decoding)
     score, speed = measure(decoder, utterances, recogniser)
     seconds = sum(spoken.seconds for spoken in utterances)
     print(
@@ -117,13 +117,13 @@ def benchmark(
 
 def main() -> None:
     parser = ArgumentParser(prog="utils.benchmarks.decoder", description=__doc__.splitlines()[0])
-    add_flags(parser, ModelOptions)
+    add_flags(parser, RecogniserOptions)
     add_flags(parser, TuneOptions, without=("lm_weights", "word_scores"))
     add_flags(parser, BenchmarkOptions)
     add_flags(parser, DecodingOptions, without=("decoder", "lm", "lexicon"))
     parser.set_defaults(decoder="beam", lexicon="made below")
     namespace = parser.parse_args()
-    classes = (ModelOptions, TuneOptions, BenchmarkOptions, DecodingOptions)
+    classes = (RecogniserOptions, TuneOptions, BenchmarkOptions, DecodingOptions)
     benchmark(*(from_flags(cls, namespace) for cls in classes))
 
 

@@ -88,7 +88,7 @@ def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Conte
 
     logging.disable_progress_bar()
     if not folder.exists():
-        huggingface.write(content, folder)
+        huggingface.write_huggingface(content, folder)
     types = {"fp32": torch.float32, "bf16": torch.bfloat16}
     peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=types[precision]).eval()
 

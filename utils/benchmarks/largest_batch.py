@@ -24,7 +24,7 @@ from utils.benchmarks.step import Worker, command_line, parse, training_flags, w
 from utils.benchmarks.step_tables import Configuration, Result
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.errors import FULL, UserError, run_command
+from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.files.output import prepare_folder, write_lines
 
@@ -96,7 +96,7 @@ def memory_of(
                 result = Result(configuration, worker.answer())
                 result.turns.append(worker.turn(2))  # the second with the optimizer's moments
         except (UserError, RuntimeError) as error:
-            if any(text in str(error) for text in (*FULL, "its process was killed")):
+            if any(text in str(error) for text in (*OUT_OF_MEMORY_TEXTS, "its process was killed")):
                 return None
             raise
     fits = not options.memory_mib or result.memory <= options.memory_mib

@@ -31,7 +31,7 @@ class Options:
 
 def write_fairseq(content: dict[str, Any], output: Path) -> None:
     """The checkpoint, and a recogniser's dictionary beside it, where fairseq looks for it."""
-    converted = fairseq.write(content, output.resolve().parent)
+    converted = fairseq.write_fairseq(content, output.resolve().parent)
     if content["kind"] == "ctc":
         dictionary = output.with_name(f"dict.{content['labels']}.txt")
         lines = fairseq.dictionary_text(content).splitlines()
@@ -58,7 +58,7 @@ def convert(source: str, output: Path, options: Options) -> None:
         raise UserError(f"OUTPUT {output}: exists already; choose another name")
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
-    content = native.model_of(checkpoints.read(source, options.dictionary))
+    content = native.without_training_state(checkpoints.read_checkpoint(source, options.dictionary))
     native.check(content, source)
     if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
         raise UserError(
@@ -70,7 +70,7 @@ def convert(source: str, output: Path, options: Options) -> None:
     elif options.to == "fairseq":
         write_fairseq(content, output)
     elif options.to == "huggingface":
-        huggingface.write(content, output)
+        huggingface.write_huggingface(content, output)
     elif options.to == "exported":
         write_exported(content, output)
     else:

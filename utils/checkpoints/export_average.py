@@ -34,7 +34,7 @@ def main() -> None:
         raise UserError(f"{options.checkpoint}: keeps no average; train with --ema (EMA=0.9999)")
     if Path(options.output).exists():
         raise UserError(f"--output {options.output}: exists already; choose another name")
-    exported = native.model_of({**content, "model": content["ema_model"]})
+    exported = native.without_training_state({**content, "model": content["ema_model"]})
     save_checkpoint(options.output, exported)
     print(f"{options.output}: the average after update {content['update']}")
 

@@ -97,11 +97,11 @@ def make_release(source: str, folder: Path, options: Options) -> None:
     evaluation = Path(options.evaluation) if options.evaluation else None
     if evaluation is not None and not list(evaluation.glob("summary_*.json")):
         raise UserError(f"--evaluation {evaluation}: holds no summary_<subset>.json")
-    content = checkpoints.read(source, options.dictionary)
+    content = checkpoints.read_checkpoint(source, options.dictionary)
     native.check(content, source)
     card = model_card(content, folder.resolve().name, evaluation)
-    released = native.model_of(content)
-    release.write(released, folder, card)
+    released = native.without_training_state(content)
+    release.write_release(released, folder, card)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder}: {content['kind']}, {len(released['model'])} tensors, {size / 1e6:.1f} MB")
 

@@ -16,7 +16,7 @@ from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
 from wav2vec2.files.filelists import read_manifest
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.inference.recognition import Score
 
 
@@ -57,8 +57,11 @@ class Spoken:
     """Length of its audio."""
 
 
-def listen(
-    recogniser: Recogniser, options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions
+def decode_emissions(
+    recogniser: Recogniser,
+    options: RecogniserOptions,
+    tuning: TuneOptions,
+    decoding: DecodingOptions,
 ) -> list[Spoken]:
     """The model's output for each utterance of the subset; UserError if none has a frame."""
     manifest = read_manifest(tuning.dataset_dir, tuning.subset)
@@ -99,12 +102,12 @@ def distance(options: DecodingOptions) -> float:
     return sum(map(abs, changes))
 
 
-def tune(options: ModelOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
+def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
     recogniser = Recogniser.load(options)
     decoder, notes = build_decoder(decoding, recogniser.vocabulary)
     for note in notes:
         print(f"note: {note}")
-    utterances = listen(recogniser, options, tuning, decoding)
+    utterances = decode_emissions(recogniser, options, tuning, decoding)
     print("lm_weight word_score   WER %   UER %  x real time")
     tried: list[tuple[float, float, DecodingOptions]] = []
     weights = tuning.lm_weights if decoding.lm else (0.0,)
@@ -130,13 +133,13 @@ def main() -> None:
     parser = ArgumentParser(
         prog="utils.checkpoints.tune_decoder", description=__doc__.splitlines()[0]
     )
-    add_flags(parser, ModelOptions)
+    add_flags(parser, RecogniserOptions)
     add_flags(parser, TuneOptions)
     chosen_here = ("decoder", "lm_weight", "word_score")
     add_flags(parser, DecodingOptions, without=chosen_here)
     parser.set_defaults(decoder="beam")
     namespace = parser.parse_args()
-    tune(*(from_flags(cls, namespace) for cls in (ModelOptions, TuneOptions, DecodingOptions)))
+    tune(*(from_flags(cls, namespace) for cls in (RecogniserOptions, TuneOptions, DecodingOptions)))
 
 
 if __name__ == "__main__":

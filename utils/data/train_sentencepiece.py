@@ -118,7 +118,7 @@ def main() -> None:
             f"{file}: holds another model, of other words or flags; give the new one another name "
             "with --labels, or remove it"
         )
-    labels = {subset: [model.cut(line) for line in lines] for subset, lines in words.items()}
+    labels = {subset: [model.encode(line) for line in lines] for subset, lines in words.items()}
     counts = Counter(piece for line in labels[options.train_subset] for piece in line.split())
     pieces = sorted(model.pieces, key=lambda piece: -counts[piece])
     vocabulary = Vocabulary(pieces, Spelling.PIECES, model)

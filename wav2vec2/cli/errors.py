@@ -56,7 +56,7 @@ class PeerLost(RuntimeError):
 REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
 """What a command ends with in one line instead of a traceback."""
 
-FULL = (
+OUT_OF_MEMORY_TEXTS = (
     "out of memory",
     "can't allocate memory",
     "_ALLOC_FAILED",
@@ -68,11 +68,11 @@ FULL = (
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device's memory ran out: torch says so, or one of its libraries."""
     theirs = isinstance(error, RuntimeError) and not isinstance(error, REASONS)
-    return theirs and any(text in str(error) for text in FULL)
+    return theirs and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 @contextmanager
-def telling_out_of_memory() -> Iterator[None]:
+def out_of_memory_as_user_error() -> Iterator[None]:
     """A UserError for a device's memory that runs out inside."""
     try:
         yield
@@ -126,7 +126,7 @@ def _recorded() -> int | None:
     return None
 
 
-def report(error: Exception) -> None:
+def report_error(error: Exception) -> None:
     """Say why this process ends, or leave that to the launcher, once for all its processes."""
     if record := os.environ.get(RECORD_VARIABLE):
         record_exit(record, error)
@@ -134,7 +134,7 @@ def report(error: Exception) -> None:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
 
 
-def leave(error: BaseException) -> NoReturn:
+def exit_process(error: BaseException) -> NoReturn:
     """End this process with the code of an error that was reported, whatever its threads do."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -158,10 +158,10 @@ def run_command(main: Callable[[], int | None]) -> None:
     if (code := _recorded()) is not None:
         sys.exit(code)
     try:
-        with telling_out_of_memory():
+        with out_of_memory_as_user_error():
             code = main()
     except REASONS as error:
-        report(error)
+        report_error(error)
         code = error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)

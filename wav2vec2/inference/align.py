@@ -16,7 +16,7 @@ from wav2vec2.decoding.alignment import Span, align_units, group_words, textgrid
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 from wav2vec2.inference.batches import batch_of
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
 
 
@@ -120,7 +120,7 @@ def align_transcript(
     )
 
 
-def align(options: ModelOptions, alignment: AlignOptions, file: str | None) -> ExitCode:
+def align(options: RecogniserOptions, alignment: AlignOptions, file: str | None) -> ExitCode:
     """Write when each word and unit was said: of one file and its text, or of a subset."""
     if (file is None) == (not alignment.subset) or (file is None) != (not alignment.text):
         raise UserError(
@@ -155,7 +155,7 @@ def align_file(
 
 
 def align_subset(
-    recogniser: Recogniser, options: ModelOptions, alignment: AlignOptions, output_dir: Path
+    recogniser: Recogniser, options: RecogniserOptions, alignment: AlignOptions, output_dir: Path
 ) -> ExitCode:
     """Align each utterance of a subset with its labels; those that cannot be are listed."""
     manifest = read_manifest(alignment.dataset_dir, alignment.subset)

@@ -25,7 +25,7 @@ from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
 from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
 from wav2vec2.inference.processes import OneProcess, Processes
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.recognition import Score, confidence
 from wav2vec2.inference.report import Report, count_differing, examples
 from wav2vec2.text.vocabulary import Spelling
@@ -80,7 +80,7 @@ class TestSet:
 
 
 def evaluate(
-    options: ModelOptions,
+    options: RecogniserOptions,
     decoding: DecodingOptions,
     evaluation: EvaluateOptions,
     processes: Processes | None = None,
@@ -120,7 +120,7 @@ def evaluate_set(
     recogniser: Recogniser,
     decoder: Decoder,
     test: TestSet,
-    options: ModelOptions,
+    options: RecogniserOptions,
     decoding: DecodingOptions,
     evaluation: EvaluateOptions,
     processes: Processes,
@@ -195,7 +195,7 @@ def results(
     score = Score(recogniser.vocabulary)
     for batch in batches:
         samples = dict(zip(batch.ids, batch.lengths.tolist()))
-        for key, hypothesis, emissions in listen(recogniser, decoder, batch):
+        for key, hypothesis, emissions in decode_batch(recogniser, decoder, batch):
             units, words = test.units[key].split(), test.words[key]
             word_errors, unit_errors = score.add(hypothesis, units, words)
             sure = confidence(hypothesis, emissions, recogniser.vocabulary)
@@ -214,7 +214,7 @@ def results(
             }
 
 
-def listen(
+def decode_batch(
     recogniser: Recogniser, decoder: Decoder, batch: AudioBatch
 ) -> Iterator[tuple[str, Hypothesis, Tensor]]:
     """Each row's id, its hypothesis, and its log probabilities `[its frames, units]`, fp32."""

@@ -84,7 +84,7 @@ class Listener:
     @classmethod
     def load(cls, options: FeatureOptions) -> "Listener":
         device = pick_device(options.cpu or not torch.cuda.is_available())
-        content = checkpoints.read(options.checkpoint)
+        content = checkpoints.read_checkpoint(options.checkpoint)
         trunk, quantizer = native.load_trunk(content, options.checkpoint)
         if options.output == "codes" and quantizer is None:
             raise UserError(

@@ -16,7 +16,7 @@ from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 from wav2vec2.inference.batches import AudioBatch
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.recognition import Score
 
 References = dict[str, tuple[list[str], str]]
@@ -27,7 +27,7 @@ QUANTILES = {"0_5": 50, "0_9": 90, "0_95": 95, "0_99": 99}
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class LatencyOptions:
     """Benchmark"""
 
     dataset_dir: str = "/datasets/LibriSpeech"
@@ -49,8 +49,8 @@ class BenchmarkOptions:
             raise UserError(f"--warmup {self.warmup}: must not be negative")
 
 
-def benchmark(
-    options: ModelOptions, decoding: DecodingOptions, benchmark: BenchmarkOptions
+def measure_latency(
+    options: RecogniserOptions, decoding: DecodingOptions, benchmark: LatencyOptions
 ) -> None:
     """Measure each batch size over the whole subset; everything after the warm-up counts."""
     output_dir = prepare_folder("--output_dir", benchmark.output_dir)

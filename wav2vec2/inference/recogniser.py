@@ -25,7 +25,7 @@ from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class RecogniserOptions:
     """Model"""
 
     checkpoint: str
@@ -56,12 +56,12 @@ class Recogniser:
     """Where it was read from."""
 
     @classmethod
-    def load(cls, options: ModelOptions) -> "Recogniser":
+    def load(cls, options: RecogniserOptions) -> "Recogniser":
         device = pick_device(options.cpu or not torch.cuda.is_available())
-        return cls.read(options.checkpoint, device, options.precision)
+        return cls.from_checkpoint(options.checkpoint, device, options.precision)
 
     @classmethod
-    def read(
+    def from_checkpoint(
         cls, checkpoint: str, device: torch.device, precision: Precision = "fp32"
     ) -> "Recogniser":
         """A checkpoint of any kind on `device`; UserError if it is none, not fine-tuned, or the
@@ -76,7 +76,7 @@ class Recogniser:
             model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
             content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
         else:
-            content = checkpoints.read(checkpoint)
+            content = checkpoints.read_checkpoint(checkpoint)
             model, vocabulary = native.load_ctc(content, checkpoint)
             cast(model, precision)
             model = model.to(device)
@@ -160,7 +160,7 @@ class Recogniser:
         subwords = self.vocabulary.subwords
         if subwords is None:
             return read_labels(manifest, self.labels)
-        return {key: subwords.cut(words) for key, words in read_labels(manifest, "wrd").items()}
+        return {key: subwords.encode(words) for key, words in read_labels(manifest, "wrd").items()}
 
     def word_references(self, manifest: Manifest, decoding: DecodingOptions) -> dict[str, str]:
         """Transcript of each utterance: what its label line spells; or, for units that spell no

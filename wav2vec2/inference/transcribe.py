@@ -26,7 +26,7 @@ from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, srt, vtt
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
 
 STANDARD_INPUT = "-"
@@ -46,7 +46,7 @@ class TranscribeOptions:
 
 
 def transcribe(
-    model: ModelOptions,
+    model: RecogniserOptions,
     decoding: DecodingOptions,
     windows: WindowOptions,
     options: TranscribeOptions,

@@ -26,7 +26,7 @@ from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, Word
 from wav2vec2.decoding.windows import Window, cut_path, plan_windows
 from wav2vec2.inference.batches import AudioBatch, pad
-from wav2vec2.inference.recogniser import ModelOptions, Recogniser, prepare_decoder
+from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling
 
 Key = TypeVar("Key")
@@ -72,9 +72,11 @@ def load(
     lengths = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     windows = from_arguments(WindowOptions, "load", lengths)
     running = {"checkpoint": str(path), "batch_size": batch_size, "precision": precision}
-    model = from_arguments(ModelOptions, "load", running)
+    model = from_arguments(RecogniserOptions, "load", running)
     search = from_arguments(DecodingOptions, "load", decoding)
-    recogniser = Recogniser.read(model.checkpoint, usable_device(device), model.precision)
+    recogniser = Recogniser.from_checkpoint(
+        model.checkpoint, usable_device(device), model.precision
+    )
     decoder = prepare_decoder(search, recogniser.vocabulary)
     return Transcriber(recogniser, decoder, windows, model.batch_size)
 

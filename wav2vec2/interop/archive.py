@@ -33,7 +33,7 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_archive(path: Path) -> dict[str, Any]:
     """An archive's content as a native checkpoint's; UserError if it is damaged, of another
     program, or has its weights in a form that only an unrestricted pickle reads."""
     try:

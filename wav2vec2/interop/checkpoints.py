@@ -13,7 +13,7 @@ from wav2vec2.interop.onnx import is_onnx
 from wav2vec2.interop.stand_ins import STAND_INS, plain
 
 
-def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
     """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2
     archive that was written here, or the folder of a released or a Hugging Face model.
 
@@ -22,9 +22,9 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
     """
     path = Path(path)
     if release.is_release(path):
-        return release.read(path)
+        return release.read_release(path)
     if huggingface.is_huggingface(path):
-        return huggingface.read(path)
+        return huggingface.read_huggingface(path)
     if path.is_dir():
         raise UserError(
             f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
@@ -35,7 +35,7 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
             f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
         )
     if archive.is_archive(path):
-        return archive.read(path)
+        return archive.read_archive(path)
     content = read_torch_file(path, STAND_INS)
     if is_checkpoint(content):
         check_format(content, path)
@@ -46,9 +46,9 @@ def read(path: str | Path, dictionary: str | Path | None = None) -> dict[str, An
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
     given = None if dictionary is None else Path(dictionary)
     if nvidia.is_nvidia(content):
-        return nvidia.read(content, path, given)
+        return nvidia.read_nvidia(content, path, given)
     if fairseq.is_fairseq(content):
-        return fairseq.read(content, path, given)
+        return fairseq.read_fairseq(content, path, given)
     raise UserError(
         f"{path}: not a checkpoint of this repository, of fairseq or of NVIDIA's recipe (a Hugging "
         "Face model is named by its folder)"

@@ -148,7 +148,11 @@ def describe(content: dict[str, Any], source: str) -> str:
     """What a program needs beside the graph to make text of its logits, as JSON; `checkpoint` is
     what this repository's own checkpoints say of themselves."""
     vocabulary = native.vocabulary_of(content, source)
-    own = {name: value for name, value in native.model_of(content).items() if name != "model"}
+    own = {
+        name: value
+        for name, value in native.without_training_state(content).items()
+        if name != "model"
+    }
     if "sentencepiece" in own:
         own["sentencepiece"] = base64.b64encode(own["sentencepiece"].numpy().tobytes()).decode()
     architecture = native.architecture_of(content, source)

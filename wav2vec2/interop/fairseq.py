@@ -40,7 +40,9 @@ def is_fairseq(content: Any) -> bool:
     return any(isinstance(content.get(name), dict) for name in ("args", "cfg"))
 
 
-def read(content: dict[str, Any], source: Path, dictionary: Path | None = None) -> dict[str, Any]:
+def read_fairseq(
+    content: dict[str, Any], source: Path, dictionary: Path | None = None
+) -> dict[str, Any]:
     """A pre-trained or fine-tuned model as a native content.
 
     `content`: the file `source` in plain types.  `dictionary`: that of a fine-tuned model; without
@@ -227,12 +229,12 @@ def _vocabulary(
             f"file it was trained with beside it as {beside.name}, or convert it once with `python "
             "-m utils.checkpoints.convert --dictionary` (training starts from pre-trained files)"
         )
-    vocabulary = Vocabulary.read(dictionary or beside)
+    vocabulary = Vocabulary.from_file(dictionary or beside)
     check_size(vocabulary, units, dictionary or beside, source)
     return vocabulary
 
 
-def write(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+def write_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A native content as fairseq (0.12 and later) loads it, in plain types.
 
     `folder`: where a recogniser's dictionary will lie, as `dict.<labels>.txt`.  UserError for an

@@ -131,7 +131,7 @@ def _has_projection(architecture: Architecture) -> bool:
     return architecture.conv_layers[-1][0] != architecture.dim
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_huggingface(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint of ours that is the same model as `folder`.
 
     UserError, naming the file, if anything in it cannot be expressed here or does not fit.
@@ -254,7 +254,7 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def write(content: dict[str, Any], folder: Path) -> None:
+def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     """Write a checkpoint's content as a folder for transformers' `from_pretrained`.
 
     It becomes a Wav2Vec2ForPreTraining (a bare Wav2Vec2Model if it has no quantizer), or a

@@ -41,7 +41,7 @@ def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str)
     return content
 
 
-def model_of(content: dict[str, Any]) -> dict[str, Any]:
+def without_training_state(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of its model, without the state of its training."""
     kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
     return {name: content[name] for name in (*kept, "model") if name in content}

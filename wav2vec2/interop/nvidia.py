@@ -27,7 +27,9 @@ def is_nvidia(content: Any) -> bool:
     return isinstance(args, dict) and args.get("mode") in MODES
 
 
-def read(content: dict[str, Any], source: Path, dictionary: Path | None = None) -> dict[str, Any]:
+def read_nvidia(
+    content: dict[str, Any], source: Path, dictionary: Path | None = None
+) -> dict[str, Any]:
     """A pre-trained or fine-tuned model as a native content.
 
     `content`: the file `source` in plain types; `dictionary` replaces the one a fine-tuned file
@@ -72,7 +74,7 @@ def _vocabulary(
     content: dict[str, Any], units: int, source: Path, dictionary: Path | None
 ) -> Vocabulary:
     if dictionary is not None:
-        vocabulary = Vocabulary.read(dictionary)
+        vocabulary = Vocabulary.from_file(dictionary)
         check_size(vocabulary, units, dictionary, source)
         return vocabulary
     text = content.get("output_labels")

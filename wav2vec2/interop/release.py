@@ -37,7 +37,7 @@ def is_release(path: Path) -> bool:
         return False
 
 
-def write(content: dict[str, Any], folder: Path, card: str) -> None:
+def write_release(content: dict[str, Any], folder: Path, card: str) -> None:
     """Write a native checkpoint's content as a folder, whole or not at all.
 
     `card`: the text of README.md.  UserError if `folder` holds something or cannot be written.
@@ -55,7 +55,7 @@ def write(content: dict[str, Any], folder: Path, card: str) -> None:
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_release(folder: Path) -> dict[str, Any]:
     """A folder's content as a native checkpoint's, verified by its checksums; UserError says what
     is missing or damaged."""
     sums = _sums(folder)

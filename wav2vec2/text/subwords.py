@@ -26,7 +26,7 @@ class SubwordModel:
             ) from None
 
     @classmethod
-    def read(cls, path: Path) -> "SubwordModel":
+    def from_file(cls, path: Path) -> "SubwordModel":
         """Read a .model file; UserError if it is missing or no model."""
         try:
             content = path.read_bytes()
@@ -45,7 +45,7 @@ class SubwordModel:
         ids = (i for i in range(len(model)) if not any(test(i) for test in special))
         return [model.id_to_piece(i) for i in ids]
 
-    def cut(self, words: str) -> str:
+    def encode(self, words: str) -> str:
         """A transcript as a label line: `HI YOU` -> `▁HI ▁YO U`.
 
         Characters the model has never seen stay as they are, for the dictionary to miss.

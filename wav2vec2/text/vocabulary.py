@@ -74,7 +74,7 @@ class Vocabulary:
         """Words -> label line: `HI YOU` -> `H I | Y O U |`; tokens stand for themselves."""
         if self.spelling is Spelling.LETTERS:
             return letters(words)
-        return self.subwords.cut(words) if self.subwords else " ".join(words.split())
+        return self.subwords.encode(words) if self.subwords else " ".join(words.split())
 
     def unknown(self, labels: str) -> list[str]:
         """The symbols of a label line that the dictionary lacks."""
@@ -110,7 +110,7 @@ class Vocabulary:
         return cls(parse_dictionary(text, source), spelling, subwords)
 
     @classmethod
-    def read(cls, path: str | Path) -> "Vocabulary":
+    def from_file(cls, path: str | Path) -> "Vocabulary":
         """Read `dict.<labels>.txt`, and `<labels>.model` beside it if its symbols are pieces.
 
         UserError if one is missing, a line does not parse, or the two do not belong together.
@@ -130,7 +130,7 @@ class Vocabulary:
         if spelling is not Spelling.PIECES:
             return cls(symbols, spelling)
         labels = path.name.removeprefix("dict.").removesuffix(".txt")
-        subwords = SubwordModel.read(path.with_name(f"{labels}.model"))
+        subwords = SubwordModel.from_file(path.with_name(f"{labels}.model"))
         differing = sorted(set(symbols) ^ set(subwords.pieces))
         if differing:
             raise UserError(

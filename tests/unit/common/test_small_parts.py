@@ -137,12 +137,12 @@ def run_code(body: str) -> subprocess.CompletedProcess:
 def test_out_of_memory(error, full):
     assert errors.out_of_memory(error) == full
     raised = errors.UserError if full else type(error)
-    with pytest.raises(raised), errors.telling_out_of_memory():
+    with pytest.raises(raised), errors.out_of_memory_as_user_error():
         raise error
 
 
 def test_reasons_that_speak_of_memory_stay_what_they_are():
-    with pytest.raises(errors.PeerLost), errors.telling_out_of_memory():
+    with pytest.raises(errors.PeerLost), errors.out_of_memory_as_user_error():
         raise errors.PeerLost("process 1 was killed: out of memory?")
 
 

@@ -29,7 +29,7 @@ def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
     script.write_text(
         "import json, os, pathlib, signal, subprocess, sys, threading, time, torch\n"
         "from common.runtime import distributed\n"
-        "from wav2vec2.cli.errors import UserError, leave, report, run_command\n"
+        "from wav2vec2.cli.errors import UserError, exit_process, report_error, run_command\n"
         "from common.training.metrics import Sums\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         f"{before.strip()}\n"
@@ -187,8 +187,8 @@ def test_a_wait_that_cannot_be_interrupted_ends_the_process(tmp_path):
 distributed.sum_over_ranks(torch.ones(1))
 def end(error):
     (out / "noted").write_text(str(error))
-    report(error)
-    leave(error)
+    report_error(error)
+    exit_process(error)
 if rank == 0:
     distributed._attendance.arrive()
     watched = (1.0, end, threading.Event())

@@ -56,7 +56,7 @@ def test_there_and_back(tmp_path, convert, make):
     for name, tensor in written["model"].items():
         assert torch.equal(tensor, given["model"][name]), name
     assert (tmp_path / "back" / "dict.ltr.txt").exists() == (make is fairseq_finetuned)
-    again = checkpoints.read(back)
+    again = checkpoints.read_checkpoint(back)
     expected = load_checkpoint(ours)
     assert {k: v for k, v in again.items() if k != "model"} == {
         k: v for k, v in expected.items() if k not in ("model", "format")
@@ -70,7 +70,7 @@ def test_to_a_hugging_face_folder_and_back(tmp_path, convert):
     folder, ours = tmp_path / "folder", tmp_path / "ours.pt"
     assert convert(tmp_path / "theirs.pt", folder, "--to", "huggingface")[0] == 0
     assert convert(folder, ours, "--to", "native")[0] == 0
-    first, second = checkpoints.read(tmp_path / "theirs.pt"), load_checkpoint(ours)
+    first, second = checkpoints.read_checkpoint(tmp_path / "theirs.pt"), load_checkpoint(ours)
     assert first["architecture"] == second["architecture"]
     assert all(torch.equal(t, second["model"][name]) for name, t in first["model"].items())
 
@@ -93,7 +93,7 @@ def test_to_a_graph(tmp_path, convert, to, name):
 
 def test_the_state_of_training_is_left_behind(tmp_path, convert):
     torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
-    content = checkpoints.read(tmp_path / "theirs.pt")
+    content = checkpoints.read_checkpoint(tmp_path / "theirs.pt")
     save_checkpoint(tmp_path / "run.pt", {**content, "optimizer": {"a": 1}, "update": 7})
     assert convert(tmp_path / "run.pt", tmp_path / "lean.pt", "--to", "native")[0] == 0
     lean = load_checkpoint(tmp_path / "lean.pt")
@@ -166,7 +166,7 @@ def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to
     """Nothing is written of one that is not whole, and whoever made it is told what it lacks."""
     torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
     (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
-    content = checkpoints.read(tmp_path / "theirs.pt")
+    content = checkpoints.read_checkpoint(tmp_path / "theirs.pt")
     save_checkpoint(tmp_path / "ours.pt", broken(content, how))
     (tmp_path / "out").mkdir()
     output = tmp_path / "out" / ("o.pt2" if to == "exported" else "o")

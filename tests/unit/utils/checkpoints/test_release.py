@@ -56,8 +56,8 @@ def released(tmp_path):
 def test_round_trip(released, make):
     content = make()
     folder = released(content)
-    found = checkpoints.read(folder)
-    expected = native.model_of(content)
+    found = checkpoints.read_checkpoint(folder)
+    expected = native.without_training_state(content)
     assert {**found, "model": None} == {**expected, "model": None}
     assert found["model"].keys() == expected["model"].keys()
     for name, tensor in expected["model"].items():
@@ -72,7 +72,9 @@ def test_a_sentencepiece_model_travels(released):
     content["sentencepiece"] = torch.frombuffer(bytearray(model), dtype=torch.uint8)
     folder = released(content)
     assert (folder / "sentencepiece.model").read_bytes() == model
-    assert torch.equal(checkpoints.read(folder)["sentencepiece"], content["sentencepiece"])
+    assert torch.equal(
+        checkpoints.read_checkpoint(folder)["sentencepiece"], content["sentencepiece"]
+    )
 
 
 def test_checksums_are_those_of_sha256sum(released):
@@ -94,27 +96,27 @@ def test_damage(released, name):
     data[-2] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(UserError, match=f"{name}: (damaged|not JSON)"):
-        checkpoints.read(folder)
+        checkpoints.read_checkpoint(folder)
 
 
 def test_missing_and_foreign_files(released, tmp_path):
     folder = released(recogniser())
     sums = (folder / "SHA256SUMS").read_text()
     (folder / "README.md").write_text("Licence: MIT")  # people may write here
-    checkpoints.read(folder)
+    checkpoints.read_checkpoint(folder)
     (tmp_path / "secret").write_text("x")
     digest = hashlib.sha256(b"x").hexdigest()
     for changed in (f"{sums}{digest}  ../secret\n", sums.replace("model.safetensors", "m"), "x"):
         (folder / "SHA256SUMS").write_text(changed)
         with pytest.raises(UserError, match="SHA256SUMS: does not list"):
-            checkpoints.read(folder)
+            checkpoints.read_checkpoint(folder)
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="SHA256SUMS: cannot be read"):
-        checkpoints.read(folder)
+        checkpoints.read_checkpoint(folder)
     (folder / "SHA256SUMS").write_text(sums)
     (folder / "dictionary.txt").unlink()
     with pytest.raises(UserError, match=r"dictionary.txt: cannot be read"):
-        checkpoints.read(folder)
+        checkpoints.read_checkpoint(folder)
 
 
 def test_model_card(released, tmp_path):

@@ -181,7 +181,7 @@ def test_table_becomes_a_data_set(table, tmp_path, monkeypatch, capsys):
     assert len(words) == 12
     assert words["s2_11"] == "HELLO NUMBER ELEVEN"
     assert (out / "my_valid.tsv").exists()
-    assert "|" in Vocabulary.read(out / "dict.ltr.txt").symbols
+    assert "|" in Vocabulary.from_file(out / "dict.ltr.txt").symbols
     assert "my_train.tsv" in capsys.readouterr().out
 
 

@@ -78,7 +78,7 @@ def test_what_is_written_reads_back(run, corpus, tmp_path):
     assert all(Path(u.path).is_file() for u in manifest.utterances)
     labels = read_labels(manifest, "ltr")
     assert labels["84-7-0001"] == "I T ' S |"
-    vocabulary = Vocabulary.read(tmp_path / "lists" / "dict.ltr.txt")
+    vocabulary = Vocabulary.from_file(tmp_path / "lists" / "dict.ltr.txt")
     assert not any(vocabulary.unknown(line) for line in labels.values())
 
 

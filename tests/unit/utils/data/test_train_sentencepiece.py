@@ -54,7 +54,7 @@ def test_labels_are_the_words_in_pieces(run, folder, kind):
         "spm.model",
         "dict.spm.txt",
     }
-    vocabulary = Vocabulary.read(folder / "dict.spm.txt")
+    vocabulary = Vocabulary.from_file(folder / "dict.spm.txt")
     assert vocabulary.spelling is Spelling.PIECES and len(vocabulary) == 12 + 4
     for subset, words in WORDS.items():
         labels = read_labels(read_manifest(folder, subset), "spm").values()

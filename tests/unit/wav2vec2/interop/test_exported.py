@@ -96,7 +96,7 @@ def test_an_archive_is_a_checkpoint(name, tmp_path):
     """Every weight comes back, though the graph may have no use for it (the mask vector)."""
     content, path = content_of(ARCHITECTURES[name]), tmp_path / "model.pt2"
     exported.write_exported(content, path)
-    again = checkpoints.read(path)
+    again = checkpoints.read_checkpoint(path)
     weights, expected = again.pop("model"), content["model"]
     assert again == {name: value for name, value in content.items() if name != "model"}
     assert weights.keys() == expected.keys()
@@ -167,7 +167,7 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
             changes = {}
         rewritten(path, {**changes, CONFIG: json.dumps(config)})
     with pytest.raises(UserError, match=message):
-        checkpoints.read(path)
+        checkpoints.read_checkpoint(path)
     assert not trap.exists()
     if case == "a trap":  # which a careless reader would have sprung
         with suppress(Exception):

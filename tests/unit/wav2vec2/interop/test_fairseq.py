@@ -53,7 +53,7 @@ def save(tmp_path):
 @pytest.mark.parametrize("layout", ["cfg", "args"])
 @pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE, NO_PROJECTION])
 def test_pretrained(save, sizes, layout):
-    content = checkpoints.read(save(fairseq_pretrained(sizes, layout, normalize=True)))
+    content = checkpoints.read_checkpoint(save(fairseq_pretrained(sizes, layout, normalize=True)))
     found = native.architecture_of(content, "c")
     assert found.conv_layers == sizes.conv and found.normalize_input
     assert (found.extractor_norm == "layer") == found.norm_first == sizes.layer_norm
@@ -72,7 +72,7 @@ def count(shapes):
 def test_every_weight_is_where_it_belongs(save):
     """Name by name, so that no two of one shape are exchanged."""
     given = fairseq_pretrained(LARGE_LIKE)
-    read = checkpoints.read(save(given))["model"]
+    read = checkpoints.read_checkpoint(save(given))["model"]
     theirs = given["model"]
     for ours, name in [
         ("wav2vec2.mask_emb", "mask_emb"),
@@ -133,7 +133,7 @@ def test_sizes_of_published_models():
 @pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE])
 def test_finetuned(save, sizes, layout):
     path = save(fairseq_finetuned(sizes, layout, normalize=True), dictionary=DICTIONARY)
-    content = checkpoints.read(path)
+    content = checkpoints.read_checkpoint(path)
     model, vocabulary = native.load_ctc(content, "c")
     assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", *SYMBOLS)
     assert content["labels"] == "ltr" and content["architecture"]["normalize_input"]
@@ -146,7 +146,7 @@ def test_a_flat_configuration_nested_in_a_new_one(save):
     """Files of late 2020: `cfg` outside, the older Namespace inside."""
     content = fairseq_finetuned(BASE_LIKE)
     content["cfg"]["model"]["w2v_args"] = fairseq_pretrained(BASE_LIKE, "args")["args"]
-    assert load(checkpoints.read(save(content, dictionary=DICTIONARY)))
+    assert load(checkpoints.read_checkpoint(save(content, dictionary=DICTIONARY)))
 
 
 def test_other_spellings_and_half_precision(save):
@@ -157,18 +157,18 @@ def test_other_spellings_and_half_precision(save):
     }
     new["model"] = {renamed.get(name, name): tensor for name, tensor in new["model"].items()}
     usual = fairseq_pretrained(BASE_LIKE, dtype=torch.float16)
-    read = [checkpoints.read(save(content))["model"] for content in (new, usual)]
+    read = [checkpoints.read_checkpoint(save(content))["model"] for content in (new, usual)]
     assert read[0].keys() == read[1].keys()
     for name, tensor in read[0].items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, read[1][name])
     new["model"] |= usual["model"]
     with pytest.raises(UserError, match=r"holds encoder\.pos_conv\.0\.weight_g twice"):
-        checkpoints.read(save(new))
+        checkpoints.read_checkpoint(save(new))
 
 
 def test_files_of_older_torch(save):
     path = save(fairseq_pretrained(BASE_LIKE, "args"), _use_new_zipfile_serialization=False)
-    assert load(checkpoints.read(path))
+    assert load(checkpoints.read_checkpoint(path))
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "ctc"])
@@ -179,7 +179,7 @@ def test_unmatched_keys_abort_with_their_list(save, kind):
         content = make(BASE_LIKE)
         del content["model"][name]
         with pytest.raises(UserError) as raised:
-            checkpoints.read(save(content, dictionary=DICTIONARY))
+            checkpoints.read_checkpoint(save(content, dictionary=DICTIONARY))
         assert name.removeprefix(prefix) in str(raised.value), name
 
     content = make(BASE_LIKE)
@@ -187,7 +187,7 @@ def test_unmatched_keys_abort_with_their_list(save, kind):
     del content["model"][f"{prefix}mask_emb"], content["model"][f"{prefix}layer_norm.bias"]
     content["model"][f"{prefix}mask_emb"] = torch.ones(16)
     with pytest.raises(UserError) as raised:
-        checkpoints.read(save(content, dictionary=DICTIONARY))
+        checkpoints.read_checkpoint(save(content, dictionary=DICTIONARY))
     for part in (f"lacks {prefix}layer_norm.bias", "decoder.one is unknown", "decoder.two"):
         assert part in str(raised.value)
 
@@ -197,7 +197,7 @@ def test_wrong_shapes_and_no_tensors(save):
     content["model"]["layer_norm.bias"] = torch.ones(5)
     content["model"]["layer_norm.weight"] = "text"
     with pytest.raises(UserError) as raised:
-        checkpoints.read(save(content))
+        checkpoints.read_checkpoint(save(content))
     assert "layer_norm.bias is (5,) instead of (12,)" in str(raised.value)
     assert "layer_norm.weight is None instead of (12,)" in str(raised.value)
 
@@ -219,11 +219,11 @@ def test_a_configuration_that_does_not_say_enough(save, section, name, value, me
     content = fairseq_pretrained(BASE_LIKE)
     content["cfg"][section][name] = value
     with pytest.raises(UserError, match=message):
-        checkpoints.read(save(content))
+        checkpoints.read_checkpoint(save(content))
     if value is None:
         del content["cfg"][section][name]
         with pytest.raises(UserError, match="its configuration lacks it"):
-            checkpoints.read(save(content))
+            checkpoints.read_checkpoint(save(content))
 
 
 def test_conv_layers():
@@ -239,18 +239,18 @@ def test_dictionaries(save, tmp_path):
     content = fairseq_finetuned(BASE_LIKE)
     path = save(content)
     with pytest.raises(UserError, match=r"8 units\) without its dictionary.* as dict\.ltr\.txt"):
-        checkpoints.read(path)
+        checkpoints.read_checkpoint(path)
     given = tmp_path / "symbols.txt"
     given.write_text(DICTIONARY)
-    assert checkpoints.read(path, given)["dictionary"].split() == SYMBOLS
+    assert checkpoints.read_checkpoint(path, given)["dictionary"].split() == SYMBOLS
     given.write_text(DICTIONARY + "X 1\n")
     with pytest.raises(UserError, match=r"symbols\.txt: 9 symbols.* has 8"):
-        checkpoints.read(path, given)
+        checkpoints.read_checkpoint(path, given)
     with pytest.raises(UserError, match="dictionary cannot be read"):
-        checkpoints.read(path, tmp_path / "gone.txt")
+        checkpoints.read_checkpoint(path, tmp_path / "gone.txt")
     (tmp_path / "dict.ltr.txt").write_text("| 1\n")
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: 5 symbols"):
-        checkpoints.read(path)
+        checkpoints.read_checkpoint(path)
 
 
 class Dictionary:
@@ -272,15 +272,15 @@ def test_a_dictionary_in_the_file(save, tmp_path, monkeypatch):
         "target_dictionary": Dictionary(["<s>", "<pad>", "</s>", "<unk>", *SYMBOLS])
     }
     (tmp_path / "dict.ltr.txt").write_text("| 1\n")
-    assert checkpoints.read(save(content))["dictionary"].split() == SYMBOLS
+    assert checkpoints.read_checkpoint(save(content))["dictionary"].split() == SYMBOLS
     content["task_state"] = {"target_dictionary": Dictionary(["<pad>", *SYMBOLS])}
     with pytest.raises(UserError, match="does not begin with <s> <pad>"):
-        checkpoints.read(save(content))
+        checkpoints.read_checkpoint(save(content))
     content["task_state"] = {
         "target_dictionary": Dictionary(["<s>", "<pad>", "</s>", "<unk>", 5, "a b c", "", "D"])
     }
     with pytest.raises(UserError, match=r"\(dictionary\):2: expected 'symbol count'"):
-        checkpoints.read(save(content))
+        checkpoints.read_checkpoint(save(content))
 
 
 def test_labels_name_no_other_place(save, tmp_path):
@@ -288,18 +288,18 @@ def test_labels_name_no_other_place(save, tmp_path):
         content = fairseq_finetuned(BASE_LIKE)
         content["cfg"]["task"]["labels"] = labels
         with pytest.raises(UserError, match=rf"beside it as {name}"):
-            checkpoints.read(save(content))
+            checkpoints.read_checkpoint(save(content))
 
 
 @pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE, NO_PROJECTION])
 @pytest.mark.parametrize("make", [fairseq_pretrained, fairseq_finetuned])
 def test_what_is_written_is_what_was_read(save, tmp_path, sizes, make):
     given = make(sizes, normalize=True)
-    content = checkpoints.read(save(given, dictionary=DICTIONARY))
-    written = fairseq.write(content, tmp_path)
+    content = checkpoints.read_checkpoint(save(given, dictionary=DICTIONARY))
+    written = fairseq.write_fairseq(content, tmp_path)
     assert written["model"].keys() == given["model"].keys()
     assert all(torch.equal(t, given["model"][name]) for name, t in written["model"].items())
-    again = checkpoints.read(save(written))
+    again = checkpoints.read_checkpoint(save(written))
     assert again.keys() == content.keys() and again["architecture"] == content["architecture"]
     assert all(torch.equal(t, content["model"][name]) for name, t in again["model"].items())
 
@@ -307,7 +307,7 @@ def test_what_is_written_is_what_was_read(save, tmp_path, sizes, make):
 def test_an_hourglass_cannot_be_written(tmp_path):
     architecture = {**BASE.to_dict(), "hourglass": {"pre": 2, "middle": 8, "factor": 4, "post": 2}}
     with pytest.raises(UserError, match="fairseq has none"):
-        fairseq.write({"kind": "pretraining", "architecture": architecture}, tmp_path)
+        fairseq.write_fairseq({"kind": "pretraining", "architecture": architecture}, tmp_path)
 
 
 def test_neither(save, tmp_path):
@@ -318,17 +318,17 @@ def test_neither(save, tmp_path):
         {"model": torch.ones(1), "args": 1},
     ):
         with pytest.raises(UserError, match="not a checkpoint of this repository, of fairseq"):
-            checkpoints.read(save(content))
+            checkpoints.read_checkpoint(save(content))
     with pytest.raises(UserError, match=r"a folder without config\.json"):
-        checkpoints.read(tmp_path)
+        checkpoints.read_checkpoint(tmp_path)
     with pytest.raises(UserError, match="no such checkpoint"):
-        checkpoints.read(tmp_path / "gone.pt")
+        checkpoints.read_checkpoint(tmp_path / "gone.pt")
     with pytest.raises(UserError, match="has no sections model and task"):
-        checkpoints.read(save({"model": {}, "cfg": {"model": 1}}))
+        checkpoints.read_checkpoint(save({"model": {}, "cfg": {"model": 1}}))
     with pytest.raises(UserError, match="lacks mask_emb; not a wav2vec 2.0 model"):
         other = fairseq_pretrained(BASE_LIKE)
-        checkpoints.read(save({**other, "model": {"encoder.embed": torch.ones(1)}}))
+        checkpoints.read_checkpoint(save({**other, "model": {"encoder.embed": torch.ones(1)}}))
     nested = fairseq_finetuned(BASE_LIKE)
     nested["cfg"]["model"]["w2v_args"] = None
     with pytest.raises(UserError, match=r"what model was fine-tuned \(w2v_args\)"):
-        checkpoints.read(save(nested))
+        checkpoints.read_checkpoint(save(nested))

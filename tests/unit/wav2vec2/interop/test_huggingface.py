@@ -51,14 +51,14 @@ def ctc_content(architecture=TINY, vocabulary=VOCABULARY) -> dict:
 @pytest.fixture
 def pretrained(tmp_path):
     """A good folder of a pre-training model, to be spoilt."""
-    huggingface.write(pretraining_content(), tmp_path / "model")
+    huggingface.write_huggingface(pretraining_content(), tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
 def recogniser(tmp_path):
     """A good folder of a recogniser, to be spoilt."""
-    huggingface.write(ctc_content(), tmp_path / "model")
+    huggingface.write_huggingface(ctc_content(), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -74,7 +74,7 @@ def change_weights(folder, edit) -> None:
 
 def refused(folder, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        huggingface.read(folder)
+        huggingface.read_huggingface(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -152,12 +152,18 @@ def test_no_preprocessor(pretrained):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_normalisation_is_carried(tmp_path, normalize):
     architecture = replace(TINY, normalize_input=normalize)
-    huggingface.write(pretraining_content(architecture), tmp_path / "model")
-    assert huggingface.read(tmp_path / "model")["architecture"]["normalize_input"] == normalize
+    huggingface.write_huggingface(pretraining_content(architecture), tmp_path / "model")
+    assert (
+        huggingface.read_huggingface(tmp_path / "model")["architecture"]["normalize_input"]
+        == normalize
+    )
     (tmp_path / "model" / "processor_config.json").write_text(
         json.dumps({"feature_extractor": {"do_normalize": not normalize}})
     )
-    assert huggingface.read(tmp_path / "model")["architecture"]["normalize_input"] != normalize
+    assert (
+        huggingface.read_huggingface(tmp_path / "model")["architecture"]["normalize_input"]
+        != normalize
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
@@ -245,7 +251,7 @@ def test_shard_without_its_tensor_or_missing(pretrained):
 
 def test_pickled_shards(pretrained):
     """Of the older format, as the larger published models have it."""
-    expected = huggingface.read(pretrained)
+    expected = huggingface.read_huggingface(pretrained)
     tensors = list(load_file(pretrained / "model.safetensors").items())
     (pretrained / "model.safetensors").unlink()
     torch.save(dict(tensors[::2]), pretrained / "a.bin")
@@ -253,7 +259,7 @@ def test_pickled_shards(pretrained):
     places = {name: "ab"[i % 2] + ".bin" for i, (name, _) in enumerate(tensors)}
     index = pretrained / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"weight_map": places}))
-    found = huggingface.read(pretrained)
+    found = huggingface.read_huggingface(pretrained)
     for name, tensor in expected["model"].items():
         assert torch.equal(tensor, found["model"][name])
 
@@ -287,8 +293,8 @@ def test_sizes_are_verified(pretrained, key, value):
 
 def test_projection_between_equal_widths(tmp_path):
     folder = tmp_path / "model"
-    huggingface.write(pretraining_content(replace(TINY, dim=8)), folder)
-    huggingface.read(folder)
+    huggingface.write_huggingface(pretraining_content(replace(TINY, dim=8)), folder)
+    huggingface.read_huggingface(folder)
     name = "wav2vec2.feature_projection.projection.weight"
     change_weights(folder, lambda t: t.update({name: t[name] + 0.1}))
     refused(folder, "hidden_size 8 is also the last of conv_dim")
@@ -296,13 +302,13 @@ def test_projection_between_equal_widths(tmp_path):
 
 def test_recogniser_without_a_mask_vector(recogniser, capsys):
     change_weights(recogniser, lambda t: t.pop("wav2vec2.masked_spec_embed"))
-    model, _ = native.load_ctc(huggingface.read(recogniser), "test")
+    model, _ = native.load_ctc(huggingface.read_huggingface(recogniser), "test")
     assert not model.wav2vec2.mask_emb.any()
     assert "masked_spec_embed" in capsys.readouterr().err
 
 
 def read_dictionary(folder) -> Vocabulary:
-    return native.load_ctc(huggingface.read(folder), "test")[1]
+    return native.load_ctc(huggingface.read_huggingface(folder), "test")[1]
 
 
 IDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "A": 6, "B": 7}
@@ -379,7 +385,7 @@ def test_rows_follow_their_tokens(recogniser):
         word_delimiter_token=" ",
     )
     change(recogniser / "config.json", pad_token_id=7)
-    content = huggingface.read(recogniser)
+    content = huggingface.read_huggingface(recogniser)
     model, vocabulary = native.load_ctc(content, "test")
     assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", *"ab|cde")
     assert torch.equal(
@@ -404,7 +410,7 @@ def test_tokens_added_beside_the_vocabulary(recogniser):
     (recogniser / "added_tokens.json").write_text(json.dumps({"<s>": 7, "</s>": 8}))
     (recogniser / "tokenizer_config.json").unlink()
     change(recogniser / "special_tokens_map.json", pad_token="[PAD]", unk_token="[UNK]")
-    content = huggingface.read(recogniser)
+    content = huggingface.read_huggingface(recogniser)
     assert read_dictionary(recogniser).symbols[4:] == (*"|EABO",)
     assert content["model"]["proj.bias"][2] == huggingface.NEVER  # </s>
     assert content["model"]["proj.bias"][1] != huggingface.NEVER  # <s>, our <pad>
@@ -413,21 +419,21 @@ def test_tokens_added_beside_the_vocabulary(recogniser):
 def test_hourglass_is_not_written(tmp_path):
     architecture = replace(TINY, layers=3, hourglass=Hourglass(1, 1, 2, 1))
     with pytest.raises(UserError, match=re.escape("no hourglass encoder like this model's [1,(1")):
-        huggingface.write(ctc_content(architecture), tmp_path / "model")
+        huggingface.write_huggingface(ctc_content(architecture), tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 def test_sentencepiece_is_not_written(tmp_path):
     vocabulary = Vocabulary(["▁HI", "▁YO", "U"], Spelling.PIECES)
     with pytest.raises(UserError, match="no CTC tokenizer for sentencepiece"):
-        huggingface.write(ctc_content(TINY, vocabulary), tmp_path / "model")
+        huggingface.write_huggingface(ctc_content(TINY, vocabulary), tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_model_are_not_written(tmp_path):
     content = {**pretraining_content(), **native.pretraining_content(LARGE)}
     with pytest.raises(UserError, match="by its configuration it should be|missing"):
-        huggingface.write(content, tmp_path / "model")
+        huggingface.write_huggingface(content, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
@@ -435,10 +441,10 @@ def test_nothing_is_written_over(recogniser, tmp_path):
     before = sorted(path.stat().st_mtime_ns for path in recogniser.iterdir())
     for target in (recogniser, recogniser / "config.json"):
         with pytest.raises(UserError, match="exists already"):
-            huggingface.write(ctc_content(), target)
+            huggingface.write_huggingface(ctc_content(), target)
     assert sorted(path.stat().st_mtime_ns for path in recogniser.iterdir()) == before
     (tmp_path / "empty").mkdir()
-    huggingface.write(ctc_content(), tmp_path / "empty")
+    huggingface.write_huggingface(ctc_content(), tmp_path / "empty")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"]
 
 
@@ -448,11 +454,11 @@ def test_half_a_folder_is_never_seen(tmp_path, monkeypatch):
 
     monkeypatch.setattr("wav2vec2.interop.huggingface_files.safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="model: cannot be written .No space left on device"):
-        huggingface.write(ctc_content(), tmp_path / "model")
+        huggingface.write_huggingface(ctc_content(), tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
 def test_into_a_file(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .Not a directory"):
-        huggingface.write(ctc_content(), tmp_path / "file" / "model")
+        huggingface.write_huggingface(ctc_content(), tmp_path / "file" / "model")

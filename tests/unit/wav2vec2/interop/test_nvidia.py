@@ -23,7 +23,7 @@ ALL = [PLAIN, LARGE_LIKE, NAIVE, LINEAR, EMPTY_ENDS]
 def read(tmp_path):
     def read(content, dictionary=None):
         torch.save(content, tmp_path / "n.pt")
-        return checkpoints.read(tmp_path / "n.pt", dictionary)
+        return checkpoints.read_checkpoint(tmp_path / "n.pt", dictionary)
 
     return read
 

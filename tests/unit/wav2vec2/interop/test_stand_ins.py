@@ -55,7 +55,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, attack, options)
     for content in ({"model": {}, "args": attack}, {"format": 1, "x": attack}, attack):
         torch.save(content, "evil.pt", **options)
         with pytest.raises(UserError, match=r"evil\.pt: not a checkpoint this version reads"):
-            checkpoints.read("evil.pt")
+            checkpoints.read_checkpoint("evil.pt")
         with pytest.raises(UserError, match=r"evil\.pt"):
             load_checkpoint("evil.pt")
     assert not (tmp_path / "pwned").exists()
@@ -64,10 +64,10 @@ def test_code_in_a_checkpoint_never_runs(tmp_path, monkeypatch, attack, options)
 def test_the_refused_class_is_named(tmp_path):
     torch.save({"model": Call(shutil.rmtree, "x")}, tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"it asks for shutil\.rmtree"):
-        checkpoints.read(tmp_path / "c.pt")
+        checkpoints.read_checkpoint(tmp_path / "c.pt")
     torch.save({"model": Call(eval, "x")}, tmp_path / "c.pt")
     with pytest.raises(UserError, match=r"it asks for eval,"):
-        checkpoints.read(tmp_path / "c.pt")
+        checkpoints.read_checkpoint(tmp_path / "c.pt")
 
 
 def raw_pickle(code: bytes) -> bytes:
@@ -101,7 +101,7 @@ def test_crafted_opcodes(tmp_path, monkeypatch, code):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pt").write_bytes(raw_pickle(code))
     with pytest.raises(UserError, match=r"evil\.pt"):
-        checkpoints.read("evil.pt")
+        checkpoints.read_checkpoint("evil.pt")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -191,4 +191,4 @@ def test_a_configuration_that_holds_itself_is_refused(tmp_path):
     circular["args"] = circular
     torch.save(circular, tmp_path / "c.pt")
     with pytest.raises(UserError, match="damaged"):
-        checkpoints.read(tmp_path / "c.pt")
+        checkpoints.read_checkpoint(tmp_path / "c.pt")

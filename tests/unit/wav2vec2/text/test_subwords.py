@@ -27,7 +27,7 @@ def test_pieces_are_without_special_symbols():
 
 def test_cut_keeps_every_character():
     model = learn(["AN BE AN", "BE"], 6)
-    line = model.cut(" AN  BÉ\u00a0EN ")
+    line = model.encode(" AN  BÉ\u00a0EN ")
     assert line.startswith("▁A") and "É" in line.split()
     assert line.replace(" ", "").replace("▁", " ").strip() == "AN BÉ EN"
 

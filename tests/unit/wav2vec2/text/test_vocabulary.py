@@ -70,9 +70,9 @@ def pieces(tmp_path):
 
 
 def test_pieces_are_read_with_their_model(tmp_path):
-    vocabulary = Vocabulary.read(pieces(tmp_path))
+    vocabulary = Vocabulary.from_file(pieces(tmp_path))
     assert vocabulary.spelling is Spelling.PIECES
-    line = vocabulary.subwords.cut("AN  BE")
+    line = vocabulary.subwords.encode("AN  BE")
     assert UNKNOWN not in vocabulary.encode(line)
     assert vocabulary.words(line.split()) == "AN BE"
 
@@ -81,23 +81,23 @@ def test_pieces_without_their_model(tmp_path):
     path = pieces(tmp_path)
     (tmp_path / "spm.model").unlink()
     with pytest.raises(UserError, match=r"spm\.model: .* cannot be read .*train_sentencepiece"):
-        Vocabulary.read(path)
+        Vocabulary.from_file(path)
     (tmp_path / "spm.model").write_bytes(b"noise")
     with pytest.raises(UserError, match=r"spm\.model: not a sentencepiece model"):
-        Vocabulary.read(path)
+        Vocabulary.from_file(path)
 
 
 def test_pieces_of_another_model(tmp_path):
     path = pieces(tmp_path)
     (tmp_path / "spm.model").write_bytes(learn(["ON"], vocab_size=3).content)
     with pytest.raises(UserError, match=r"dict\.spm\.txt: does not list the pieces of spm\.model"):
-        Vocabulary.read(path)
+        Vocabulary.from_file(path)
 
 
 def test_dictionary_round_trip(tmp_path):
     write_dictionary(tmp_path / "dict.ltr.txt", ["B A | A |", "A |"])
     assert (tmp_path / "dict.ltr.txt").read_text() == "A 3\n| 3\nB 1\n"
-    vocabulary = Vocabulary.read(tmp_path / "dict.ltr.txt")
+    vocabulary = Vocabulary.from_file(tmp_path / "dict.ltr.txt")
     assert vocabulary.symbols[4:] == ("A", "|", "B")
     assert Vocabulary.from_text(vocabulary.to_text()).symbols == vocabulary.symbols
 
@@ -116,15 +116,15 @@ def test_bad_dictionaries(tmp_path, text, message):
     path = tmp_path / "dict.ltr.txt"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        Vocabulary.read(path)
+        Vocabulary.from_file(path)
 
 
 def test_missing_dictionary(tmp_path):
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: dictionary cannot be read"):
-        Vocabulary.read(tmp_path / "dict.ltr.txt")
+        Vocabulary.from_file(tmp_path / "dict.ltr.txt")
     (tmp_path / "dict.ltr.txt").write_bytes(b"\xff 1\n")
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: .*\(not UTF-8 text\)"):
-        Vocabulary.read(tmp_path / "dict.ltr.txt")
+        Vocabulary.from_file(tmp_path / "dict.ltr.txt")
 
 
 def test_counts_and_blank_lines_are_optional():
