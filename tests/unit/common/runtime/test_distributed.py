@@ -269,7 +269,7 @@ def test_a_slow_process_is_waited_for(tmp_path):
         tmp_path,
         """
 distributed.sum_over_ranks(torch.ones(1))
-watched = (1.5, leave, threading.Event())
+watched = (1.5, exit_process, threading.Event())
 threading.Thread(target=distributed._attendance.watch, args=watched, daemon=True).start()
 time.sleep(4)
 distributed.sum_over_ranks(torch.ones(1))
