@@ -57,7 +57,7 @@ corpus() {
 
 pretrain_mini() {
     OUTPUT_DIR=$OUTPUT_DIR/pretrain LOG_FREQUENCY=50 launch pretrain \
-        --model mini --hourglass "$HOURGLASS_CONFIG" \
+        --model mini --hourglass_config "$HOURGLASS_CONFIG" \
         --max_tokens "$PRETRAIN_MAX_TOKENS" "${geometry[@]}" \
         --min_sample_size 8000 --max_sample_size 48000 --mask_span 5 \
         --dropout 0 --dropout_input 0 --dropout_features 0 --attention_dropout 0 --layerdrop 0 \

@@ -1,6 +1,6 @@
-"""Filelists -> batches: what the tasks share."""
+"""From filelists to batches: what both tasks share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
-from common.data.dataset import UtteranceDataset
+from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import distributed
 from common.runtime.randomness import torch_generator
 from common.training.checkpoint import ResumePoint
-from tasks.mixture import Mixture
+from tasks.mixture import Mixture, read_manifests
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
 from wav2vec2.files.torch_file import weights_digest
-from wav2vec2.inference.batches import AudioBatch, load_batches
+from wav2vec2.inference.batches import load_batches
 
 LN2 = 0.6931471805599453
 """Reported losses are in bits."""
@@ -35,9 +35,9 @@ class DataOptions:
     train_subset: tuple[str, ...] = ("train-full-960",)
     """Filelist to train on, without .tsv; several are mixed."""
     train_weights: tuple[float, ...] = ()
-    """Of several training filelists, each one's share of the audio; none: see --train_alpha."""
+    """Each training filelist's share of the audio; none: see --train_alpha."""
     train_alpha: float = 1.0
-    """Without weights, shares are in proportion to hours^alpha: 1 as they are, 0 all the same."""
+    """Without weights, shares are in proportion to hours^alpha; 1: to hours, 0: equal shares."""
     valid_subset: tuple[str, ...] = ("dev-other",)
     """Filelist to validate on, without .tsv; several are also reported apart."""
     max_tokens: int = 1_400_000
@@ -45,13 +45,13 @@ class DataOptions:
     num_concat_batches: int = 8
     """Sub-batches that run through the model as one batch, without changing the recipe."""
     update_freq: int = 1
-    """Batches each process accumulates before an update."""
+    """Batches that each process accumulates before an update."""
     batches_per_update: int = 64
-    """The recipe's product of processes, concatenated and accumulated sub-batches; 0: any."""
+    """Sub-batches per update over all processes, the recipe's effective batch size; 0: any."""
     strict_geometry: bool = False
-    """Refuse another product than the recipe's, instead of warning."""
+    """Refuse another effective batch size than the recipe's, instead of warning."""
     auto_geometry: bool = False
-    """Choose --update_freq so that the product is the recipe's."""
+    """Choose --update_freq so that the effective batch size is the recipe's."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "num_concat_batches", "update_freq"):
@@ -66,7 +66,7 @@ class DataOptions:
         if self.batches_per_update < 0:
             raise UserError(f"--batches_per_update {self.batches_per_update}: must be at least 0")
         if self.auto_geometry and not self.batches_per_update:
-            raise UserError("--auto_geometry: needs --batches_per_update, the product to reach")
+            raise UserError("--auto_geometry: needs --batches_per_update, the size to reach")
 
     def geometry(self) -> Geometry:
         """How the processes there are share an update."""
@@ -78,7 +78,7 @@ class DataOptions:
                 raise UserError(
                     f"--auto_geometry: {processes} processes x {concat} concatenated batches "
                     f"(NUM_GPUS, NUM_CONCAT_BATCHES) do not divide the recipe's {wanted} batches "
-                    "an update; change one of them"
+                    "per update; change one of them"
                 )
         geometry = Geometry(processes, concat, accumulate)
         if self.strict_geometry and wanted not in (0, geometry.product):
@@ -86,20 +86,20 @@ class DataOptions:
         return geometry
 
     def off_recipe(self, geometry: Geometry) -> str:
-        """What to say about a product that is not the recipe's."""
+        """The message about an effective batch size that is not the recipe's."""
         wanted = self.batches_per_update
         accumulate, rest = divmod(wanted, geometry.ranks * geometry.concat)
-        way = f"UPDATE_FREQ={accumulate} restores it"
+        fix = f"UPDATE_FREQ={accumulate} restores it"
         if rest or not accumulate:
-            way = "change NUM_GPUS, NUM_CONCAT_BATCHES or UPDATE_FREQ"
+            fix = "change NUM_GPUS, NUM_CONCAT_BATCHES or UPDATE_FREQ"
         return (
-            f"{geometry.product} batches an update ({geometry}), the recipe has {wanted}: {way}, "
+            f"{geometry.product} batches per update ({geometry}), the recipe has {wanted}: {fix}, "
             "or set BATCHES_PER_UPDATE if another recipe is meant"
         )
 
 
 def filter_utterances(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utterance]:
-    """The utterances to keep; says how many were left out and why."""
+    """The utterances to keep; prints how many are skipped and why."""
     kept = [u for u, k in zip(manifest.utterances, keep) if k]
     if len(kept) < len(manifest):
         notice(f"{manifest.path}: {len(manifest) - len(kept)} of {len(manifest)} utterances {why}")
@@ -108,13 +108,27 @@ def filter_utterances(manifest: Manifest, keep: Sequence[bool], why: str) -> lis
     return kept
 
 
+def read_corpora(
+    flag: str,
+    data: DataOptions,
+    subsets: Sequence[str],
+    keep: Callable[[Utterance], bool],
+    why: str,
+) -> dict[str, list[Utterance]]:
+    """The utterances to `keep` of each filelist that `flag` names; `why`: others are skipped."""
+    return {
+        name: filter_utterances(manifest, [keep(u) for u in manifest.utterances], why)
+        for name, manifest in read_manifests(flag, data.dataset_dir, subsets).items()
+    }
+
+
 def validation_batches(
     dataset: UtteranceDataset, max_tokens: int, workers: int, device: torch.device
-) -> Iterator[AudioBatch]:
+) -> Iterator[TrainingBatch]:
     """This process' share of the validation set: every utterance once, each its own sub-batch.
 
-    With one row a sub-batch, an utterance's draws depend on its number in the filelist alone, not
-    on its companions, so results do not depend on batch size or the number of processes.
+    With one row per sub-batch, an utterance's draws depend on its number in the filelist only, so
+    results do not depend on the batch size or the number of processes.
     """
     lengths = [min(u.samples, dataset.max_samples or u.samples) for u in dataset.utterances]
     batches = token_budget_batches(lengths, max(max_tokens, max(lengths)), seed=0)
@@ -141,7 +155,7 @@ def plan_batches(
     *,
     cropping: bool,
 ) -> tuple[Mixture, BatchPlan]:
-    """The training batches; says what an epoch holds and what is lost.
+    """The training batches; prints what an epoch holds and what is lost.
 
     `lengths`: samples of each utterance as batched, corpus after corpus.
     """
@@ -158,7 +172,7 @@ def plan_batches(
         raise UserError(
             f"--train_subset {mixture.names[number]}: its audio does not fill "
             f"{data.num_concat_batches} batches of --max_tokens {data.max_tokens}, which run as "
-            "one; lower --num_concat_batches or --max_tokens, or leave it out"
+            "one; lower --num_concat_batches or --max_tokens, or remove it"
         )
     utterances = [u for corpus in corpora.values() for u in corpus]
     hours = sum(mixture.hours)
@@ -168,11 +182,12 @@ def plan_batches(
     if wanted not in (0, product):
         batch = hours / plan.batches
         notice(
-            f"warning: another recipe: {data.off_recipe(plan.geometry)} "
-            f"({product * batch:.3f} h of audio an update, the recipe {wanted * batch:.3f} h)"
+            "warning: effective batch size differs from the recipe: "
+            f"{data.off_recipe(plan.geometry)} ({product * batch:.3f} h of audio per update, "
+            f"the recipe {wanted * batch:.3f} h)"
         )
     text = (
-        f"{len(utterances)} utterances, {hours:.2f} h; {plan.updates_per_epoch} updates an epoch "
+        f"{len(utterances)} utterances, {hours:.2f} h; {plan.updates_per_epoch} updates per epoch "
         f"of {plan.geometry.product} batches ({plan.geometry}), {plan.dropped_batches} of "
         f"{plan.batches} batches dropped at its end"
     )
@@ -200,7 +215,7 @@ def recipe_of(
 ) -> dict[str, Any]:
     """What defines a training, in plain types: a resumed run must agree with all of it.
 
-    `choices`: the other option objects.  How the product of the geometry is spread over processes
+    `choices`: the other groups of options.  How the effective batch size is spread over processes
     and accumulation is not part of it, nor is where the data lie.
     """
     recipe = {
@@ -220,14 +235,14 @@ def recipe_of(
     return recipe
 
 
-def starting_digest(path: str, saved: ResumePoint | None, name: str) -> str | None:
-    """What the recipe says of the weights a training started from: their content, not their place.
+def digest_of_start(path: str, resume_from: ResumePoint | None, name: str) -> str | None:
+    """The digest of the weights that a training starts from: their content, not their place.
 
-    A run that is continued needs them no more; where they are gone, its own word is taken.
+    A resumed run does not need them; where they are gone, its checkpoint's own entry is taken.
     """
-    if saved is None or Path(path).exists():
+    if resume_from is None or Path(path).exists():
         return weights_digest(path)
-    return saved.content.get("recipe", {}).get(name)
+    return resume_from.content.get("recipe", {}).get(name)
 
 
 def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:

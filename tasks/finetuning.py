@@ -10,37 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.data.dataset import Draws, UtteranceDataset
+from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import randomness
 from common.training.checkpoint import ResumePoint
-from common.training.metrics import Sums
-from common.training.step import MicroBatchResult
+from common.training.meter import Sums, Totals
+from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
 from tasks.data import (
     LN2,
     DataOptions,
+    digest_of_start,
     draw_layers,
     filter_utterances,
     plan_batches,
     recipe_of,
-    starting_digest,
     validation_batches,
 )
 from tasks.mixture import add_apart, read_manifests, report_apart
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import Masking, Regularisation
+from wav2vec2.config import Architecture, ChannelMasking, Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
+from wav2vec2.decoding.alignment import frames_needed
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.filelists import Manifest, Utterance, read_labels
 from wav2vec2.files.torch_file import digest
-from wav2vec2.inference.batches import AudioBatch
 from wav2vec2.inference.recognition import Score, recognise
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
 from wav2vec2.text.error_rate import ErrorCounts
 from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
+
+EXAMPLES = 3
+"""Hypothesis and reference pairs that a validation prints."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +55,46 @@ class FinetuneOptions:
     architecture, hourglass included, is kept."""
     labels: str = "ltr"
     """Extension of the label files; the dictionary is dict.<labels>.txt."""
+    final_dropout: float = 0.0
+    """Dropout probability before the output layer."""
     freeze_finetune_updates: int = 0
     """First updates in which only the output layer learns."""
-    hourglass: str | None = None
+    hourglass_config: str | None = None
     """If given, the checkpoint's hourglass must be this one ('' for the plain encoder)."""
     random_weights: bool = False
     """Take only the architecture from the checkpoint: the baseline that shows what pre-training
     is worth."""
     unknown_symbols: Literal["error", "unk"] = "error"
-    """What to do with label symbols outside the dictionary: refuse, or train them as <unk>."""
+    """Label symbols outside the dictionary: refuse them, or train them as <unk>."""
     short_utterances: Literal["error", "skip"] = "error"
-    """What to do with utterances that have fewer frames than their labels need."""
+    """Utterances with fewer frames than their labels need: refuse them, or skip them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final_dropout < 1:
+            raise UserError(f"--final_dropout {self.final_dropout}: must be within [0, 1)")
+
+
+@dataclass
+class MaskDraws:
+    """The masks of a sub-batch."""
+
+    time_mask: Any
+    """bool `[rows, frames of the longest]`."""
+    channel_mask: Any
+    """bool `[rows, D]`."""
 
 
 @dataclass(frozen=True)
 class DrawMasks:
-    """Draws a sub-batch' time and channel masks, inside a loader worker."""
+    """Draws a sub-batch's time and channel masks, inside a loader worker."""
 
-    conv_layers: tuple[tuple[int, int, int], ...]
-    dim: int
+    architecture: Architecture
     masking: Masking
+    channel_masking: ChannelMasking
 
-    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> Draws:
-        """`time_mask` bool `[rows, frames of the longest]`, `channel_mask` bool `[rows, D]`."""
-        frames = [int(frame_count(n, self.conv_layers)) for n in lengths]
-        masking = self.masking
+    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> MaskDraws:
+        frames = [frame_count(n, self.architecture.conv_layers) for n in lengths]
+        masking, channels = self.masking, self.channel_masking
         time_mask = np.zeros((len(frames), max(frames)), dtype=bool)
         masked = draw_time_masks(
             frames,
@@ -91,12 +109,12 @@ class DrawMasks:
             row[positions] = True
         channel_mask = draw_channel_masks(
             len(frames),
-            self.dim,
-            probability=masking.mask_channel_prob,
-            span=masking.mask_channel_span,
+            self.architecture.dim,
+            probability=channels.mask_channel_prob,
+            span=channels.mask_channel_span,
             generator=randomness.numpy_generator("train channel mask", *key),
         )
-        return {"time_mask": time_mask, "channel_mask": channel_mask}
+        return MaskDraws(time_mask, channel_mask)
 
 
 class FinetuningTask:
@@ -110,106 +128,132 @@ class FinetuningTask:
         options: FinetuneOptions,
         regularisation: Regularisation,
         masking: Masking,
+        channel_masking: ChannelMasking,
         run: RunOptions,
         max_update: int,
         device: torch.device,
-        saved: ResumePoint | None = None,
+        *,
+        resume_from: ResumePoint | None = None,
     ):
-        """`saved`: the checkpoint of this task that is to be continued; the pre-trained one is
-        then not needed any more."""
+        """`resume_from`: the checkpoint of this task to resume; the pre-trained one is then not
+        needed any more."""
         self.data, self.options, self.regularisation = data, options, regularisation
-        self.masking, self.run, self.device = masking, run, device
+        self.run, self.device = run, device
         if options.freeze_finetune_updates >= max_update:
             notice(
                 f"warning: --freeze_finetune_updates {options.freeze_finetune_updates}: in "
                 f"{max_update} updates only the output layer learns; lower it below --max_update"
             )
-        source, pretrained = self._starting_point(saved)
+        if resume_from is None:
+            source = options.pretrained_model
+            pretrained = checkpoints.read_checkpoint(source)
+        else:
+            source, pretrained = str(resume_from.path), resume_from.content
         self.architecture = native.architecture_of(pretrained, source)
         self._check_hourglass(source)
-        dictionary = Path(data.dataset_dir) / f"dict.{options.labels}.txt"
-        self.vocabulary = Vocabulary.from_file(dictionary)
-        if self.vocabulary.spelling is Spelling.TOKENS:
-            notice(
-                f"{dictionary}: has no word separator '{WORD_END}', so each symbol counts as a "
-                "word: wer is the same as uer"
-            )
+        self.vocabulary = self._read_vocabulary()
 
-        corpora: dict[str, list[Utterance]] = {}
-        labels: list[list[int]] = []
-        named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
-        for name, manifest in named.items():
-            encoded = self._encode(manifest, read_labels(manifest, options.labels))
-            corpus = self._trainable(manifest, encoded)
-            corpora[name] = corpus
-            labels += [encoded[u.id] for u in corpus]
-        utterances = [u for corpus in corpora.values() for u in corpus]
-        lengths = [u.samples for u in utterances]
-        self.mixture, self.plan = plan_batches(corpora, lengths, data, run.seed, cropping=False)
-
-        conv_layers, normalize = self.architecture.conv_layers, self.architecture.normalize_input
-        self.valid_datasets: dict[str, UtteranceDataset] = {}
-        self.references: dict[str, dict[str, str]] = {}
-        named = read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
-        for name, valid in named.items():
-            if not any(frame_count(u.samples, conv_layers) for u in valid.utterances):
-                raise UserError(f"{valid.path}: none of its utterances is long enough for a frame")
-            references = read_labels(valid, options.labels)
-            self._report_unknown(valid, references.values(), "count as errors in validation")
-            self.references[name] = references
-            self.valid_datasets[name] = UtteranceDataset(
-                valid.utterances, seed=run.seed, crop=False, normalize_input=normalize
-            )
+        utterances, labels = self._read_training_set()
+        self._read_validation_sets()
         self.dataset = UtteranceDataset(
             utterances,
             seed=run.seed,
             crop=False,
-            normalize_input=normalize,
+            normalize_input=self.architecture.normalize_input,
             labels=labels,
-            draw=DrawMasks(self.architecture.conv_layers, self.architecture.dim, masking),
+            draw=DrawMasks(self.architecture, masking, channel_masking),
         )
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForCTC.from_config(
-            self.architecture, regularisation, len(self.vocabulary)
+            self.architecture, regularisation, len(self.vocabulary), options.final_dropout
         )
-        if saved is None and not options.random_weights:
-            native.load_pretrained_trunk(self.model, pretrained, options.pretrained_model)
+        if resume_from is None and not options.random_weights:
+            native.load_pretrained_trunk(self.model, pretrained, source)
         self.model.to(device)
-        self.recipe = recipe_of(
-            "finetune",
-            self.architecture,
-            data,
-            utterances,
-            self.mixture,
-            self.plan,
-            *(options, regularisation, masking),
-        )
-        # What is in the files counts, not where they lie.
-        self.recipe["pretrained_model"] = starting_digest(
-            options.pretrained_model, saved, "pretrained_model"
-        )
-        subwords = self.vocabulary.subwords
-        dictionary_content = self.vocabulary.to_text().encode() + (
-            subwords.content if subwords else b""
-        )
-        self.recipe["dictionary"] = digest(dictionary_content)
-
-    def _starting_point(self, saved: ResumePoint | None) -> tuple[str, dict[str, Any]]:
-        """The checkpoint that says what the model is: the one to continue, or the pre-trained."""
-        path = self.options.pretrained_model
-        if saved is None:
-            return path, checkpoints.read_checkpoint(path)
-        return str(saved.path), saved.content
+        self.recipe = self._recipe(utterances, masking, channel_masking, resume_from)
 
     def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
-        wanted, found = self.options.hourglass, self.architecture.hourglass
+        wanted, found = self.options.hourglass_config, self.architecture.hourglass
         if wanted is not None and wanted.replace(" ", "") != (str(found) if found else ""):
             raise UserError(
-                f"--hourglass {wanted!r}: {source} has "
+                f"--hourglass_config {wanted!r}: {source} has "
                 f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train anew"
             )
+
+    def _read_vocabulary(self) -> Vocabulary:
+        path = Path(self.data.dataset_dir) / f"dict.{self.options.labels}.txt"
+        vocabulary = Vocabulary.from_file(path)
+        if vocabulary.spelling is Spelling.TOKENS:
+            notice(
+                f"{path}: has no word separator '{WORD_END}', so each symbol counts as a word: wer "
+                "is the same as uer"
+            )
+        return vocabulary
+
+    def _read_training_set(self) -> tuple[list[Utterance], list[list[int]]]:
+        """The utterances to train on, with the ids of their labels; also plans the batches."""
+        corpora: dict[str, list[Utterance]] = {}
+        labels: list[list[int]] = []
+        data = self.data
+        named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
+        for name, manifest in named.items():
+            encoded = self._encode(manifest, read_labels(manifest, self.options.labels))
+            corpora[name] = self._trainable(manifest, encoded)
+            labels += [encoded[u.id] for u in corpora[name]]
+        utterances = [u for corpus in corpora.values() for u in corpus]
+        lengths = [u.samples for u in utterances]
+        self.mixture, self.plan = plan_batches(
+            corpora, lengths, data, self.run.seed, cropping=False
+        )
+        return utterances, labels
+
+    def _read_validation_sets(self) -> None:
+        self.valid_datasets: dict[str, UtteranceDataset] = {}
+        self.references: dict[str, dict[str, str]] = {}
+        data, conv_layers = self.data, self.architecture.conv_layers
+        named = read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
+        for name, manifest in named.items():
+            if not any(frame_count(u.samples, conv_layers) for u in manifest.utterances):
+                raise UserError(
+                    f"{manifest.path}: none of its utterances is long enough for a frame"
+                )
+            references = read_labels(manifest, self.options.labels)
+            self._report_unknown(manifest, references.values(), "count as errors in validation")
+            self.references[name] = references
+            self.valid_datasets[name] = UtteranceDataset(
+                manifest.utterances,
+                seed=self.run.seed,
+                crop=False,
+                normalize_input=self.architecture.normalize_input,
+            )
+
+    def _recipe(
+        self,
+        utterances: Sequence[Utterance],
+        masking: Masking,
+        channel_masking: ChannelMasking,
+        resume_from: ResumePoint | None,
+    ) -> dict[str, Any]:
+        recipe = recipe_of(
+            "finetune",
+            self.architecture,
+            self.data,
+            utterances,
+            self.mixture,
+            self.plan,
+            *(self.options, self.regularisation, masking, channel_masking),
+        )
+        del recipe["hourglass_config"]  # only confirms the architecture
+        # The content of the files counts, not where they lie.
+        recipe["pretrained_model"] = digest_of_start(
+            self.options.pretrained_model, resume_from, "pretrained_model"
+        )
+        subwords = self.vocabulary.subwords
+        dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")
+        recipe["dictionary"] = digest(dictionary)
+        return recipe
 
     def _encode(self, manifest: Manifest, lines: dict[str, str]) -> dict[str, list[int]]:
         """Label lines -> ids by utterance; symbols the dictionary lacks are refused or counted."""
@@ -232,13 +276,13 @@ class FinetuningTask:
             notice(f"{path}: symbols that the dictionary lacks {what}: {unknown}")
 
     def _trainable(self, manifest: Manifest, labels: dict[str, list[int]]) -> list[Utterance]:
-        """Utterances that fit a batch and have frames enough for their labels: CTC needs one a
+        """Utterances that fit a batch and have enough frames for their labels: CTC needs one per
         label and one between equal neighbours."""
         keep = []
         for utterance in manifest.utterances:
             ids = labels[utterance.id]
-            needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
-            frames = int(frame_count(utterance.samples, self.architecture.conv_layers))
+            needed = frames_needed(ids)
+            frames = frame_count(utterance.samples, self.architecture.conv_layers)
             keep.append(frames >= max(needed, 1))
             if not keep[-1] and self.options.short_utterances == "error":
                 raise UserError(
@@ -246,12 +290,12 @@ class FinetuningTask:
                     f"{frames} frames, too few for its {len(ids)} labels, which need {needed}; "
                     "correct the pair, or pass --short_utterances skip"
                 )
-        kept = filter_utterances(manifest, keep, "are too short for their labels and are left out")
+        kept = filter_utterances(manifest, keep, "are too short for their labels and are skipped")
         limit = self.data.max_tokens
         return filter_utterances(
             Manifest(manifest.path, manifest.root, tuple(kept)),
             [u.samples <= limit for u in kept],
-            f"are longer than --max_tokens {limit} samples and are left out",
+            f"are longer than --max_tokens {limit} samples and are skipped",
         )
 
     def begin_update(self, update: int) -> None:
@@ -264,15 +308,14 @@ class FinetuningTask:
         if self.regularisation.feature_grad_mult == 0:
             trunk.feature_extractor.requires_grad_(False)
 
-    def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult:
+    def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
         frames = int(frame_count(batch.lengths, self.architecture.conv_layers).max())
-        time_masks = [draws["time_mask"] for draws in batch.draws]
-        time_masks = [F.pad(mask, (0, frames - mask.shape[1])) for mask in time_masks]
+        time_masks = [F.pad(d.time_mask, (0, frames - d.time_mask.shape[1])) for d in batch.draws]
         output = self.model(
             batch.waveforms,
             batch.lengths,
             time_mask=torch.cat(time_masks),
-            channel_mask=torch.cat([draws["channel_mask"] for draws in batch.draws]),
+            channel_mask=torch.cat([d.channel_mask for d in batch.draws]),
             kept_layers=self.kept_layers,
             freeze_encoder=self.frozen,
         )
@@ -281,21 +324,17 @@ class FinetuningTask:
         return MicroBatchResult(
             loss=loss,
             targets=len(batch.ids),
-            sums={
-                "loss": loss,
-                "utterances": len(batch.ids),
-                "labels": int(label_lengths.sum()),
-                "frames": int(output.frame_lengths.sum()),
-                "audio_seconds": batch.audio_seconds,
-                **self.mixture.seconds(batch),
-            },
+            tokens=int(label_lengths.sum()),
+            frames=int(output.frame_lengths.sum()),
+            audio_seconds=batch.audio_seconds,
+            sums={"loss": loss, **self.mixture.seconds(batch)},
         )
 
-    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
-        loss = sums["loss"] / sums["utterances"] / LN2
-        return {"loss": loss, "ntokens": sums["labels"], **self.mixture.measured(sums)}
+    def summarise(self, totals: Totals) -> dict[str, float]:
+        loss = totals.sums["loss"] / totals.targets / LN2
+        return {"loss": loss, **self.mixture.measured(totals)}
 
-    def judge(self, sums: dict[str, Any]) -> str | None:
+    def collapse_reason(self, totals: Totals) -> str | None:
         return None  # a recogniser that does not learn shows in its validations
 
     def validate(self, sums: Sums) -> None:
@@ -307,7 +346,7 @@ class FinetuningTask:
         greedy = GreedyDecoder(self.vocabulary)
         # Named from the start: with few batches a process may have none, and names must match.
         add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
-        shown: list[str] = []
+        examples: list[str] = []
         for batch in validation_batches(
             self.valid_datasets[name], self.data.max_tokens, self.run.num_workers, self.device
         ):
@@ -315,9 +354,9 @@ class FinetuningTask:
             for key, hypothesis in zip(batch.ids, transcripts):
                 reference = references[key].split()
                 score.add(hypothesis, reference)
-                if len(shown) < 6:
-                    shown.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
-                    shown.append(f"  {key}  hypothesis: {hypothesis.words}")
+                if len(examples) < 2 * EXAMPLES:
+                    examples.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
+                    examples.append(f"  {key}  hypothesis: {hypothesis.words}")
             values: dict[str, Any] = {"utterances": len(batch.ids)}
             if output is not None:
                 labels = [self.vocabulary.encode(references[key]) for key in audible.ids]
@@ -328,19 +367,20 @@ class FinetuningTask:
         words, units = score.words, score.units
         errors = {"word_errors": words.errors, "unit_errors": units.errors}
         add_apart(sums, name, {**errors, "words": words.reference, "units": units.reference})
-        notice("\n".join(shown))
+        notice("\n".join(examples))
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
-        return report_apart(self.valid_datasets, sums, self._summarise_validation)
-
-    def _summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
-        return {
-            "loss": sums["loss"] / sums["utterances"] / LN2,
-            "wer": ErrorCounts(int(sums["word_errors"]), int(sums["words"])).rate,
-            "uer": ErrorCounts(int(sums["unit_errors"]), int(sums["units"])).rate,
-            "blank_share": 100 * sums["blanks"] / sums["frames"],
-        }
+
+        def summarise(sums: dict[str, Any]) -> dict[str, float]:
+            return {
+                "loss": sums["loss"] / sums["utterances"] / LN2,
+                "wer": ErrorCounts(int(sums["word_errors"]), int(sums["words"])).rate,
+                "uer": ErrorCounts(int(sums["unit_errors"]), int(sums["units"])).rate,
+                "blank_share": 100 * sums["blanks"] / sums["frames"],
+            }
+
+        return report_apart(self.valid_datasets, sums, summarise)
 
     def checkpoint_content(self) -> dict[str, Any]:
         return native.ctc_content(self.architecture, self.vocabulary, self.options.labels)

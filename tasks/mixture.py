@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.training.metrics import Sums
+from common.data.dataset import TrainingBatch
+from common.training.meter import Sums, Totals
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import Manifest, Utterance, read_manifest
-from wav2vec2.inference.batches import AudioBatch
 
 _SEPARATOR = "\t"
 """Between a filelist's name, which cannot hold it, and what is summed."""
@@ -62,7 +62,7 @@ class Mixture:
 
     @property
     def passes(self) -> tuple[float, ...]:
-        """How often an epoch goes through each corpus; an epoch's hours are those of all."""
+        """How many times an epoch passes through each corpus; an epoch's hours are those of all."""
         total = sum(self.hours)
         return tuple(share * total / own for share, own in zip(self.shares, self.hours))
 
@@ -74,7 +74,7 @@ class Mixture:
             for name, hours, share, passes in rows
         )
 
-    def seconds(self, batch: AudioBatch) -> dict[str, float]:
+    def seconds(self, batch: TrainingBatch) -> dict[str, float]:
         """What to sum over batches for `measured`; nothing with a single corpus."""
         if len(self.names) == 1:
             return {}
@@ -83,13 +83,13 @@ class Mixture:
             f"seconds{_SEPARATOR}{n}": batch.audio_seconds * (c == batch.corpus) for c, n in own
         }
 
-    def measured(self, sums: dict[str, Any]) -> dict[str, float]:
+    def measured(self, totals: Totals) -> dict[str, float]:
         """Each corpus' share of the audio that was trained on, in percent."""
         if len(self.names) == 1:
             return {}
-        total = sums["audio_seconds"]
         return {
-            f"share_{name}": 100 * sums[f"seconds{_SEPARATOR}{name}"] / total for name in self.names
+            f"share_{name}": 100 * totals.sums[f"seconds{_SEPARATOR}{name}"] / totals.audio_seconds
+            for name in self.names
         }
 
 

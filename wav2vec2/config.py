@@ -50,8 +50,8 @@ class Hourglass:
     def __post_init__(self) -> None:
         _check(
             min(self.pre, self.post) >= 0 and self.middle >= 1 and self.factor >= 1,
-            f"--hourglass {self}: layer counts must not be negative, and the middle layers and the "
-            "factor must be at least 1",
+            f"--hourglass_config {self}: layer counts must not be negative, and the middle layers "
+            "and the factor must be at least 1",
         )
         _check(
             self.resampling in ("naive", "linear"),
@@ -74,7 +74,9 @@ class Hourglass:
             r"\[(\d+),\((\d+),(\d+)\),(\d+)\]", text.replace(" ", ""), flags=re.ASCII
         )
         if not match:
-            raise ValueError(f"--hourglass {text!r}: write it like [2,(8,4),2], or '' for none")
+            raise ValueError(
+                f"--hourglass_config {text!r}: write it like [2,(8,4),2], or '' for none"
+            )
         return cls(*map(int, match.groups()), resampling=resampling)
 
 
@@ -134,8 +136,8 @@ class Architecture:
         if self.hourglass is not None:
             _check(
                 self.hourglass.layers == self.layers,
-                f"--hourglass {self.hourglass} has {self.hourglass.layers} layers, the model has "
-                f"{self.layers}; change it so that pre + middle + post is {self.layers}",
+                f"--hourglass_config {self.hourglass} has {self.hourglass.layers} layers, the model "
+                f"has {self.layers}; change it so that pre + middle + post is {self.layers}",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,14 +198,10 @@ class Regularisation:
     """Probability after attention, feed-forward and the encoder's input."""
     dropout_input: float = 0.1
     """Probability on the projected features that enter the encoder."""
-    dropout_features: float = 0.1
-    """Probability on the features that enter the quantizer."""
     attention_dropout: float = 0.1
     """Probability on the attention weights."""
     activation_dropout: float = 0.0
     """Probability inside the feed-forward block, after GELU."""
-    final_dropout: float = 0.0
-    """Probability before the output layer of a fine-tuned model."""
     layerdrop: float = 0.05
     """Probability that an update skips a transformer layer altogether."""
     feature_grad_mult: float = 0.1
@@ -226,7 +224,7 @@ SpanDistribution = Literal["static", "uniform", "normal", "poisson"]
 
 @dataclass(frozen=True)
 class Masking:
-    """Span masks over time and, for fine-tuning, over channels."""
+    """Span masks over time."""
 
     mask_prob: float = 0.65
     """Share of the frames that would be masked if spans never overlapped; 0 masks none, which
@@ -238,19 +236,10 @@ class Masking:
     mask_other: float = 0.0
     """Second parameter of that distribution: least length (uniform, which needs one of at least 1)
     or deviation (normal); the others have none."""
-    mask_channel_prob: float = 0.0
-    """Share of the encoder-input channels that would be zeroed if spans never overlapped."""
-    mask_channel_span: int = 64
-    """Channels in one channel mask span."""
 
     def __post_init__(self) -> None:
         _check_finite(self)
-        for name in ("mask_prob", "mask_channel_prob"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"--{name} {value}: must be within [0, 1]")
-        for name in ("mask_span", "mask_channel_span"):
-            value = getattr(self, name)
-            _check(value >= 1, f"--{name} {value}: must be at least 1")
+        _check_spans("mask", self.mask_prob, self.mask_span)
         self._check_distribution()
 
     def _check_distribution(self) -> None:
@@ -282,9 +271,30 @@ class Masking:
 
 
 @dataclass(frozen=True)
+class ChannelMasking:
+    """Span masks over the channels of the encoder's input, for fine-tuning."""
+
+    mask_channel_prob: float = 0.5
+    """Share of the channels that would be zeroed if spans never overlapped."""
+    mask_channel_span: int = 64
+    """Channels in one channel mask span."""
+
+    def __post_init__(self) -> None:
+        _check_finite(self)
+        _check_spans("mask_channel", self.mask_channel_prob, self.mask_channel_span)
+
+
+def _check_spans(prefix: str, probability: float, span: int) -> None:
+    _check(0 <= probability <= 1, f"--{prefix}_prob {probability}: must be within [0, 1]")
+    _check(span >= 1, f"--{prefix}_span {span}: must be at least 1")
+
+
+@dataclass(frozen=True)
 class ContrastiveObjective:
     """The pre-training task."""
 
+    dropout_features: float = 0.1
+    """Dropout probability on the features that enter the quantizer."""
     distractors: int = 100
     """Wrong candidates K beside the true one, drawn for each masked frame."""
     logit_temperature: float = 0.1
@@ -296,6 +306,10 @@ class ContrastiveObjective:
 
     def __post_init__(self) -> None:
         _check_finite(self)
+        _check(
+            0 <= self.dropout_features < 1,
+            f"--dropout_features {self.dropout_features}: must be within [0, 1)",
+        )
         _check(self.distractors >= 1, f"--distractors {self.distractors}: must be at least 1")
         _check(
             self.logit_temperature > 0,

@@ -38,13 +38,17 @@ class Wav2Vec2ForCTC(nn.Module):
 
     @classmethod
     def from_config(
-        cls, architecture: Architecture, regularisation: Regularisation, vocabulary_size: int
+        cls,
+        architecture: Architecture,
+        regularisation: Regularisation,
+        vocabulary_size: int,
+        final_dropout: float = 0.0,
     ) -> "Wav2Vec2ForCTC":
         return cls(
             Wav2Vec2.from_config(architecture, regularisation),
             dim=architecture.dim,
             vocabulary=vocabulary_size,
-            final_dropout=regularisation.final_dropout,
+            final_dropout=final_dropout,
         )
 
     def frames(self, samples: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class PretrainingBatch:
 
 @dataclass
 class PretrainingOutput:
-    """Sums over masked frames; perplexities are means over sub-batches."""
+    """Sums over masked frames; perplexities are summed over sub-batches."""
 
     loss: Tensor
     """Scalar: contrastive_loss + diversity_loss + features_penalty."""
@@ -121,7 +121,7 @@ class Wav2Vec2ForPretraining(nn.Module):
             ),
             dim=architecture.dim,
             final_dim=architecture.final_dim,
-            dropout_features=regularisation.dropout_features,
+            dropout_features=objective.dropout_features,
             logit_temperature=objective.logit_temperature,
             loss_weights=objective.loss_weights,
         )
@@ -221,8 +221,8 @@ def _join(outputs: Sequence[PretrainingOutput]) -> PretrainingOutput:
         targets=sum(output.targets for output in outputs),
         chance_loss=total("chance_loss"),
         correct=total("correct"),
-        code_perplexity=total("code_perplexity") / len(outputs),
-        prob_perplexity=total("prob_perplexity") / len(outputs),
+        code_perplexity=total("code_perplexity"),
+        prob_perplexity=total("prob_perplexity"),
         code_counts=total("code_counts"),
         prob_sums=total("prob_sums"),
     )

@@ -21,19 +21,17 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import Utterance
 from wav2vec2.inference.batches import AudioBatch, LoadFailure
 
-Draws = dict[str, Any]
-"""What was drawn for a sub-batch: NumPy arrays (tensors once on a device) and plain numbers.
+Draw = Callable[[list[int], tuple[int, ...]], Any]
+"""(samples of each row of a sub-batch, key of its draws) -> a dataclass of what the model needs.
 
-Arrays, because every tensor that a loader worker sends holds a file descriptor open.
+Its array fields are NumPy arrays until the batch is moved to a device: every tensor that a loader
+worker sends holds a file descriptor open.
 """
-
-DrawTask = Callable[[list[int], tuple[int, ...]], Draws]
-"""(samples of each row of a sub-batch, key of its draws) -> what the model needs drawn for it."""
 
 
 @dataclass
 class TrainingBatch(AudioBatch):
-    """Rows of audio with what was drawn for them; rows of one sub-batch are neighbours."""
+    """Rows of audio with the random draws for them; rows of one sub-batch are neighbours."""
 
     key: tuple[int, ...] = ()
     """Key of the first sub-batch's draws: seeds dropout for the batch."""
@@ -41,8 +39,8 @@ class TrainingBatch(AudioBatch):
     """Number of the corpus the rows belong to."""
     labels: list[Sequence[int]] = field(default_factory=list)
     """Unit ids of each row; empty without labels."""
-    draws: list[Draws] = field(default_factory=list)
-    """What `DrawTask` returned, one per sub-batch."""
+    draws: list[Any] = field(default_factory=list)
+    """What `Draw` returned, one dataclass per sub-batch."""
 
     def map_tensors(self, move: Callable[[Tensor], Tensor]) -> "TrainingBatch":
         def moved(value: Any) -> Any:
@@ -50,7 +48,10 @@ class TrainingBatch(AudioBatch):
                 value = torch.from_numpy(value)
             return move(value) if isinstance(value, Tensor) else value
 
-        draws = [{name: moved(value) for name, value in d.items()} for d in self.draws]
+        draws = [
+            replace(draw, **{name: moved(value) for name, value in vars(draw).items()})
+            for draw in self.draws
+        ]
         return replace(self, waveforms=move(self.waveforms), draws=draws)
 
 
@@ -71,7 +72,7 @@ class UtteranceDataset(Dataset):
         max_samples: int | None = None,
         normalize_input: bool = False,
         labels: Sequence[Sequence[int]] | None = None,
-        draw: DrawTask | None = None,
+        draw: Draw | None = None,
     ):
         """`labels`: unit ids of each utterance, in the order of `utterances`."""
         self.utterances = utterances

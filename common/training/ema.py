@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from common.training.precision import Weights
 
@@ -13,22 +14,22 @@ class Ema:
     """average <- decay x average + (1 - decay) x weights after every update, in fp32.
 
     The averaged tensors are the parameters themselves: of the weight-normalised positional
-    convolution direction and gain, whose product is what the average model uses.
+    convolution direction and gain, whose product the average model uses.  torch's AveragedModel
+    would copy the model in its own precision; the average here is of the fp32 master weights.
     """
 
     def __init__(self, weights: Weights, decay: float):
-        self.weights, self.decay = weights, decay
+        self.weights, self._average_into = weights, get_ema_multi_avg_fn(decay)
         self._average = {name: p.detach().clone() for name, p in weights.named().items()}
 
-    @torch.no_grad()
     def update(self) -> None:
         current = [p.detach() for p in self.weights.named().values()]
-        torch._foreach_lerp_(list(self._average.values()), current, 1 - self.decay)
+        self._average_into(list(self._average.values()), current, None)
 
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """The model computes with the average inside."""
+        """Inside, the model computes with the average."""
         parameters = dict(self.weights.model.named_parameters())
         own = {name: p.detach().clone() for name, p in parameters.items()}
         for name, parameter in parameters.items():
@@ -40,7 +41,7 @@ class Ema:
                 parameter.copy_(own[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """A model's state with the average for its parameters."""
+        """The model's state with the average as its parameters."""
         return {**self.weights.state_dict(), **self._average}
 
     @torch.no_grad()

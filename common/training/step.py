@@ -1,7 +1,7 @@
-"""One update: micro-batches, reduce, normalise, clip, check, apply."""
+"""One update: forward, backward, reduce, normalise, clip, check finite, apply."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,22 +9,10 @@ from torch import Tensor
 
 from common.runtime import distributed
 from common.runtime.signals import uninterrupted
-from common.training.metrics import Sums
-from common.training.precision import Weights
+from common.training.meter import Sums
+from common.training.precision import LossScaler, Weights
+from common.training.task import MicroBatchResult
 from wav2vec2.cli.errors import UserError, one_line, out_of_memory
-
-
-@dataclass
-class MicroBatchResult:
-    """What a forward pass hands to the step."""
-
-    loss: Tensor
-    """Scalar, summed (not averaged) over the micro-batch' targets."""
-    targets: int
-    """What the gradient is divided by, summed over the whole update: masked frames in
-    pre-training, utterances in fine-tuning."""
-    sums: dict[str, Tensor | float] = field(default_factory=dict)
-    """What is to be reported, as sums."""
 
 
 @dataclass
@@ -37,84 +25,124 @@ class UpdateReport:
     """False if the gradient was not finite: weights and moments are then untouched."""
     stop: bool
     """Whether any process was asked to stop."""
+    sums: Sums
+    """Counts and measures of this process' micro-batches."""
 
 
-def run_update(
-    micro_batches: Iterable[Any],
-    forward: Callable[[Any], MicroBatchResult],
-    weights: Weights,
-    optimizer: torch.optim.Optimizer,
-    *,
-    learning_rate: float,
-    clip_norm: float,
-    sums: Sums,
-    device: torch.device,
-    loss_scale: float = 1.0,
-    stop: Callable[[], bool] = lambda: False,
-) -> UpdateReport:
-    """Train on one update's micro-batches; every process calls this together.
+class UpdateStep:
+    """Applies updates to `weights` by `optimizer`.
 
     Gradients are summed over micro-batches and processes and divided once by the summed count of
-    targets.  A parameter that took no part (a layer skipped by LayerDrop) has a zero gradient on
-    every process alike; one that does not require a gradient is left out of the update.
-
-    `weights`: what `optimizer` updates.  `loss_scale` multiplies the loss before and divides the
-    gradient after the backward pass (fp16).
-
-    A UserError met by one process, while it loads or computes, is raised in all of them, and the
-    update has then not taken place anywhere.  `stop()`: whether this process was asked to stop.
+    targets.  A parameter that took no part (a layer skipped by LayerDrop) has a zero gradient in
+    every process; one that does not require a gradient is not updated.
     """
-    weights.zero_grad()
-    targets, error, result = 0, None, None
-    try:
-        for batch in micro_batches:
-            result = forward(batch)
-            (result.loss * loss_scale).backward()
-            weights.collect_gradients()
-            targets += result.targets
-            sums.add(result.sums)
-            result = None  # and with it the graph, before the next one is built
-    except UserError as failure:
-        error = failure
-    except RuntimeError as failure:
-        if not out_of_memory(failure):
-            raise
-        error = UserError(
-            f"{device}: out of memory ({one_line(failure).split('. ')[0]}); lower "
-            "--num_concat_batches and raise --update_freq by as much (the same recipe), add "
-            "--activation_checkpointing, or lower --max_tokens"
-        )
-    if error is not None:
-        # Room for what all processes do together before they end; not while the failure was being
-        # handled, whose traceback held the graph.
-        result = None
-        weights.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
-    parameters = weights.trainable()
-    gradients = [p.grad for p in parameters]
-    distributed.sum_gradients(gradients)
-    # Staged by the driver, so that nothing waits for the device.
-    status = torch.tensor([targets, error is not None, stop()], dtype=torch.float64)
-    status = status.to(device, non_blocking=True)
-    count, failed, stopping = distributed.sum_over_ranks(status).unbind()
+    def __init__(
+        self,
+        weights: Weights,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        clip_norm: float = 0.0,
+        scaler: LossScaler | None = None,
+    ):
+        """`clip_norm`: largest norm of the gradient, 0 for no limit; `scaler`: scales the loss
+        before and the gradient after the backward pass (fp16)."""
+        self.weights, self.optimizer, self.device = weights, optimizer, device
+        self.clip_norm, self.scaler = clip_norm, scaler
 
-    # Division and clipping in one pass over the gradients.
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True).double() / (count * loss_scale)
-    factor = 1 / (count * loss_scale)
-    if clip_norm > 0:
-        factor = factor * (clip_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
-    # The one place where the step waits for the device:
-    grad_norm, any_failed, any_stopping = torch.stack([norm, failed, stopping]).tolist()
-    if any_failed:
-        distributed.raise_on_all_ranks(error)
-    applied = grad_norm < float("inf")  # false for NaN too
-    if applied:
-        for group in optimizer.param_groups:
+    def run(
+        self,
+        micro_batches: Iterable[Any],
+        forward: Callable[[Any], MicroBatchResult],
+        learning_rate: float,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> UpdateReport:
+        """Train on one update's micro-batches; every process calls this together.
+
+        A UserError that one process meets while it loads or computes is raised in all of them, and
+        no process has then applied the update.  `stop()`: whether this process was asked to stop.
+        """
+        self.weights.zero_grad()
+        sums = Sums()
+        targets, error = self._accumulate(micro_batches, forward, sums)
+        gradients = [parameter.grad for parameter in self.weights.trainable()]
+        distributed.sum_gradients(gradients)
+        # Staged by the driver, so that nothing waits for the device.
+        status = torch.tensor([targets, error is not None, stop()], dtype=torch.float64)
+        status = distributed.sum_over_ranks(status.to(self.device, non_blocking=True))
+        count, failed, stopping = status.unbind()
+        norm = self._normalise(gradients, count)
+        # The one place where the step waits for the device:
+        grad_norm, any_failed, any_stopping = torch.stack([norm, failed, stopping]).tolist()
+        if any_failed:
+            distributed.raise_on_all_ranks(error)
+        applied = grad_norm < float("inf")  # false for NaN too
+        if applied:
+            self._apply(learning_rate)
+        return UpdateReport(grad_norm, applied, bool(any_stopping), sums)
+
+    @property
+    def _loss_scale(self) -> float:
+        return self.scaler.scale if self.scaler else 1.0
+
+    def _accumulate(
+        self,
+        micro_batches: Iterable[Any],
+        forward: Callable[[Any], MicroBatchResult],
+        sums: Sums,
+    ) -> tuple[int, UserError | None]:
+        """Sum the gradients of the micro-batches; returns their targets and what went wrong."""
+        targets, error, result = 0, None, None
+        try:
+            for batch in micro_batches:
+                result = forward(batch)
+                (result.loss * self._loss_scale).backward()
+                self.weights.collect_gradients()
+                targets += result.targets
+                sums.add(
+                    {
+                        **result.sums,
+                        "targets": result.targets,
+                        "tokens": result.tokens,
+                        "frames": result.frames,
+                        "audio_seconds": result.audio_seconds,
+                    }
+                )
+                result = None  # and with it the graph, before the next one is built
+        except UserError as failure:
+            error = failure
+        except RuntimeError as failure:
+            if not out_of_memory(failure):
+                raise
+            error = UserError(
+                f"{self.device}: out of memory ({one_line(failure).split('. ')[0]}); lower "
+                "--num_concat_batches and raise --update_freq by as much (the same recipe), add "
+                "--activation_checkpointing, or lower --max_tokens"
+            )
+        if error is not None:
+            # Frees memory for what all processes do together before they end.  Not inside the
+            # handlers above: there the traceback still holds the graph.
+            result = None
+            self.weights.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return targets, error
+
+    def _normalise(self, gradients: list[Tensor], count: Tensor) -> Tensor:
+        """Divide by the count of targets and clip, in one pass; returns the norm before clipping,
+        a float64 scalar on the device."""
+        scale = count * self._loss_scale
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True).double() / scale
+        factor = 1 / scale
+        if self.clip_norm > 0:
+            factor = factor * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+        return norm
+
+    def _apply(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         with uninterrupted():  # half an update must never be saved
-            optimizer.step()
-            weights.write_back()
-    return UpdateReport(grad_norm=grad_norm, applied=applied, stop=bool(any_stopping))
+            self.optimizer.step()
+            self.weights.write_back()

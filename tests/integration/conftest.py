@@ -128,7 +128,7 @@ def flags(kind: str, dataset_dir: Path, output_dir: Path, **changed: object) -> 
     if kind == "pretrain":
         values |= {
             "--model": "mini",
-            "--hourglass": "[1,(2,2),1]",
+            "--hourglass_config": "[1,(2,2),1]",
             "--min_sample_size": "8000",
             "--max_sample_size": "30000",
         }

@@ -16,10 +16,12 @@ import train
 from common.data.batching import BatchPlan, Geometry
 from common.runtime import distributed
 from common.training import checkpoint
+from tasks.recipes import check_agreement, configuration_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import torch_file
 from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
 
 
@@ -92,8 +94,8 @@ def test_bad_audio_met_in_training(copy, tmp_path, command, kind, workers):
     arguments = flags(
         "pretrain", copy, tmp_path / "o", num_workers=workers, max_tokens=60_000, max_update=40
     )
-    _, options = train.parse(arguments)
-    task = train.build("pretrain", options, torch.device("cpu"))
+    recipe = parse_recipe(arguments)
+    task = recipe.build_task(torch.device("cpu"))
     # An utterance of the first epoch's fourth update, so that three updates come before it.
     request = list(task.plan.requests(0))[3]
     victim = task.dataset.utterances[request.sub_batches[0][0]]
@@ -108,8 +110,8 @@ def test_bad_audio_met_in_training(copy, tmp_path, command, kind, workers):
 def test_bad_audio_met_by_one_of_two_processes(copy, tmp_path):
     """By the second process, in the first one's sight or not: both stop, the first one saves."""
     arguments = flags("pretrain", copy, tmp_path / "o", max_tokens=60_000, max_update=40)
-    _, options = train.parse(arguments)
-    task = train.build("pretrain", options, torch.device("cpu"))
+    recipe = parse_recipe(arguments)
+    task = recipe.build_task(torch.device("cpu"))
     plan = BatchPlan(
         [min(u.samples, 30_000) for u in task.dataset.utterances],
         max_tokens=60_000,
@@ -157,11 +159,11 @@ def test_two_processes_say_it_once(copy, tmp_path, changed, parts):
 
 def test_machines_that_were_not_started_alike(copy, tmp_path, monkeypatch):
     """Other flags on the second one, or another NUM_NODES; paths may differ."""
-    configuration = train.resolved(*train.parse(flags("pretrain", copy, tmp_path)))
+    configuration = configuration_of(parse_recipe(flags("pretrain", copy, tmp_path)))
 
     def check(**changed):
         monkeypatch.setattr(distributed, "gather", lambda mine: [mine, {**mine, **changed}])
-        train.check_agreement(configuration)
+        check_agreement(configuration)
 
     check()
     with pytest.raises(UserError, match=r"process 1 .* \(learning_rate: 0.5 instead of 0.001\)"):
@@ -174,8 +176,8 @@ def test_machines_that_were_not_started_alike(copy, tmp_path, monkeypatch):
 def test_a_killed_loader_worker(copy, tmp_path, command):
     """As the kernel does when memory runs out."""
     arguments = flags("pretrain", copy, tmp_path / "o", num_workers=1, max_update=1000)
-    command_name, options = train.parse(arguments)
-    trainer = train.prepare(command_name, options, torch.device("cpu"))
+    recipe = parse_recipe(arguments)
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     begin = trainer.task.begin_update
 
     def kill_then_begin(update):
@@ -191,7 +193,7 @@ def test_a_killed_loader_worker(copy, tmp_path, command):
 
 def test_gpu_out_of_memory(copy, tmp_path, command):
     """The update in which it happens has not taken place."""
-    trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
+    trainer = prepare_trainer(parse_recipe(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
     forward = trainer.task.forward
 
     def out_of_memory(batch, update):
@@ -206,7 +208,7 @@ def test_gpu_out_of_memory(copy, tmp_path, command):
 
 def test_an_operator_that_is_not_deterministic(copy, tmp_path, command):
     """What torch says of some operators on GPUs."""
-    trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
+    trainer = prepare_trainer(parse_recipe(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
     refusal = "cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."
 
     def refuse(batch, update):
@@ -253,8 +255,11 @@ def test_too_short_for_the_model(copy, tmp_path, command, pretrained):  # noqa: 
 
 def test_impossible_configurations_name_their_flag(copy, tmp_path, command):
     for changed, parts in [
-        ({"hourglass": "[2,(8,4),2]"}, ["--hourglass [2,(8,4),2] has 12 layers", "has 4"]),
-        ({"hourglass": "4x"}, ["--hourglass '4x'", "[2,(8,4),2]"]),
+        (
+            {"hourglass_config": "[2,(8,4),2]"},
+            ["--hourglass_config [2,(8,4),2] has 12 layers", "has 4"],
+        ),
+        ({"hourglass_config": "4x"}, ["--hourglass_config '4x'", "[2,(8,4),2]"]),
         ({"max_sample_size": 500_000}, ["--max_sample_size 500000 exceeds --max_tokens"]),
         ({"update_freq": 100}, ["UPDATE_FREQ", "too few for one update"]),
         ({"warmup_updates": 9}, ["--warmup_updates 9", "--max_update 4"]),
@@ -297,11 +302,19 @@ def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained)
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=tmp_path / "other.pt")
     one_line(command(train.main, *arguments), "other.pt", "do not fit the architecture")
     contradicting = flags(
-        "finetune", copy, tmp_path / "o", pretrained_model=pretrained, hourglass="[2,(8,4),2]"
+        "finetune",
+        copy,
+        tmp_path / "o",
+        pretrained_model=pretrained,
+        hourglass_config="[2,(8,4),2]",
     )
-    one_line(command(train.main, *contradicting), "--hourglass '[2,(8,4),2]'", "[1,(2,2),1]")
+    one_line(command(train.main, *contradicting), "--hourglass_config '[2,(8,4),2]'", "[1,(2,2),1]")
     agreeing = flags(
-        "finetune", copy, tmp_path / "o", pretrained_model=pretrained, hourglass="[1,(2,2),1]"
+        "finetune",
+        copy,
+        tmp_path / "o",
+        pretrained_model=pretrained,
+        hourglass_config="[1,(2,2),1]",
     )
     assert command(train.main, *agreeing)[0] == 0
 
@@ -353,7 +366,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_pat
     code, _, err = command(train.main, *arguments)
     assert code == 0
     assert "wav2vec2_update4.pt: truncated" in err and "trying the one before" in err
-    assert "continuing from" in err and "wav2vec2_update2.pt" in err
+    assert "resuming from" in err and "wav2vec2_update2.pt" in err
     assert load_checkpoint(newest)["update"] == 4
 
 
@@ -365,8 +378,8 @@ def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
     one_line(command(train.main, *arguments), "none of its 1 checkpoints", "OUTPUT_DIR")
     assert foreign.read_bytes() == b"something else"
     save_checkpoint(foreign, {"model": {}})
-    one_line(command(train.main, *arguments), "not a checkpoint that a run can go on from")
-    save_checkpoint(foreign, {"model": {}, "format": checkpoint.FORMAT + 1})
+    one_line(command(train.main, *arguments), "not a checkpoint that a run can resume from")
+    save_checkpoint(foreign, {"model": {}, "format": torch_file.FORMAT + 1})
     one_line(command(train.main, *arguments), "none of its 1 checkpoints")
 
 
@@ -380,8 +393,8 @@ def test_another_dictionary_is_another_recipe(copy, tmp_path, command, pretraine
 def test_geometry(copy, tmp_path, command):
     off = {"batches_per_update": 6, "update_freq": 2}
     code, _, err = command(train.main, *flags("pretrain", copy, tmp_path / "off", **off))
-    assert code == 0 and "another recipe: 2 batches an update" in err
-    assert "the recipe has 6: UPDATE_FREQ=6 restores it" in err and "h of audio an update" in err
+    assert code == 0 and "differs from the recipe: 2 batches per update" in err
+    assert "the recipe has 6: UPDATE_FREQ=6 restores it" in err and "h of audio per update" in err
     strict = flags("pretrain", copy, tmp_path / "strict", **off, strict_geometry="true")
     one_line(command(train.main, *strict), "--strict_geometry: 2 batches an update")
     impossible = {"auto_geometry": "true", "num_concat_batches": 4, "batches_per_update": 6}
@@ -407,8 +420,10 @@ def test_flags_a_command_would_ignore_are_unknown_to_it(copy, tmp_path, command,
     ]:
         arguments = flags(kind, copy, tmp_path / "o", **{name: value})
         one_line(command(train.main, *arguments), f"unknown flag --{name}")
-    plain = flags("pretrain", copy, tmp_path / "o", hourglass="", hourglass_resampling="linear")
-    one_line(command(train.main, *plain), "--hourglass_resampling linear", "--hourglass")
+    plain = flags(
+        "pretrain", copy, tmp_path / "o", hourglass_config="", hourglass_resampling="linear"
+    )
+    one_line(command(train.main, *plain), "--hourglass_resampling linear", "--hourglass_config")
 
 
 def test_unknown_flags(command):

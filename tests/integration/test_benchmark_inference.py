@@ -13,11 +13,20 @@ from wav2vec2.config import MINI
 pytest.importorskip("transformers")
 pytest.importorskip("onnxruntime")
 
-ARGUMENTS = ["--model", "mini", "--hourglass", "[1,(2,2),1]", "--seconds", "0.3", "--rounds", "1"]
+ARGUMENTS = [
+    "--model",
+    "mini",
+    "--hourglass_config",
+    "[1,(2,2),1]",
+    "--seconds",
+    "0.3",
+    "--rounds",
+    "1",
+]
 
 
 def test_contestants_hear_the_same(tmp_path):
-    options = BenchmarkOptions(model="mini", hourglass="", onnx=True, exported=True)
+    options = BenchmarkOptions(model="mini", hourglass_config="", onnx=True, exported=True)
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         found = inference.contestants(options, tmp_path)

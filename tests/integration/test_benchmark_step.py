@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from common.runtime.randomness import reseed
+from tasks.recipes import parse_recipe
 from tests.integration.conftest import flags, script
 from utils.benchmarks import step, step_worker
 from utils.benchmarks.step import hourglass
@@ -94,11 +94,11 @@ def test_tables_and_figure(measured):
 def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     """Masks are the same frames; the distractors' numbers lead to the same utterance's frames."""
     pytest.importorskip("transformers")
-    options = train.parse(flags("pretrain", corpus, tmp_path, hourglass="", num_concat_batches=2))[
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path, hourglass="", num_concat_batches=2))[
         1
     ]
     device = torch.device("cpu")
-    ours = train.build("pretrain", options, device)
+    ours = recipe.build_task(device)
     theirs = step_worker.TransformersTask(options, device, "fp32")
     request = next(iter(ours.plan.requests(0, 0, 0)))
     batch, peers = ours.dataset.load(request), theirs.dataset.load(request)

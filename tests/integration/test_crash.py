@@ -147,7 +147,7 @@ def test_a_run_that_lost_a_process_starts_again_by_itself(corpus, tmp_path):
     os.kill(max(workers_in(process, folder, UPDATES // 4)), signal.SIGKILL)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert "continuing from" in err
+    assert "resuming from" in err
     straight, killed = (
         load_checkpoint(tmp_path / name / f"wav2vec2_update{UPDATES}.pt")["model"]
         for name in ("straight", "killed")
@@ -199,7 +199,7 @@ def test_a_process_that_hangs_is_named_and_ended(corpus, tmp_path, restarts):
     _, err = process.communicate(timeout=300)
     assert not Path(f"/proc/{hanging}").exists()
     if restarts:
-        assert process.returncode == 0 and "continuing from" in err, err
+        assert process.returncode == 0 and "resuming from" in err, err
         assert (tmp_path / f"wav2vec2_update{UPDATES}.pt").exists()
     else:
         assert process.returncode == 5 and f"error: {record['reason']}\n" in err, err

@@ -98,14 +98,14 @@ def test_finetuning_from_it(corpus, files, tmp_path, command, whose):
 
 
 def test_pretraining_goes_on_from_a_folder(corpus, files, tmp_path, command):
-    start = {"init_from": files["folder"], "model": "auto", "hourglass": ""}
+    start = {"init_from": files["folder"], "model": "auto", "hourglass_config": ""}
     code, _, err = command(train.main, *flags("pretrain", corpus, tmp_path / "o", **start))
     assert code == 0, err
 
 
 def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
     """The architecture is the weights'; resumed without them; a wrong flag says the right one."""
-    start = {"init_from": files["fairseq"], "model": "auto", "hourglass": ""}
+    start = {"init_from": files["fairseq"], "model": "auto", "hourglass_config": ""}
     arguments = flags("pretrain", corpus, tmp_path / "o", **start, max_update=2)
     code, _, err = command(train.main, *arguments)
     assert code == 0, err
@@ -117,13 +117,23 @@ def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
     assert code == 0 and "no such checkpoint" not in err
 
     for changed, message in [
-        ({"model": "mini"}, "--model auto --hourglass ''"),
-        ({"hourglass": "[2,(8,4),2]"}, "has the plain encoder; give --model auto --hourglass ''"),
-        ({"init_from": files["nvidia"]}, "--hourglass '[1,(1,2),1]' --hourglass_resampling linear"),
+        ({"model": "mini"}, "--model auto --hourglass_config ''"),
+        (
+            {"hourglass_config": "[2,(8,4),2]"},
+            "has the plain encoder; give --model auto --hourglass_config ''",
+        ),
+        (
+            {"init_from": files["nvidia"]},
+            "--hourglass_config '[1,(1,2),1]' --hourglass_resampling linear",
+        ),
         ({"init_from": files["fairseq_ctc"]}, "not a pre-training checkpoint but 'ctc'"),
         ({"init_from": ""}, "--model auto: takes the architecture of --init_from"),
     ]:
-        start = {"init_from": tmp_path / "moved.pt", "model": "auto", "hourglass": ""} | changed
+        start = {
+            "init_from": tmp_path / "moved.pt",
+            "model": "auto",
+            "hourglass_config": "",
+        } | changed
         arguments = flags("pretrain", corpus, tmp_path / "x", **start)
         code, _, err = command(train.main, *arguments)
         assert code == 2 and message in err.splitlines()[-1], err

@@ -18,10 +18,10 @@ def update_gradient(concat: int, dropout: float) -> dict[str, torch.Tensor]:
     """This process' part in an update over SUB_BATCHES given sub-batches; its summed gradient."""
     from common.runtime import distributed
     from common.runtime.randomness import key, numpy_generator, reseed
-    from common.training.metrics import Sums
     from common.training.optimizer import OptimizerOptions
     from common.training.precision import Weights
-    from common.training.step import MicroBatchResult, run_update
+    from common.training.step import UpdateStep
+    from common.training.task import MicroBatchResult
     from tasks.data import draw_layers
     from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
     from wav2vec2.contrastive import draw_distractors
@@ -33,13 +33,12 @@ def update_gradient(concat: int, dropout: float) -> dict[str, torch.Tensor]:
     regularisation = Regularisation(
         dropout=dropout,
         dropout_input=dropout,
-        dropout_features=dropout,
         attention_dropout=dropout,
         layerdrop=0.3 if dropout else 0.0,
     )
     torch.manual_seed(0)
     model = Wav2Vec2ForPretraining.from_config(
-        architecture, regularisation, ContrastiveObjective(distractors=10)
+        architecture, regularisation, ContrastiveObjective(distractors=10, dropout_features=dropout)
     ).double()
     kept = draw_layers(architecture.layers, regularisation.layerdrop, 1, 1)
     frames = frame_count(SAMPLES, architecture.conv_layers)
@@ -60,20 +59,14 @@ def update_gradient(concat: int, dropout: float) -> dict[str, torch.Tensor]:
         reseed("forward", 1, 0, numbers[0])
         batch = PretrainingBatch(torch.cat(waveforms), list(drawn))
         output = model(batch, temperature=1.0, kept_layers=kept)
-        return MicroBatchResult(output.loss, output.targets)
+        return MicroBatchResult(output.loss, output.targets, tokens=0, frames=0, audio_seconds=0.0)
 
     groups = [range(n, n + concat) for n in range(0, SUB_BATCHES, concat)]
     weights = Weights(model)
-    run_update(
-        groups[distributed.rank() :: distributed.world_size()],
-        forward,
-        weights,
-        OptimizerOptions().build(weights.parameters()),
-        learning_rate=0.0,
-        clip_norm=0.0,
-        sums=Sums(),
-        device=torch.device("cpu"),
-    )
+    optimizer = OptimizerOptions().build(weights.parameters())
+    step = UpdateStep(weights, optimizer, torch.device("cpu"))
+    own = groups[distributed.rank() :: distributed.world_size()]
+    step.run(own, forward, learning_rate=0.0)
     return {name: p.grad for name, p in weights.named().items() if p.grad is not None}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import train
+from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, script, write_corpus
 from tests.integration.test_training import log_records, run
 
@@ -39,7 +40,7 @@ def test_shares_and_validation_are_logged_apart_and_a_resume_goes_on(corpora, tm
             argv = arguments(
                 "pretrain", corpora, output, *mixture, max_tokens=60_000, max_update=60
             )
-            run(*train.parse([*argv, "--epochs_this_job", str(limit), "--layerdrop", "0.3"]))
+            run(parse_recipe([*argv, "--epochs_this_job", str(limit), "--layerdrop", "0.3"]))
     assert "two: 0.00 h, 75.0 % of an epoch (3." in capsys.readouterr().err
     records = [r["data"] for r in log_records(parts) if r["type"] == "LOG"]
     first = next(r for r in records if "train_avg_share_one" in r)
@@ -68,7 +69,7 @@ def test_shares_and_validation_are_logged_apart_and_a_resume_goes_on(corpora, tm
 
 def test_finetuning_on_two_corpora(corpora, tmp_path):
     pretrained = tmp_path / "p"
-    run(*train.parse(arguments("pretrain", corpora, pretrained, max_update=1)))
+    run(parse_recipe(arguments("pretrain", corpora, pretrained, max_update=1)))
     argv = arguments(
         "finetune",
         corpora,
@@ -76,8 +77,8 @@ def test_finetuning_on_two_corpora(corpora, tmp_path):
         pretrained_model=pretrained / "wav2vec2_update1.pt",
         max_update=2,
     )
-    command, options = train.parse([*argv, "--train_alpha", "0.5"])
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    recipe = parse_recipe([*argv, "--train_alpha", "0.5"])
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     task = trainer.task
     for utterance, labels in zip(task.dataset.utterances, task.dataset.labels, strict=True):
         text = task.vocabulary.words(task.vocabulary.decode(labels))
@@ -94,7 +95,7 @@ def test_filelists_of_one_name_in_different_folders(corpora, tmp_path):
         (tmp_path / name / "train.tsv").write_text((corpora / f"{source}.tsv").read_text())
     argv = flags("pretrain", tmp_path, tmp_path / "o", train_subset=None, valid_subset=None)
     argv += ["--train_subset", "a/train", "b/train", "--valid_subset", "b/train", "a/train"]
-    summary = run(*train.parse(argv))
+    summary = run(parse_recipe(argv))
     assert {"train_avg_share_a/train", "val_b/train_loss"} <= summary.keys()
 
 

@@ -9,6 +9,7 @@ import torch
 
 import inference
 import train
+from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
 from tests.integration.test_training import (  # noqa: F401 (fixtures)
@@ -38,7 +39,7 @@ def packed(corpus, tmp_path_factory):
 def test_training_is_the_same(corpus, packed, pretrained, finetuned, tmp_path, kind):  # noqa: F811
     straight = {"pretrain": pretrained, "finetune": finetuned}[kind]
     changed = {"pretrained_model": pretrained} if kind == "finetune" else {}
-    run(*train.parse(flags(kind, packed, tmp_path, num_workers=1, **changed)))
+    run(parse_recipe(flags(kind, packed, tmp_path, num_workers=1, **changed)))
     assert len(losses(tmp_path)) == 4 and losses(tmp_path) == losses(straight.parent)
     weights = [
         torch.load(path, weights_only=True)["model"]
@@ -48,12 +49,12 @@ def test_training_is_the_same(corpus, packed, pretrained, finetuned, tmp_path, k
 
 
 def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path):  # noqa: F811
-    command, options = train.parse(flags("pretrain", corpus, tmp_path))
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     stop_during(trainer, 2)
     with pytest.raises(StoppedBySignal):
         trainer.train()
-    run(*train.parse(flags("pretrain", packed, tmp_path)))
+    run(parse_recipe(flags("pretrain", packed, tmp_path)))
     assert losses(tmp_path) == losses(pretrained.parent)
 
 
@@ -79,7 +80,7 @@ def test_a_mixture_of_packed_and_other_filelists(corpus, packed, tmp_path):
                 if path.is_file():
                     os.link(path, data / part / path.name)
         argv = flags("pretrain", data, tmp_path / f"{name}_out", train_subset=None)
-        run(*train.parse([*argv, "--train_subset", "a/train", "b/dev", "--valid_subset", "b/dev"]))
+        run(parse_recipe([*argv, "--train_subset", "a/train", "b/dev", "--valid_subset", "b/dev"]))
         results.append(losses(tmp_path / f"{name}_out"))
     assert results[0] == results[1] and results[0]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import inference
-import train
+from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags
 from tests.integration.test_training import (  # noqa: F401 (fixtures)
     finetuned,
@@ -41,13 +41,13 @@ HALVES = [
 @pytest.mark.parametrize("hourglass", ["[1,(2,2),1]", ""])
 @pytest.mark.parametrize("precision", HALVES)
 def test_both_tasks(corpus, tmp_path, precision, hourglass):
-    changed = {"precision": precision, "hourglass": hourglass}
-    summary = run(*train.parse(flags("pretrain", corpus, tmp_path / "p", **changed)))
+    changed = {"precision": precision, "hourglass_config": hourglass}
+    summary = run(parse_recipe(flags("pretrain", corpus, tmp_path / "p", **changed)))
     assert np.isfinite(summary["val_loss"])
     saved = load_checkpoint(tmp_path / "p" / "wav2vec2_update4.pt")
     assert all(tensor.dtype == torch.float32 for tensor in saved["model"].values())
     changed = {"precision": precision, "pretrained_model": tmp_path / "p" / "wav2vec2_update4.pt"}
-    summary = run(*train.parse(flags("finetune", corpus, tmp_path / "f", **changed)))
+    summary = run(parse_recipe(flags("finetune", corpus, tmp_path / "f", **changed)))
     assert np.isfinite(summary["val_loss"])
     scales = [
         record["data"]["train_loss_scale"]
@@ -59,7 +59,7 @@ def test_both_tasks(corpus, tmp_path, precision, hourglass):
 
 @pytest.mark.parametrize("precision", HALVES)
 def test_the_first_loss_is_nearly_that_of_fp32(corpus, pretrained, tmp_path, precision):  # noqa: F811
-    run(*train.parse(flags("pretrain", corpus, tmp_path, precision=precision, max_update=2)))
+    run(parse_recipe(flags("pretrain", corpus, tmp_path, precision=precision, max_update=2)))
     assert losses(tmp_path)[0] == pytest.approx(losses(pretrained.parent)[0], rel=5e-3)
 
 
@@ -80,7 +80,7 @@ def test_bf16_learns_as_fp32_does(corpus, tmp_path):
             no_save="true",
             **changed,
         )
-        trainer = train.prepare(*train.parse(arguments), CPU)
+        trainer = prepare_trainer(parse_recipe(arguments), CPU)
         # One epoch of 200 updates, so that a line covers 50 updates.
         plan = trainer.task.plan
         plan.corpora = [replace(plan.corpora[0], take=200)]
@@ -101,21 +101,21 @@ def test_a_run_goes_on_in_another_precision(corpus, tmp_path, capsys):
     """fp32 -> bf16 -> fp32: nothing is lost, and the change is said."""
     arguments = {"max_update": 9, "epochs_this_job": 1, "max_tokens": 240_000}
     for precision, expected in (("fp32", 3), ("bf16", 6), ("fp32", 9)):
-        options = train.parse(flags("pretrain", corpus, tmp_path, precision=precision, **arguments))
-        trainer = train.prepare(*options, CPU)
-        before = {k: v.clone() for k, v in trainer.weights.state_dict().items()}
-        if trainer.update:
-            saved = load_checkpoint(tmp_path / f"wav2vec2_update{trainer.update}.pt")["model"]
+        recipe = parse_recipe(flags("pretrain", corpus, tmp_path, precision=precision, **arguments))
+        trainer = prepare_trainer(recipe, CPU)
+        before = {k: v.clone() for k, v in trainer.state.weights.state_dict().items()}
+        if trainer.state.update:
+            saved = load_checkpoint(tmp_path / f"wav2vec2_update{trainer.state.update}.pt")["model"]
             assert all(torch.equal(saved[name], before[name]) for name in saved)
         trainer.train()
-        assert trainer.update == expected
+        assert trainer.state.update == expected
     assert "precision was bf16, is now fp32" in capsys.readouterr().err
 
 
 def test_average(corpus, tmp_path, command):
     """Kept, validated, continued to the bit, exported, and usable."""
     arguments = flags("pretrain", corpus, tmp_path / "p", ema=0.5, save_every_updates=2)
-    run(*train.parse(arguments))
+    run(parse_recipe(arguments))
     validation = [r["data"] for r in log_records(tmp_path / "p") if "val_loss" in r.get("data", {})]
     assert np.isfinite(validation[0]["val_ema_loss"])
     assert validation[0]["val_ema_loss"] != validation[0]["val_loss"]
@@ -123,7 +123,7 @@ def test_average(corpus, tmp_path, command):
     gain = "wav2vec2.encoder.pos_conv.conv.parametrizations.weight.original0"
     assert gain in straight["ema_model"]
     (tmp_path / "p" / "wav2vec2_update4.pt").unlink()
-    run(*train.parse(arguments))
+    run(parse_recipe(arguments))
     again = load_checkpoint(tmp_path / "p" / "wav2vec2_update4.pt")
     for name, average in straight["ema_model"].items():
         assert torch.equal(average, again["ema_model"][name]), name
@@ -136,7 +136,7 @@ def test_average(corpus, tmp_path, command):
     assert code == 0 and "after update 4" in out
     assert command(export_average.main, "--checkpoint", start, "--output", tmp_path / "x")[0] == 2
     arguments = flags("finetune", corpus, tmp_path / "f", pretrained_model=start, ema=0.9)
-    run(*train.parse(arguments))
+    run(parse_recipe(arguments))
     recogniser = tmp_path / "recogniser.pt"
     best = tmp_path / "f" / "wav2vec2_best.pt"
     assert command(export_average.main, "--checkpoint", best, "--output", recogniser)[0] == 0

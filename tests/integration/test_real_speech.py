@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import inference
-import train
+from tasks.recipes import parse_recipe
 from tests.integration.conftest import ROOT, flags
 from tests.integration.test_training import log_records, losses, run
 from wav2vec2.files.filelists import letters, read_manifest, write_manifest
@@ -109,7 +109,7 @@ def pretrained(both_languages, tmp_path_factory):
         dropout_features=0,
         **REGULARISATION_OFF,
     )
-    run(*train.parse([*arguments, "--loss_weights", "0.1", "0.0"]))
+    run(parse_recipe([*arguments, "--loss_weights", "0.1", "0.0"]))
     return output / "wav2vec2_update150.pt"
 
 
@@ -195,7 +195,7 @@ def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
         save_frequency=1000,
         **REGULARISATION_OFF,
     )
-    summary = run(*train.parse(arguments))
+    summary = run(parse_recipe(arguments))
     loss = [value for _, value in losses(tmp_path)]
     assert loss[-1] < loss[0] / 100
     assert summary["val_wer"] == 0.0

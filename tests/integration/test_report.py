@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import inference
-import train
+from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.browser import PROGRAM, Browser
 from tests.integration.conftest import ROOT, flags
 from utils.reporting import report
@@ -31,10 +31,10 @@ def runs(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def run(kind, name, **changed):
-        command, options = train.parse(flags(kind, corpus, folder / name, **changed))
-        return train.prepare(command, options, torch.device("cpu")).train()
+        recipe = parse_recipe(flags(kind, corpus, folder / name, **changed))
+        return prepare_trainer(recipe, torch.device("cpu")).train()
 
-    run("pretrain", "plain", hourglass="", validate_at_start="true")
+    run("pretrain", "plain", hourglass_config="", validate_at_start="true")
     for _ in range(2):
         run("pretrain", "short", save_every_updates=1, max_update=6, epochs_this_job=1)
     pretrained = next((folder / "short").glob("wav2vec2_update*.pt"))

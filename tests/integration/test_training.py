@@ -14,7 +14,8 @@ import torch
 import inference
 import train
 from common.training import checkpoint
-from common.training.metrics import Sums
+from common.training.meter import Sums
+from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch, write_corpus
 from wav2vec2 import encoder
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -26,21 +27,21 @@ from wav2vec2.files.torch_file import load_checkpoint
 def pretrained(corpus, tmp_path_factory):
     """A MINI model after four updates."""
     output = tmp_path_factory.mktemp("pretrained")
-    command, options = train.parse(flags("pretrain", corpus, output))
-    run(command, options)
+    recipe = parse_recipe(flags("pretrain", corpus, output))
+    run(recipe)
     return output / "wav2vec2_update4.pt"
 
 
 @pytest.fixture(scope="module")
 def finetuned(corpus, pretrained, tmp_path_factory):
     output = tmp_path_factory.mktemp("finetuned")
-    run(*train.parse(flags("finetune", corpus, output, pretrained_model=pretrained)))
+    run(parse_recipe(flags("finetune", corpus, output, pretrained_model=pretrained)))
     return output / "wav2vec2_update4.pt"
 
 
-def run(command, options):
+def run(recipe):
     """Train as `train.py` does, without its exit."""
-    return train.prepare(command, options, torch.device("cpu")).train()
+    return prepare_trainer(recipe, torch.device("cpu")).train()
 
 
 def log_records(folder):
@@ -98,14 +99,14 @@ def test_a_run_continues_where_it_stopped(corpus, pretrained, finetuned, tmp_pat
     start = tmp_path / "start.pt"
     shutil.copy(pretrained, start)
     changed = {"pretrained_model": start} if kind == "finetune" else {}
-    command, options = train.parse(flags(kind, corpus, tmp_path / "run", **changed))
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    recipe = parse_recipe(flags(kind, corpus, tmp_path / "run", **changed))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     stop_during(trainer, 2)
-    with pytest.raises(StoppedBySignal, match="stopped by SIGTERM after update 2; started again"):
+    with pytest.raises(StoppedBySignal, match="stopped by SIGTERM after update 2; start it again"):
         trainer.train()
     assert checkpoint.saved_updates(tmp_path / "run") == [2]
     start.unlink()
-    run(command, options)
+    run(recipe)
     assert losses(tmp_path / "run") == losses(straight.parent)
     resumed = load_checkpoint(tmp_path / "run" / "wav2vec2_update4.pt")["model"]
     expected = load_checkpoint(straight)["model"]
@@ -116,13 +117,13 @@ def test_a_run_continues_where_it_stopped(corpus, pretrained, finetuned, tmp_pat
 
 def test_stopped_at_an_epochs_end_the_validation_still_comes(corpus, tmp_path):
     arguments = flags("pretrain", corpus, tmp_path / "straight", max_update=20)
-    run(*train.parse(arguments))
-    command, options = train.parse(flags("pretrain", corpus, tmp_path / "stopped", max_update=20))
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    run(parse_recipe(arguments))
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path / "stopped", max_update=20))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     stop_during(trainer, trainer.task.plan.updates_per_epoch)
     with pytest.raises(StoppedBySignal):
         trainer.train()
-    run(command, options)
+    run(recipe)
 
     def validations(folder):
         return [
@@ -138,15 +139,15 @@ def test_stopped_at_an_epochs_end_the_validation_still_comes(corpus, tmp_path):
 def test_continued_by_another_number_of_processes(corpus, pretrained, tmp_path):
     """The same product of batches: the same sub-batches and draws, so nearly the same weights."""
     shared = {"max_tokens": "60000", "update_freq": 2}
-    run(*train.parse(flags("pretrain", corpus, tmp_path / "one", **shared)))
-    command, options = train.parse(flags("pretrain", corpus, tmp_path / "both", **shared))
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    run(parse_recipe(flags("pretrain", corpus, tmp_path / "one", **shared)))
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path / "both", **shared))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     stop_during(trainer, 2)
     with pytest.raises(StoppedBySignal):
         trainer.train()
     result = launch(2, flags("pretrain", corpus, tmp_path / "both", **shared | {"update_freq": 1}))
     assert result.returncode == 0, result.stderr
-    assert "continuing from" in result.stderr
+    assert "resuming from" in result.stderr
     one, both = (
         load_checkpoint(tmp_path / name / "wav2vec2_update4.pt")["model"]
         for name in ("one", "both")
@@ -160,8 +161,8 @@ def test_a_resume_says_what_is_different(corpus, pretrained, tmp_path, capsys):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        train.prepare(
-            *train.parse(flags("pretrain", corpus, tmp_path / "copy")), torch.device("cpu")
+        prepare_trainer(
+            parse_recipe(flags("pretrain", corpus, tmp_path / "copy")), torch.device("cpu")
         )
     finally:
         torch.set_num_threads(threads)
@@ -196,8 +197,8 @@ def test_two_processes_are_one_that_accumulates(corpus, pretrained, tmp_path, ki
     shared |= {"activation_dropout": 0.1, "ema": 0.9, **NOISY[kind]}
     if kind == "finetune":
         shared |= {"pretrained_model": pretrained, "freeze_finetune_updates": 2}
-    command, options = train.parse(flags(kind, corpus, tmp_path / "one", **shared, update_freq=2))
-    trainer = train.prepare(command, options, torch.device("cpu"))
+    recipe = parse_recipe(flags(kind, corpus, tmp_path / "one", **shared, update_freq=2))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
     plan = trainer.task.plan
     assert plan.dropped_batches % 2 == 1 and 2 * plan.updates_per_epoch < 12
     assert len({len(group[0]) for group in plan.groups}) > 1
@@ -222,7 +223,7 @@ def test_two_processes_are_one_that_accumulates(corpus, pretrained, tmp_path, ki
 def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_path):
     shutil.copytree(pretrained.parent, tmp_path / "copy")
     before = losses(tmp_path / "copy")
-    run(*train.parse(flags("pretrain", corpus, tmp_path / "copy")))
+    run(parse_recipe(flags("pretrain", corpus, tmp_path / "copy")))
     assert losses(tmp_path / "copy") == before
 
 
@@ -234,7 +235,7 @@ def test_losses_do_not_depend_on_loader_workers(
 ):
     straight = {"pretrain": pretrained, "finetune": finetuned}[kind]
     changed = {"pretrained_model": pretrained} if kind == "finetune" else {}
-    run(*train.parse(flags(kind, corpus, tmp_path, num_workers=workers, **changed)))
+    run(parse_recipe(flags(kind, corpus, tmp_path, num_workers=workers, **changed)))
     assert losses(tmp_path) == losses(straight.parent)
 
 
@@ -246,7 +247,7 @@ def test_layers_computed_again_learn_the_same(corpus, tmp_path, monkeypatch, pre
     monkeypatch.setattr(encoder, "checkpoint", lambda *a, **k: seen.append(a[0]) or again(*a, **k))
     for name in ("false", "true"):
         changed = {"activation_checkpointing": name, "precision": precision, "layerdrop": 0.2}
-        run(*train.parse(flags("pretrain", corpus, tmp_path / name, **changed)))
+        run(parse_recipe(flags("pretrain", corpus, tmp_path / name, **changed)))
         assert bool(seen) == (name == "true")
     assert losses(tmp_path / "true") == losses(tmp_path / "false")
 
@@ -258,7 +259,7 @@ def test_compiled_layers_learn_the_same(corpus, tmp_path, caplog):
     caplog.set_level("INFO", "wav2vec2")
     none = {"dropout": 0, "attention_dropout": 0, "activation_dropout": 0, "layerdrop": 0.2}
     for name in ("false", "true"):
-        run(*train.parse(flags("pretrain", corpus, tmp_path / name, compile=name, **none)))
+        run(parse_recipe(flags("pretrain", corpus, tmp_path / name, compile=name, **none)))
     expected = losses(tmp_path / "false")
     assert losses(tmp_path / "true") == [pytest.approx(loss, rel=1e-4) for loss in expected]
     assert "transformer layers: torch.compile" in caplog.text
@@ -271,7 +272,7 @@ def test_validation_does_not_depend_on_its_batches(corpus, pretrained, tmp_path)
         arguments = flags(
             "pretrain", corpus, tmp_path / str(max_tokens), max_tokens=max_tokens, update_freq=1
         )
-        task = train.build(*train.parse(arguments), torch.device("cpu"))
+        task = parse_recipe(arguments).build_task(torch.device("cpu"))
         task.model.load_state_dict(load_checkpoint(pretrained)["model"])
         task.model.eval()
         sums = Sums()
@@ -289,7 +290,7 @@ def test_the_pretrained_weights_are_the_ones_loaded(corpus, pretrained, tmp_path
         arguments = flags(
             "finetune", corpus, tmp_path, pretrained_model=pretrained, random_weights=random
         )
-        tasks[random] = train.build(*train.parse(arguments), torch.device("cpu"))
+        tasks[random] = parse_recipe(arguments).build_task(torch.device("cpu"))
     trunk = {k: v for k, v in saved.items() if k.startswith("wav2vec2.")}
     loaded, fresh = (tasks[random].model.state_dict() for random in ("false", "true"))
     assert trunk.keys() == {k for k in loaded if k.startswith("wav2vec2.")}
@@ -304,25 +305,26 @@ def test_pretraining_goes_on_from_somebodys_weights(corpus, pretrained, tmp_path
     start = tmp_path / "start.pt"
     shutil.copy(pretrained, start)
     arguments = flags("pretrain", corpus, tmp_path / "o", init_from=start, seed=5)
-    trainer = train.prepare(*train.parse(arguments), torch.device("cpu"))
+    trainer = prepare_trainer(parse_recipe(arguments), torch.device("cpu"))
     saved = load_checkpoint(start)["model"]
     for name, weight in trainer.task.model.state_dict().items():
         assert torch.equal(weight, saved[name]), name
-    assert trainer.update == 0 and not trainer.optimizer.state
+    assert trainer.state.update == 0 and not trainer.state.optimizer.state
     stop_during(trainer, 2)
     with pytest.raises(StoppedBySignal):
         trainer.train()
     start.unlink()
-    run(*train.parse(arguments))
+    run(parse_recipe(arguments))
     code, _, err = command(
-        train.main, *flags("pretrain", corpus, tmp_path / "x", init_from=pretrained, hourglass="")
+        train.main,
+        *flags("pretrain", corpus, tmp_path / "x", init_from=pretrained, hourglass_config=""),
     )
-    assert code == 2 and "of another architecture than --model and --hourglass say" in err
+    assert code == 2 and "of another architecture than --model and --hourglass_config say" in err
 
 
 def test_only_the_output_layer_learns_at_first(corpus, pretrained, tmp_path, capsys):
     run(
-        *train.parse(
+        parse_recipe(
             flags(
                 "finetune",
                 corpus,
@@ -397,9 +399,9 @@ def test_learning_is_possible(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     start = flags("pretrain", folder, tmp_path / "p", valid_subset="train", max_update=1)
-    run(*train.parse(start))
+    run(parse_recipe(start))
     summary = run(
-        *train.parse(
+        parse_recipe(
             flags(
                 "finetune",
                 folder,
@@ -439,11 +441,11 @@ def until_collapse(corpus, output, learning_rate, spoil=lambda model: None):
         no_save="true",
     )
     arguments += ["--loss_weights", "0", "0"]
-    trainer = train.prepare(*train.parse(arguments), torch.device("cpu"))
+    trainer = prepare_trainer(parse_recipe(arguments), torch.device("cpu"))
     spoil(trainer.task.model)
     with pytest.raises(HealthError) as stopped:
         trainer.train()
-    return trainer.update, str(stopped.value)
+    return trainer.state.update, str(stopped.value)
 
 
 def test_a_learnt_collapse_stops_the_run(corpus, tmp_path):
@@ -463,12 +465,12 @@ def test_a_context_that_says_nothing_stops_the_run(corpus, tmp_path):
 
 
 def test_a_gradient_that_is_never_finite_stops_the_run(corpus, tmp_path, capsys):
-    trainer = train.prepare(
-        *train.parse(flags("pretrain", corpus, tmp_path, max_update=50)), torch.device("cpu")
+    trainer = prepare_trainer(
+        parse_recipe(flags("pretrain", corpus, tmp_path, max_update=50)), torch.device("cpu")
     )
     with torch.no_grad():
         trainer.task.model.final_proj.weight[0, 0] = float("nan")
     with pytest.raises(HealthError, match="10 updates in a row had a gradient that is not finite"):
         trainer.train()
-    assert (trainer.update, trainer.position) == (0, 10)
+    assert (trainer.state.update, trainer.state.position) == (0, 10)
     assert "nothing was learnt from utterances 1-7-" in capsys.readouterr().err

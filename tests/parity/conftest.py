@@ -16,14 +16,13 @@ transformers = pytest.importorskip("transformers")
 NO_DROPOUT = Regularisation(
     dropout=0.0,
     dropout_input=0.0,
-    dropout_features=0.0,
     attention_dropout=0.0,
     activation_dropout=0.0,
     layerdrop=0.0,
     feature_grad_mult=1.0,  # transformers has no such factor
 )
 # transformers has no features penalty either.
-OBJECTIVE = ContrastiveObjective(loss_weights=(0.1, 0.0), distractors=20)
+OBJECTIVE = ContrastiveObjective(loss_weights=(0.1, 0.0), distractors=20, dropout_features=0.0)
 
 # Full widths and the full extractors.  Base also in full depth; Large cut to three layers.
 ARCHITECTURES = {"base": BASE, "large": replace(LARGE, layers=3)}

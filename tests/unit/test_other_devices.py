@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from common.training.metrics import Sums
 from common.training.precision import Weights
-from common.training.step import MicroBatchResult, run_update
+from common.training.step import UpdateStep
+from common.training.task import MicroBatchResult
 from wav2vec2 import quantizer
 from wav2vec2.config import BASE, LARGE, MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
@@ -89,16 +89,8 @@ def update(model, forward, precision, monkeypatch, batches=2) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "tolist", tolist)
         for _ in range(2):
-            report = run_update(
-                range(batches),
-                forward,
-                weights,
-                optimizer,
-                learning_rate=1e-3,
-                clip_norm=1.0,
-                sums=Sums(),
-                device=META,
-            )
+            step = UpdateStep(weights, optimizer, META, clip_norm=1.0)
+            report = step.run(range(batches), forward, learning_rate=1e-3)
             assert report.applied
     assert all(p.device == META and p.grad is not None for p in weights.parameters())
     return len(asked)
@@ -186,7 +178,9 @@ def test_pretraining_waits_once_an_update(precision, hourglass, monkeypatch):
     def forward(_):
         output = model(pretraining_batch(architecture, 2, 16_000, parts=2), temperature=2.0)
         sums = {"loss": output.loss, "correct": output.correct}
-        return MicroBatchResult(output.loss, output.targets, sums)
+        return MicroBatchResult(
+            output.loss, output.targets, tokens=0, frames=0, audio_seconds=0.0, sums=sums
+        )
 
     assert update(model, forward, precision, monkeypatch) == 2
 
@@ -210,7 +204,9 @@ def test_finetuning_waits_once_an_update(precision, norm, lengths, monkeypatch):
         )
         # torch's CTC has no kernel without values; the GPU tests have the real one.
         assert output.logits.shape == (2, frames, 32) and output.frame_lengths.device.type == "cpu"
-        return MicroBatchResult(output.logits.float().sum(), 2)
+        return MicroBatchResult(
+            output.logits.float().sum(), 2, tokens=0, frames=0, audio_seconds=0.0
+        )
 
     assert update(model, forward, precision, monkeypatch) == 2
 
@@ -227,7 +223,9 @@ def memory(architecture, rows: int, samples: int, monkeypatch) -> tuple[int, int
         def forward(_):
             output = model(pretraining_batch(architecture, rows, samples), temperature=2.0)
             after_forward.append(held.now)
-            return MicroBatchResult(output.loss, output.targets)
+            return MicroBatchResult(
+                output.loss, output.targets, tokens=0, frames=0, audio_seconds=0.0
+            )
 
         update(model, forward, "bf16", monkeypatch, batches=1)
     return after_forward[-1], held.peak

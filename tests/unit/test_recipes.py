@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+from tasks.recipes import configuration_of, parse_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,8 +97,7 @@ def test_variables_are_the_scripts(recipe):
     ("command", "recipe"), [("pretrain", "pretrain_base"), ("finetune", "finetune_base_100h")]
 )
 def test_own_defaults_are_the_base_recipe(command, recipe):
-    _, options = train.parse([command])
-    configuration = json.loads(json.dumps(train.resolved(command, options)))
+    configuration = json.loads(json.dumps(configuration_of(parse_recipe([command]))))
     for _, flag, value in TABLES[recipe]:
         if flag not in ("ranks", "validate_frequency"):  # one process; every epoch
             assert configuration[flag] == parse(value, configuration[flag]), flag

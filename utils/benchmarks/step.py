@@ -169,7 +169,7 @@ def configurations(options: BenchmarkOptions) -> list[Configuration]:
 
 
 def hourglass(model: str, factor: int) -> str:
-    """`--hourglass` of a factor: `[2,(8,4),2]`; '' for 1."""
+    """`--hourglass_config` of a factor: `[2,(8,4),2]`; '' for 1."""
     layers = PRESETS[model].layers
     outer = max(layers // 6, 1)
     return str(Hourglass(outer, layers - 2 * outer, factor, outer)) if factor > 1 else ""

@@ -348,7 +348,7 @@ def their_config(
         "attention_dropout": regularisation.attention_dropout,
         "activation_dropout": regularisation.activation_dropout,
         "feat_proj_dropout": regularisation.dropout_input,
-        "feat_quantizer_dropout": regularisation.dropout_features,
+        "feat_quantizer_dropout": objective.dropout_features,
         "layerdrop": 0.0,
         "attn_implementation": "sdpa",
     }

@@ -121,7 +121,7 @@ def flags_of(architecture: Architecture) -> str:
     hourglass = architecture.hourglass
     plain = replace(architecture, hourglass=None)
     model = next((name for name, preset in PRESETS.items() if preset == plain), "auto")
-    flags = f"--model {model} --hourglass '{hourglass or ''}'"
+    flags = f"--model {model} --hourglass_config '{hourglass or ''}'"
     if hourglass is not None and hourglass.resampling != "naive":
         flags += f" --hourglass_resampling {hourglass.resampling}"
     return f"{flags} (MODEL, HOURGLASS_CONFIG)"
@@ -143,7 +143,7 @@ def load_pretraining(
     differing = [f"{name} {found[name]}" for name in wanted if found[name] != wanted[name]]
     if differing:
         raise UserError(
-            f"{source}: of another architecture than --model and --hourglass say "
+            f"{source}: of another architecture than --model and --hourglass_config say "
             f"({'; '.join(differing)}); give {flags_of(architecture)}"
         )
     _load(model, content["model"], source)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.runtime import randomness
-from common.training.metrics import Sums
+from common.training.meter import Sums
 from wav2vec2.cli import errors
 from wav2vec2.decoding.greedy import ctc_greedy
 from wav2vec2.text.error_rate import ErrorCounts

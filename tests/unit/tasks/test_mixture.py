@@ -1,6 +1,6 @@
 import pytest
 
-from common.training.metrics import Sums
+from common.training.meter import Sums
 from tasks.mixture import Mixture, add_apart, report_apart
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import Utterance

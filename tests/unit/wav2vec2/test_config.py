@@ -59,12 +59,12 @@ def test_hourglass_notation():
     "text", ["[2,8,4,2]", "2,(8,4),2", "[2,(8,4)]", "[a,(8,4),2]", "[2,(8,0),2]"]
 )
 def test_bad_hourglass_names_the_flag(text):
-    with pytest.raises(ValueError, match="--hourglass"):
+    with pytest.raises(ValueError, match="--hourglass_config"):
         Hourglass.parse(text)
 
 
 def test_hourglass_must_have_all_layers():
-    with pytest.raises(ValueError, match=r"--hourglass \[2,\(4,4\),2\] has 8 layers.* 12"):
+    with pytest.raises(ValueError, match=r"--hourglass_config \[2,\(4,4\),2\] has 8 layers.* 12"):
         replace(BASE, hourglass=Hourglass(2, 4, 4, 2))
 
 

@@ -30,7 +30,7 @@ def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
         "import json, os, pathlib, signal, subprocess, sys, threading, time, torch\n"
         "from common.runtime import distributed\n"
         "from wav2vec2.cli.errors import UserError, exit_process, report_error, run_command\n"
-        "from common.training.metrics import Sums\n"
+        "from common.training.meter import Sums\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         f"{before.strip()}\n"
         "def main():\n"

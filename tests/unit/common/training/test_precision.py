@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from common.training.ema import Ema
-from common.training.metrics import Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
-from common.training.step import MicroBatchResult, run_update
+from common.training.step import UpdateStep
+from common.training.task import MicroBatchResult
 from wav2vec2.cli.errors import HealthError, UserError
 from wav2vec2.config import MINI, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
@@ -31,21 +31,14 @@ class Model(nn.Module):
 
     def result(self, x):
         y = self.island(self.body(x.to(self.body.weight.dtype)).float())
-        return MicroBatchResult(y.square().sum(), targets=len(x))
+        return MicroBatchResult(y.square().sum(), len(x), tokens=0, frames=0, audio_seconds=0.0)
 
 
-def update(model, weights, optimizer, batches, **options):
-    return run_update(
-        batches,
-        model.result,
-        weights,
-        optimizer,
-        learning_rate=0.01,
-        clip_norm=0.0,
-        sums=Sums(),
-        device=CPU,
-        **options,
-    )
+def update(model, weights, optimizer, batches, loss_scale=1.0):
+    scaler = LossScaler()
+    scaler.scale = loss_scale
+    step = UpdateStep(weights, optimizer, CPU, scaler=scaler)
+    return step.run(batches, model.result, learning_rate=0.01)
 
 
 def make(precision):
@@ -88,18 +81,9 @@ def test_gradients_are_collected_in_fp32():
     model, weights, optimizer = make("bf16")
 
     def forward(batch):
-        return MicroBatchResult(model.body.bias.sum(), targets=1)
+        return MicroBatchResult(model.body.bias.sum(), 1, tokens=0, frames=0, audio_seconds=0.0)
 
-    run_update(
-        range(300),
-        forward,
-        weights,
-        optimizer,
-        learning_rate=0.0,
-        clip_norm=0.0,
-        sums=Sums(),
-        device=CPU,
-    )
+    UpdateStep(weights, optimizer, CPU).run(range(300), forward, learning_rate=0.0)
     torch.testing.assert_close(weights.named()["body.bias"].grad, torch.ones(4))
 
 

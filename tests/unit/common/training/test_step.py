@@ -4,13 +4,17 @@ import weakref
 import pytest
 import torch
 
-from common.training.metrics import Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import Weights
-from common.training.step import MicroBatchResult, run_update
+from common.training.step import UpdateStep
+from common.training.task import MicroBatchResult
 from wav2vec2.cli.errors import UserError
 
 OPTIONS = OptimizerOptions(adam_betas=(0.9, 0.98), adam_eps=1e-6, weight_decay=0.01)
+
+
+def result_of(loss, targets, **sums):
+    return MicroBatchResult(loss, targets, tokens=0, frames=0, audio_seconds=0.0, sums=sums)
 
 
 class Model(torch.nn.Module):
@@ -20,7 +24,7 @@ class Model(torch.nn.Module):
 
     def forward(self, batch):
         loss = ((self.used * batch) ** 2).sum()
-        return MicroBatchResult(loss, targets=len(batch), sums={"loss": loss, "n": len(batch)})
+        return result_of(loss, len(batch), n=len(batch))
 
 
 def make():
@@ -31,18 +35,9 @@ def make():
 
 
 def run(model, optimizer, batches, clip_norm=0.0, forward=None):
-    sums = Sums()
-    report = run_update(
-        batches,
-        forward or model.forward,
-        Weights(model),
-        optimizer,
-        learning_rate=0.1,
-        clip_norm=clip_norm,
-        sums=sums,
-        device=torch.device("cpu"),
-    )
-    return report, sums.total()
+    step = UpdateStep(Weights(model), optimizer, torch.device("cpu"), clip_norm=clip_norm)
+    report = step.run(batches, forward or model.forward, learning_rate=0.1)
+    return report, report.sums.total()
 
 
 def test_gradient_is_divided_once_by_the_count_of_all_targets():
@@ -120,7 +115,7 @@ def test_out_of_memory_lets_go_of_the_graph(error, monkeypatch):
 
     def forward(batch):
         result = model(batch)
-        return MicroBatchResult(Full.apply(result.loss), result.targets)
+        return result_of(Full.apply(result.loss), result.targets)
 
     with pytest.raises(UserError, match="out of memory.*--num_concat_batches"):
         run(model, optimizer, [torch.ones(3)], forward=forward)

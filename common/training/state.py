@@ -1,0 +1,98 @@
+"""Everything that a resume needs, in one place."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from common.training.checkpoint import ResumePoint
+from common.training.ema import Ema
+from common.training.precision import LossScaler, Weights
+from wav2vec2.cli.errors import UserError
+
+
+@dataclass
+class TrainingState:
+    """The state of a run after some update."""
+
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    scaler: LossScaler | None
+    recipe: dict[str, Any]
+    """What defines the training, in plain types: a resume must agree with it."""
+    circumstances: dict[str, Any]
+    """What may differ from one job of a run to the next: precision, threads, geometry."""
+    update: int = 0
+    """Updates applied."""
+    position: int = 0
+    """Updates' worth of batches consumed; an update that was not applied costs one, too."""
+    validated: int = 0
+    """Position of the last validation."""
+    best: float | None = None
+    """Best validation result so far."""
+
+    def model_content(self) -> dict[str, Any]:
+        """The part of a checkpoint that the model's use needs."""
+        return {
+            "model": self.weights.state_dict(),
+            "ema_model": self.ema.state_dict() if self.ema else None,
+            "recipe": self.recipe,
+            "circumstances": self.circumstances,
+            "update": self.update,
+            "position": self.position,
+            "validated": self.validated,
+            "best": self.best,
+        }
+
+    def content(self) -> dict[str, Any]:
+        """The whole state, for a checkpoint from which the run can resume."""
+        return {
+            **self.model_content(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_scale": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def restore(self, point: ResumePoint) -> list[str]:
+        """Take over the state of a checkpoint; returns how the circumstances differ from its.
+
+        UserError if another recipe wrote it, or if it is no checkpoint to resume from.
+        """
+        content = point.content
+        try:
+            differing = differences(content["recipe"], self.recipe)
+            if differing:
+                raise UserError(
+                    f"{point.path}: OUTPUT_DIR holds a run of another recipe "
+                    f"({'; '.join(differing)}); choose another OUTPUT_DIR, or give the old values "
+                    "to resume that run"
+                )
+            self.weights.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(content["ema_model"])
+            if self.scaler is not None and content["loss_scale"] is not None:
+                self.scaler.load_state_dict(content["loss_scale"])
+            self.update, self.position = content["update"], content["position"]
+            self.validated, self.best = content["validated"], content["best"]
+            return differences(content["circumstances"], self.circumstances)
+        except KeyError as error:
+            raise UserError(
+                f"{point.path}: not a checkpoint that a run can resume from (it has no {error}); "
+                "choose another OUTPUT_DIR"
+            ) from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Where `new` differs from `old`: `max_update was 100, is now 200`, nested names dotted.
+
+    A name that only `old` has is a setting that no longer exists, or had no effect.
+    """
+    found = []
+    for name in sorted(new):
+        a, b = old.get(name), new[name]
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(f"{prefix}{name} was {a}, is now {b}")
+    return found

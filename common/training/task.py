@@ -1,0 +1,63 @@
+"""What the training loop needs of a task, and what a task hands back."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from common.data.batching import BatchPlan
+from common.data.dataset import TrainingBatch, UtteranceDataset
+from common.training.meter import Sums, Totals
+
+
+@dataclass
+class MicroBatchResult:
+    """What the forward pass of a micro-batch gives."""
+
+    loss: Tensor
+    """Scalar, summed (not averaged) over the micro-batch's targets."""
+    targets: int
+    """What the gradient is divided by, summed over the whole update: masked frames in
+    pre-training, utterances in fine-tuning."""
+    tokens: int
+    """What throughput is reported in: masked frames in pre-training, labels in fine-tuning."""
+    frames: int
+    """Valid frames of the batch."""
+    audio_seconds: float
+    """Audio of the batch, without padding."""
+    sums: dict[str, Tensor | float] = field(default_factory=dict)
+    """The task's own measures, summed over the batch."""
+
+
+class Task(Protocol):
+    """A model with its data, objective and metrics."""
+
+    model: torch.nn.Module
+    plan: BatchPlan
+    dataset: UtteranceDataset
+    selection: str
+    """The validation metric that chooses the best checkpoint; lower is better."""
+    recipe: dict[str, Any]
+    """Everything that defines the training, in plain types: a resume must agree with it."""
+
+    def begin_update(self, update: int) -> None:
+        """Prepare the model for update `update`, counted from 1."""
+
+    def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
+        """Loss and measures of a batch on the model's device."""
+
+    def summarise(self, totals: Totals) -> dict[str, float]:
+        """Sums over some updates and all processes -> the task's metrics, without prefix."""
+
+    def collapse_reason(self, totals: Totals) -> str | None:
+        """Sums over some updates -> why training is pointless, None if it is not."""
+
+    def validate(self, sums: Sums) -> None:
+        """Add this process' share of the validation set to `sums`, without communicating."""
+
+    def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
+        """What `validate` summed, over all processes -> the metrics to report."""
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """What makes a checkpoint usable on its own: architecture, dictionary, ..."""

@@ -1,0 +1,214 @@
+"""The recipes as typed configurations, and the trainer that a recipe describes.
+
+A recipe is composed of groups of options; each field of a group is a flag of train.py.  The
+defaults here are the Base recipes on LibriSpeech; the scripts state their differences.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from common.runtime import distributed, environment
+from common.training import checkpoint
+from common.training.checkpoint import ResumePoint
+from common.training.optimizer import OptimizerOptions
+from common.training.precision import PrecisionOptions
+from common.training.schedule import ScheduleOptions
+from common.training.task import Task
+from common.training.trainer import RunOptions, Trainer
+from tasks.data import DataOptions
+from tasks.finetuning import FinetuneOptions, FinetuningTask
+from tasks.pretraining import CropOptions, ModelOptions, PretrainingTask
+from wav2vec2.cli.console import notice
+from wav2vec2.cli.errors import EXIT_FILE, UserError
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.config import ChannelMasking, ContrastiveObjective, Masking, Regularisation
+from wav2vec2.encoder import compile_layers
+from wav2vec2.files.output import prepare_folder
+from wav2vec2.interop import checkpoints
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe:
+    """Contrastive pre-training on audio alone."""
+
+    command: ClassVar[str] = "pretrain"
+
+    data: DataOptions = DataOptions()
+    crop: CropOptions = CropOptions()
+    model: ModelOptions = ModelOptions()
+    regularisation: Regularisation = Regularisation()
+    masking: Masking = Masking()
+    objective: ContrastiveObjective = ContrastiveObjective()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    precision: PrecisionOptions = PrecisionOptions()
+    run: RunOptions = RunOptions()
+
+    def build_task(self, device: torch.device, resume_from: ResumePoint | None = None) -> Task:
+        """The task on `device`; a resumed one takes its architecture from the checkpoint."""
+        init_from = self.model.init_from
+        weights = checkpoints.read_checkpoint(init_from) if init_from and not resume_from else None
+        if resume_from:
+            architecture = self.model.architecture(resume_from.content, str(resume_from.path))
+        else:
+            architecture = self.model.architecture(weights, init_from)
+        return PretrainingTask(
+            self.data,
+            self.crop,
+            architecture,
+            self.regularisation,
+            self.masking,
+            self.objective,
+            self.run,
+            device,
+            init_from=init_from,
+            weights=weights,
+            resume_from=resume_from,
+        )
+
+
+@dataclass(frozen=True)
+class FinetuningRecipe:
+    """CTC training on transcribed audio, by default of Base on 100 hours."""
+
+    command: ClassVar[str] = "finetune"
+
+    data: DataOptions = DataOptions(
+        train_subset=("train-clean-100",),
+        max_tokens=3_200_000,
+        num_concat_batches=1,
+        batches_per_update=8,
+    )
+    finetune: FinetuneOptions = FinetuneOptions()
+    regularisation: Regularisation = Regularisation(
+        dropout=0.0,
+        dropout_input=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.1,
+        layerdrop=0.1,
+        feature_grad_mult=0.0,
+    )
+    masking: Masking = Masking()
+    channel_masking: ChannelMasking = ChannelMasking()
+    optimizer: OptimizerOptions = OptimizerOptions(adam_eps=1e-8, weight_decay=0.0, clip_norm=0.0)
+    schedule: ScheduleOptions = ScheduleOptions(
+        learning_rate=3e-5,
+        schedule="three_stage",
+        max_update=80_000,
+        warmup_updates=8_000,
+        hold_updates=32_000,
+    )
+    precision: PrecisionOptions = PrecisionOptions()
+    run: RunOptions = RunOptions(output_dir="results/finetune_base_100h", save_frequency=10)
+
+    def build_task(self, device: torch.device, resume_from: ResumePoint | None = None) -> Task:
+        """The task on `device`; a resumed one does not need the pre-trained model any more."""
+        return FinetuningTask(
+            self.data,
+            self.finetune,
+            self.regularisation,
+            self.masking,
+            self.channel_masking,
+            self.run,
+            self.schedule.max_update,
+            device,
+            resume_from=resume_from,
+        )
+
+
+Recipe = PretrainingRecipe | FinetuningRecipe
+RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
+
+
+def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
+    """The recipe that a command line asks for: `pretrain|finetune [--FLAG VALUE ...]`."""
+    parser = ArgumentParser(prog="train.py", description="Train wav2vec 2.0.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="pretrain|finetune")
+    for recipe in RECIPES:
+        subparser = commands.add_parser(recipe.command, help=recipe.__doc__)
+        subparser.set_defaults(subparser=subparser, recipe=recipe)
+        for group in fields(recipe):
+            add_flags(subparser, type(group.default), vars(group.default))
+    namespace = parser.parse_args(argv)
+    recipe = namespace.recipe
+    groups = {group.name: from_flags(type(group.default), namespace) for group in fields(recipe)}
+    return recipe(**groups)
+
+
+def configuration_of(recipe: Recipe) -> dict[str, Any]:
+    """The whole configuration in plain types, as printed and logged."""
+    configuration: dict[str, Any] = {"command": recipe.command}
+    for group in fields(recipe):
+        configuration |= asdict(getattr(recipe, group.name))
+    configuration |= asdict(recipe.data.geometry())
+    if isinstance(recipe, PretrainingRecipe) and recipe.model.model != "auto":
+        configuration["architecture"] = recipe.model.architecture().to_dict()
+    return configuration
+
+
+MACHINE_SETTINGS = {"dataset_dir", "output_dir", "init_from", "pretrained_model", "num_workers"}
+"""What may differ between the machines of a run: paths, above all."""
+
+
+def check_agreement(configuration: dict[str, Any]) -> None:
+    """UserError if the processes, started on several machines, got different settings."""
+    mine = {k: v for k, v in configuration.items() if k not in MACHINE_SETTINGS}
+    mine["NUM_NODES"] = os.environ.get("NUM_NODES", "1")
+    first, *others = distributed.gather(mine)
+    for rank, other in enumerate(others, start=1):
+        found = [f"{k}: {other[k]} instead of {v}" for k, v in first.items() if other[k] != v]
+        if found:
+            raise UserError(
+                f"process {rank} was not started like process 0 ({'; '.join(found)}); give the "
+                "recipe the same variables and flags on all machines"
+            )
+
+
+def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
+    """Everything before the first update; an error of one process stops all of them."""
+    run, is_main = recipe.run, distributed.is_main()
+    configuration = distributed.run_on_all_ranks(lambda: configuration_of(recipe))
+    check_agreement(configuration)
+
+    def prepare_output() -> None:
+        if is_main:
+            folder = prepare_folder("--output_dir", run.output_dir)
+            (folder / EXIT_FILE).unlink(missing_ok=True)
+
+    distributed.run_on_all_ranks(prepare_output)
+    if is_main:
+        print(f"configuration: {json.dumps(configuration)}", flush=True)
+
+    point = distributed.run_on_all_ranks(lambda: checkpoint.newest_checkpoint(run.output_dir))
+    found = distributed.gather(point and point.content.get("update"))
+    if len(set(found)) > 1:
+        raise UserError(
+            f"--output_dir {run.output_dir}: the processes find different checkpoints there "
+            f"(updates {found}, by process); use a folder that all machines share"
+        )
+
+    def build_trainer() -> Trainer:
+        task = recipe.build_task(device, point)
+        if run.compile:
+            compile_layers(task.model)
+        parameters = sum(p.numel() for p in task.model.parameters())
+        notice(f"{recipe.command}: {parameters:,} parameters on {device}")
+        # One process writes the log.
+        described = environment.describe(device, distributed.world_size()) if is_main else {}
+        return Trainer(
+            task,
+            run,
+            recipe.optimizer,
+            recipe.schedule,
+            device,
+            precision=recipe.precision.precision,
+            resume_from=point,
+            configuration={**configuration, "environment": described},
+        )
+
+    return distributed.run_on_all_ranks(build_trainer)
