@@ -136,8 +136,8 @@ class Architecture:
         if self.hourglass is not None:
             _check(
                 self.hourglass.layers == self.layers,
-                f"--hourglass_config {self.hourglass} has {self.hourglass.layers} layers, the model "
-                f"has {self.layers}; change it so that pre + middle + post is {self.layers}",
+                f"--hourglass_config {self.hourglass} has {self.hourglass.layers} layers, the "
+                f"model has {self.layers}; change it so that pre + middle + post is {self.layers}",
             )
 
     def to_dict(self) -> dict[str, Any]:

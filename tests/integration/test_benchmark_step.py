@@ -94,24 +94,24 @@ def test_tables_and_figure(measured):
 def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     """Masks are the same frames; the distractors' numbers lead to the same utterance's frames."""
     pytest.importorskip("transformers")
-    recipe = parse_recipe(flags("pretrain", corpus, tmp_path, hourglass="", num_concat_batches=2))[
-        1
-    ]
+    recipe = parse_recipe(
+        flags("pretrain", corpus, tmp_path, hourglass_config="", num_concat_batches=2)
+    )
     device = torch.device("cpu")
     ours = recipe.build_task(device)
-    theirs = step_worker.TransformersTask(options, device, "fp32")
+    theirs = step_worker.TransformersTask(recipe, device, "fp32")
     request = next(iter(ours.plan.requests(0, 0, 0)))
     batch, peers = ours.dataset.load(request), theirs.dataset.load(request)
     assert torch.equal(batch.waveforms, peers.waveforms)
     assert step_worker.digest(batch) == step_worker.digest(peers)
     for mine, other in zip(batch.draws, peers.draws, strict=True):
-        frames = other["mask"].shape[1]
-        for row, masked in enumerate(mine["masked"]):
-            assert np.array_equal(np.flatnonzero(other["mask"][row]), masked)
+        frames = other.mask.shape[1]
+        for row, masked in enumerate(mine.masked):
+            assert np.array_equal(np.flatnonzero(other.mask[row]), masked)
             for position, frame in enumerate(masked):
-                expected = [row * frames + masked[d] for d in mine["distractors"][row, position]]
-                assert other["negatives"][row, frame].tolist() == expected
-        outside = other["negatives"][~other["mask"]]
+                expected = [row * frames + masked[d] for d in mine.distractors[row, position]]
+                assert other.negatives[row, frame].tolist() == expected
+        outside = other.negatives[~other.mask]
         assert not outside.any()
 
     for task in (ours, theirs):
@@ -130,13 +130,13 @@ def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     for task in (ours, theirs):
         reseed("forward", 1)
         result = task.forward((batch if task is ours else peers).to(device), 1)
-        assert result.targets == sum(d["masked"].size for d in batch.draws)
-        assert result.sums["frames"] == len(batch.ids) * frames
+        assert result.targets == sum(d.masked.size for d in batch.draws)
+        assert result.frames == len(batch.ids) * frames
         losses.append(float(result.loss.detach()) / result.targets)
     # Other weights and dropout, the same task: 100 distractors, so about log(101) nats.
     assert all(2 < loss < 8 for loss in losses)
     # Rows of the second sub-batch follow those of the first.
-    rows = len(batch.draws[0]["masked"])
+    rows = len(batch.draws[0].masked)
     assert len(seen["mask_time_indices"]) == len(batch.ids)
     numbers = seen["sampled_negative_indices"][rows:][seen["mask_time_indices"][rows:]]
     assert int(numbers.min()) >= rows * frames and int(numbers.max()) < len(batch.ids) * frames

@@ -8,7 +8,7 @@ from utils.benchmarks import training
 from wav2vec2.config import MINI
 
 LINES = {
-    "loop": r"loop: [\d.]+ % of an update of \d+ ms",
+    "loop": r"loop: an update of \d+ ms takes -?[\d.]+ % longer",
     "save": r"save: \d+ MiB block training for [\d.]+ s, [\d.]+ x the time",
     "processes": r"processes: 2 x 1 thread [\d.]+ updates/s, 1 x 2 threads",
 }

@@ -41,7 +41,7 @@ class BenchmarkOptions:
 
     model: Literal["base", "large", "mini"] = "base"
     """Architecture, with random weights."""
-    hourglass: str = "[2,(8,4),2]"
+    hourglass_config: str = "[2,(8,4),2]"
     """Hourglass measured beside the plain encoder; empty: none."""
     utterances: int = 4
     """Utterances of a batch."""
@@ -126,8 +126,8 @@ def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant
         found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs")
         if options.compiled:
             found[f"plain {precision}, compiled"] = compiled(network)
-    if options.hourglass:
-        hourglass = Hourglass.parse(options.hourglass)
+    if options.hourglass_config:
+        hourglass = Hourglass.parse(options.hourglass_config)
         for precision, network in build(replace(plain, hourglass=hourglass))[1].items():
             found[f"hourglass {precision}"] = ours(network)
     if options.onnx:

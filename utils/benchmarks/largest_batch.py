@@ -12,7 +12,7 @@ Written to --output_dir: largest_batch.json and largest_batch.md.
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,13 @@ from typing import Any, Literal
 
 import torch
 
-from utils.benchmarks.step import Worker, command_line, parse, training_flags, write_noise
+from utils.benchmarks.step import (
+    Worker,
+    command_line,
+    configuration_flags,
+    parse_options,
+    write_noise,
+)
 from utils.benchmarks.step_tables import Configuration, Result
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -75,24 +81,17 @@ def largest(fits: Callable[[int], bool]) -> int:
 
 
 def memory_of(
-    configuration: Configuration, options: SearchOptions, recipe: dict[str, Any], utterances: int
+    configuration: Configuration, options: SearchOptions, flags: Sequence[str], utterances: int
 ) -> float | None:
     """MiB that two updates of so many utterances take at most; None: more than there is."""
     samples = round(options.seconds * SAMPLE_RATE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_noise(folder, utterances, options.seconds)
-        noise = {
-            **recipe,
-            "dataset_dir": folder,
-            "train_subset": ("train",),
-            "max_tokens": utterances * samples,
-            "min_sample_size": samples,
-            "max_sample_size": samples,
-        }
-        flags = training_flags(configuration, options.model, noise, folder / "run")
+        data = write_noise(folder, utterances, options.seconds)
+        data += ["--max_tokens", str(utterances * samples)]
+        own = configuration_flags(configuration, options.model, [*flags, *data], folder / "run")
         try:
-            with closing(Worker(configuration, flags, folder, 0)) as worker:
+            with closing(Worker(configuration, own, folder, 0)) as worker:
                 result = Result(configuration, worker.answer())
                 result.turns.append(worker.turn(2))  # the second with the optimizer's moments
         except (UserError, RuntimeError) as error:
@@ -103,7 +102,7 @@ def memory_of(
     return result.memory if fits else None
 
 
-def search(options: SearchOptions, recipe: dict[str, Any]) -> list[dict[str, Any]]:
+def search(options: SearchOptions, flags: Sequence[str]) -> list[dict[str, Any]]:
     """Of each factor: the largest batch, and what it takes."""
     found = []
     for factor in dict.fromkeys(options.factors):
@@ -111,7 +110,7 @@ def search(options: SearchOptions, recipe: dict[str, Any]) -> list[dict[str, Any
         taken: dict[int, float | None] = {0: 0.0}
 
         def fits(utterances: int, configuration=configuration, taken=taken) -> bool:
-            taken[utterances] = memory_of(configuration, options, recipe, utterances)
+            taken[utterances] = memory_of(configuration, options, flags, utterances)
             memory = taken[utterances]
             said = "too much" if memory is None else f"{memory:,.0f} MiB"
             print(f"{configuration}, {utterances} x {options.seconds:g} s: {said}", flush=True)
@@ -131,17 +130,19 @@ def search(options: SearchOptions, recipe: dict[str, Any]) -> list[dict[str, Any
 
 def main() -> None:
     parser = ArgumentParser(
-        prog="python -m utils.benchmarks.largest_batch", description=__doc__.splitlines()[0]
+        prog="python -m utils.benchmarks.largest_batch",
+        description=__doc__.splitlines()[0],
+        epilog="All other flags are those of train.py pretrain.",
     )
-    options, recipe = parse(parser, SearchOptions)
-    if recipe["dataset_dir"]:
+    options, flags, recipe = parse_options(parser, SearchOptions)
+    if recipe.data.dataset_dir:
         raise UserError("--dataset_dir: the batches are of noise; leave it out")
-    if recipe["cpu"] and not options.memory_mib:
-        raise UserError("--cpu: its memory has no edge; say with --memory_mib how much there is")
-    if not recipe["cpu"] and not torch.cuda.is_available():
+    if recipe.run.cpu and not options.memory_mib:
+        raise UserError("--cpu: its memory has no limit; say with --memory_mib how much there is")
+    if not recipe.run.cpu and not torch.cuda.is_available():
         raise UserError("no GPU found; --cpu with --memory_mib searches on a CPU")
     folder = prepare_folder("--output_dir", options.output_dir)
-    found = search(options, recipe)
+    found = search(options, flags)
     rows = [
         [
             row["configuration"],

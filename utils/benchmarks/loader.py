@@ -22,7 +22,7 @@ import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest
 from common.data.dataset import UtteranceDataset
-from tasks.pretraining import CropOptions, DrawContrastiveTask
+from tasks.pretraining import CropOptions, DrawSubBatch
 from utils.data.pack_dataset import PackOptions, pack
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -118,7 +118,7 @@ def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
     requests = batch_requests(utterances)
 
     def dataset(normalised: bool) -> UtteranceDataset:
-        drawn = DrawContrastiveTask(
+        drawn = DrawSubBatch(
             BASE.conv_layers, Masking(), ContrastiveObjective().distractors, "train"
         )
         return UtteranceDataset(

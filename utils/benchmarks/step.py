@@ -32,7 +32,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,13 +41,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import soundfile
 
-import train
-from common.training.optimizer import OptimizerOptions
-from common.training.precision import PrecisionOptions
-from common.training.schedule import ScheduleOptions
-from common.training.trainer import RunOptions
-from tasks.data import DataOptions
-from tasks.pretraining import CropOptions
+from tasks.recipes import PretrainingRecipe, configuration_of, parse_recipe
 from utils.benchmarks.step_tables import (
     Configuration,
     Result,
@@ -66,7 +60,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.cli.telemetry import Telemetry
-from wav2vec2.config import PRESETS, ContrastiveObjective, Hourglass, Masking, Regularisation
+from wav2vec2.config import PRESETS, Hourglass
 from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 
@@ -77,22 +71,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCHES_OF_NOISE = 4
 """Different batches, of which training takes one after the other."""
 
-RECIPE = {
-    DataOptions: {"dataset_dir", "train_subset", "max_tokens", "update_freq"},
-    CropOptions: {"min_sample_size", "max_sample_size"},
-    Regularisation: None,
-    Masking: None,
-    ContrastiveObjective: None,
-    OptimizerOptions: None,
-    ScheduleOptions: None,
-    PrecisionOptions: {"tf32"},
-    RunOptions: {"seed", "cpu", "compile"},
-}
-"""train.py's flags that are flags here, too; None: all that pre-training has."""
-
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class StepOptions:
     """Benchmark"""
 
     model: Literal["base", "large", "mini"] = "base"
@@ -154,7 +135,7 @@ class BenchmarkOptions:
             )
 
 
-def configurations(options: BenchmarkOptions) -> list[Configuration]:
+def configurations(options: StepOptions) -> list[Configuration]:
     """In the order of their turns."""
     found = [
         Configuration(kind, precision, factor, concat)
@@ -175,8 +156,8 @@ def hourglass(model: str, factor: int) -> str:
     return str(Hourglass(outer, layers - 2 * outer, factor, outer)) if factor > 1 else ""
 
 
-def write_noise(folder: Path, utterances: int, seconds: float) -> None:
-    """Filelist `train` of that many recordings of noise, all of the same length."""
+def write_noise(folder: Path, utterances: int, seconds: float) -> list[str]:
+    """A filelist of recordings of noise of one length; returns the flags to train on it."""
     generator = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
     for number in range(utterances):
@@ -184,33 +165,20 @@ def write_noise(folder: Path, utterances: int, seconds: float) -> None:
         soundfile.write(folder / f"{number}.wav", noise, SAMPLE_RATE, subtype="PCM_16")
     files = [(f"{number}.wav", samples) for number in range(utterances)]
     write_manifest(folder, "train", folder, files)
+    return [
+        *("--dataset_dir", str(folder), "--train_subset", "train"),
+        *("--min_sample_size", str(samples), "--max_sample_size", str(samples)),
+    ]
 
 
-def recipe_flags(recipe: dict[str, Any]) -> list[str]:
-    """Values by flag -> train.py's command line."""
-
-    def texts(value: Any) -> list[str]:
-        values = value if isinstance(value, (tuple, list)) else [value]
-        return [str(v).lower() if isinstance(v, bool) else str(v) for v in values]
-
-    return [part for name, value in recipe.items() for part in (f"--{name}", *texts(value))]
-
-
-def with_data(recipe: dict[str, Any], options: BenchmarkOptions, noise: Path) -> dict[str, Any]:
-    """The recipe on its data set or, without one, on noise that is written to `noise`."""
-    if recipe["dataset_dir"]:
-        return recipe
-    count = options.utterances * max(options.concat) * recipe["update_freq"]
-    write_noise(noise, BATCHES_OF_NOISE * count, options.seconds)
+def data_flags(recipe: PretrainingRecipe, options: StepOptions, noise: Path) -> list[str]:
+    """Flags for the recipe's data set or, without one, for noise that is written to `noise`."""
+    if recipe.data.dataset_dir:
+        return []
+    count = options.utterances * max(options.concat) * recipe.data.update_freq
     samples = round(options.seconds * SAMPLE_RATE)
-    return {
-        **recipe,
-        "dataset_dir": noise,
-        "train_subset": ("train",),
-        "max_tokens": options.utterances * samples,
-        "min_sample_size": samples,
-        "max_sample_size": samples,
-    }
+    flags = write_noise(noise, BATCHES_OF_NOISE * count, options.seconds)
+    return [*flags, "--max_tokens", str(options.utterances * samples)]
 
 
 class Worker:
@@ -262,7 +230,7 @@ class Worker:
 
     def profile(self) -> list[tuple[str, int, float]]:
         """Of one update: name, calls and milliseconds of its operators."""
-        self._send(updates=1, unmeasured=0, profile=True)
+        self._send(updates=1, unmeasured=0, profiled=True)
         return self.answer()["updates"][0]["operators"]
 
     def close(self) -> None:
@@ -273,56 +241,48 @@ class Worker:
                 stream.close()
 
 
-def training_flags(
-    configuration: Configuration, model: str, recipe: dict[str, Any], output_dir: Path
+def configuration_flags(
+    configuration: Configuration, model: str, flags: Sequence[str], output_dir: Path
 ) -> list[str]:
-    """train.py's command line for a configuration of `model`."""
-    return recipe_flags(
-        {
-            **recipe,
-            "valid_subset": recipe["train_subset"],
-            "validate_frequency": 10**9,
-            "model": model,
-            "hourglass": hourglass(model, configuration.factor),
-            "num_concat_batches": configuration.concat,
-            "batches_per_update": 0,
-            "precision": configuration.precision if configuration.kind == "ours" else "fp32",
-            "output_dir": output_dir,
-            "num_workers": 0,
-            "no_save": True,
-        }
-    )
+    """train.py's command line for a configuration of `model`; `flags`: data and recipe."""
+    precision = configuration.precision if configuration.kind == "ours" else "fp32"
+    subsets = parse_recipe(["pretrain", *flags]).data.train_subset
+    return [
+        *flags,
+        *("--valid_subset", *subsets, "--model", model),
+        *("--hourglass_config", hourglass(model, configuration.factor)),
+        *("--num_concat_batches", str(configuration.concat), "--batches_per_update", "0"),
+        *("--precision", precision, "--output_dir", str(output_dir)),
+        *("--num_workers", "0", "--no_save", "true"),
+    ]
 
 
 @contextmanager
-def workers(
-    options: BenchmarkOptions, recipe: dict[str, Any], folder: Path
-) -> Iterator[list[Worker]]:
+def workers(options: StepOptions, flags: Sequence[str], folder: Path) -> Iterator[list[Worker]]:
     """The processes of all configurations, started; ended afterwards."""
     started: list[Worker] = []
     try:
         for number, configuration in enumerate(configurations(options)):
-            flags = training_flags(configuration, options.model, recipe, folder / str(number))
-            size = options.product_size
-            started.append(Worker(configuration, flags, folder, size))
+            own = configuration_flags(configuration, options.model, flags, folder / str(number))
+            started.append(Worker(configuration, own, folder, options.product_size))
         yield started
     finally:
         for worker in started:
             worker.close()
 
 
-def measure(
-    options: BenchmarkOptions, recipe: dict[str, Any], folder: Path, telemetry: Telemetry
+def measure_steps(
+    options: StepOptions, flags: Sequence[str], cpu: bool, folder: Path, telemetry: Telemetry
 ) -> list[Result]:
-    """Warm-up, then the rounds; UserError if the configurations were not given the same batches."""
-    with workers(options, recipe, folder) as started:
+    """Warm-up, then the rounds, in which the configurations take turns."""
+    with workers(options, flags, folder) as started:
         results = [Result(worker.configuration, worker.answer()) for worker in started]
         for worker, result in zip(started, results):
             if worker.configuration.kind != "product":
                 result.warmup = worker.turn(options.warmup, count=True)
             else:
                 worker.turn(1)
-        unmeasured = 0 if recipe["cpu"] else 1
+        unmeasured = 0 if cpu else 1
         for number in range(1, options.rounds + 1):
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
@@ -376,12 +336,12 @@ def command_line(module: str = "utils.benchmarks.step") -> str:
     return f"{start}python -m {module} {shlex.join(map(relative, sys.argv[1:]))}"
 
 
-def described(options: BenchmarkOptions, recipe: dict[str, Any], results: list[Result]) -> str:
+def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Result]) -> str:
     """What was measured, on what, in a line."""
     surroundings = results[0].ready["environment"]
     batch = (
-        f"{' '.join(recipe['train_subset'])} in sub-batches of {recipe['max_tokens']} samples"
-        if recipe["dataset_dir"]
+        f"{' '.join(recipe.data.train_subset)} in sub-batches of {recipe.data.max_tokens} samples"
+        if recipe.data.dataset_dir
         else f"sub-batches of {options.utterances} x {options.seconds:g} s"
     )
     versions = versions_of(results)
@@ -394,7 +354,7 @@ def described(options: BenchmarkOptions, recipe: dict[str, Any], results: list[R
 
 
 def write_results(
-    options: BenchmarkOptions, recipe: dict[str, Any], results: list[Result], folder: Path
+    options: StepOptions, recipe: PretrainingRecipe, results: list[Result], folder: Path
 ) -> None:
     """The raw figures, the tables, and what docs/results keeps."""
     peaks = product_rates(results)
@@ -403,7 +363,11 @@ def write_results(
         "command": command_line(),
         "environment": surroundings | versions_of(results),
         "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
-        "recipe": {**recipe, "dataset_dir": Path(recipe["dataset_dir"]).name},
+        "recipe": {
+            **configuration_of(recipe),
+            "dataset_dir": Path(recipe.data.dataset_dir).name,
+            "output_dir": None,
+        },
         "results": [summary(result, peaks) for result in results],
         "rounds": [
             {"name": str(result.configuration), "warmup": result.warmup, "turns": result.turns}
@@ -421,7 +385,7 @@ def write_results(
 
 
 def write_table(
-    options: BenchmarkOptions, results: list[Result], path: Path, surroundings: dict[str, Any]
+    options: StepOptions, results: list[Result], path: Path, surroundings: dict[str, Any]
 ) -> None:
     """The table of factors, in the form of docs/results."""
     (precision,), (concat,) = options.precision, options.concat
@@ -441,41 +405,38 @@ def write_table(
     Measurement.read(path)
 
 
-def parse(parser: ArgumentParser, own: type[Options]) -> tuple[Options, dict[str, Any]]:
-    """A command's `own` options, and train.py's values by flag."""
+def parse_options(
+    parser: ArgumentParser, own: type[Options]
+) -> tuple[Options, list[str], PretrainingRecipe]:
+    """A command's `own` options, the other flags, which are train.py's, and their recipe."""
     add_flags(parser, own)
-    names = []
-    for cls, chosen in RECIPE.items():
-        fields = cls.__dataclass_fields__
-        without = set(fields) - chosen if chosen else train.UNUSED["pretrain"]
-        names += [name for name in fields if name not in without]
-        add_flags(parser, cls, {"dataset_dir": ""}, without)
-    namespace = parser.parse_args()
-    options = from_flags(own, namespace)
-    for cls in RECIPE:
-        from_flags(cls, namespace)  # a mistake is told before anything starts
-    return options, {name: getattr(namespace, name) for name in names}
+    namespace, flags = parser.parse_known_args()
+    flags = ["--dataset_dir", "", *flags]
+    recipe = parse_recipe(["pretrain", *flags])
+    assert isinstance(recipe, PretrainingRecipe)
+    return from_flags(own, namespace), flags, recipe
 
 
 def main() -> None:
     parser = ArgumentParser(
-        prog="python -m utils.benchmarks.step", description=__doc__.splitlines()[0]
+        prog="python -m utils.benchmarks.step",
+        description=__doc__.splitlines()[0],
+        epilog="All other flags are those of train.py pretrain.",
     )
-    options, recipe = parse(parser, BenchmarkOptions)
+    options, flags, recipe = parse_options(parser, StepOptions)
     folder = prepare_folder("--output_dir", options.output_dir)
     telemetry = Telemetry(folder, tensorboard=False)
-    telemetry.parameters({**recipe, **asdict(options)})
+    telemetry.parameters({**configuration_of(recipe), **asdict(options)})
     with tempfile.TemporaryDirectory() as name:
         noise, runs = Path(name) / "noise", Path(name) / "runs"
         noise.mkdir(), runs.mkdir()
-        trained = with_data(recipe, options, noise)
-        results = measure(options, trained, runs, telemetry)
+        flags += data_flags(recipe, options, noise)
+        results = measure_steps(options, flags, recipe.run.cpu, runs, telemetry)
     peaks = product_rates(results)
     for number, result in enumerate(results, start=1):
         figures = summary(result, peaks)
         telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
     telemetry.close()
-    recipe = {**trained, "dataset_dir": recipe["dataset_dir"]}
     write_results(options, recipe, results, folder)
     plot(results, folder / "benchmark_step.png")
 

@@ -1,16 +1,15 @@
-"""One contestant of utils/benchmarks/step.py, in a process of its own: it steps when it is told to.
+"""One configuration of utils/benchmarks/step.py, in a process of its own, driven by that command.
 
-Started as `python -m utils.benchmarks.step_worker`.  Standard input brings JSON lines: first
-what to be, `{"kind", "flags", "precision"}`, then turns, `{"updates", "unmeasured", "count"}`; each
-is answered by one line of standard output.  The end of the input ends the process.
+Standard input brings JSON lines: first what to be, `{"kind", "flags", "precision"}`, then turns,
+`{"updates", "unmeasured", "count"}`; each is answered by one line of standard output.  The end of
+the input ends the process.
 
-An update is the trainer's own, `train.py`'s, from batches in memory to written weights: transfer,
-forward, loss, backward, norm, clipping, optimizer, masters, logging.  Loading is not in it, which
-utils/benchmarks/loader.py measures: an update's batches are loaded, and the layers it keeps are
-drawn, before its time begins.
+An update is the trainer's own, from batches in memory to written weights: transfer, forward, loss,
+backward, norm, clipping, optimizer, master weights.  Loading is not in it, which
+utils/benchmarks/loader.py measures.
 
-The peer is driven by the same trainer: same optimizer, clipping and logging, the same batches,
-masks, distractors and kept layers.  Half precision is its own, torch.autocast around the model.
+A peer is driven by the same trainer: same optimizer and clipping, the same batches, masks,
+distractors and kept layers.  Half precision is its own, torch.autocast around the model.
 """
 
 import ctypes
@@ -21,41 +20,40 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
-import train
-from common.data.batching import GroupRequest
-from common.data.dataset import Draws, DrawTask, UtteranceDataset
+from common.data.dataset import TrainingBatch
 from common.runtime import distributed, environment, randomness
-from common.training.optimizer import OptimizerOptions
-from common.training.precision import PrecisionOptions, set_matmul_precision
-from common.training.schedule import ScheduleOptions
-from common.training.step import MicroBatchResult
-from common.training.trainer import RunOptions, Trainer
+from common.training.meter import Totals
+from common.training.precision import set_matmul_precision
+from common.training.task import MicroBatchResult
+from common.training.trainer import Trainer
+from tasks.pretraining import DrawSubBatch
+from tasks.recipes import PretrainingRecipe, parse_recipe, prepare_trainer
 from utils.benchmarks.flops import pretraining_flops
 from wav2vec2.cli.errors import REASONS, UserError, one_line
 from wav2vec2.cli.telemetry import peak_memory_mib
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.output import prepare_folder
-from wav2vec2.inference.batches import AudioBatch
 from wav2vec2.inference.device import check_supported, pick_device
 from wav2vec2.interop.huggingface_config import config_of_architecture
+from wav2vec2.pretraining import SubBatch
 
 PRODUCT_SIZES = {"cpu": 2048, "cuda": 8192}
-"""Rows and columns of the square matrices whose product says what the machine can do."""
+"""Rows and columns of the square matrices whose product measures the machine."""
 
 PRODUCTS = 3
-"""Products a turn, of which the fastest counts: a peak is sought."""
+"""Products per turn, of which the fastest counts."""
 
 AUTOCAST = {"bf16": torch.bfloat16}
 
@@ -92,9 +90,8 @@ def flop_counter() -> FlopCounterMode:
 
 
 def operators(profiler: profile) -> list[tuple[str, int, float]]:
-    """Name, calls and milliseconds, without those of what it calls, of each operator; longest
-    first.  On a GPU they are the device's."""
-    # On a GPU its kernels stand in the list, too, once more.
+    """Name, calls and own milliseconds of each operator, longest first; on a GPU the device's."""
+    # On a GPU the list holds its kernels, too, once more.
     totals = [t for t in profiler.key_averages() if t.device_type == DeviceType.CPU]
     on_device = any(total.self_device_time_total for total in totals)
     found = []
@@ -120,7 +117,7 @@ def memory_mib(device: torch.device) -> float:
 
 
 def give_memory_back(device: torch.device) -> None:
-    """What is free here, to those whose turn it is now."""
+    """Return free memory to the system, for the process whose turn is next."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
@@ -128,113 +125,72 @@ def give_memory_back(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class LoadedAhead:
-    """A dataset whose batches were loaded before they are asked for."""
-
-    def __init__(self, dataset: UtteranceDataset, pin_memory: bool):
-        self.dataset, self.pin_memory = dataset, pin_memory
-        self.ready: dict[GroupRequest, AudioBatch] = {}
-
-    def load(self, request: GroupRequest) -> AudioBatch:
-        batch = self.dataset.load(request)
-        self.ready[request] = batch.pin_memory() if self.pin_memory else batch
-        return batch
-
-    def __getitem__(self, request: GroupRequest) -> AudioBatch:
-        return self.ready.pop(request)
-
-
-def digest(batch: AudioBatch) -> int:
-    """A checksum of waveforms, masks and distractors: equal where contestants saw the same."""
+def digest(batch: TrainingBatch) -> int:
+    """A checksum of waveforms, masks and distractors: equal where configurations saw the same."""
     total = zlib.crc32(batch.waveforms.numpy())
-    for draws in batch.draws:
-        for name in ("masked", "distractors"):
-            total = zlib.crc32(np.ascontiguousarray(draws[name]), total)
+    for draw in batch.draws:
+        for array in (draw.masked, draw.distractors):
+            total = zlib.crc32(np.ascontiguousarray(array), total)
     return total
 
 
 class Stepper:
-    """Has a trainer take its updates when turns ask for them."""
+    """Takes a trainer's updates when turns ask for them."""
 
-    def __init__(self, trainer: Trainer, channel: "Channel"):
-        task, self.channel = trainer.task, channel
+    def __init__(self, trainer: Trainer):
         self.trainer, self.device = trainer, trainer.device
-        self.architecture = task.architecture
-        self.data = LoadedAhead(task.dataset, pin_memory=self.device.type == "cuda")
-        self.begin, self.forward = task.begin_update, task.forward
-        task.dataset, task.begin_update, task.forward = self.data, self.begin_update, self.watched
+        plan = trainer.task.plan
         self.requests = (
             request
             for epoch in itertools.count()
-            for request in task.plan.requests(epoch, distributed.rank(), 0)
+            for request in plan.requests(epoch, distributed.rank(), 0)
         )
-        self.left = self.unmeasured = 0
-        self.updates: list[dict[str, Any]] = []
-        self.loss: Tensor | None = None
-        self.start = 0.0
-        self.counter: FlopCounterMode | None = None
-        self.profiler: profile | None = None
+        trainer.task.model.train()
 
-    def watched(self, batch: AudioBatch, update: int) -> MicroBatchResult:
-        result = self.forward(batch, update)
-        self.loss = result.loss.detach() / result.targets
-        return result
+    def turn(self, updates: int, unmeasured: int, count: bool = False, profiled: bool = False):
+        """Some updates, of which the first `unmeasured` are left out of the answer."""
+        done = [self.update(count, profiled) for _ in range(unmeasured + updates)]
+        answer = {"updates": done[unmeasured:], "memory": memory_mib(self.device)}
+        give_memory_back(self.device)
+        return answer
 
-    def begin_update(self, update: int) -> None:
-        """Between two updates: end the one before, wait for a turn, get ready, and start."""
-        if self.left:
-            self._end()
-        while not self.left:
-            self._next_turn()
-        accumulate = self.trainer.task.plan.geometry.accumulate
-        batches = [self.data.load(next(self.requests)) for _ in range(accumulate)]
-        self.begin(update)
-        self.updates.append(self._work(batches))
-        for watcher in (self.counter, self.profiler):
-            if watcher is not None:
-                watcher.__enter__()
-        self._synchronize()
-        self.start = time.perf_counter()
+    def update(self, count: bool, profiled: bool) -> dict[str, Any]:
+        """One update: its time, its loss, and what it had to compute."""
+        batches = self._load()
+        with ExitStack() as stack:
+            counter = stack.enter_context(flop_counter()) if count else None
+            profiler = stack.enter_context(profile()) if profiled else None
+            self._synchronize()
+            start = time.perf_counter()
+            report = self.trainer.train_on(batches)
+            self._synchronize()
+            took = time.perf_counter() - start
+        totals = Totals.over_ranks(report.sums, self.device)
+        done = {"took": took, "loss": totals.sums["loss"] / totals.targets, **self._work(batches)}
+        if counter is not None:
+            done["counted_flops"] = counter.get_total_flops()
+        if profiler is not None:
+            done["operators"] = operators(profiler)
+        return done
+
+    def _load(self) -> list[TrainingBatch]:
+        task = self.trainer.task
+        requests = itertools.islice(self.requests, task.plan.geometry.accumulate)
+        batches = [task.dataset.load(request) for request in requests]
+        return [b.pin_memory() for b in batches] if self.device.type == "cuda" else batches
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _end(self) -> None:
-        self._synchronize()
-        done = self.updates[-1]
-        done["took"] = time.perf_counter() - self.start
-        if self.counter is not None:
-            self.counter.__exit__(None, None, None)
-            done["counted_flops"] = self.counter.get_total_flops()
-            self.counter = None
-        if self.profiler is not None:
-            self.profiler.__exit__(None, None, None)
-            done["operators"] = operators(self.profiler)
-            self.profiler = None
-        done["loss"] = float(self.loss)
-        self.left -= 1
-
-    def _next_turn(self) -> None:
-        """Answer the turn that is done, if there was one, and wait for the next."""
-        if self.updates:
-            measured = self.updates[self.unmeasured :]
-            answer = {"updates": measured, "memory": memory_mib(self.device)}
-            give_memory_back(self.device)
-            self.channel.answer(answer)
-        turn = self.channel.next()
-        self.unmeasured, self.updates = turn["unmeasured"], []
-        self.left = turn["updates"] + self.unmeasured
-        self.counter = flop_counter() if turn.get("count") else None
-        self.profiler = profile() if turn.get("profile") else None
-
-    def _work(self, batches: list[AudioBatch]) -> dict[str, Any]:
-        """What an update of `batches` has to do."""
-        task, layers = self.trainer.task, self.architecture.conv_layers
-        shapes = [(*b.waveforms.shape, [d["masked"].shape for d in b.draws]) for b in batches]
+    def _work(self, batches: list[TrainingBatch]) -> dict[str, Any]:
+        """What an update of `batches` has to compute."""
+        task = self.trainer.task
+        layers = task.architecture.conv_layers
+        shapes = [(*b.waveforms.shape, [draw.masked.shape for draw in b.draws]) for b in batches]
         flops = sum(
             pretraining_flops(
-                self.architecture,
+                task.architecture,
                 samples,
                 sub_batches,
                 kept_layers=task.kept_layers,
@@ -243,7 +199,7 @@ class Stepper:
             for _, samples, sub_batches in shapes
         )
         return {
-            "frames": sum(rows * int(frame_count(samples, layers)) for rows, samples, _ in shapes),
+            "frames": sum(rows * frame_count(samples, layers) for rows, samples, _ in shapes),
             "ntokens": sum(a * b for *_, parts in shapes for a, b in parts),
             "audio_seconds": sum(batch.audio_seconds for batch in batches),
             "flops": flops,
@@ -251,49 +207,48 @@ class Stepper:
         }
 
 
-def train_options(flags: list[str]) -> dict[type, Any]:
-    return train.parse(["pretrain", *flags])[1]
-
-
-class TheirDraws:
+@dataclass
+class PeerSubBatch(SubBatch):
     """Our draws, with the same masks and distractors as transformers wants them."""
 
-    def __init__(self, ours: DrawTask, conv_layers: Any):
-        self.ours, self.conv_layers = ours, conv_layers
+    mask: Any
+    """bool `[rows, frames]`."""
+    negatives: Any
+    """`[rows, frames, K]`: numbers of frames, counted through all rows; zeros where nothing is
+    masked, which the loss does not look at."""
 
-    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> Draws:
-        """Adds `mask` `[rows, frames]`, and `negatives` `[rows, frames, K]`: numbers of frames, all
-        rows' counted through; zeros where nothing is masked, which the loss does not look at."""
-        draws = self.ours(lengths, key)
-        masked, distractors = draws["masked"], draws["distractors"]
-        rows, frames = len(masked), int(frame_count(max(lengths), self.conv_layers))
+
+@dataclass(frozen=True)
+class DrawPeerSubBatch:
+    ours: DrawSubBatch
+
+    def __call__(self, lengths: list[int], key: tuple[int, ...]) -> PeerSubBatch:
+        drawn = self.ours(lengths, key)
+        rows, frames = len(drawn.masked), frame_count(max(lengths), self.ours.conv_layers)
         mask = np.zeros((rows, frames), dtype=bool)
-        negatives = np.zeros((rows, frames, distractors.shape[2]), dtype=np.int64)
-        for row in range(rows):
-            mask[row, masked[row]] = True
-            negatives[row, masked[row]] = row * frames + masked[row][distractors[row]]
-        return {**draws, "mask": mask, "negatives": negatives}
+        negatives = np.zeros((rows, frames, drawn.distractors.shape[2]), dtype=np.int64)
+        for row, masked in enumerate(drawn.masked):
+            mask[row, masked] = True
+            negatives[row, masked] = row * frames + masked[drawn.distractors[row]]
+        return PeerSubBatch(**vars(drawn), mask=mask, negatives=negatives)
 
 
 class TransformersTask:
     """transformers' Wav2Vec2ForPreTraining in the place of our model."""
 
-    def __init__(self, options: dict[type, Any], device: torch.device, precision: str):
+    def __init__(self, recipe: PretrainingRecipe, device: torch.device, precision: str):
         from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 
         with torch.device("meta"):  # batches and draws are ours; the model takes no memory
-            ours = train.build("pretrain", options, torch.device("meta"))
+            ours = recipe.build_task(torch.device("meta"))
         self.ours, self.device, self.precision = ours, device, precision
         self.architecture, self.regularisation = ours.architecture, ours.regularisation
         self.plan, self.recipe, self.selection = ours.plan, ours.recipe, ours.selection
         self.dataset = ours.dataset
-        self.dataset.draw = TheirDraws(ours.dataset.draw, ours.architecture.conv_layers)
-        randomness.reseed("weights", ours.run.seed)
-        self.model = Wav2Vec2ForPreTraining(
-            Wav2Vec2Config.from_dict(
-                their_config(ours.architecture, ours.regularisation, ours.objective)
-            )
-        ).to(device)
+        self.dataset.draw = DrawPeerSubBatch(ours.dataset.draw)
+        randomness.reseed("weights", recipe.run.seed)
+        config = peer_config(ours.architecture, ours.regularisation, ours.objective)
+        self.model = Wav2Vec2ForPreTraining(Wav2Vec2Config.from_dict(config)).to(device)
         self.layers = list(self.model.wav2vec2.encoder.layers)
 
     def begin_update(self, update: int) -> None:
@@ -306,13 +261,12 @@ class TransformersTask:
     def kept_layers(self) -> list[bool]:
         return self.ours.kept_layers
 
-    def forward(self, batch: AudioBatch, update: int) -> MicroBatchResult:
+    def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
         masks, negatives, row = [], [], 0
-        for draws in batch.draws:
-            mask = draws["mask"]
-            masks.append(mask)
-            negatives.append(draws["negatives"] + row * mask.shape[1])
-            row += len(mask)
+        for draw in batch.draws:
+            masks.append(draw.mask)
+            negatives.append(draw.negatives + row * draw.mask.shape[1])
+            row += len(draw.mask)
         half = AUTOCAST.get(self.precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
             output = self.model(
@@ -320,21 +274,21 @@ class TransformersTask:
                 mask_time_indices=torch.cat(masks),
                 sampled_negative_indices=torch.cat(negatives),
             )
-        targets = sum(draws["masked"].numel() for draws in batch.draws)
-        frames = sum(mask.numel() for mask in masks)
-        sums = {"loss": output.loss.detach(), "targets": targets, "frames": frames}
+        targets = sum(draw.masked.numel() for draw in batch.draws)
         return MicroBatchResult(
-            output.loss, targets, {**sums, "audio_seconds": batch.audio_seconds}
+            loss=output.loss,
+            targets=targets,
+            tokens=targets,
+            frames=sum(mask.numel() for mask in masks),
+            audio_seconds=batch.audio_seconds,
+            sums={"loss": output.loss},
         )
 
-    def summarise(self, sums: dict[str, Any]) -> dict[str, float]:
-        return {"loss": sums["loss"] / sums["targets"], "ntokens": sums["targets"]}
-
-    def judge(self, sums: dict[str, Any]) -> None:
+    def collapse_reason(self, totals: Totals) -> None:
         return None
 
 
-def their_config(
+def peer_config(
     architecture: Architecture, regularisation: Regularisation, objective: ContrastiveObjective
 ) -> dict[str, Any]:
     """The same model, trained alike.  LayerDrop is 0 as the layers to skip are drawn by our rule;
@@ -372,31 +326,19 @@ class Channel:
         self.output.write(json.dumps(content) + "\n")
 
 
-def prepare_device(options: dict[type, Any]) -> torch.device:
-    """As train.py does."""
-    device = pick_device(options[RunOptions].cpu)
-    set_matmul_precision(options[PrecisionOptions].tf32)
-    return device
-
-
-def prepare(kind: str, options: dict[type, Any], precision: str, device: torch.device) -> Trainer:
+def prepare(kind: str, recipe: PretrainingRecipe, precision: str, device: torch.device) -> Trainer:
     """train.py's trainer, of our task or of a peer's."""
     if kind == "ours":
-        check_supported(options[PrecisionOptions].precision, device)
-        return train.prepare("pretrain", options, device)
+        check_supported(recipe.precision.precision, device)
+        return prepare_trainer(recipe, device)
     assert kind == "transformers"
-    prepare_folder("--output_dir", options[RunOptions].output_dir)
-    return Trainer(
-        TransformersTask(options, device, precision),
-        options[RunOptions],
-        options[OptimizerOptions],
-        options[ScheduleOptions],
-        device,
-    )
+    prepare_folder("--output_dir", recipe.run.output_dir)
+    task = TransformersTask(recipe, device, precision)
+    return Trainer(task, recipe.run, recipe.optimizer, recipe.schedule, device)
 
 
 def rates_of_products(device: torch.device, precision: str, size: int) -> Iterator[dict[str, Any]]:
-    """Turn by turn the operations a second of a large square product."""
+    """Turn by turn the operations per second of a large square product."""
     dtype = AUTOCAST.get(precision, torch.float32)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     while True:
@@ -411,7 +353,7 @@ def rates_of_products(device: torch.device, precision: str, size: int) -> Iterat
 
 
 def import_before(kind: str) -> None:
-    """Before memory is looked at: what belongs to the program, not to the training."""
+    """Import before memory is measured what belongs to the program, not to the training."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     if kind == "transformers":
@@ -426,27 +368,33 @@ def import_before(kind: str) -> None:
 def serve(channel: Channel) -> None:
     request = channel.next()
     kind, precision = request["kind"], request["precision"]
-    options = train_options(request["flags"])
+    recipe = parse_recipe(["pretrain", *request["flags"]])
     import_before(kind)
-    device = prepare_device(options)
+    device = pick_device(recipe.run.cpu)
+    set_matmul_precision(recipe.precision.tf32)
     before = memory_mib(device) if device.type == "cpu" else 0.0
-    ready = {"environment": environment.describe(device, 1), "threads": torch.get_num_threads()}
+    ready = {
+        "environment": environment.describe(device, 1),
+        "threads": torch.get_num_threads(),
+        "memory_before": before,
+    }
     if kind == "product":
         size = request.get("size") or PRODUCT_SIZES[device.type]
         rates = rates_of_products(device, precision, size)
-        channel.answer({**ready, "memory_before": before, "size": size})
+        channel.answer({**ready, "size": size})
         while True:
             channel.next()
             channel.answer(next(rates))
-    trainer = prepare(kind, options, precision, device)
+    trainer = prepare(kind, recipe, precision, device)
     if kind == "transformers":
         from importlib.metadata import version
 
         ready["environment"]["transformers"] = version("transformers")
+    stepper = Stepper(trainer)
     parameters = sum(p.numel() for p in trainer.task.model.parameters())
-    Stepper(trainer, channel)
-    channel.answer({**ready, "memory_before": before, "parameters": parameters})
-    trainer.train()
+    channel.answer({**ready, "parameters": parameters})
+    while True:
+        channel.answer(stepper.turn(**channel.next()))
 
 
 def main() -> None:

@@ -12,19 +12,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import soundfile
 import torch
 
-import train
 from common.training import checkpoint
 from common.training.precision import Weights
+from common.training.trainer import Trainer
+from tasks.recipes import parse_recipe, prepare_trainer
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
@@ -59,7 +59,7 @@ def flags(data: Path, output: Path, **changed: Any) -> list[str]:
         "valid_subset": "valid",
         "output_dir": output,
         "model": "mini",
-        "hourglass": "[1,(2,2),1]",
+        "hourglass_config": "[1,(2,2),1]",
         "min_sample_size": 8_000,
         "max_sample_size": 48_000,
         "max_tokens": 80_000,
@@ -77,83 +77,39 @@ def flags(data: Path, output: Path, **changed: Any) -> list[str]:
     return ["pretrain", *(part for pair in pairs for part in pair)]
 
 
-class Clock:
-    """Seconds spent inside functions that it was wrapped around, last first by update."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, function: Callable) -> Callable:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds += time.perf_counter() - start
-
-        return timed
-
-
 def measure_loop(folder: Path) -> None:
-    """The share of an update outside data, forward, backward and optimizer."""
-    command, options = train.parse(flags(folder, folder / "loop", num_workers=1))
+    """How much longer the trainer's update takes than its forward, backward and optimizer."""
+    recipe = parse_recipe(flags(folder, folder / "loop"))
     with redirect_stdout(sys.stderr):
-        trainer = train.prepare(command, options, torch.device("cpu"))
-        clock, shares, took = Clock(), [], []
-        begin = trainer.task.begin_update
-        last: list[float] = []
-
-        def next_update(update: int) -> None:
-            now = time.perf_counter()
-            if last:
-                took.append(now - last[0])
-                shares.append(100 * (1 - clock.seconds / took[-1]))
-            last[:], clock.seconds = [now], 0.0
-            begin(update)
-
-        trainer.task.begin_update = next_update
-        trainer.task.forward = clock.around(releasing(trainer.task.forward))
-        trainer.optimizer.step = clock.around(trainer.optimizer.step)
-        load = trainer._train
-
-        def timed_loading(stop: Any) -> Any:
-            with mock.patch.object(torch.Tensor, "backward", clock.around(torch.Tensor.backward)):
-                return load(stop)
-
-        trainer._train = timed_loading
-        with mock.patch("common.training.trainer._Interval.wait_for", timed_wait(clock)):
-            trainer.train()
-    counted = slice(len(shares) // 4, None)
+        trainer = prepare_trainer(recipe, torch.device("cpu"))
+    trainer.task.model.train()
+    plan, whole, bare = trainer.task.plan, [], []
+    requests = (request for epoch in range(UPDATES) for request in plan.requests(epoch))
+    for _ in range(UPDATES):
+        group = islice(requests, plan.geometry.accumulate)
+        batches = [trainer.task.dataset.load(request) for request in group]
+        start = time.perf_counter()
+        trainer.train_on(batches)
+        middle = time.perf_counter()
+        bare_update(trainer, batches)
+        whole.append(middle - start)
+        bare.append(time.perf_counter() - middle)
+    counted = slice(UPDATES // 4, None)
+    more = [100 * (a / b - 1) for a, b in zip(whole[counted], bare[counted])]
     print(
-        f"loop: {statistics.median(shares[counted]):.2f} % of an update of "
-        f"{1000 * statistics.median(took[counted]):.0f} ms is neither data, forward, backward nor "
-        f"optimizer (median of {len(shares[counted])} updates)"
+        f"loop: an update of {1000 * statistics.median(whole[counted]):.0f} ms takes "
+        f"{statistics.median(more):.2f} % longer than its forward and backward passes and its "
+        f"optimizer (median of {len(more)} pairs)"
     )
 
 
-def releasing(forward: Callable) -> Callable:
-    """`forward`, freeing the graph of its last result first: half a millisecond that is the
-    backward pass' own, wherever the last reference to the graph happens to end."""
-    held: list[Any] = []
-
-    def call(*args: Any) -> Any:
-        held.clear()
-        held.append(forward(*args))
-        return held[0]
-
-    return call
-
-
-def timed_wait(clock: Clock) -> Callable:
-    """What takes `_Interval.wait_for`'s place: the same, its waiting counted by `clock`."""
-
-    def wait_for(interval: Any, batches: Any) -> Any:
-        following = clock.around(lambda iterator: next(iterator, None))
-        iterator = iter(batches)
-        while (batch := following(iterator)) is not None:
-            yield batch
-
-    return wait_for
+def bare_update(trainer: Trainer, batches: list[Any]) -> None:
+    """Forward, backward and optimizer alone."""
+    trainer.task.begin_update(trainer.state.update)
+    trainer.state.weights.zero_grad()
+    for batch in batches:
+        trainer.task.forward(batch.to(trainer.device), trainer.state.update).loss.backward()
+    trainer.state.optimizer.step()
 
 
 def measure_save(folder: Path) -> None:
@@ -191,8 +147,8 @@ def measure_save(folder: Path) -> None:
     )
 
 
-def rate(folder: Path, processes: int, threads: int, run: int) -> float:
-    """Updates a second of a run of its own."""
+def updates_per_second(folder: Path, processes: int, threads: int, run: int) -> float:
+    """Updates per second of a run of its own."""
     output = folder / f"{processes}_{run}"
     arguments = flags(folder, output, update_freq=2 // processes, log_frequency=UPDATES // 4)
     command = [sys.executable]
@@ -220,7 +176,10 @@ def rate(folder: Path, processes: int, threads: int, run: int) -> float:
 
 def measure_processes(folder: Path) -> None:
     """Two processes of one thread against one of two, on the same global batch."""
-    pairs = [(rate(folder, 1, 2, n), rate(folder, 2, 1, n)) for n in range(ROUNDS // 2 + 1)]
+    pairs = [
+        (updates_per_second(folder, 1, 2, n), updates_per_second(folder, 2, 1, n))
+        for n in range(ROUNDS // 2 + 1)
+    ]
     one, two = (statistics.median(rates) for rates in zip(*pairs))
     ratio = statistics.median(b / a for a, b in pairs)
     print(

@@ -295,4 +295,4 @@ class Transcriber:
         rows = [p.hearing.waveform.read(*p.samples, normalized=normalized) for p in batch]
         lengths = torch.tensor([len(row) for row in rows])
         ids = [str(number) for number in range(len(batch))]
-        return self.recogniser.logits(AudioBatch(ids, pad(rows), lengths, key=()))
+        return self.recogniser.logits(AudioBatch(ids, pad(rows), lengths))
