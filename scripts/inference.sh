@@ -8,14 +8,15 @@ set -euo pipefail
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other}"
 : "${OUTPUT_DIR:=results/inference}"
-: "${NUM_GPUS:=1}"             # processes that share the utterances, each its own GPU
+: "${NUM_GPUS:=1}"             # processes that share the utterances, one per GPU
 : "${BATCH_SIZE:=8}"
 : "${NUM_WORKERS:=2}"
 : "${CPU:=false}"              # NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-read -ra subsets <<<"$SUBSETS"
+flags=()
+add_flags inference.sh
 start=("$PYTHON")
 if [[ $NUM_GPUS != 1 ]]; then
     if [[ -z ${OMP_NUM_THREADS:-} ]]; then
@@ -24,6 +25,4 @@ if [[ $NUM_GPUS != 1 ]]; then
     fi
     start+=(-m common.runtime.launcher --standalone --nproc_per_node "$NUM_GPUS")
 fi
-"${start[@]}" inference.py evaluate --checkpoint "$FINETUNED_MODEL" \
-    --dataset_dir "$DATASET_DIR" --subset "${subsets[@]}" --output_dir "$OUTPUT_DIR" \
-    --batch_size "$BATCH_SIZE" --num_workers "$NUM_WORKERS" --cpu "$CPU" "$@"
+"${start[@]}" inference.py evaluate "${flags[@]}" "$@"

@@ -14,7 +14,6 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-read -ra sizes <<<"$BATCH_SIZES"
-"$PYTHON" inference.py benchmark --checkpoint "$FINETUNED_MODEL" --precision "$PRECISION" \
-    --dataset_dir "$DATASET_DIR" --subset "$BENCHMARK_SUBSET" --output_dir "$OUTPUT_DIR" \
-    --batch_sizes "${sizes[@]}" --warmup "$WARMUP" --cpu "$CPU" "$@"
+flags=()
+add_flags inference_benchmark.sh
+"$PYTHON" inference.py benchmark "${flags[@]}" "$@"

@@ -24,22 +24,6 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-# Each declared variable becomes the flag of the same name in lower case, but:
-NO_FLAGS=" NUM_GPUS NUM_NODES MAX_RESTARTS FP16 BF16 INIT_FROM "
-LISTS=" TRAIN_SUBSET VALID_SUBSET TRAIN_WEIGHTS LOSS_WEIGHTS GUMBEL_TEMPERATURE ADAM_BETAS "
-declare -A OTHER_NAMES=([ENCODER_LAYERDROP]=layerdrop)
-
-# add_flags SCRIPT: append to `flags` those of the variables that scripts/SCRIPT declares.
-add_flags() {
-    local variable words
-    for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):?=.*/\1/p' "scripts/$1"); do
-        if [[ $NO_FLAGS == *" $variable "* ]]; then continue; fi
-        words=("${!variable}")
-        if [[ $LISTS == *" $variable "* ]]; then read -ra words <<<"${!variable}"; fi
-        flags+=("--${OTHER_NAMES[$variable]:-${variable,,}}" ${words[@]+"${words[@]}"})
-    done
-}
-
 # launch COMMAND [FLAG ...]: run train.py with the shared flags; returns its exit code.
 launch() {
     local precision=fp32 flags=()

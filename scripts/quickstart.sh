@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # From nothing to a speech recogniser in minutes on a laptop: builds a small corpus of spoken
 # commands, pre-trains a MINI wav2vec 2.0 with the Hourglass encoder on its audio, fine-tunes it
-# on its transcripts, and transcribes voices it has never heard.
-# A second run reuses what exists.  With RANDOM_WEIGHTS=true everything is the same but that
-# fine-tuning starts from random weights: what pre-training is worth.
+# on its transcripts, and transcribes unseen voices.
+# A second run reuses what exists.  With RANDOM_WEIGHTS=true fine-tuning starts from random weights
+# and all else is the same: the difference is what pre-training is worth.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 : "${SEED:=1}"
 : "${RANDOM_WEIGHTS:=false}"
 
-# Two sub-batches an update: on two cores at once, on one core one after the other.  One thread a
+# Two sub-batches per update: at once on two cores, one after the other on one.  One thread per
 # process: several would wait for each other whenever anything else runs.
 : "${NUM_GPUS:=$(($(nproc) > 1 ? 2 : 1))}"   # processes
 : "${UPDATE_FREQ:=$((2 / NUM_GPUS))}"
@@ -25,7 +25,7 @@ geometry=(--num_concat_batches 1 --update_freq "$UPDATE_FREQ" --batches_per_upda
 : "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
 : "${PRETRAIN_UPDATES:=1000}"
 : "${PRETRAIN_LEARNING_RATE:=0.0015}"
-: "${PRETRAIN_MAX_TOKENS:=80000}"   # few utterances a sub-batch: in many, thinning spoils the masks
+: "${PRETRAIN_MAX_TOKENS:=80000}"   # few utterances per sub-batch: many would lose masked frames
 : "${FINETUNE_UPDATES:=2000}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
 : "${FINETUNE_MAX_TOKENS:=64000}"

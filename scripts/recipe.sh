@@ -1,4 +1,5 @@
-# Sourced by every recipe after its variables: finds a Python, and checks the variables.
+# Sourced by every recipe after its variables: finds a Python, checks the variables, and defines
+# how they become flags.
 
 : "${PYTHON:=python3}"
 
@@ -11,3 +12,23 @@ if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch"
     exit 2
 fi
 "$PYTHON" -m common.runtime.recipe_variables "$recipe"
+
+# Each declared variable becomes the flag of the same name in lower case, except:
+NO_FLAGS=" NUM_GPUS NUM_NODES MAX_RESTARTS FP16 BF16 INIT_FROM "
+LISTS=" TRAIN_SUBSET VALID_SUBSET TRAIN_WEIGHTS LOSS_WEIGHTS GUMBEL_TEMPERATURE ADAM_BETAS "
+LISTS+=" SUBSETS BATCH_SIZES FACTORS PRECISIONS PEERS "
+declare -A OTHER_NAMES=(
+    [ENCODER_LAYERDROP]=layerdrop [FINETUNED_MODEL]=checkpoint
+    [SUBSETS]=subset [BENCHMARK_SUBSET]=subset
+)
+
+# add_flags SCRIPT: append to `flags` those of the variables that scripts/SCRIPT declares.
+add_flags() {
+    local variable words
+    for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):?=.*/\1/p' "scripts/$1"); do
+        if [[ $NO_FLAGS == *" $variable "* ]]; then continue; fi
+        words=("${!variable}")
+        if [[ $LISTS == *" $variable "* ]]; then read -ra words <<<"${!variable}"; fi
+        flags+=("--${OTHER_NAMES[$variable]:-${variable,,}}" ${words[@]+"${words[@]}"})
+    done
+}

@@ -22,7 +22,7 @@ install_debian chromium || echo "note: the test of the report in a browser will 
 "$PYTHON" -m pip install -q --only-binary :all: -r requirements-decode.txt \
     || echo "note: no wheel of flashlight-text here; the tests of beam search will skip" >&2
 
-# One thread a test process: several wait for each other whenever anything else runs.
+# One thread per test process: several wait for each other whenever anything else runs.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

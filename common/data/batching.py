@@ -23,7 +23,7 @@ class Geometry:
     concat: int = 1
     """Sub-batches that run through the model as one batch."""
     accumulate: int = 1
-    """Groups each process takes one after the other."""
+    """Groups that each process takes in turn."""
 
     @property
     def groups(self) -> int:
@@ -31,7 +31,7 @@ class Geometry:
 
     @property
     def product(self) -> int:
-        """Sub-batches an update: what a recipe keeps whatever the number of devices."""
+        """Sub-batches per update: what a recipe keeps on any number of devices."""
         return self.groups * self.concat
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """What a loader worker is asked for: one group of one epoch."""
+    """A request to a loader worker: one group of one epoch."""
 
     epoch: int
     index: int
@@ -94,8 +94,8 @@ class CorpusPlan:
     take: int
 
     def taken(self, seed: int, epoch: int) -> list[int]:
-        """Numbers of the groups `epoch` takes: where the epoch before left off, in an order that
-        is drawn anew whenever each group has had its turn."""
+        """Numbers of the groups of `epoch`: it starts where the previous epoch stopped, in an order
+        that is drawn anew once every group was used."""
         if self.take == self.groups:
             return list(range(self.first, self.first + self.groups))
         start = epoch * self.take
@@ -109,7 +109,7 @@ class CorpusPlan:
 
 
 class BatchPlan:
-    """Every epoch's groups, and who takes them when.
+    """The groups of every epoch, and which process takes them when.
 
     All utterances of a group belong to one corpus; an update mixes groups of all.
     """
@@ -125,17 +125,17 @@ class BatchPlan:
         corpora: Sequence[tuple[int, float]] = (),
     ):
         """`lengths`: samples of each utterance as batched.  `corpora`: utterances of each corpus,
-        one after the other, and how often an epoch goes through them; without it, all are one and
-        an epoch has each once.  `flags` names the way out if the set is too small for one update.
+        one after the other, and how many times an epoch passes through them; by default
+        all are one and an epoch has each once.  `flags`: what to change if the set is too small.
         """
         self.geometry = geometry
         self.seed = seed
         self.groups: list[tuple[tuple[int, ...], ...]] = []
         self.corpus_of_group: list[int] = []
         self.unused: list[int] = []
-        """The shortest utterances of each corpus, too few for a group: no epoch has them."""
+        """The shortest utterances of each corpus, too few for a group: no epoch uses them."""
         self.batches = 0
-        """Sub-batches of an epoch, those included that fill no group or update."""
+        """Sub-batches of an epoch, including those that fill no group or update."""
         self.corpora: list[CorpusPlan] = []
         n, begin = geometry.concat, 0
         for number, (size, passes) in enumerate(corpora or [(len(lengths), 1.0)]):
@@ -164,7 +164,7 @@ class BatchPlan:
 
     @property
     def dropped_batches(self) -> int:
-        """Batches an epoch leaves out because they do not fill an update."""
+        """Batches that an epoch drops because they do not fill an update."""
         return self.batches - self.updates_per_epoch * self.geometry.product
 
     def epoch_order(self, epoch: int) -> list[int]:

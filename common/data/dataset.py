@@ -60,7 +60,7 @@ class UtteranceDataset(Dataset):
 
     `crop=True`: all rows of a group are cropped to its shortest utterance (or `max_samples`),
     each at its own random offset.  `crop=False`: rows are padded to the longest; one longer than
-    `max_samples` is cut at a random offset.
+    `max_samples` is cropped at a random offset.
     """
 
     def __init__(

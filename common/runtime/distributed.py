@@ -26,14 +26,14 @@ from wav2vec2.cli.errors import (
 
 Result = TypeVar("Result")
 
-LIST_SECONDS = 5
-"""How long a process may take to read the list of who came, and process 0 keeps it for that."""
+STORE_SECONDS = 5
+"""How long a read of the store may take, and process 0 keeps the store before it ends."""
 
-SIGN_SECONDS, SILENT_SECONDS = 0.5, 2.0
-"""Between two signs of life of a process; without one for how long it is not there any more."""
+HEARTBEAT_SECONDS, SILENT_SECONDS = 0.5, 2.0
+"""Between two heartbeats of a process, and without one for how long it counts as gone."""
 
 GAVE_UP = "gave up"
-"""The last sign of a process that ends because it waited in vain."""
+"""The last heartbeat of a process that ends because it waited in vain."""
 
 
 def world_size() -> int:
@@ -51,11 +51,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
-class Attendance:
-    """To which collective each process has come, so that a wait in vain can name the others.
+class CollectiveWatchdog:
+    """Knows which collective each process has reached, so that a wait in vain can name the others.
 
-    The list is kept in the store through which the group was formed, which process 0 holds.  A
-    process that is stopped inside a collective did come to it: signs of life tell that it is gone.
+    The counts are kept in the store through which the group was formed, which process 0 holds.  A
+    process that is stopped inside a collective did reach it: heartbeats show that it is gone.
     """
 
     def __init__(self, store: dist.Store, limit: float):
@@ -63,45 +63,39 @@ class Attendance:
         # A store may outlive a restart.
         self._store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         self._limit = limit
-        self._count = 0  # collectives this process has come to
-        self._since = time.monotonic()  # when it came to the last of them
+        self._count = 0  # collectives this process has reached
+        self._since = time.monotonic()  # when it reached the last of them
         self._gave_up = False
 
-    def _key(self, process: int) -> str:
-        return f"arrived/{process}"
-
-    def _sign(self, process: int) -> str:
-        return f"alive/{process}"
-
     def arrive(self) -> None:
-        """This process comes to its next collective.  Takes microseconds: nobody answers."""
+        """This process reaches its next collective.  Takes microseconds: nobody answers."""
         self._since = time.monotonic()
         self._count += 1
-        self._store.set(self._key(rank()), str(self._count))
+        self._store.set(f"arrived/{rank()}", str(self._count))
 
-    def give_signs(self, done: Event) -> None:
-        """Until `done`: a sign of life every SIGN_SECONDS."""
-        sign = 0
-        with suppress(RuntimeError):  # process 0 has left, and the list with it
-            while not done.wait(SIGN_SECONDS) and not self._gave_up:
-                sign += 1
-                self._store.set(self._sign(rank()), str(sign))
+    def beat(self, done: Event) -> None:
+        """Until `done`: a heartbeat every HEARTBEAT_SECONDS."""
+        number = 0
+        with suppress(RuntimeError):  # process 0 has left, and the store with it
+            while not done.wait(HEARTBEAT_SECONDS) and not self._gave_up:
+                number += 1
+                self._store.set(f"alive/{rank()}", str(number))
 
     def waited(self) -> float:
-        """Seconds since this process came to its last collective."""
+        """Seconds since this process reached its last collective."""
         return time.monotonic() - self._since
 
-    def _read(self, key: Callable[[int], str], default: str) -> list[str]:
-        """What the list has of each process."""
-        keys = map(key, range(world_size()))
+    def _read(self, name: str, default: str) -> list[str]:
+        """Each process' entry in the store."""
+        keys = [f"{name}/{process}" for process in range(world_size())]
         return [self._store.get(k).decode() if self._store.check([k]) else default for k in keys]
 
     def _behind(self) -> list[int]:
-        counts = self._read(self._key, "0")
+        counts = self._read("arrived", "0")
         return [process for process, count in enumerate(counts) if int(count) < self._count]
 
-    def _ask(self, question: Callable[[], Result], otherwise: Result) -> Result:
-        """What `question` finds in the list; `otherwise`, if process 0 does not show it."""
+    def _ask(self, question: Callable[[], Result], default: Result) -> Result:
+        """What `question` finds in the store; `default` if process 0 does not answer."""
         answers: list[Result] = []
 
         def ask() -> None:
@@ -111,33 +105,33 @@ class Attendance:
         # A process that was stopped leaves its connections open, and a read would wait for ever.
         reader = Thread(target=ask, daemon=True)
         reader.start()
-        reader.join(LIST_SECONDS + SILENT_SECONDS)
-        return answers[0] if answers else otherwise
+        reader.join(STORE_SECONDS + SILENT_SECONDS)
+        return answers[0] if answers else default
 
     def absent(self) -> list[int]:
-        """The processes that have not come to this one's collective; 0 if its list is gone."""
+        """The processes that have not reached this one's collective; 0 if its store is gone."""
         return self._ask(self._behind, [0])
 
     def explain(self, why: str) -> PeerLost:
         """The error of a collective that failed for the reason `why`.
 
-        Names who gives no sign of life.  Who is behind is named, too, if the time was up, here or
-        in another process, which breaks connections everywhere; otherwise a process broke them
-        by its end, and the others behind are only busy.
+        Names the processes without a heartbeat.  Those that are behind are named, too, if the time
+        was up, here or in another process, which breaks connections everywhere; otherwise a
+        process broke them by its end, and the others behind are only busy.
         """
         seconds = self.waited()
         late = seconds > 0.9 * self._limit
 
         def look() -> tuple[list[int], str]:
             self._gave_up = True
-            time.sleep(SIGN_SECONDS / 10)  # a sign may be on its way
-            self._store.set(self._sign(rank()), GAVE_UP)
+            time.sleep(HEARTBEAT_SECONDS / 10)  # a heartbeat may be on its way
+            self._store.set(f"alive/{rank()}", GAVE_UP)
             if late:
                 self._store.set("time is up", why)
-            before = self._read(self._sign, "")
+            before = self._read("alive", "")
             time.sleep(SILENT_SECONDS)
-            after = self._read(self._sign, "")
-            lost = {n for n, sign in enumerate(after) if sign == before[n] != GAVE_UP}
+            after = self._read("alive", "")
+            lost = {n for n, beat in enumerate(after) if beat == before[n] != GAVE_UP}
             if not self._store.check(["time is up"]):
                 return sorted(lost), why
             lost |= {n for n in self._behind() if after[n] != GAVE_UP}
@@ -146,12 +140,12 @@ class Attendance:
         return self.lost(seconds, *self._ask(look, ([0], why)))
 
     def lost(self, seconds: float, absent: list[int], why: str) -> PeerLost:
-        """The error of a wait for `absent`, or for nobody knows whom, that `why` ended."""
+        """The error of a wait for the processes `absent` (none: unknown) that `why` ended."""
         plural = "es" if len(absent) > 1 else ""
         names = f"process{plural} {', '.join(map(str, absent))}" if absent else "the others"
         return PeerLost(
-            f"process {rank()} waited {seconds:.0f} s for {names} in vain ({why}); "
-            "started again, the run goes on from its last checkpoint"
+            f"process {rank()} waited {seconds:.0f} s for {names} in vain ({why}); start it again "
+            "to resume from the last checkpoint"
         )
 
     def watch(self, limit: float, end: Callable[[PeerLost], None], done: Event) -> None:
@@ -162,7 +156,7 @@ class Attendance:
                 return
 
 
-_attendance: Attendance | None = None  # while there is a process group
+_watchdog: CollectiveWatchdog | None = None  # while there is a process group
 
 
 @contextmanager
@@ -171,13 +165,13 @@ def process_group(
     timeout_minutes: float = 30,
     note: Callable[[PeerLost], None] = lambda error: None,
 ) -> Iterator[None]:
-    """Join the group torchrun describes, if it does; leave it at the end.
+    """Join the process group that torchrun describes, if any; leave it at the end.
 
-    Who waits for another process for more than `timeout_minutes` raises PeerLost, and the process
-    ends on leaving; but a wait for a GPU cannot be interrupted: there, `note` is called with the
-    error and the process ends at once.  On GPUs any other error ends it on leaving, too.
+    A process that waits for another for more than `timeout_minutes` raises PeerLost and ends on
+    leaving.  A wait for a GPU cannot be interrupted: there, `note` is called with the error and the
+    process ends at once.  On GPUs any other error ends it on leaving, too.
     """
-    global _attendance
+    global _watchdog
     if world_size() == 1:
         yield
         return
@@ -186,7 +180,7 @@ def process_group(
         raise UserError(f"RANK={rank()}: must be from 0 to WORLD_SIZE - 1 = {world_size() - 1}")
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=limit))
-        # NCCL's own time-out would abort the process without a word on who did not come.
+        # NCCL's own time-out would abort the process without naming who is missing.
         backend, own_limit = ("nccl", 2 * limit) if gpu else ("gloo", limit)
         dist.init_process_group(
             backend, store=store, rank=rank(), world_size=world_size(), timeout=own_limit
@@ -199,21 +193,21 @@ def process_group(
     except dist.DistError as error:
         why = one_line(error).split(" Exception raised from ")[0]
         raise PeerLost(
-            f"process {rank()}: WORLD_SIZE={world_size()}, but not so many came ({why}); start "
+            f"process {rank()}: WORLD_SIZE={world_size()}, but fewer joined ({why}); start "
             "all of them again, or unset WORLD_SIZE for a single one"
         ) from None
-    _attendance, done = Attendance(store, limit.total_seconds()), Event()
+    _watchdog, done = CollectiveWatchdog(store, limit.total_seconds()), Event()
 
     def end(error: PeerLost) -> None:
         note(error)
         report_error(error)
-        _keep_list()
+        _keep_store()
         exit_process(error)
 
-    threads = [Thread(target=_attendance.give_signs, args=(done,), daemon=True)]
+    threads = [Thread(target=_watchdog.beat, args=(done,), daemon=True)]
     if gpu:
         watched = limit.total_seconds(), end, done
-        threads.append(Thread(target=_attendance.watch, args=watched, daemon=True))
+        threads.append(Thread(target=_watchdog.watch, args=watched, daemon=True))
     for thread in threads:
         thread.start()
     try:
@@ -222,12 +216,12 @@ def process_group(
     except PeerLost as error:
         report_error(error)
         if not gpu:
-            dist.destroy_process_group()  # who waits for this process need not any longer
-        _keep_list()
-        exit_process(error)  # Python would stumble over a thread that still reads the list
+            dist.destroy_process_group()  # ends the wait of others for this process
+        _keep_store()
+        exit_process(error)  # a thread may still read the store
     except (Exception, KeyboardInterrupt) as error:
         if gpu:
-            # NCCL would wait, in leaving the group, for those who wait for this process.
+            # On leaving, NCCL would wait for those who wait for this process.
             if isinstance(error, REASONS):
                 report_error(error)
             else:
@@ -239,34 +233,34 @@ def process_group(
         # Python aborts if it ends while a thread is inside the store.
         for thread in threads:
             thread.join(SILENT_SECONDS)
-        _attendance = None
+        _watchdog = None
         dist.destroy_process_group()
 
 
-def _keep_list() -> None:
-    """Process 0 ends last: with it goes the list in which the others look who is lost."""
+def _keep_store() -> None:
+    """Process 0 ends last: it holds the store in which the others look who is lost."""
     if rank() == 0:
-        time.sleep(LIST_SECONDS)
+        time.sleep(STORE_SECONDS)
 
 
 @contextmanager
 def _with_peers() -> Iterator[None]:
-    """Around a collective: it fails when another process is gone or does not come."""
-    assert _attendance, "a collective outside process_group"
+    """Around a collective: PeerLost when another process is gone or does not come."""
+    assert _watchdog, "a collective outside process_group"
     try:
-        _attendance.arrive()
+        _watchdog.arrive()
         yield
     except RuntimeError as error:
-        # NCCL's errors have a type; gloo's have none, but what else a GPU may say does.
+        # NCCL's errors have a type of their own; gloo's do not.
         if out_of_memory(error) or (
             dist.get_backend() == "nccl" and not isinstance(error, dist.DistError)
         ):
             raise
-        raise _attendance.explain(reason_of(error)) from error
+        raise _watchdog.explain(reason_of(error)) from error
 
 
 def reason_of(error: RuntimeError) -> str:
-    """Why a collective failed, in a line."""
+    """Why a collective failed, in one line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if "Last error:" in lines[:-1]:  # NCCL's own words, after torch's
         return lines[lines.index("Last error:") + 1].strip()[:150]

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def describe(device: torch.device, processes: int) -> dict[str, Any]:
-    """Plain types; neither names of machines nor paths.  What cannot be found out is left out."""
+    """Hardware, cores, versions and commit, as plain types without host names or paths; what is
+    unknown has no entry."""
     found: dict[str, Any] = {
         "hardware": accelerator(device) or processor(),
         "cores": len(os.sched_getaffinity(0))
@@ -35,7 +36,7 @@ def accelerator(device: torch.device) -> str | None:
 
 
 def processor(information: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's model as Linux names it, else its architecture."""
+    """The CPU model that Linux names, else the architecture."""
     try:
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -47,8 +48,8 @@ def processor(information: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit that is checked out, `-dirty` where files differ from it; outside git the one
-    that scripts/docker/build.sh made the image from; else None."""
+    """The commit that is checked out, with `-dirty` where files differ from it; outside git the one
+    that the image was built from (SOURCE_REVISION); else None."""
     if not (root / ".git").exists():  # an installed copy inside somebody else's repository
         built = os.environ.get("SOURCE_REVISION", "unknown")
         return None if built == "unknown" else built

@@ -1,10 +1,10 @@
-"""torchrun, but it ends with the exit codes of wav2vec2/cli/errors.py and one line of explanation.
+"""torchrun that ends with the exit codes of wav2vec2/cli/errors.py and one line of explanation.
 
 `python -m common.runtime.launcher [torchrun's options] train.py pretrain ...`
 
 A worker that ends for a documented reason writes it to a file instead of standard error; this
-process says it once for all of them.  Reasons that would recur are never restarted: a worker that
-finds one written down ends at once for the same reason.
+process prints it once for all of them.  Reasons that would recur are never restarted: a worker
+that finds one in the file ends at once for the same reason.
 """
 
 import json
@@ -31,11 +31,11 @@ OWN = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
 """Signals that torchrun itself sends to the workers that are left."""
 
 SECONDS_TO_SAVE = "120"
-"""How long torchrun waits, after it has handed on a signal, before it kills."""
+"""How long torchrun waits after forwarding a signal before it kills."""
 
 
 def died(failure: ProcessFailure) -> str | None:
-    """How a process died that neither ended by itself nor was ended by torchrun, or None."""
+    """How a process was killed, None if it ended by itself or torchrun ended it."""
     if failure.exitcode >= 0 or -failure.exitcode in OWN:
         return None
     name = signal.Signals(-failure.exitcode).name
@@ -50,10 +50,10 @@ def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int
         return written["reason"], written["code"]
     first = min((failure.timestamp for failure in failures.values()), default=0)
     for rank, failure in sorted(failures.items()):
-        # Who outlived the first by seconds did not end when told to, and torchrun killed it.
+        # Those that outlived the first by seconds were killed by torchrun.
         if failure.timestamp <= first + 1 and (how := died(failure)):
             return (
-                f"process {rank} {how}; started again, the run goes on from its last checkpoint",
+                f"process {rank} {how}; start it again to resume from the last checkpoint",
                 ExitCode.PEER_LOST,
             )
     if written:
@@ -62,11 +62,11 @@ def explain(record: Path, failures: dict[int, ProcessFailure]) -> tuple[str, int
     return f"process {rank} failed with exit code {failure.exitcode}; see its traceback above", 1
 
 
-def apart(machines: str, why: str) -> str:
-    """What to say when machines do not find each other."""
+def not_connected(machines: str, why: str) -> str:
+    """The message for machines that cannot connect."""
     return (
         f"the {machines} machines did not find each other ({why}); check that NUM_NODES and "
-        "MASTER_ADDR or RDZV_ENDPOINT are the same on all of them, that each NODE_RANK is there "
+        "MASTER_ADDR or RDZV_ENDPOINT are the same on all of them, that each NODE_RANK is used "
         "once, and that the port is open"
     )
 
@@ -74,7 +74,7 @@ def apart(machines: str, why: str) -> str:
 def watch(arguments: Namespace, started: threading.Event) -> None:
     """Set `started` once this machine has workers; end the launcher if it never gets any.
 
-    A c10d rendezvous lets a machine too many wait for as long as the others train.
+    A c10d rendezvous makes a surplus machine wait for as long as the others train.
     """
     seconds = int(_parse_rendezvous_config(arguments.rdzv_conf).get("join_timeout", 600))
     deadline = time.monotonic() + seconds + min(seconds, 60)
@@ -84,27 +84,27 @@ def watch(arguments: Namespace, started: threading.Event) -> None:
             started.set()
             return
         if time.monotonic() > deadline:
-            reason = apart(arguments.nnodes, "is this one too many?")
+            reason = not_connected(arguments.nnodes, "is this one too many?")
             print(f"error: {reason}", file=sys.stderr, flush=True)
             os._exit(ExitCode.USER_ERROR)
         time.sleep(0.2)
 
 
 def main(argv: list[str]) -> int:
-    # Its reports repeat what is said below, for every process.
+    # Its reports repeat for every process what is printed below.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic.agent.server.api").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "exit.json"
         os.environ[RECORD_VARIABLE] = str(record)
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
-        # Its warnings about a process that is gone come with a stack of C++ frames.
+        # Its warnings about a lost process come with a stack of C++ frames.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         # After a restart a shared store still holds the addresses of the processes before.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)
         if arguments.standalone and not arguments.local_addr:
-            # Not this machine's name, which need not be one that resolves, as in some containers.
+            # In some containers the name of the machine does not resolve.
             arguments.local_addr = "127.0.0.1"
         arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
         started = threading.Event()
@@ -125,12 +125,12 @@ def main(argv: list[str]) -> int:
                 reason, code = explain(record, {})
             elif started.is_set():
                 reason = (
-                    f"another machine is gone ({why}); started again, the run goes on from its "
-                    "last checkpoint"
+                    f"another machine is gone ({why}); start it again to resume from the last "
+                    "checkpoint"
                 )
                 code = ExitCode.PEER_LOST
             else:
-                reason, code = apart(arguments.nnodes, why), ExitCode.USER_ERROR
+                reason, code = not_connected(arguments.nnodes, why), ExitCode.USER_ERROR
     print(f"error: {reason}", file=sys.stderr, flush=True)
     return int(code)
 

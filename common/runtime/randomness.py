@@ -1,8 +1,8 @@
-"""Every key and every generator.
+"""Keyed randomness.
 
 A draw is keyed by what it is for, never by who draws it: no rank, worker or micro-batch number is
-part of a key.  So the same sub-batch sees the same crops, masks and dropout in whichever process,
-and however the update's sub-batches are spread; and nothing random needs saving for a resume.
+part of a key.  So a sub-batch gets the same crops, masks and dropout in every process and every
+geometry, and a resume needs no saved generator.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def torch_generator(purpose: str, *parts: int) -> torch.Generator:
 
 
 def use_deterministic_operators() -> None:
-    """Have torch use only operators whose results repeat to the bit; before the GPU's first use.
+    """Have torch use only operators whose results repeat bit-exactly; before the GPU's first use.
 
     An operator that has no such variant then raises RuntimeError.
     """
@@ -56,7 +56,7 @@ def reseed(purpose: str, *parts: int) -> None:
 
 
 def refused_operator(error: Exception) -> UserError | None:
-    """What to tell the user if `error` says that an operator has no deterministic form."""
+    """The user's error if `error` says that an operator has no deterministic form, else None."""
     found = re.search(r"(\S+) does not have a deterministic implementation", str(error))
     if not found:
         return None

@@ -33,8 +33,8 @@ class StopRequest:
 
 @contextmanager
 def uninterrupted(*, obey: bool = True) -> Iterator[None]:
-    """Let the death of a loader worker, which torch raises from its signal handler, wait until
-    the block is done.  `obey=False`: it does not matter any more."""
+    """Delay the death of a loader worker, which torch raises from its signal handler, until the
+    block is done.  `obey=False`: ignore it."""
     arrived: list[tuple[int, FrameType | None]] = []
     handler = signal.signal(signal.SIGCHLD, lambda *arguments: arrived.append(arguments))
     try:

@@ -29,10 +29,10 @@ def _copied(content: Any) -> Any:
 
 
 class CheckpointWriter:
-    """Writes checkpoints behind the training's back, one at a time.
+    """Writes checkpoints in the background, one at a time.
 
-    Training waits for a copy of the tensors; the file is written by a thread.  What goes wrong
-    there is raised by the next call.
+    Training waits for a copy of the tensors; a thread writes the file.  Its error is raised by the
+    next call.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class CheckpointWriter:
         self._error: UserError | None = None
 
     def save(self, path: Path, content: dict[str, Any], then: Callable[[], None]) -> None:
-        """`save` of a copy of `content`, then `then()`; waits for the write before it."""
+        """Write a copy of `content`, then call `then`; waits for the previous write."""
         self.wait()
         copy = _copied(content)
 
@@ -55,7 +55,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what was to be written is; UserError if it could not be."""
+        """Wait until everything is written; UserError if that failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -65,12 +65,12 @@ class CheckpointWriter:
 
 
 def update_file(output_dir: str | Path, update: int) -> Path:
-    """Where the checkpoint of update `update` lies."""
+    """The path of the checkpoint of update `update`."""
     return Path(output_dir) / f"wav2vec2_update{update}.pt"
 
 
 def best_file(output_dir: str | Path) -> Path:
-    """Where the checkpoint with the best validation result lies."""
+    """The path of the checkpoint with the best validation result."""
     return Path(output_dir) / "wav2vec2_best.pt"
 
 
@@ -91,8 +91,8 @@ class ResumePoint:
 def newest_checkpoint(output_dir: str | Path) -> ResumePoint | None:
     """The newest update checkpoint that can be read, None if there is no update checkpoint.
 
-    Says which are passed over.  UserError if there are some and none can be read: to start anew
-    would write over them.
+    Prints which are skipped.  UserError if there are some and none can be read: a new run would
+    overwrite them.
     """
     updates = saved_updates(output_dir)
     for update in reversed(updates):
@@ -110,8 +110,8 @@ def newest_checkpoint(output_dir: str | Path) -> ResumePoint | None:
 
 
 def prune_checkpoints(output_dir: str | Path, keep: int, milestones: Sequence[int] = ()) -> None:
-    """Remove update checkpoints but the newest `keep` and those nearest to each milestone, and
-    what writers that were killed left behind."""
+    """Remove all update checkpoints except the newest `keep` and those nearest to each milestone,
+    and the temporary files of writers that were killed."""
     updates = saved_updates(output_dir)
     kept = {*updates[-keep:]}
     if updates:

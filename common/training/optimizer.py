@@ -14,17 +14,17 @@ class OptimizerOptions:
     """Optimizer"""
 
     optimizer: Literal["adam", "fused_adam", "fused_lamb", "lamb"] = "adam"
-    """Adam with decoupled weight decay (AdamW), or LAMB; the fused ones are apex'."""
+    """Adam with decoupled weight decay (AdamW), or LAMB; the fused ones need apex."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     """Decay rates of the two moments."""
     adam_eps: float = 1e-6
     """Added to the root of the second moment."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, on all parameters alike, biases and norms included."""
+    """Decoupled weight decay of all parameters, biases and norms included."""
     clip_norm: float = 25.0
     """Largest norm of the gradient, after its division by the count of targets; 0: no clipping."""
     ema: float = 0.0
-    """Decay an update of the weights' moving average, such as 0.9999; 0: none is kept."""
+    """Decay per update of a moving average of the weights, such as 0.9999; 0: no average."""
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -85,7 +85,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """One update; a parameter without gradient is left alone."""
+        """One update; a parameter without gradient keeps its value."""
         assert closure is None
         for group in self.param_groups:
             beta1, beta2 = group["betas"]

@@ -1,7 +1,7 @@
 """Half precision of the O2 kind: 16-bit weights and activations, fp32 master weights.
 
 Gradients are collected, summed, clipped and applied in fp32; checkpoints hold the fp32 weights, so
-that a run can go on in another precision.  (Micikevicius et al., arXiv 1710.03740.)
+that a run can resume in another precision.  (Micikevicius et al., arXiv 1710.03740.)
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ class PrecisionOptions:
     """Precision"""
 
     precision: Precision = "fp32"
-    """Type of weights and activations; the optimizer's are fp32 always."""
+    """Type of weights and activations; the optimizer always works in fp32."""
     tf32: bool = True
-    """Let fp32 matrix products on GPUs use TF32, but where fp32 matters."""
+    """Let fp32 matrix products on GPUs use TF32, except where fp32 matters."""
 
 
 def set_matmul_precision(tf32: bool) -> None:
-    """How this process' products are summed on GPUs: fp32 ones in TF32 or not, and 16-bit ones in
-    fp32, where torch by itself lets those that are split into parts be summed in 16 bits."""
+    """Set how GPUs compute matrix products: fp32 ones with or without TF32, 16-bit ones with fp32
+    sums, where torch's default sums split products in 16 bits."""
     matmul = torch.backends.cuda.matmul
     matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     matmul.allow_bf16_reduced_precision_reduction = False
@@ -38,7 +38,7 @@ class Weights:
     """A model's weights as the optimizer sees them.
 
     In fp32 these are the model's own parameters.  In half precision the model's parameters become
-    16-bit, and each has a master in fp32; those of modules with `keeps_fp32` stay as they are.
+    16-bit, and each has fp32 master weights; those of modules with `keeps_fp32` stay as they are.
     """
 
     def __init__(self, model: nn.Module, precision: Precision = "fp32"):
@@ -72,7 +72,7 @@ class Weights:
             half.grad = master.grad = None
 
     def collect_gradients(self) -> None:
-        """After a backward pass: add the 16-bit gradients to the masters'."""
+        """After a backward pass: add the 16-bit gradients to those of the master weights."""
         fresh = []
         for parameter, master in self._halves:
             if parameter.grad is None:
@@ -97,7 +97,7 @@ class Weights:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """After an update: round the masters to the model's 16-bit weights."""
+        """After an update: round the master weights to the model's 16-bit weights."""
         if self._halves:
             halves, masters = zip(*self._halves)
             torch._foreach_copy_(halves, masters)
@@ -116,7 +116,7 @@ class Weights:
 
 
 class LossScaler:
-    """Dynamic loss scaling for fp16: small gradients are lifted into the range of the type.
+    """Dynamic loss scaling for fp16, which keeps small gradients within the range of the type.
 
     Start 128, halved at every overflow, doubled after `window` updates without one.
     """
@@ -127,7 +127,7 @@ class LossScaler:
         self._clean = 0
 
     def applied(self) -> None:
-        """An update went well."""
+        """An update was applied."""
         self._clean += 1
         if self._clean == self.window:
             self.scale, self._clean = 2 * self.scale, 0
@@ -139,7 +139,7 @@ class LossScaler:
             shown = ", ".join(utterances[:20])
             raise HealthError(
                 f"the loss scale fell below {self.floor:g}: gradients are not finite however small "
-                f"the loss is made, the last of utterances {shown}; look at this audio, lower "
+                f"the loss is made, the last of utterances {shown}; check this audio, lower "
                 "--learning_rate, or train in bf16 or fp32"
             )
 

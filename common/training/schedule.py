@@ -48,7 +48,7 @@ class ScheduleOptions:
     learning_rate: float = 5e-4
     """Peak learning rate."""
     schedule: Literal["polynomial", "three_stage"] = "polynomial"
-    """Polynomial: warm-up, then decay to 0.  Three_stage: warm-up, hold, exponential decay."""
+    """polynomial: warm-up, then decay to 0; three_stage: warm-up, hold, exponential decay."""
     max_update: int = 400_000
     """Updates to train for; the schedule ends here."""
     warmup_updates: int = 32_000

@@ -42,11 +42,11 @@ class RunOptions:
     """Run"""
 
     output_dir: str = "results/pretrain_base"
-    """Folder for checkpoints and logs.  A run of the same recipe found there is continued."""
+    """Folder for checkpoints and logs.  A run of the same recipe found there is resumed."""
     seed: int = 1
     """Seed of weights, batches, crops, masks and dropout."""
     num_workers: int = 4
-    """Processes that decode audio beside each training process; 0: none."""
+    """Data loading workers per training process; 0: none."""
     log_frequency: int = 10
     """Updates between two log lines."""
     save_frequency: int = 1
@@ -54,9 +54,9 @@ class RunOptions:
     save_every_updates: int = 0
     """Updates between checkpoints, in addition; 0: none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the best one and those nearest to the milestones."""
+    """Newest checkpoints to keep, beside the best one and those nearest to the milestones."""
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000)
-    """Updates of which the nearest checkpoint is kept, too."""
+    """Updates whose nearest checkpoint is kept, too."""
     validate_frequency: int = 1
     """Epochs between validations; the last update is always validated."""
     validate_at_start: bool = False
@@ -64,23 +64,23 @@ class RunOptions:
     no_save: bool = False
     """Write no checkpoints."""
     epochs_this_job: int = 0
-    """Stop after so many epochs, to be continued by the next job; 0: no such limit."""
+    """Stop after so many epochs; the next job resumes; 0: no limit."""
     benchmark_epochs_num: int = 0
-    """Stop after so many epochs, whose mean is the run's summary: what benchmarks report."""
+    """Stop after so many epochs and report their mean, for benchmarks; 0: off."""
     benchmark_warmup_epochs: int = 0
-    """Epochs before those of --benchmark_epochs_num, not counted."""
+    """Epochs before those of --benchmark_epochs_num that are not counted."""
     peer_timeout_minutes: float = 30.0
-    """Minutes that a process waits for another one before the run ends for want of it."""
+    """Minutes to wait for another process before aborting."""
     cpu: bool = False
     """Train on the CPU."""
     deterministic: bool = False
-    """Repeat to the bit on the same devices, threads and software: slower on GPUs."""
+    """Bit-exact repetition on the same devices, threads and software; slower on GPUs."""
     activation_checkpointing: bool = False
-    """Compute the layers again in the backward pass, rather than keep what they computed: the same
+    """Recompute the layers in the backward pass instead of storing their activations: the same
     result with less memory and more time."""
     compile: bool = False
-    """Have torch.compile fuse the layers, for GPUs: other dropout masks than without; the first
-    updates take a minute.  Where it does not work, a warning says so."""
+    """Fuse the layers with torch.compile, for GPUs: other dropout masks than without; the first
+    updates take a minute.  Prints a warning where it does not work."""
     dry_run: bool = False
     """Print the resolved configuration as JSON and stop."""
 

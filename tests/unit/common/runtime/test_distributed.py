@@ -190,9 +190,9 @@ def end(error):
     report_error(error)
     exit_process(error)
 if rank == 0:
-    distributed._attendance.arrive()
+    distributed._watchdog.arrive()
     watched = (1.0, end, threading.Event())
-    threading.Thread(target=distributed._attendance.watch, args=watched).start()
+    threading.Thread(target=distributed._watchdog.watch, args=watched).start()
 time.sleep(60)
 """,
     )
@@ -270,7 +270,7 @@ def test_a_slow_process_is_waited_for(tmp_path):
         """
 distributed.sum_over_ranks(torch.ones(1))
 watched = (1.5, exit_process, threading.Event())
-threading.Thread(target=distributed._attendance.watch, args=watched, daemon=True).start()
+threading.Thread(target=distributed._watchdog.watch, args=watched, daemon=True).start()
 time.sleep(4)
 distributed.sum_over_ranks(torch.ones(1))
 """,
@@ -293,7 +293,7 @@ def check():
     left = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     assert not left, left
 
-distributed.Attendance.give_signs, destroy = end_late, torch.distributed.destroy_process_group
+distributed.CollectiveWatchdog.beat, destroy = end_late, torch.distributed.destroy_process_group
 torch.distributed.destroy_process_group = check
 """,
     )
