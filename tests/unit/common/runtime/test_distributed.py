@@ -29,12 +29,13 @@ def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
     script.write_text(
         "import json, os, pathlib, signal, subprocess, sys, threading, time, torch\n"
         "from common.runtime import distributed\n"
+        "from wav2vec2.inference.device import pick_device\n"
         "from wav2vec2.cli.errors import UserError, exit_process, report_error, run_command\n"
         "from common.training.meter import Sums\n"
         f"out = pathlib.Path({str(tmp_path)!r})\n"
         f"{before.strip()}\n"
         "def main():\n"
-        "    device = torch.device('cpu')\n"
+        "    device = pick_device(cpu=True)\n"
         f"    with distributed.process_group(device, {timeout_minutes}):\n"
         "        rank = distributed.rank()\n"
         + "".join(f"        {line}\n" for line in body.strip().splitlines())
@@ -210,7 +211,7 @@ formed, taken_for = torch.distributed.init_process_group, torch.distributed.get_
 torch.distributed.init_process_group = lambda backend, **others: formed("gloo", **others)
 torch.distributed.get_backend = lambda: "nccl"
 torch.distributed.destroy_process_group = lambda: time.sleep(600)
-torch.device = lambda kind: types.SimpleNamespace(type="cuda")
+pick_device = lambda cpu: types.SimpleNamespace(type="cuda")
 """
 
 
@@ -308,7 +309,7 @@ torch.distributed.destroy_process_group = check
         (
             {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
             5,
-            "error: process 0: WORLD_SIZE=2, but not so many came (Timed out",
+            "error: process 0: WORLD_SIZE=2, but fewer joined (Timed out",
         ),
     ],
 )
