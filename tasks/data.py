@@ -22,6 +22,15 @@ from wav2vec2.files.filelists import Manifest, Utterance
 from wav2vec2.files.torch_file import weights_digest
 from wav2vec2.inference.batches import load_batches
 
+FILE_PREFIX = "wav2vec2"
+"""Begins the names of checkpoint files."""
+
+MEMORY_HINT = (
+    "lower --num_concat_batches and raise --update_freq by as much (the same recipe), add "
+    "--activation_checkpointing, or lower --max_tokens"
+)
+"""What to change when memory runs out."""
+
 LN2 = 0.6931471805599453
 """Reported losses are in bits."""
 

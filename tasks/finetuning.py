@@ -17,7 +17,9 @@ from common.training.meter import Sums, Totals
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
 from tasks.data import (
+    FILE_PREFIX,
     LN2,
+    MEMORY_HINT,
     DataOptions,
     digest_of_start,
     draw_layers,
@@ -120,7 +122,7 @@ class DrawMasks:
 class FinetuningTask:
     """CTC training of a pre-trained model on transcribed utterances."""
 
-    selection = "wer"
+    selection, file_prefix, memory_hint = "wer", FILE_PREFIX, MEMORY_HINT
 
     def __init__(
         self,

@@ -14,7 +14,9 @@ from common.training.meter import Sums, Totals
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
 from tasks.data import (
+    FILE_PREFIX,
     LN2,
+    MEMORY_HINT,
     DataOptions,
     digest_of_start,
     draw_layers,
@@ -140,7 +142,7 @@ class DrawSubBatch:
 class PretrainingTask:
     """Contrastive pre-training on the crops of a filelist."""
 
-    selection = "loss"
+    selection, file_prefix, memory_hint = "loss", FILE_PREFIX, MEMORY_HINT
 
     def __init__(
         self,

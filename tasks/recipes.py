@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 import torch
 
 from common.runtime import distributed, environment
-from common.training import checkpoint
-from common.training.checkpoint import ResumePoint
+from common.training.checkpoint import CheckpointFolder, ResumePoint
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import PrecisionOptions
 from common.training.schedule import ScheduleOptions
 from common.training.task import Task
 from common.training.trainer import RunOptions, Trainer
-from tasks.data import DataOptions
+from tasks.data import FILE_PREFIX, DataOptions
 from tasks.finetuning import FinetuneOptions, FinetuningTask
 from tasks.pretraining import CropOptions, ModelOptions, PretrainingTask
 from wav2vec2.cli.console import notice
@@ -184,7 +183,8 @@ def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
     if is_main:
         print(f"configuration: {json.dumps(configuration)}", flush=True)
 
-    point = distributed.run_on_all_ranks(lambda: checkpoint.newest_checkpoint(run.output_dir))
+    checkpoints_of_run = CheckpointFolder(run.output_dir, FILE_PREFIX)
+    point = distributed.run_on_all_ranks(lambda: checkpoints_of_run.newest())
     found = distributed.gather(point and point.content.get("update"))
     if len(set(found)) > 1:
         raise UserError(

@@ -61,7 +61,7 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, seed: int) -> 
     """Batches of utterance numbers, longest first, ties in random order.
 
     A batch is filled while utterances x its longest length <= `max_tokens`; sizes are below 8 or
-    multiples of 8.  Every length must fit `max_tokens` (UserError otherwise).
+    multiples of 8.  ValueError if a length exceeds `max_tokens`.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     ties = numpy_generator("batching ties", seed).permutation(len(sizes))
@@ -72,10 +72,7 @@ def token_budget_batches(lengths: Sequence[int], max_tokens: int, seed: int) -> 
         longest = int(sizes[order[start]])
         count = min(max_tokens // longest, len(order) - start)
         if count == 0:
-            raise UserError(
-                f"--max_tokens {max_tokens}: too small for an utterance of {longest} samples; "
-                "raise it, or lower --max_sample_size"
-            )
+            raise ValueError(f"{max_tokens} samples cannot hold an utterance of {longest}")
         if count >= 8:
             count -= count % 8
         batches.append(order[start : start + count].tolist())

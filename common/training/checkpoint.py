@@ -14,8 +14,6 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
 
-_UPDATE_FILE = re.compile(r"wav2vec2_update(\d+)\.pt")
-
 
 def _copied(content: Any) -> Any:
     """`content` with its tensors copied to the CPU, so that training may change the originals."""
@@ -64,22 +62,6 @@ class CheckpointWriter:
             raise error
 
 
-def update_file(output_dir: str | Path, update: int) -> Path:
-    """The path of the checkpoint of update `update`."""
-    return Path(output_dir) / f"wav2vec2_update{update}.pt"
-
-
-def best_file(output_dir: str | Path) -> Path:
-    """The path of the checkpoint with the best validation result."""
-    return Path(output_dir) / "wav2vec2_best.pt"
-
-
-def saved_updates(output_dir: str | Path) -> list[int]:
-    """Updates with a checkpoint in `output_dir`, ascending."""
-    names = (path.name for path in Path(output_dir).glob("wav2vec2_update*.pt"))
-    return sorted(int(m[1]) for m in map(_UPDATE_FILE.fullmatch, names) if m)
-
-
 @dataclass(frozen=True)
 class ResumePoint:
     """A checkpoint that was found in an output folder."""
@@ -88,37 +70,57 @@ class ResumePoint:
     content: dict[str, Any]
 
 
-def newest_checkpoint(output_dir: str | Path) -> ResumePoint | None:
-    """The newest update checkpoint that can be read, None if there is no update checkpoint.
+class CheckpointFolder:
+    """The checkpoints of a run: `<prefix>_update<N>.pt`, and `<prefix>_best.pt`."""
 
-    Prints which are skipped.  UserError if there are some and none can be read: a new run would
-    overwrite them.
-    """
-    updates = saved_updates(output_dir)
-    for update in reversed(updates):
-        path = update_file(output_dir, update)
-        try:
-            return ResumePoint(path, load_checkpoint(path))
-        except UserError as error:
-            notice(f"warning: {error}; trying the one before")
-    if updates:
-        raise UserError(
-            f"{output_dir}: none of its {len(updates)} checkpoints wav2vec2_update*.pt can be "
-            "read; repair them, or choose another OUTPUT_DIR"
-        )
-    return None
+    def __init__(self, path: str | Path, prefix: str):
+        self.path, self.prefix = Path(path), prefix
 
+    def update_file(self, update: int) -> Path:
+        """The path of the checkpoint of update `update`."""
+        return self.path / f"{self.prefix}_update{update}.pt"
 
-def prune_checkpoints(output_dir: str | Path, keep: int, milestones: Sequence[int] = ()) -> None:
-    """Remove all update checkpoints except the newest `keep` and those nearest to each milestone,
-    and the temporary files of writers that were killed."""
-    updates = saved_updates(output_dir)
-    kept = {*updates[-keep:]}
-    if updates:
-        kept |= {min(updates, key=lambda u: abs(u - milestone)) for milestone in milestones}
-    for update in updates:
-        if update not in kept:
-            update_file(output_dir, update).unlink(missing_ok=True)
-    for path in Path(output_dir).glob(".wav2vec2_*.tmp"):
-        if not path.name.endswith(f".{os.getpid()}.tmp"):
-            path.unlink(missing_ok=True)
+    @property
+    def best_file(self) -> Path:
+        """The path of the checkpoint with the best validation result."""
+        return self.path / f"{self.prefix}_best.pt"
+
+    def updates(self) -> list[int]:
+        """Updates with a checkpoint, ascending."""
+        names = (path.name for path in self.path.glob(f"{self.prefix}_update*.pt"))
+        found = (re.fullmatch(rf"{re.escape(self.prefix)}_update(\d+)\.pt", n) for n in names)
+        return sorted(int(match[1]) for match in found if match)
+
+    def newest(self) -> ResumePoint | None:
+        """The newest update checkpoint that can be read, None if there is no update checkpoint.
+
+        Prints which are skipped.  UserError if there are some and none can be read: a new run would
+        overwrite them.
+        """
+        updates = self.updates()
+        for update in reversed(updates):
+            path = self.update_file(update)
+            try:
+                return ResumePoint(path, load_checkpoint(path))
+            except UserError as error:
+                notice(f"warning: {error}; trying the one before")
+        if updates:
+            raise UserError(
+                f"{self.path}: none of its {len(updates)} checkpoints {self.prefix}_update*.pt can "
+                "be read; repair them, or choose another OUTPUT_DIR"
+            )
+        return None
+
+    def prune(self, keep: int, milestones: Sequence[int] = ()) -> None:
+        """Remove all update checkpoints except the newest `keep` and those nearest to each
+        milestone, and the temporary files of writers that were killed."""
+        updates = self.updates()
+        kept = {*updates[-keep:]}
+        if updates:
+            kept |= {min(updates, key=lambda u: abs(u - milestone)) for milestone in milestones}
+        for update in updates:
+            if update not in kept:
+                self.update_file(update).unlink(missing_ok=True)
+        for path in self.path.glob(f".{self.prefix}_*.tmp"):
+            if not path.name.endswith(f".{os.getpid()}.tmp"):
+                path.unlink(missing_ok=True)

@@ -45,11 +45,13 @@ class UpdateStep:
         *,
         clip_norm: float = 0.0,
         scaler: LossScaler | None = None,
+        memory_hint: str = "make batches smaller",
     ):
         """`clip_norm`: largest norm of the gradient, 0 for no limit; `scaler`: scales the loss
-        before and the gradient after the backward pass (fp16)."""
+        before and the gradient after the backward pass (fp16); `memory_hint`: what to change when
+        memory runs out."""
         self.weights, self.optimizer, self.device = weights, optimizer, device
-        self.clip_norm, self.scaler = clip_norm, scaler
+        self.clip_norm, self.scaler, self.memory_hint = clip_norm, scaler, memory_hint
 
     def run(
         self,
@@ -116,9 +118,8 @@ class UpdateStep:
             if not out_of_memory(failure):
                 raise
             error = UserError(
-                f"{self.device}: out of memory ({one_line(failure).split('. ')[0]}); lower "
-                "--num_concat_batches and raise --update_freq by as much (the same recipe), add "
-                "--activation_checkpointing, or lower --max_tokens"
+                f"{self.device}: out of memory ({one_line(failure).split('. ')[0]}); "
+                f"{self.memory_hint}"
             )
         if error is not None:
             # Frees memory for what all processes do together before they end.  Not inside the

@@ -38,6 +38,10 @@ class Task(Protocol):
     dataset: UtteranceDataset
     selection: str
     """The validation metric that chooses the best checkpoint; lower is better."""
+    file_prefix: str
+    """Begins the names of checkpoint files."""
+    memory_hint: str
+    """What to change when memory runs out; completes an error message."""
     recipe: dict[str, Any]
     """Everything that defines the training, in plain types: a resume must agree with it."""
 

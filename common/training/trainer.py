@@ -18,8 +18,7 @@ from common.data.dataset import TrainingBatch
 from common.runtime import distributed
 from common.runtime.randomness import refused_operator, reseed
 from common.runtime.signals import StopRequest, uninterrupted
-from common.training import checkpoint
-from common.training.checkpoint import ResumePoint
+from common.training.checkpoint import CheckpointFolder, CheckpointWriter, ResumePoint
 from common.training.ema import Ema
 from common.training.health import Health, warn_data_wait
 from common.training.meter import Meter
@@ -134,7 +133,7 @@ class Trainer:
         self.task, self.run, self.device = task, run, device
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
-        self.output_dir = Path(run.output_dir)
+        self.checkpoints = CheckpointFolder(run.output_dir, task.file_prefix)
         for module in task.model.modules():
             if hasattr(module, "recomputed"):  # it can be
                 module.recomputed = run.activation_checkpointing
@@ -170,12 +169,13 @@ class Trainer:
             device,
             clip_norm=optimizer_options.clip_norm,
             scaler=self.state.scaler,
+            memory_hint=task.memory_hint,
         )
         self.health = Health(task.collapse_reason, device)
         self.interval, self.epoch = Meter(device), Meter(device)
         self.stop = StopRequest()
-        self.writer = checkpoint.CheckpointWriter()
-        self.telemetry = Telemetry(self.output_dir, enabled=distributed.is_main())
+        self.writer = CheckpointWriter()
+        self.telemetry = Telemetry(Path(run.output_dir), enabled=distributed.is_main())
         self.telemetry.parameters({**self.state.recipe, **(configuration or {})})
         self.validator = Validator(task, self.state, self.telemetry, device)
 
@@ -322,7 +322,7 @@ class Trainer:
         metrics, is_best = self.validator.run(epoch)
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
-            self.writer.save(checkpoint.best_file(self.output_dir), content, then=lambda: None)
+            self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
         return metrics
 
     def save(self) -> None:
@@ -331,11 +331,9 @@ class Trainer:
         if run.no_save or not distributed.is_main() or self.saved == state.position:
             return
         self.writer.save(
-            checkpoint.update_file(self.output_dir, state.update),
+            self.checkpoints.update_file(state.update),
             {**self.task.checkpoint_content(), **state.content()},
-            then=lambda: checkpoint.prune_checkpoints(
-                self.output_dir, run.keep_checkpoints, run.milestones
-            ),
+            then=lambda: self.checkpoints.prune(run.keep_checkpoints, run.milestones),
         )
         self.saved = state.position
 

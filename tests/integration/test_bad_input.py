@@ -15,7 +15,7 @@ import inference
 import train
 from common.data.batching import BatchPlan, Geometry
 from common.runtime import distributed
-from common.training import checkpoint
+from common.training.checkpoint import CheckpointFolder
 from tasks.recipes import check_agreement, configuration_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
@@ -188,7 +188,7 @@ def test_a_killed_loader_worker(copy, tmp_path, command):
 
     trainer.task.begin_update = kill_then_begin
     one_line(command(trainer.train), "--num_workers: a loader worker died", "lower it")
-    assert checkpoint.saved_updates(tmp_path / "o")[-1] >= 2
+    assert CheckpointFolder(tmp_path / "o", "wav2vec2").updates()[-1] >= 2
 
 
 def test_gpu_out_of_memory(copy, tmp_path, command):
@@ -203,7 +203,7 @@ def test_gpu_out_of_memory(copy, tmp_path, command):
 
     trainer.task.forward = out_of_memory
     one_line(command(trainer.train), "out of memory", "--num_concat_batches", "--max_tokens")
-    assert checkpoint.saved_updates(tmp_path) == [2]
+    assert CheckpointFolder(tmp_path, "wav2vec2").updates() == [2]
 
 
 def test_an_operator_that_is_not_deterministic(copy, tmp_path, command):

@@ -13,7 +13,7 @@ import torch
 
 import inference
 import train
-from common.training import checkpoint
+from common.training.checkpoint import CheckpointFolder
 from common.training.meter import Sums
 from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch, write_corpus
@@ -104,7 +104,7 @@ def test_a_run_continues_where_it_stopped(corpus, pretrained, finetuned, tmp_pat
     stop_during(trainer, 2)
     with pytest.raises(StoppedBySignal, match="stopped by SIGTERM after update 2; start it again"):
         trainer.train()
-    assert checkpoint.saved_updates(tmp_path / "run") == [2]
+    assert CheckpointFolder(tmp_path / "run", "wav2vec2").updates() == [2]
     start.unlink()
     run(recipe)
     assert losses(tmp_path / "run") == losses(straight.parent)

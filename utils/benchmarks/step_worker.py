@@ -244,6 +244,7 @@ class TransformersTask:
         self.ours, self.device, self.precision = ours, device, precision
         self.architecture, self.regularisation = ours.architecture, ours.regularisation
         self.plan, self.recipe, self.selection = ours.plan, ours.recipe, ours.selection
+        self.file_prefix, self.memory_hint = "transformers", ours.memory_hint
         self.dataset = ours.dataset
         self.dataset.draw = DrawPeerSubBatch(ours.dataset.draw)
         randomness.reseed("weights", recipe.run.seed)

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import torch
 
-from common.training import checkpoint
+from common.training.checkpoint import CheckpointWriter
 from common.training.precision import Weights
 from common.training.trainer import Trainer
 from tasks.recipes import parse_recipe, prepare_trainer
@@ -128,14 +128,14 @@ def measure_save(folder: Path) -> None:
     }
     tensors = list(tensors_of(content))
     size = sum(t.numel() * t.element_size() for t in tensors) / 2**20
-    writer, clones, blocked, written = checkpoint.CheckpointWriter(), [], [], []
+    writer, clones, blocked, written = CheckpointWriter(), [], [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         copies = [t.clone() for t in tensors]
         clones.append(time.perf_counter() - start)
         del copies
         start = time.perf_counter()
-        writer.save(folder / "wav2vec2_update1.pt", content, then=lambda: None)
+        writer.save(folder / "checkpoint.pt", content, then=lambda: None)
         blocked.append(time.perf_counter() - start)
         writer.wait()
         written.append(time.perf_counter() - start)

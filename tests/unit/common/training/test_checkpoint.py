@@ -117,18 +117,19 @@ def test_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 def test_retention(tmp_path):
+    folder = checkpoint.CheckpointFolder(tmp_path, "wav2vec2")
     for update in (5, 10, 100, 20):
-        save_checkpoint(checkpoint.update_file(tmp_path, update), {})
-    save_checkpoint(checkpoint.best_file(tmp_path), {})
-    assert checkpoint.saved_updates(tmp_path) == [5, 10, 20, 100]
-    checkpoint.prune_checkpoints(tmp_path, 2)
-    assert checkpoint.saved_updates(tmp_path) == [20, 100]
-    assert checkpoint.best_file(tmp_path).exists()
-    checkpoint.prune_checkpoints(tmp_path, 1, milestones=[15, 1000])
-    assert checkpoint.saved_updates(tmp_path) == [20, 100]  # 20 is nearest to 15
+        save_checkpoint(folder.update_file(update), {})
+    save_checkpoint(folder.best_file, {})
+    assert folder.updates() == [5, 10, 20, 100]
+    folder.prune(2)
+    assert folder.updates() == [20, 100]
+    assert folder.best_file.exists()
+    folder.prune(1, milestones=[15, 1000])
+    assert folder.updates() == [20, 100]  # 20 is nearest to 15
     (tmp_path / ".wav2vec2_update7.pt.1.tmp").touch()  # of a process that was killed
-    checkpoint.prune_checkpoints(tmp_path, 1)
-    assert checkpoint.saved_updates(tmp_path) == [100]
+    folder.prune(1)
+    assert folder.updates() == [100]
     assert not list(tmp_path.glob(".*"))
 
 
