@@ -396,7 +396,7 @@ def test_geometry(copy, tmp_path, command):
     assert code == 0 and "differs from the recipe: 2 batches per update" in err
     assert "the recipe has 6: UPDATE_FREQ=6 restores it" in err and "h of audio per update" in err
     strict = flags("pretrain", copy, tmp_path / "strict", **off, strict_geometry="true")
-    one_line(command(train.main, *strict), "--strict_geometry: 2 batches an update")
+    one_line(command(train.main, *strict), "--strict_geometry: 2 batches per update")
     impossible = {"auto_geometry": "true", "num_concat_batches": 4, "batches_per_update": 6}
     arguments = flags("pretrain", copy, tmp_path / "auto", **impossible)
     one_line(command(train.main, *arguments), "--auto_geometry: 1 processes x 4", "6 batches")

@@ -35,7 +35,13 @@ def make():
 
 
 def run(model, optimizer, batches, clip_norm=0.0, forward=None):
-    step = UpdateStep(Weights(model), optimizer, torch.device("cpu"), clip_norm=clip_norm)
+    step = UpdateStep(
+        Weights(model),
+        optimizer,
+        torch.device("cpu"),
+        clip_norm=clip_norm,
+        memory_hint="lower --some_flag",
+    )
     report = step.run(batches, forward or model.forward, learning_rate=0.1)
     return report, report.sums.total()
 
@@ -117,7 +123,7 @@ def test_out_of_memory_lets_go_of_the_graph(error, monkeypatch):
         result = model(batch)
         return result_of(Full.apply(result.loss), result.targets)
 
-    with pytest.raises(UserError, match="out of memory.*--num_concat_batches"):
+    with pytest.raises(UserError, match="out of memory.*--some_flag"):
         run(model, optimizer, [torch.ones(3)], forward=forward)
     assert seen == [None]
 
