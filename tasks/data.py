@@ -16,6 +16,7 @@ from common.training.checkpoint import ResumePoint
 from tasks.mixture import Mixture, read_manifests
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import check_at_least
 from wav2vec2.config import Architecture
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
@@ -63,17 +64,14 @@ class DataOptions:
     """Choose --update_freq so that the effective batch size is the recipe's."""
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "num_concat_batches", "update_freq"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "max_tokens", "num_concat_batches", "update_freq")
+        check_at_least(self, 0, "batches_per_update")
         if not all(weight > 0 for weight in self.train_weights):
             raise UserError(f"--train_weights {self.train_weights}: must be above 0")
         if not 0 <= self.train_alpha <= 1:
             raise UserError(f"--train_alpha {self.train_alpha}: must be from 0 to 1")
         if self.train_weights and self.train_alpha != 1:
             raise UserError("--train_weights and --train_alpha: give only one of them")
-        if self.batches_per_update < 0:
-            raise UserError(f"--batches_per_update {self.batches_per_update}: must be at least 0")
         if self.auto_geometry and not self.batches_per_update:
             raise UserError("--auto_geometry: needs --batches_per_update, the size to reach")
 

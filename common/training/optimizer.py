@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import check_at_least
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class OptimizerOptions:
             raise UserError(f"--adam_betas {self.adam_betas}: both must be within [0, 1)")
         if not 0 <= self.ema < 1:
             raise UserError(f"--ema {self.ema}: must be within [0, 1)")
-        if self.clip_norm < 0 or self.weight_decay < 0 or self.adam_eps < 0:
-            raise UserError("--clip_norm, --weight_decay and --adam_eps must not be negative")
+        check_at_least(self, 0, "clip_norm", "weight_decay", "adam_eps")
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`; the learning rate is set anew at every update.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import check_at_least
 
 
 def polynomial(update: int, *, peak: float, warmup: int, total: int, power: float = 1.0) -> float:
@@ -59,12 +60,8 @@ class ScheduleOptions:
     """Exponent of the polynomial decay."""
 
     def __post_init__(self) -> None:
-        if self.max_update < 1:
-            raise UserError(f"--max_update {self.max_update}: must be at least 1")
-        if self.learning_rate < 0:
-            raise UserError(f"--learning_rate {self.learning_rate}: must not be negative")
-        if self.warmup_updates < 0 or self.hold_updates < 0:
-            raise UserError("--warmup_updates and --hold_updates must not be negative")
+        check_at_least(self, 1, "max_update")
+        check_at_least(self, 0, "learning_rate", "warmup_updates", "hold_updates")
         if self.warmup_updates + self.hold_updates > self.max_update:
             raise UserError(
                 f"--warmup_updates {self.warmup_updates} and --hold_updates {self.hold_updates} "

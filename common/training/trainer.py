@@ -31,6 +31,7 @@ from common.training.task import MicroBatchResult, Task
 from common.training.validator import Validator
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
+from wav2vec2.cli.flags import check_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.inference.batches import dead_worker, load_batches
 from wav2vec2.numerics import Precision
@@ -84,18 +85,10 @@ class RunOptions:
     """Print the resolved configuration as JSON and stop."""
 
     def __post_init__(self) -> None:
-        for name in ("log_frequency", "save_frequency", "keep_checkpoints", "validate_frequency"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in (
-            "num_workers",
-            "save_every_updates",
-            "epochs_this_job",
-            "benchmark_epochs_num",
-            "benchmark_warmup_epochs",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+        frequencies = "log_frequency", "save_frequency", "validate_frequency"
+        check_at_least(self, 1, *frequencies, "keep_checkpoints")
+        epochs = "epochs_this_job", "benchmark_epochs_num", "benchmark_warmup_epochs"
+        check_at_least(self, 0, *epochs, "num_workers", "save_every_updates")
         if self.peer_timeout_minutes <= 0:
             raise UserError(
                 f"--peer_timeout_minutes {self.peer_timeout_minutes}: must be greater than 0"

@@ -325,7 +325,7 @@ def test_evaluation(copy, tmp_path, command, finetuned):  # noqa: F811
     arguments = ["evaluate", "--checkpoint", finetuned, "--dataset_dir", copy, "--subset", "dev"]
     for flag, value, message in [
         ("--output_dir", tmp_path / "file", "cannot be written"),
-        ("--num_workers", -1, "must not be negative"),
+        ("--num_workers", -1, "must be at least 0"),
         ("--batch_size", 0, "must be at least 1"),
         ("--subset", "dve", "dve.tsv: no such file"),
     ]:

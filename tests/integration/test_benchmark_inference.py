@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.benchmarks import inference
-from utils.benchmarks.inference import BenchmarkOptions
+from utils.benchmarks.inference import InferenceBenchmarkOptions
 from wav2vec2.config import MINI
 
 pytest.importorskip("transformers")
@@ -26,7 +26,7 @@ ARGUMENTS = [
 
 
 def test_contestants_hear_the_same(tmp_path):
-    options = BenchmarkOptions(model="mini", hourglass_config="", onnx=True, exported=True)
+    options = InferenceBenchmarkOptions(model="mini", hourglass_config="", onnx=True, exported=True)
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         found = inference.contestants(options, tmp_path)

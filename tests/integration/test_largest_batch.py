@@ -63,7 +63,7 @@ def test_a_batch_too_large_is_no_error(command, tmp_path, monkeypatch):
     "arguments, message",
     [
         (["--cpu"], "say with --memory_mib how much"),
-        (["--cpu", "--memory_mib", "-1"], "--memory_mib -1.0: must not be negative"),
+        (["--cpu", "--memory_mib", "-1"], "--memory_mib -1.0: must be at least 0"),
         (["--factors", "0"], "--factors: give one or more"),
         (["--dataset_dir", "/datasets"], "batches are of noise"),
     ],

@@ -23,7 +23,7 @@ from torch import Tensor
 from utils.benchmarks.transcription import UNITS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
 from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.inference.batches import sorted_batches
@@ -36,7 +36,7 @@ Contestant = Callable[[Tensor, Tensor], Any]
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class InferenceBenchmarkOptions:
     """Benchmark"""
 
     model: Literal["base", "large", "mini"] = "base"
@@ -60,11 +60,8 @@ class BenchmarkOptions:
     order; 0: without."""
 
     def __post_init__(self) -> None:
-        for name in ("utterances", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if self.seconds < 0.1:
-            raise UserError(f"--seconds {self.seconds}: must be at least 0.1")
+        check_at_least(self, 1, "utterances", "rounds")
+        check_at_least(self, 0.1, "seconds")
 
 
 def ours(network: Wav2Vec2ForCTC) -> Contestant:
@@ -116,7 +113,7 @@ def through_export(content: dict[str, Any], path: Path) -> Contestant:
     return torch.export.load(path).module()  # of our own making: reading a stranger's may run code
 
 
-def contestants(options: BenchmarkOptions, folder: Path) -> dict[str, Contestant]:
+def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, Contestant]:
     """Name -> model; those of a name with `hourglass` have other weights than the plain ones."""
     plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
     found: dict[str, Contestant] = {}
@@ -170,7 +167,7 @@ def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def equal_lengths(options: BenchmarkOptions, found: dict[str, Contestant]) -> None:
+def equal_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestant]) -> None:
     """One batch of equally long utterances."""
     samples = round(options.seconds * SAMPLE_RATE)
     waveforms = 0.1 * torch.randn(options.utterances, samples)
@@ -185,7 +182,7 @@ def equal_lengths(options: BenchmarkOptions, found: dict[str, Contestant]) -> No
         print(f"| {name} | {audio / seconds:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
-def mixed_lengths(options: BenchmarkOptions, found: dict[str, Contestant]) -> None:
+def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestant]) -> None:
     """Sorted batches with little padding, against batches in file order, padded to the longest."""
     generator = torch.Generator().manual_seed(1)
     lengths = (SAMPLE_RATE * (1 + 19 * torch.rand(options.mixed, generator=generator))).long()
@@ -219,7 +216,7 @@ def main() -> None:
     parser = ArgumentParser(
         prog="python -m utils.benchmarks.inference", description=__doc__.splitlines()[0]
     )
-    (options,) = parse_dataclasses(parser, [BenchmarkOptions])
+    (options,) = parse_dataclasses(parser, [InferenceBenchmarkOptions])
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         found = contestants(options, Path(folder))

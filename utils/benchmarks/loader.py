@@ -27,7 +27,7 @@ from utils.data.pack_dataset import PackOptions, pack
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
 from wav2vec2.config import BASE, ContrastiveObjective, Masking
 from wav2vec2.files.filelists import Utterance, read_manifest, write_manifest
 from wav2vec2.inference.batches import load_batches
@@ -55,11 +55,8 @@ class LoaderBenchmarkOptions:
     def __post_init__(self) -> None:
         if bool(self.dataset_dir) != bool(self.subset):
             raise UserError("give --dataset_dir and --subset, or neither of them")
-        for name in ("seconds", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
-        if self.audio_seconds_per_second < 0:
-            raise UserError("--audio_seconds_per_second: must not be negative")
+        check_at_least(self, 1, "seconds", "rounds")
+        check_at_least(self, 0, "audio_seconds_per_second")
 
 
 def recordings(options: LoaderBenchmarkOptions) -> Iterator[np.ndarray]:

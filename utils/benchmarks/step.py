@@ -58,7 +58,7 @@ from utils.reporting.results import Measurement
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, check_at_least, from_flags
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.config import PRESETS, Hourglass
 from wav2vec2.files.filelists import write_manifest
@@ -108,9 +108,7 @@ class StepOptions:
     """File for the table of factors, in the form of docs/results; '': none."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "updates", "warmup", "utterances"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "rounds", "updates", "warmup", "utterances")
         for name in ("factors", "concat"):
             given = getattr(self, name)
             if not given and name == "factors" and self.peer:
@@ -126,8 +124,7 @@ class StepOptions:
                 f"--utterances {self.utterances}: batches above 8 hold a multiple of 8; choose "
                 f"{self.utterances // 8 * 8}"
             )
-        if self.seconds < 0.1:
-            raise UserError(f"--seconds {self.seconds}: must be at least 0.1")
+        check_at_least(self, 0.1, "seconds")
         if self.json and (len(self.precision) > 1 or len(self.concat) > 1 or 1 not in self.factors):
             raise UserError(
                 f"--json {self.json}: such a table holds one --precision and one --concat, and "
