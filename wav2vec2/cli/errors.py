@@ -17,6 +17,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
 
+from wav2vec2.cli.console import logs_as_notices
+
 
 class ExitCode(IntEnum):
     """What a command's exit status means; the launch scripts rely on it."""
@@ -158,7 +160,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     if (code := _recorded()) is not None:
         sys.exit(code)
     try:
-        with out_of_memory_as_user_error():
+        with logs_as_notices(), out_of_memory_as_user_error():
             code = main()
     except REASONS as error:
         report_error(error)

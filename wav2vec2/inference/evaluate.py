@@ -7,6 +7,7 @@ labels are held in memory.
 
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
@@ -29,6 +29,8 @@ from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare
 from wav2vec2.inference.recognition import Score, confidence
 from wav2vec2.inference.report import Report, count_differing, examples
 from wav2vec2.text.vocabulary import Spelling
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def read_set(
     units = recogniser.references(manifest)
     unknown = recogniser.vocabulary.count_unknown(units.values())
     if unknown:
-        notice(f"{subset}: symbols that the dictionary lacks count as errors: {unknown}")
+        _log.warning("%s: symbols that the dictionary lacks count as errors: %s", subset, unknown)
     return TestSet(subset, manifest, units, recogniser.word_references(manifest, decoding))
 
 

@@ -1,5 +1,6 @@
 """A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
@@ -22,6 +22,8 @@ from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
 from wav2vec2.numerics import Precision, cast
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,5 +177,5 @@ def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder
     """The search that the flags ask for; what is left out of lexicon or model is said."""
     decoder, notes = build_decoder(options, vocabulary)
     for note in notes:
-        notice(f"note: {note}")
+        _log.warning("note: %s", note)
     return decoder
