@@ -59,7 +59,7 @@ def test_missing_subset(copy, tmp_path, command):
 def test_missing_dictionary(copy, tmp_path, command, pretrained):  # noqa: F811
     (copy / "dict.ltr.txt").unlink()
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
-    one_line(command(train.main, *arguments), "dict.ltr.txt: dictionary cannot be read")
+    one_line(command(train.main, *arguments), "dict.ltr.txt: cannot be read")
 
 
 def test_tsv_line(copy, tmp_path, command):

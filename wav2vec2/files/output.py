@@ -2,10 +2,29 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; renamed to `path` on success, else removed.
+
+    Creates the folder.  UserError for an OSError inside, or for text that is no valid Unicode.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
@@ -15,17 +34,8 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 
 def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
     """Write a file of any content whole or not at all; UserError if it cannot be written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.writelines(chunks)
-        os.replace(temporary, path)
-    except (OSError, UnicodeEncodeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(chunks)
 
 
 def _reason(error: OSError | UnicodeEncodeError) -> str:
@@ -35,7 +45,7 @@ def _reason(error: OSError | UnicodeEncodeError) -> str:
 
 
 def prepare_folder(flag: str, folder: str | Path) -> Path:
-    """Create the output folder that `flag` names, or say at once that it cannot be written."""
+    """Create the output folder that `flag` names; UserError at once if it cannot be written."""
     folder = Path(folder)
     probe = folder / f".writable.{os.getpid()}"
     try:

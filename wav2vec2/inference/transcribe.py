@@ -26,6 +26,7 @@ from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, srt, vtt
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.text import read_lines
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
 
@@ -122,11 +123,7 @@ def listed(path: Path) -> list[Recording]:
         return [
             named_recording(utterance.id, Path(utterance.path)) for utterance in manifest.utterances
         ]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"--filelist {path}: cannot be read ({reason})") from None
+    lines = read_lines(path, name=f"--filelist {path}")
     files = [path.parent / line.strip() for line in lines if line.strip()]
     if not files:
         raise UserError(f"--filelist {path}: names no recording; it holds a path a line")

@@ -8,6 +8,7 @@ from pathlib import Path
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import letters
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import read_lines
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -116,16 +117,13 @@ class Vocabulary:
         UserError if one is missing, a line does not parse, or the two do not belong together.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UserError(
-                f"{path}: dictionary cannot be read ({reason}); write it with "
-                "scripts/generate_filelists.sh, utils/data/import_corpus.py or "
-                "utils/data/train_sentencepiece.py, or by hand for labels of your own"
-            ) from None
-        symbols = parse_dictionary(text, path)
+        lines = read_lines(
+            path,
+            fix="write the dictionary with scripts/generate_filelists.sh, "
+            "utils/data/import_corpus.py or utils/data/train_sentencepiece.py, or by hand for "
+            "labels of your own",
+        )
+        symbols = parse_dictionary("\n".join(lines), path)
         spelling = Spelling.of(symbols)
         if spelling is not Spelling.PIECES:
             return cls(symbols, spelling)

@@ -125,7 +125,7 @@ def test_beam_search_mends_what_greedy_search_mishears(flashlight, tmp_path):
     options = DecodingOptions(decoder="beam", lm=str(lm), lexicon=str(lexicon))
     decoder, notes = build_decoder(options, LETTERS)
     assert decoder(logits, [6]) == [Hypothesis(["B", "A", "|"], "BA")]
-    assert len(notes) == 1 and "1 of its lines left out" in notes[0] and "'U'" in notes[0]
+    assert len(notes) == 1 and "skipped 1 of its lines" in notes[0] and "'U'" in notes[0]
 
 
 def test_rows_have_their_own_length_and_specials_are_never_heard(flashlight, tmp_path):
@@ -168,18 +168,17 @@ def test_a_bare_word_is_spelt_by_the_dictionary(tmp_path):
     lexicon = read_lexicon(path, LETTERS)
     assert lexicon.spellings == {"AB": [(5, 6, 4)], "BA": [(6, 5, 4), (6, 5, 5, 4)]}
     assert lexicon.notes() == [
-        f"{path}: 2 of its lines left out: units that the dictionary lacks, such as "
-        "line 4, AX ('X')"
+        f"{path}: skipped 2 of its lines: units that the dictionary lacks, such as line 4, AX ('X')"
     ]
     path.write_text("".join(f"W{n}\tA B |\n" for n in range(8)))
     lexicon = read_lexicon(path, LETTERS)
-    assert len(lexicon.words) == 6 and lexicon.left_out.total() == 2
+    assert len(lexicon.words) == 6 and lexicon.skipped.total() == 2
 
 
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"a\nb\n", "holds no word that the checkpoint's dictionary spells"),
+        (b"a\nb\n", "holds no word that the checkpoint's dictionary can spell"),
         (b"A\nA B\n", "words.txt:2: expected a word"),
         (b"A\t\n", "words.txt:1: expected a word"),
         (b"", "holds no word"),

@@ -46,8 +46,8 @@ def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
         (["/data", "a.flac\t1e5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
-        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' already stands in line 2"),
-        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' already stands in line 2"),
+        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' is already in line 2"),
+        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' is already in line 2"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, lines, message):
@@ -104,7 +104,7 @@ def test_blank_lines_and_windows_line_ends_are_no_harm(tmp_path):
 
 def test_not_utf8(tmp_path):
     (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
-    with pytest.raises(UserError, match=r"s\.tsv: not UTF-8"):
+    with pytest.raises(UserError, match=r"s\.tsv: cannot be read \(not UTF-8"):
         read_manifest(tmp_path, "s")
 
 
