@@ -172,7 +172,7 @@ def test_mistakes(command, pretrained, folder, tmp_path):
         ([], "either FILEs"),
         (["--layer", "5", folder], "layers 0 to 4"),
         (["--layer", "-1", folder], "layers 0 to 4"),
-        (["--layer", "1", "--output", "codes", folder], "is of no layer"),
+        (["--layer", "1", "--output", "codes", folder], "has no layers"),
         ([folder / "0.wav", "--subset", "noise"], "either FILEs"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)

@@ -119,21 +119,22 @@ def arpa_words(path: str) -> set[str]:
             raise UserError(f"--lm {path}: not UTF-8 text ({error.reason}); convert it") from None
 
 
-def emissions(logits: Tensor, length: int) -> Tensor:
-    """Log probabilities of one row, fp32 on the CPU, without the special symbols.
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Logits `[frames, units]` -> log probabilities, fp32, on the CPU, contiguous.
 
-    `logits` `[frames, units]` -> `[length, units]`, contiguous.
+    The special symbols, which no transcript has, get NEVER.
     """
-    values = logits[:length].float().log_softmax(dim=-1).cpu()
+    values = logits.float().log_softmax(dim=-1).cpu()
     values[:, BLANK + 1 : len(SPECIALS)] = NEVER
     return values.contiguous()
 
 
-def best(decoder: Any, values: Tensor) -> Any:
-    """The best result of a flashlight decoder for `values` `[frames, units]`.
+def best_result(decoder: Any, logits: Tensor) -> Any:
+    """The best result of a flashlight decoder for `logits` `[frames, units]`.
 
-    Its `tokens` and `words` have an entry a frame, between the decoder's own start and end.
+    Its `tokens` and `words` have an entry per frame, between one for the start and one for the end.
     """
+    values = log_probabilities(logits)
     return decoder.decode(values.data_ptr(), *values.shape)[0]
 
 
@@ -184,11 +185,10 @@ class UnitDecoder:
         # No unit is silence to it: the separator is a unit that the model scores like others.
         self._decoder = search.LexiconFreeDecoder(settings, self._model, BLANK, BLANK, [])
 
-    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
-        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
-
-    def _decode(self, values: Tensor) -> Hypothesis:
-        path = best(self._decoder, values).tokens[1:-1]
+    def __call__(self, logits: Tensor) -> Hypothesis:
+        if not len(logits):
+            return Hypothesis([], "")
+        path = best_result(self._decoder, logits).tokens[1:-1]
         units = self.vocabulary.decode(collapse(torch.tensor(path)))
         return Hypothesis(units, self.vocabulary.words(units), path)
 
@@ -268,11 +268,10 @@ class LexiconDecoder:
         trie.smear(self._search.SmearingMode.MAX)
         return trie
 
-    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
-        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
-
-    def _decode(self, values: Tensor) -> Hypothesis:
-        found = best(self._decoder, values)
+    def __call__(self, logits: Tensor) -> Hypothesis:
+        if not len(logits):
+            return Hypothesis([], "")
+        found = best_result(self._decoder, logits)
         ends, labels = [], []
         for frame, label in enumerate(found.words[1:-1]):
             if label >= 0:

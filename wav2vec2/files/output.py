@@ -1,9 +1,12 @@
 """Output files and folders: a file is written whole or not at all."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from wav2vec2.cli.errors import UserError
 
@@ -36,6 +39,13 @@ def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
     """Write a file of any content whole or not at all; UserError if it cannot be written."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.writelines(chunks)
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Write numpy's .npz file of these arrays whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_chunks(path, [content.getvalue()])
 
 
 def _reason(error: OSError | UnicodeEncodeError) -> str:

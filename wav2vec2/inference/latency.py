@@ -113,8 +113,8 @@ def timed(
         if batch is None:
             return
         loaded = time.perf_counter()
-        heard = recogniser.transcripts(batch, decoder)
-        yield batch, heard, loaded - start, time.perf_counter() - loaded
+        hypotheses = [decoder(logits) for logits in recogniser.logits(batch)]
+        yield batch, hypotheses, loaded - start, time.perf_counter() - loaded
 
 
 def measure(

@@ -44,7 +44,7 @@ def test_any_transcript(seed):
 def test_greedy_transcripts(seed):
     values = emissions(seed, frames=5)
     values[:, 1:4] -= 100  # special symbols, which no transcript shows
-    (hypothesis,) = GreedyDecoder(VOCABULARY)(values[None], [5])
+    hypothesis = GreedyDecoder(VOCABULARY)(values)
     found = confidence(hypothesis, values, VOCABULARY)
     if hypothesis.units:
         assert found == pytest.approx(slow(hypothesis.units, values), rel=1e-5)
