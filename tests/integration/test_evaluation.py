@@ -1,7 +1,7 @@
-"""`inference.py evaluate`: batches, processes, what it writes.
+"""`inference.py evaluate`: batches, processes, output files.
 
-The model has random weights: what it hears is noise, but a lot of it, and nearly undecided, so that
-a difference in rounding would show.
+The model has random weights.  Its transcripts are long, and its decisions so close that a
+difference in rounding would show.
 """
 
 import json
@@ -17,12 +17,13 @@ import inference
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
 from utils.checkpoints import convert, release
+from utils.reporting import tables
 from utils.reporting.runs import find_runs
-from utils.reporting.tables import latency, number
 from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder
 from wav2vec2.files.filelists import read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import load_checkpoint
+from wav2vec2.inference import latency
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.interop import native
 
@@ -271,11 +272,11 @@ def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     steps = [entry["step"] for entry in logged if entry["type"] == "LOG"]
     assert steps[-3:] == [[1], [2], []]
     runs, _ = find_runs(tmp_path)
-    rows = [row for row in latency(runs).rows if not row[0].startswith("published")]
+    rows = [row for row in tables.latency(runs).rows if not row[0].startswith("published")]
     assert [row[1:3] for row in rows] == [
         [part, size] for size in ("2", "5") for part in ("data", "dnn", "data+dnn")
     ]
-    assert rows[2][4] == number(results[0]["data+dnn_latency_mean"])
+    assert rows[2][4] == tables.number(results[0]["data+dnn_latency_mean"])
     output, _ = evaluate("evaluated")
     summary = json.loads((output / "summary_mixed.json").read_text())
     logged = {tuple(entry["step"]): entry["data"] for entry in logged if entry["type"] == "LOG"}

@@ -1,8 +1,7 @@
 """Subsets -> error rates, the hypothesis of each utterance, and a report.
 
 Each process decodes its share of the batches and writes each utterance's result at once.
-Process 0 then sorts the results into the order of the filelist and counts errors.  Only the
-filelist and its labels are in memory.
+Process 0 then sorts the results into the order of the filelist and counts errors.
 """
 
 import json
@@ -29,7 +28,7 @@ from wav2vec2.files.output import (
     write_npz,
 )
 from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
-from wav2vec2.inference.processes import OneProcess, Processes
+from wav2vec2.inference.processes import Processes
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.recognition import Score, confidence
 from wav2vec2.inference.report import Report, count_differing, examples
@@ -94,7 +93,7 @@ def evaluate(
 
     `processes` share the utterances; default: this process evaluates all.
     """
-    processes = processes or OneProcess()
+    processes = processes or Processes()
     prepare_folder("--output_dir", evaluation.output_dir)
     recogniser = Recogniser.load(options)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
@@ -246,28 +245,11 @@ def write_part(path: Path, results: Iterator[dict[str, Any]]) -> None:
 
 def merge_parts(parts: Sequence[Path], manifest: Manifest, target: Path) -> None:
     """Write the lines of `parts` to `target` in the order of the filelist; remove the parts."""
-    numbers = {utterance.id: number for number, utterance in enumerate(manifest.utterances)}
-    places = np.full((len(numbers), 2), -1, dtype=np.int64)  # part and offset of each line
-    files = [open(part, "rb") for part in parts]  # noqa: SIM115
-    try:
-        for number, file in enumerate(files):
-            offset = 0
-            for line in file:
-                row = numbers[json.loads(line)["id"]]
-                assert places[row, 0] < 0, "an utterance was decoded twice"
-                places[row] = number, offset
-                offset += len(line)
-        assert (places >= 0).all(), "an utterance was not decoded"
-
-        def lines() -> Iterator[bytes]:
-            for number, offset in places.tolist():
-                files[number].seek(offset)
-                yield files[number].readline()
-
-        write_chunks(target, lines())
-    finally:
-        for file in files:
-            file.close()
+    places = {utterance.id: place for place, utterance in enumerate(manifest.utterances)}
+    lines = [line for part in parts for line in part.read_bytes().splitlines(keepends=True)]
+    lines.sort(key=lambda line: places[json.loads(line)["id"]])
+    assert len(lines) == len(places), "an utterance was decoded twice, or not at all"
+    write_chunks(target, lines)
     for part in parts:
         part.unlink()
 
