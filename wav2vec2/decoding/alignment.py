@@ -24,7 +24,7 @@ class Span:
     """Geometric mean of the units' posteriors over their frames, 0 to 1."""
 
 
-def frames_needed(labels: Sequence[int]) -> int:
+def frames_needed(labels: Sequence[int] | Sequence[str]) -> int:
     """Fewest frames of a CTC path for `labels`: one per label, and a blank between equal ones."""
     return len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
 
