@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterable
-from types import TracebackType
 
 import numpy as np
 
@@ -63,15 +62,5 @@ class Waveform:
         return ((wide - self.mean) / np.sqrt(self.variance + NORMALIZE_EPS)).astype(np.float32)
 
     def close(self) -> None:
+        """Free the memory or disk space."""
         self._file.close()
-
-    def __enter__(self) -> "Waveform":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -1,7 +1,6 @@
 """Metrics of a run, written as DLLogger lines, to standard output and to TensorBoard.
 
-The log has lines `DLLL {json}` as NVIDIA's DLLogger writes them.  If that package cannot be
-imported, the writer below writes the identical format.
+The log has lines `DLLL {json}`, the format of NVIDIA's DLLogger, which is not needed for it.
 """
 
 import json
@@ -12,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -65,42 +64,14 @@ def _as_json(data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class _JsonStream:
-    """Writes DLLogger's line format."""
-
-    def __init__(self, path: Path):
-        self.file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (kept open)
-
-    def _write(self, timestamp: datetime, elapsed: float, record: dict[str, Any]) -> None:
-        stamp = {
-            "timestamp": str(timestamp.timestamp()),
-            "datetime": str(timestamp),
-            "elapsedtime": str(elapsed),
-        }
-        self.file.write(f"DLLL {json.dumps({**stamp, **record})}\n")
-
-    def log(self, timestamp: datetime, elapsedtime: float, step: Step, data: dict) -> None:
-        self._write(timestamp, elapsedtime, {"type": "LOG", "step": step, "data": data})
-
-    def metadata(self, timestamp: datetime, elapsedtime: float, metric: str, metadata: dict):
-        record = {"type": "METADATA", "metric": metric, "metadata": metadata}
-        self._write(timestamp, elapsedtime, record)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _json_stream(path: Path) -> Any:
+def _open_log(path: Path) -> TextIO:
+    """Open a log to append whole lines to it; a killed run may have left half a line."""
     if path.exists() and path.stat().st_size:
-        with open(path, "rb+") as file:  # a killed run may have left half a line
+        with open(path, "rb+") as file:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-    try:
-        from dllogger import JSONStreamBackend, Verbosity
-    except ImportError:
-        return _JsonStream(path)
-    return JSONStreamBackend(Verbosity.VERBOSE, str(path), append=True)
+    return open(path, "a", encoding="utf-8", buffering=1)
 
 
 class Telemetry:
@@ -111,7 +82,7 @@ class Telemetry:
         self.enabled = enabled
         self._start = datetime.now().astimezone()
         self._described: set[str] = set()
-        self._streams: list[Any] = []
+        self._files: list[TextIO] = []
         self._boards: dict[str, Any] = {}
         self._board_dir = output_dir / "tensorboard" if tensorboard else None
         if not enabled:
@@ -120,25 +91,31 @@ class Telemetry:
         while (own := output_dir / f"nvlog.{number}.json").exists():
             number += 1
         try:
-            self._streams = [_json_stream(output_dir / "nvlog.json"), _json_stream(own)]
+            self._files = [_open_log(output_dir / "nvlog.json"), _open_log(own)]
         except OSError as error:
             raise UserError(f"{error.filename}: log cannot be written: {error.strerror}") from None
+
+    def _write(self, now: datetime, record: dict[str, Any]) -> None:
+        """Write one of DLLogger's lines."""
+        stamp = {
+            "timestamp": str(now.timestamp()),
+            "datetime": str(now),
+            "elapsedtime": str((now - self._start).total_seconds()),
+        }
+        for file in self._files:
+            file.write(f"DLLL {json.dumps({**stamp, **record})}\n")
 
     def log(self, step: Step, data: dict[str, Any], *, quiet: bool = False) -> None:
         """Write one record: `step` as described in docs/logs.md, `data` metric -> value."""
         if not self.enabled or not data:
             return
         now = datetime.now().astimezone()
-        elapsed = (now - self._start).total_seconds()
         for metric in data:
             metadata = _METADATA.get(_ending(metric))
             if step != "PARAMETER" and metadata and metric not in self._described:
                 self._described.add(metric)
-                for stream in self._streams:
-                    stream.metadata(now, elapsed, metric, metadata)
-        for stream in self._streams:
-            stream.log(now, elapsed, step, _as_json(data))
-            stream.flush()
+                self._write(now, {"type": "METADATA", "metric": metric, "metadata": metadata})
+        self._write(now, {"type": "LOG", "step": step, "data": _as_json(data)})
         if not quiet:
             place = " ".join(map(str, step)) if not isinstance(step, str) else step
             values = " | ".join(f"{name} {format_value(name, v)}" for name, v in data.items())
@@ -161,9 +138,9 @@ class Telemetry:
             self._boards[writer].add_scalar(name, value, update)
 
     def close(self) -> None:
-        """Write what is buffered."""
-        for stream in self._streams:
-            stream.flush()
+        """Close the files; nothing can be logged after it."""
+        for file in self._files:
+            file.close()
         for board in self._boards.values():
             board.close()
 

@@ -137,6 +137,21 @@ def best_result(decoder: Any, logits: Tensor) -> Any:
     return decoder.decode(values.data_ptr(), *values.shape)[0]
 
 
+def beam_settings(
+    search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """flashlight's settings of every beam search."""
+    return {
+        "beam_size": options.beam,
+        "beam_size_token": options.beam_size_token or len(vocabulary),
+        "beam_threshold": options.beam_threshold,
+        "lm_weight": options.lm_weight,
+        "sil_score": 0.0,
+        "log_add": False,
+        "criterion_type": search.CriterionType.CTC,
+    }
+
+
 class UnitDecoder:
     """Beam search over units with a language model of units, no lexicon."""
 
@@ -173,13 +188,7 @@ class UnitDecoder:
         """Set beam and weights from `options`; the model does not change."""
         search = self._search
         settings = search.LexiconFreeDecoderOptions(
-            beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(self.vocabulary),
-            beam_threshold=options.beam_threshold,
-            lm_weight=options.lm_weight,
-            sil_score=0.0,
-            log_add=False,
-            criterion_type=search.CriterionType.CTC,
+            **beam_settings(search, options, self.vocabulary)
         )
         # No unit is silence here: the model scores the separator like any other unit.
         self._decoder = search.LexiconFreeDecoder(settings, self._model, BLANK, BLANK, [])
@@ -220,15 +229,9 @@ class LexiconDecoder:
         """Set beam and weights from `options`; lexicon and model do not change."""
         search = self._search
         settings = search.LexiconDecoderOptions(
-            beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(self.vocabulary),
-            beam_threshold=options.beam_threshold,
-            lm_weight=options.lm_weight,
+            **beam_settings(search, options, self.vocabulary),
             word_score=options.word_score,
             unk_score=float("-inf"),
-            sil_score=0.0,
-            log_add=False,
-            criterion_type=search.CriterionType.CTC,
         )
         unknown = len(self._words)
         self._decoder = search.LexiconDecoder(
