@@ -1,5 +1,5 @@
-"""A user's mistake gets one line that names the place and the way out, exit code 2, and loses
-nothing."""
+"""A user's mistake gives one line with its place and how to fix it, exit code 2, and loses no
+data."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+from wav2vec2.files.torch_file import FORMAT, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_gpu_out_of_memory(copy, tmp_path, command):
 
 
 def test_an_operator_that_is_not_deterministic(copy, tmp_path, command):
-    """What torch says of some operators on GPUs."""
+    """As torch reports some operators on GPUs."""
     trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
     refusal = "cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."
 
@@ -307,12 +307,12 @@ def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained)
 
 
 def test_evaluation(copy, tmp_path, command, finetuned):  # noqa: F811
-    """What cannot work is said before anything is decoded."""
+    """Mistakes end the command before anything is decoded."""
     (tmp_path / "file").touch()
     arguments = ["evaluate", "--checkpoint", finetuned, "--dataset_dir", copy, "--subset", "dev"]
     for flag, value, message in [
         ("--output_dir", tmp_path / "file", "cannot be written"),
-        ("--num_workers", -1, "must not be negative"),
+        ("--num_workers", -1, "must be at least 0"),
         ("--batch_size", 0, "must be at least 1"),
         ("--subset", "dve", "dve.tsv: no such file"),
     ]:
@@ -358,7 +358,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_pat
 
 
 def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
-    """Never start anew over somebody's only copies."""
+    """A new run never overwrites the only copies of a user's files."""
     foreign = tmp_path / "wav2vec2_update1.pt"
     foreign.write_bytes(b"something else")
     arguments = flags("pretrain", corpus, tmp_path)
@@ -366,7 +366,7 @@ def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
     assert foreign.read_bytes() == b"something else"
     save_checkpoint(foreign, {"model": {}})
     one_line(command(train.main, *arguments), "not a checkpoint that a run can go on from")
-    save_checkpoint(foreign, {"model": {}, "format": checkpoint.FORMAT + 1})
+    save_checkpoint(foreign, {"model": {}, "format": FORMAT + 1})
     one_line(command(train.main, *arguments), "none of its 1 checkpoints")
 
 

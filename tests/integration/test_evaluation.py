@@ -105,14 +105,14 @@ def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx_int8"])
 def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path, command, kind):
-    """The same transcripts, batched as it comes; with 8 bits it says how many are others."""
+    """The same transcripts, in batches; with 8 bits the number that differ is printed."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
     assert command(convert.main, model, path, "--to", kind)[0] == 0
     by_torch, _ = evaluate("torch")
-    output, said = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
-    found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", said)
+    output, printed = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
+    found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", printed)
     hypotheses = read(output)
     assert int(found[2]) == len(hypotheses)
     if kind == "onnx":
@@ -120,11 +120,11 @@ def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path
         same(hypotheses, read(by_torch))
         manifest = read_manifest(corpus, "both")
         audio = manifest.root / manifest.utterances[0].path
-        heard = [
+        results = [
             command(inference.main, "transcribe", "--checkpoint", checkpoint, "--cpu", audio)
             for checkpoint in (model, path)
         ]
-        assert heard[0][:2] == heard[1][:2] and heard[0][0] == 0 and heard[0][1].strip()
+        assert results[0][:2] == results[1][:2] and results[0][0] == 0 and results[0][1].strip()
     code, out, err = command(
         inference.main,
         *["transcribe", "--checkpoint", path, "--precision", "bf16", "--cpu", "a.wav"],
@@ -211,7 +211,7 @@ def test_saved_log_probabilities_spell_the_transcript(evaluate, model):
         assert times[-1] + 0.025 <= entry["seconds"] < times[-1] + 0.045
 
 
-def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_path):
+def test_mistakes_end_the_command_before_decoding(evaluate, command, model, subset, tmp_path):
     arguments = ["evaluate", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
     arguments += ["--cpu", "--output_dir", tmp_path / "o"]
     for more, message in [
@@ -222,7 +222,7 @@ def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_pa
         one_line(command(inference.main, *arguments, *more), message)
 
 
-def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
+def test_a_released_model_transcribes_the_same(evaluate, command, model, tmp_path):
     expected, _ = evaluate("checkpoint")
     folder = tmp_path / "released"
     code, out, err = command(release.main, model, folder, "--evaluation", str(expected))
@@ -232,7 +232,7 @@ def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
 
 
 def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
-    """The model is nearly undecided: rounding changes some of what it hears, never all."""
+    """The model is nearly undecided: rounding changes some transcripts, never all."""
     evaluate("fp32")
     output, out = evaluate("bf16", "--precision", "bf16", "--compare", tmp_path / "fp32")
     differing, of = re.search(r"mixed: (\d+) of (\d+) transcripts differ", out).groups()
@@ -257,7 +257,7 @@ def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     assert 0 < results[0]["memory"] <= results[1]["memory"]
     assert resets == [torch.device("cpu")] * 2  # on a GPU, each size has a peak of its own
     for result in results:
-        assert result["batches"] >= utterances / result["batch_size"]  # none is left out
+        assert result["batches"] >= utterances / result["batch_size"]  # none is skipped
         for part in ("data", "dnn", "data+dnn"):
             steps = [result[f"{part}_latency_{key}"] for key in ("0_5", "0_9", "0_95", "0_99")]
             assert steps[0] > 0 and steps == sorted(steps)

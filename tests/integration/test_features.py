@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_listed(command, pretrained, folder, tmp_path):
 
 
 def test_what_cannot_be_read_of_a_subset_is_listed(command, pretrained, folder, tmp_path):
-    """Of a batch, too, whose other utterances are still heard."""
+    """Also in a batch, whose other utterances are still processed."""
     files = [(name, soundfile.info(folder / name).frames) for name in ("0.wav", "1.wav", "2.wav")]
     for name, _ in files:
         shutil.copy(folder / name, tmp_path / name)

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -121,26 +122,22 @@ class LoadFailure:
 class SubsetDataset(Dataset):
     """Whole utterances of a filelist; each request is a list of utterance numbers for a batch."""
 
-    def __init__(self, utterances: Sequence[Utterance], *, normalize_input: bool, skip: bool):
-        """`skip`: skip unreadable audio and name it in its batch's `failures`; without it, the
-        request gives a LoadFailure."""
+    def __init__(self, utterances: Sequence[Utterance], *, normalize_input: bool):
         self.utterances = utterances
         self.normalize_input = normalize_input
-        self.skip = skip
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, numbers: Sequence[int]) -> "AudioBatch | LoadFailure":
-        """The batch of the utterances with these numbers, in this order."""
+    def __getitem__(self, numbers: Sequence[int]) -> AudioBatch:
+        """The batch of the utterances with these numbers, in this order, without those that cannot
+        be read, which `failures` names."""
         ids, waveforms, failures = [], [], Failures()
         for utterance in (self.utterances[n] for n in numbers):
             waveform = failures.attempt(read_audio, utterance.path, utterance.samples)
             if waveform is not None:
                 ids.append(utterance.id)
                 waveforms.append(waveform)
-            elif not self.skip:
-                return LoadFailure(failures[0])
         batch = batch_of(ids, waveforms, normalize_input=self.normalize_input)
         return replace(batch, failures=list(failures))
 
@@ -226,13 +223,13 @@ def subset_batches(
     raises the UserError.
     """
     rank, ranks = share
-    dataset = SubsetDataset(
-        manifest.utterances, normalize_input=normalize_input, skip=failures is not None
-    )
+    dataset = SubsetDataset(manifest.utterances, normalize_input=normalize_input)
     plan = sorted_batches(lengths, size)[rank::ranks]
-    batches = load_batches(dataset, plan, workers=workers)
     disable = True if rank else None  # None: unless standard error is a terminal
-    for batch in tqdm(batches, total=len(plan), desc=manifest.path.stem, disable=disable):
-        if failures is not None:
-            failures += batch.failures
-        yield batch
+    with closing(load_batches(dataset, plan, workers=workers)) as batches:
+        for batch in tqdm(batches, total=len(plan), desc=manifest.path.stem, disable=disable):
+            if failures is None and batch.failures:
+                raise UserError(batch.failures[0])
+            if failures is not None:
+                failures += batch.failures
+            yield batch

@@ -1,16 +1,18 @@
 """Subsets -> error rates, the hypothesis of each utterance, and a report.
 
 Each process decodes its share of the batches and writes each utterance's result at once.
-Process 0 then sorts the results into the order of the filelist and counts errors.
+Process 0 then sorts the results into the order of the filelist and counts errors.  Memory holds
+the filelist and its labels, not the results.
 """
 
 import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -245,11 +247,24 @@ def write_part(path: Path, results: Iterator[dict[str, Any]]) -> None:
 
 def merge_parts(parts: Sequence[Path], manifest: Manifest, target: Path) -> None:
     """Write the lines of `parts` to `target` in the order of the filelist; remove the parts."""
-    places = {utterance.id: place for place, utterance in enumerate(manifest.utterances)}
-    lines = [line for part in parts for line in part.read_bytes().splitlines(keepends=True)]
-    lines.sort(key=lambda line: places[json.loads(line)["id"]])
-    assert len(lines) == len(places), "an utterance was decoded twice, or not at all"
-    write_chunks(target, lines)
+    places: dict[str, tuple[BinaryIO, int]] = {}  # file and offset of each utterance's line
+    with ExitStack() as stack:
+        for part in parts:
+            file = stack.enter_context(open(part, "rb"))
+            offset = 0
+            for line in file:
+                key = json.loads(line)["id"]
+                assert key not in places, "an utterance was decoded twice"
+                places[key] = file, offset
+                offset += len(line)
+
+        def ordered() -> Iterator[bytes]:
+            for utterance in manifest.utterances:
+                file, offset = places[utterance.id]
+                file.seek(offset)
+                yield file.readline()
+
+        write_chunks(target, ordered())
     for part in parts:
         part.unlink()
 

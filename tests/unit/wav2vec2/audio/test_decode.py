@@ -394,9 +394,9 @@ def test_an_mp3_is_whole_between_tags(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
-def test_an_mp3_without_its_length_is_heard_to_the_end(tmp_path, mode, monkeypatch, caplog):
-    """What writes mp3 into a pipe; of a variable rate, libsndfile hears half of this one, and
-    where there is nothing else, a line says so."""
+def test_an_mp3_without_its_length_is_decoded_to_the_end(tmp_path, mode, monkeypatch, caplog):
+    """As programs write mp3 to a pipe.  With a variable bit rate, libsndfile decodes half of this
+    one; without another decoder, a warning says so."""
     data = write_mp3(tmp_path / "a.mp3", mode)
     (tmp_path / "a.mp3").write_bytes(data[data.index(data[:2], 2) :])  # from the second frame on
     with pytest.raises(UserError, match=r"a\.mp3: its header does not give the length"):
@@ -405,8 +405,8 @@ def test_an_mp3_without_its_length_is_heard_to_the_end(tmp_path, mode, monkeypat
     assert 5 * SAMPLE_RATE <= len(read_recording(tmp_path / "a.mp3")) < 5.2 * SAMPLE_RATE
     assert not caplog.text
     monkeypatch.setattr("wav2vec2.audio.decode.find_spec", lambda name: None)
-    heard = len(read_recording(tmp_path / "a.mp3")) / SAMPLE_RATE
-    assert 5 <= heard < 5.2 if mode == "CONSTANT" else 2 < heard < 4
+    seconds = len(read_recording(tmp_path / "a.mp3")) / SAMPLE_RATE
+    assert 5 <= seconds < 5.2 if mode == "CONSTANT" else 2 < seconds < 4
     assert "a.mp3: an MP3 without its length" in caplog.text
 
 

@@ -44,7 +44,7 @@ def test_an_offset_far_from_zero_costs_no_accuracy():
     assert spooled.variance == pytest.approx(samples.astype(np.float64).var(), rel=1e-9)
 
 
-def test_a_full_disk_is_said(samples, monkeypatch):
+def test_a_full_disk_is_a_one_line_error(samples, monkeypatch):
     class Full(tempfile.SpooledTemporaryFile):
         def write(self, content):
             raise OSError(28, "No space left on device")

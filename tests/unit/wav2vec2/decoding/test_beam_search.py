@@ -105,13 +105,13 @@ def frames(text: str, doubtful: dict[int, tuple[str, str]] | None = None) -> tor
     logits = torch.full((1, len(text), len(LETTERS)), -9.0)
     for frame, symbol in enumerate(text):
         logits[0, frame, ids[symbol]] = 0.0
-    for frame, (heard, meant) in (doubtful or {}).items():
-        logits[0, frame, ids[heard]], logits[0, frame, ids[meant]] = 0.0, -0.5
+    for frame, (greedy, other) in (doubtful or {}).items():
+        logits[0, frame, ids[greedy]], logits[0, frame, ids[other]] = 0.0, -0.5
     return logits
 
 
-def test_beam_search_mends_what_greedy_search_mishears(flashlight, tmp_path):
-    """BA said as BB: without and with a lexicon a language model knows better."""
+def test_beam_search_corrects_greedy_search(flashlight, tmp_path):
+    """A language model corrects the greedy transcript BB to BA, without and with a lexicon."""
     logits = frames("BB_B_|", {3: ("B", "A")})
     assert GreedyDecoder(LETTERS)(logits[0]).words == "BB"
     units = write_arpa(
@@ -154,7 +154,7 @@ def test_words_of_phonemes(flashlight, tmp_path):
 def test_words_of_pieces(flashlight, tmp_path):
     pieces = Vocabulary(["▁HI", "▁YO", "U"], Spelling.PIECES)
     (tmp_path / "words.txt").write_text("HI\t▁HI\nYOU\t▁YO U\n")
-    # HI twice and HI with its last unit said twice are equally probable: word_score decides.
+    # HI twice and HI with its last unit spoken twice are equally probable: word_score decides.
     options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"), word_score=0.1)
     decoder, _ = build_decoder(options, pieces)
     ids = [0, 4, 4, 0, 5, 6, 6, 6, 4, 4, 0, 4]
@@ -327,8 +327,8 @@ def test_the_best_path_is_the_alignment_of_the_hypothesis(flashlight, tmp_path):
     ):
         logits = random_logits(seed, 12, len(LETTERS))
         if "lexicon" in flags:  # whose search may say the separator more often than the words have
-            said = "_ A A B | _ B A A _ | _".replace("_", LETTERS.symbols[BLANK]).split()
-            logits[0, range(12), LETTERS.encode(" ".join(said))] += 6
+            units = "_ A A B | _ B A A _ | _".replace("_", LETTERS.symbols[BLANK]).split()
+            logits[0, range(12), LETTERS.encode(" ".join(units))] += 6
         values = logits[0].log_softmax(dim=-1).numpy()
         found = build_decoder(wide(**flags), LETTERS)[0](logits[0])
         expected = align_units(values, LETTERS.encode(" ".join(found.units)), found.units)

@@ -2,7 +2,6 @@ import pytest
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import letters, read_labels, read_manifest, write_manifest
-from wav2vec2.files.output import write_chunks, write_lines
 
 
 def write(folder, name, *lines):
@@ -121,27 +120,3 @@ def test_file_names_that_cannot_be_listed(tmp_path):
     with pytest.raises(UserError, match=r"s\.tsv: cannot be written: .* is not valid Unicode"):
         write_manifest(tmp_path, "s", "/data", [("a\udcff.flac", 5)])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/s\.tsv: cannot be written"):
-        write_lines(tmp_path / "file" / "s.tsv", ["/data"])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    write_lines(tmp_path / "f", ["old"])
-
-    def broken():
-        yield "new"
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match="No space left"):
-        write_lines(tmp_path / "f", broken())
-    assert (tmp_path / "f").read_text() == "old\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
-
-
-def test_any_content_is_written_whole(tmp_path):
-    write_chunks(tmp_path / "new" / "f", [b"\x00\r", b"\n"])
-    assert (tmp_path / "new" / "f").read_bytes() == b"\x00\r\n"

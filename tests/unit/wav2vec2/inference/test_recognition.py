@@ -23,9 +23,9 @@ def slow(units, values):
     best, found = -math.inf, None
     labels = VOCABULARY.encode(" ".join(units))
     for path in itertools.product({0, *labels}, repeat=len(values)):
-        said = [unit for unit, _ in itertools.groupby(path) if unit]
+        collapsed = [unit for unit, _ in itertools.groupby(path) if unit]
         total = sum(float(values[frame, unit]) for frame, unit in enumerate(path))
-        if said == labels and total > best:
+        if collapsed == labels and total > best:
             best = total
             own = [float(values[frame, unit]) for frame, unit in enumerate(path) if unit]
             found = math.exp(sum(own) / len(own))
