@@ -31,7 +31,6 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Masking, Regularisation
 from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
-from wav2vec2.decoding.alignment import frames_needed
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.filelists import Manifest, Utterance, read_labels
@@ -238,7 +237,7 @@ class FinetuningTask:
         keep = []
         for utterance in manifest.utterances:
             ids = labels[utterance.id]
-            needed = frames_needed(ids)
+            needed = len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
             frames = int(frame_count(utterance.samples, self.architecture.conv_layers))
             keep.append(frames >= max(needed, 1))
             if not keep[-1] and self.options.short_utterances == "error":

@@ -20,7 +20,8 @@ from tests.integration.conftest import flags, launch
 from tests.integration.test_training import finetuned, pretrained  # noqa: F401 (fixtures)
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.torch_file import FORMAT, load_checkpoint, save_checkpoint
+from wav2vec2.files import torch_file
+from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -366,7 +367,7 @@ def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
     assert foreign.read_bytes() == b"something else"
     save_checkpoint(foreign, {"model": {}})
     one_line(command(train.main, *arguments), "not a checkpoint that a run can go on from")
-    save_checkpoint(foreign, {"model": {}, "format": FORMAT + 1})
+    save_checkpoint(foreign, {"model": {}, "format": torch_file.FORMAT + 1})
     one_line(command(train.main, *arguments), "none of its 1 checkpoints")
 
 

@@ -36,7 +36,6 @@ from wav2vec2.audio.recordings import (
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags
-from wav2vec2.decoding.alignment import frames_needed
 from wav2vec2.files.filelists import letters, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
@@ -153,7 +152,7 @@ def unfit(recording: Recording, samples: int, selection: SelectionOptions) -> Le
         problem = ("too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}")
     elif recording.text is not None:
         units = letters(recording.text).split()
-        needed = frames_needed(units)
+        needed = len(units) + sum(a == b for a, b in zip(units, units[1:]))
         frames = frame_count(samples, BASE.conv_layers)
         if frames < needed:  # CTC has no path
             problem = (

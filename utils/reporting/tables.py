@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.reporting.runs import Run
-from wav2vec2.audio.resample import SAMPLE_RATE
 
 NOT_MEASURED = "not measured yet"
 NONE = "–"
@@ -37,6 +36,8 @@ RATES = (
     ("updates/s", "updates/s"),
 )
 """Measures of throughput, the most comparable one first."""
+
+SAMPLE_RATE = 16_000
 
 QUANTILES = (("0_5", "median"), ("mean", "mean"), ("0_9", "p90"), ("0_95", "p95"), ("0_99", "p99"))
 
