@@ -206,7 +206,7 @@ def test_gpu_out_of_memory(copy, tmp_path, command):
 
 
 def test_an_operator_that_is_not_deterministic(copy, tmp_path, command):
-    """As torch reports some operators on GPUs."""
+    """What torch says of some operators on GPUs."""
     trainer = train.prepare(*train.parse(flags("pretrain", copy, tmp_path)), torch.device("cpu"))
     refusal = "cumsum_cuda_kernel does not have a deterministic implementation, but you set ..."
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,22 +13,35 @@ from wav2vec2.cli.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; renamed to `path` on success, else removed.
+def temporary_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` for a file or folder; renamed to `path` on success, else removed.
 
-    Creates the folder.  UserError for an OSError inside, or for text that is no valid Unicode.
+    A reader of `path` sees the old content or the new, never a part of it.
     """
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except (OSError, UnicodeEncodeError) as error:
-        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
     finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """`temporary_path` of a file whose folder is created.
+
+    UserError for an OSError inside, or for text that is no valid Unicode.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_path(path) as temporary:
+            yield temporary
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
