@@ -115,9 +115,11 @@ def _json_row(table: Path, number: int, line: str) -> dict[str, str]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{table}:{number}: not JSON ({error}); write one object a line") from None
+        raise UserError(
+            f"{table}:{number}: not JSON ({error}); write one object per line"
+        ) from None
     if not isinstance(row, dict):
-        raise UserError(f"{table}:{number}: not a JSON object; write one object a line")
+        raise UserError(f"{table}:{number}: not a JSON object; write one object per line")
     for key, value in row.items():
         if isinstance(value, (dict, list)):
             row[key] = ""  # nested columns hold no text, but may be in the table
