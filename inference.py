@@ -1,10 +1,11 @@
-"""Use a checkpoint: `evaluate` subsets, `transcribe` files, `align` transcripts, take `features`.
+"""Use a checkpoint: `evaluate`, `transcribe`, `align`, `features` or `benchmark`.
 
-The checkpoint alone is enough: it carries its architecture and, fine-tuned, its dictionary.
+Only the checkpoint is needed: it carries its architecture and, if fine-tuned, its dictionary.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from common.runtime import distributed
 from wav2vec2.cli.errors import ExitCode, run_command
@@ -21,38 +22,34 @@ from wav2vec2.inference.transcriber import WindowOptions
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: `run` takes an instance of each of `options`, then FILE if it has any."""
+    """A subcommand: `run` takes an instance of each of `options`, then FILE if there is one."""
 
     help: str
     run: Callable[..., ExitCode | None]
     options: tuple[type, ...]
     files: str = ""
-    """How many FILE, as argparse's nargs; empty: the command takes none."""
+    """How many FILE, as argparse's nargs; empty: none."""
     without: tuple[str, ...] = ()
-    """Fields of the options that the command has no use for."""
-
-
-def evaluate_subsets(
-    model: RecogniserOptions, decoding: DecodingOptions, evaluation: EvaluateOptions
-) -> None:
-    """Evaluate with all the processes that torchrun started."""
-    evaluate(model, decoding, evaluation, distributed)
+    """Fields of the options that the command does not use."""
 
 
 COMMANDS = {
     "evaluate": Command(
-        "word error rates of subsets",
-        evaluate_subsets,
+        "word error rates of subsets of a data set",
+        partial(evaluate, processes=distributed),
         (RecogniserOptions, DecodingOptions, EvaluateOptions),
     ),
     "transcribe": Command(
-        "text of recordings: files, folders, - for standard input",
+        "transcripts of recordings: files, folders, - for standard input",
         transcribe,
         (RecogniserOptions, DecodingOptions, WindowOptions, TranscribeOptions),
         files="*",
     ),
     "align": Command(
-        "when each word and character was said", align, (RecogniserOptions, AlignOptions), files="?"
+        "times of each word and character of a known transcript",
+        align,
+        (RecogniserOptions, AlignOptions),
+        files="?",
     ),
     "features": Command(
         "hidden states or codes of recordings", features, (FeatureOptions,), files="*"

@@ -16,7 +16,7 @@ from common.training.checkpoint import ResumePoint
 from tasks.mixture import Mixture, read_manifests
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
-from wav2vec2.cli.flags import check_at_least
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.config import Architecture
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
@@ -64,8 +64,8 @@ class DataOptions:
     """Choose --update_freq so that the effective batch size is the recipe's."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "max_tokens", "num_concat_batches", "update_freq")
-        check_at_least(self, 0, "batches_per_update")
+        require_at_least(self, max_tokens=1, num_concat_batches=1, update_freq=1)
+        require_at_least(self, batches_per_update=0)
         if not all(weight > 0 for weight in self.train_weights):
             raise UserError(f"--train_weights {self.train_weights}: must be above 0")
         if not 0 <= self.train_alpha <= 1:

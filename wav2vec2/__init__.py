@@ -1,12 +1,15 @@
-"""The wav2vec 2.0 model, as the paper (arXiv 2006.11477) describes it."""
+"""wav2vec 2.0 (arXiv 2006.11477): the model, and its use for speech recognition and features."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wav2vec2.inference.features import FeatureModel
     from wav2vec2.inference.transcriber import Transcriber
 
 __version__ = "0.1.0"
+
+# The functions import what they need, so that importing the package is fast.
 
 
 def load(
@@ -19,13 +22,46 @@ def load(
     overlap_seconds: float = 4.0,
     **decoding: Any,
 ) -> "Transcriber":
-    """A fine-tuned checkpoint, ready to `transcribe(array, rate)`: docs/python.md.
+    """Load a fine-tuned checkpoint to `transcribe` and `align` recordings: docs/python.md.
 
-    `path`: any checkpoint that `inference.py` takes; `device` as torch names it.  The other
+    `path`: any checkpoint that `inference.py` takes; `device`: torch's name of one.  The other
     arguments are the flags of `inference.py transcribe`, such as `decoder="beam", lm="4.arpa"`.
     UserError (a ValueError) in one line for what is missing or does not fit.
     """
-    # Imported here, so that importing the package costs nothing.
     from wav2vec2.inference.transcriber import load
 
     return load(path, device, precision, batch_size, window_seconds, overlap_seconds, decoding)
+
+
+def load_features(
+    path: str | Path, device: str = "cpu", *, output: str = "hidden", layer: int | None = None
+) -> "FeatureModel":
+    """Load any checkpoint to compute `features` of recordings: docs/python.md.
+
+    `output` and `layer` are the flags of `inference.py features`: hidden states of a layer
+    (default: the last), "extractor", or "codes".  UserError as in `load`.
+    """
+    from wav2vec2.inference.features import load
+
+    return load(path, device, output, layer)
+
+
+def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> None:
+    """Write a fine-tuned checkpoint's graph for other programs: docs/checkpoints.md.
+
+    The suffix of `path` chooses the format: .onnx, with `int8` 8-bit weights, or .pt2 for
+    torch.export's archive.  UserError if `path` exists or a package is missing.
+    """
+    from wav2vec2.cli.errors import UserError
+    from wav2vec2.interop.checkpoints import read_checkpoint
+    from wav2vec2.interop.exported import write_exported
+    from wav2vec2.interop.onnx import write_onnx
+
+    path = Path(path)
+    if int8 and path.suffix != ".onnx":
+        raise UserError(f"export: int8: {path} is no ONNX file; name it something.onnx")
+    content = read_checkpoint(checkpoint)
+    if path.suffix == ".onnx":
+        write_onnx(content, path, int8=int8)
+    else:
+        write_exported(content, path)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.cli.flags import check_at_least
+from wav2vec2.cli.flags import require_at_least
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class OptimizerOptions:
             raise UserError(f"--adam_betas {self.adam_betas}: both must be within [0, 1)")
         if not 0 <= self.ema < 1:
             raise UserError(f"--ema {self.ema}: must be within [0, 1)")
-        check_at_least(self, 0, "clip_norm", "weight_decay", "adam_eps")
+        require_at_least(self, clip_norm=0, weight_decay=0, adam_eps=0)
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`; the learning rate is set anew at every update.

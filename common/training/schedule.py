@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.cli.flags import check_at_least
+from wav2vec2.cli.flags import require_at_least
 
 
 def polynomial(update: int, *, peak: float, warmup: int, total: int, power: float = 1.0) -> float:
@@ -60,8 +60,8 @@ class ScheduleOptions:
     """Exponent of the polynomial decay."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "max_update")
-        check_at_least(self, 0, "learning_rate", "warmup_updates", "hold_updates")
+        require_at_least(self, max_update=1)
+        require_at_least(self, learning_rate=0, warmup_updates=0, hold_updates=0)
         if self.warmup_updates + self.hold_updates > self.max_update:
             raise UserError(
                 f"--warmup_updates {self.warmup_updates} and --hold_updates {self.hold_updates} "

@@ -31,7 +31,7 @@ from common.training.task import MicroBatchResult, Task
 from common.training.validator import Validator
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
-from wav2vec2.cli.flags import check_at_least
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.inference.batches import dead_worker, load_batches
 from wav2vec2.numerics import Precision
@@ -85,10 +85,11 @@ class RunOptions:
     """Print the resolved configuration as JSON and stop."""
 
     def __post_init__(self) -> None:
-        frequencies = "log_frequency", "save_frequency", "validate_frequency"
-        check_at_least(self, 1, *frequencies, "keep_checkpoints")
-        epochs = "epochs_this_job", "benchmark_epochs_num", "benchmark_warmup_epochs"
-        check_at_least(self, 0, *epochs, "num_workers", "save_every_updates")
+        require_at_least(
+            self, log_frequency=1, save_frequency=1, validate_frequency=1, keep_checkpoints=1
+        )
+        require_at_least(self, num_workers=0, save_every_updates=0, epochs_this_job=0)
+        require_at_least(self, benchmark_epochs_num=0, benchmark_warmup_epochs=0)
         if self.peer_timeout_minutes <= 0:
             raise UserError(
                 f"--peer_timeout_minutes {self.peer_timeout_minutes}: must be greater than 0"

@@ -141,7 +141,7 @@ def flags(kind: str, dataset_dir: Path, output_dir: Path, **changed: object) -> 
 
 @pytest.fixture(scope="session")
 def random_recogniser(corpus, tmp_path_factory) -> Path:
-    """A fine-tuned MINI checkpoint that hears noise: its weights are random."""
+    """A fine-tuned MINI checkpoint of random weights."""
     vocabulary = Vocabulary.from_file(corpus / "dict.ltr.txt")
     torch.manual_seed(0)
     network = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), len(vocabulary))

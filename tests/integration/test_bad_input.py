@@ -1,5 +1,5 @@
-"""A user's mistake gets one line that names the place and the way out, exit code 2, and loses
-nothing."""
+"""A user's mistake gives one line with its place and how to fix it, exit code 2, and loses no
+data."""
 
 import json
 import multiprocessing
@@ -61,7 +61,7 @@ def test_missing_subset(copy, tmp_path, command):
 def test_missing_dictionary(copy, tmp_path, command, pretrained):  # noqa: F811
     (copy / "dict.ltr.txt").unlink()
     arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
-    one_line(command(train.main, *arguments), "dict.ltr.txt: dictionary cannot be read")
+    one_line(command(train.main, *arguments), "dict.ltr.txt: cannot be read")
 
 
 def test_tsv_line(copy, tmp_path, command):
@@ -320,7 +320,7 @@ def test_checkpoint_of_another_architecture(copy, tmp_path, command, pretrained)
 
 
 def test_evaluation(copy, tmp_path, command, finetuned):  # noqa: F811
-    """What cannot work is said before anything is decoded."""
+    """Mistakes end the command before anything is decoded."""
     (tmp_path / "file").touch()
     arguments = ["evaluate", "--checkpoint", finetuned, "--dataset_dir", copy, "--subset", "dev"]
     for flag, value, message in [
@@ -371,7 +371,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(corpus, tmp_pat
 
 
 def test_no_checkpoint_can_be_read(corpus, tmp_path, command):
-    """Never start anew over somebody's only copies."""
+    """A new run never overwrites the only copies of a user's files."""
     foreign = tmp_path / "wav2vec2_update1.pt"
     foreign.write_bytes(b"something else")
     arguments = flags("pretrain", corpus, tmp_path)

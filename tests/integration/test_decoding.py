@@ -18,7 +18,7 @@ from wav2vec2.files.filelists import letters, read_manifest, write_manifest
 
 @pytest.fixture(scope="module")
 def model(random_recogniser):
-    """Flags of a checkpoint that hears noise, and of the corpus."""
+    """Flags of a checkpoint of random weights, and of the corpus."""
     return ["--checkpoint", random_recogniser, "--cpu"]
 
 
@@ -51,17 +51,17 @@ def test_evaluate_and_transcribe(model, subset, corpus, search, tmp_path, comman
             *["--output_dir", tmp_path / size],
         )
         assert code == 0, error
-    heard = hypotheses(tmp_path / "1")
-    assert heard == hypotheses(tmp_path / "3")
-    assert {word for line in heard.values() for word in line.split()} <= set(WORDS)
+    transcripts = hypotheses(tmp_path / "1")
+    assert transcripts == hypotheses(tmp_path / "3")
+    assert {word for line in transcripts.values() for word in line.split()} <= set(WORDS)
     summary = json.loads((tmp_path / "1" / "summary_dev.json").read_text())
     assert summary["decoding"]["decoder"] == "beam" and summary["decoding"]["word_score"] == 1.0
     utterance = read_manifest(corpus, "dev").utterances[0]
     code, out, _ = command(inference.main, "transcribe", *model, *beam, utterance.path)
-    assert (code, out) == (0, f"{utterance.path}\t{heard[utterance.id]}\n")
+    assert (code, out) == (0, f"{utterance.path}\t{transcripts[utterance.id]}\n")
 
 
-def test_a_user_learns_in_one_line_what_cannot_work(model, subset, search, tmp_path, command):
+def test_mistakes_are_one_line_errors(model, subset, search, tmp_path, command):
     one_line(
         command(inference.main, "evaluate", *model, *subset, "--lm", "x.arpa"), "--decoder beam"
     )

@@ -1,7 +1,7 @@
-"""`inference.py evaluate`: batches, processes, what it writes.
+"""`inference.py evaluate`: batches, processes, output files.
 
-The model has random weights: what it hears is noise, but a lot of it, and nearly undecided, so that
-a difference in rounding would show.
+The model has random weights.  Its transcripts are long, and its decisions so close that a
+difference in rounding would show.
 """
 
 import json
@@ -17,13 +17,13 @@ import inference
 from tests.integration.conftest import script
 from tests.integration.test_bad_input import one_line
 from utils.checkpoints import convert, release
+from utils.reporting import tables
 from utils.reporting.runs import find_runs
-from utils.reporting.tables import latency, number
 from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder
 from wav2vec2.files.filelists import read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import load_checkpoint
-from wav2vec2.inference.evaluate import decode_batch
+from wav2vec2.inference import latency
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.interop import native
 
@@ -95,23 +95,24 @@ def test_transcripts_do_not_depend_on_batches_or_order(evaluate, subset, model, 
 
     recogniser = Recogniser.load(RecogniserOptions(str(model), cpu=True))
     greedy = prepare_decoder(DecodingOptions(), recogniser.vocabulary)
-    heard = {}
+    padded = {}
     for batch in recogniser.batches(manifest, 8, workers=0):
         batch.waveforms = F.pad(batch.waveforms, (0, 12_345))
-        heard |= {key: found.words for key, found, _ in decode_batch(recogniser, greedy, batch)}
-    assert heard == {entry["id"]: entry["hypothesis"] for entry in alone}
+        words = [greedy(logits).words for logits in recogniser.logits(batch)]
+        padded |= dict(zip(batch.ids, words))
+    assert padded == {entry["id"]: entry["hypothesis"] for entry in alone}
 
 
 @pytest.mark.parametrize("kind", ["onnx", "onnx_int8"])
 def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path, command, kind):
-    """The same transcripts, batched as it comes; with 8 bits it says how many are others."""
+    """The same transcripts, in batches; with 8 bits the number that differ is printed."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
     assert command(convert.main, model, path, "--to", kind)[0] == 0
     by_torch, _ = evaluate("torch")
-    output, said = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
-    found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", said)
+    output, printed = evaluate("onnx", "--checkpoint", path, "--compare", by_torch)
+    found = re.search(r"mixed: (\d+) of (\d+) transcripts differ", printed)
     hypotheses = read(output)
     assert int(found[2]) == len(hypotheses)
     if kind == "onnx":
@@ -119,11 +120,11 @@ def test_an_onnx_file_in_the_checkpoints_place(evaluate, model, corpus, tmp_path
         same(hypotheses, read(by_torch))
         manifest = read_manifest(corpus, "both")
         audio = manifest.root / manifest.utterances[0].path
-        heard = [
+        results = [
             command(inference.main, "transcribe", "--checkpoint", checkpoint, "--cpu", audio)
             for checkpoint in (model, path)
         ]
-        assert heard[0][:2] == heard[1][:2] and heard[0][0] == 0 and heard[0][1].strip()
+        assert results[0][:2] == results[1][:2] and results[0][0] == 0 and results[0][1].strip()
     code, out, err = command(
         inference.main,
         *["transcribe", "--checkpoint", path, "--precision", "bf16", "--cpu", "a.wav"],
@@ -205,24 +206,23 @@ def test_saved_log_probabilities_spell_the_transcript(evaluate, model):
             assert tuple(saved["symbols"]) == vocabulary.symbols
         assert log_probs.dtype == torch.float32
         torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(len(log_probs)))
-        (found,) = GreedyDecoder(vocabulary)(log_probs[None], [len(log_probs)])
-        assert found.words == entry["hypothesis"]
+        assert GreedyDecoder(vocabulary)(log_probs).words == entry["hypothesis"]
         assert np.allclose(times, np.arange(len(times)) * 0.02)
         assert times[-1] + 0.025 <= entry["seconds"] < times[-1] + 0.045
 
 
-def test_what_cannot_work_is_said_first(evaluate, command, model, subset, tmp_path):
+def test_mistakes_end_the_command_before_decoding(evaluate, command, model, subset, tmp_path):
     arguments = ["evaluate", "--checkpoint", model, "--dataset_dir", subset, "--subset", "mixed"]
     arguments += ["--cpu", "--output_dir", tmp_path / "o"]
     for more, message in [
-        (["--compare", tmp_path / "o"], "--output_dir itself"),
+        (["--compare", tmp_path / "o"], "same folder as --output_dir"),
         (["--compare", tmp_path / "other"], "hypotheses_mixed.jsonl: no such file"),
         (["--subset"], "at least one"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)
 
 
-def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
+def test_a_released_model_transcribes_the_same(evaluate, command, model, tmp_path):
     expected, _ = evaluate("checkpoint")
     folder = tmp_path / "released"
     code, out, err = command(release.main, model, folder, "--evaluation", str(expected))
@@ -232,7 +232,7 @@ def test_a_released_model_hears_the_same(evaluate, command, model, tmp_path):
 
 
 def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
-    """The model is nearly undecided: rounding changes some of what it hears, never all."""
+    """The model is nearly undecided: rounding changes some transcripts, never all."""
     evaluate("fp32")
     output, out = evaluate("bf16", "--precision", "bf16", "--compare", tmp_path / "fp32")
     differing, of = re.search(r"mixed: (\d+) of (\d+) transcripts differ", out).groups()
@@ -257,7 +257,7 @@ def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     assert 0 < results[0]["memory"] <= results[1]["memory"]
     assert resets == [torch.device("cpu")] * 2  # on a GPU, each size has a peak of its own
     for result in results:
-        assert result["batches"] >= utterances / result["batch_size"]  # none is left out
+        assert result["batches"] >= utterances / result["batch_size"]  # none is skipped
         for part in ("data", "dnn", "data+dnn"):
             steps = [result[f"{part}_latency_{key}"] for key in ("0_5", "0_9", "0_95", "0_99")]
             assert steps[0] > 0 and steps == sorted(steps)
@@ -272,11 +272,11 @@ def test_benchmark(command, model, subset, tmp_path, monkeypatch, evaluate):
     steps = [entry["step"] for entry in logged if entry["type"] == "LOG"]
     assert steps[-3:] == [[1], [2], []]
     runs, _ = find_runs(tmp_path)
-    rows = [row for row in latency(runs).rows if not row[0].startswith("published")]
+    rows = [row for row in tables.latency(runs).rows if not row[0].startswith("published")]
     assert [row[1:3] for row in rows] == [
         [part, size] for size in ("2", "5") for part in ("data", "dnn", "data+dnn")
     ]
-    assert rows[2][4] == number(results[0]["data+dnn_latency_mean"])
+    assert rows[2][4] == tables.number(results[0]["data+dnn_latency_mean"])
     output, _ = evaluate("evaluated")
     summary = json.loads((output / "summary_mixed.json").read_text())
     logged = {tuple(entry["step"]): entry["data"] for entry in logged if entry["type"] == "LOG"}

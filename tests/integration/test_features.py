@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_listed(command, pretrained, folder, tmp_path):
 
 
 def test_what_cannot_be_read_of_a_subset_is_listed(command, pretrained, folder, tmp_path):
-    """Of a batch, too, whose other utterances are still heard."""
+    """Also in a batch, whose other utterances are still processed."""
     files = [(name, soundfile.info(folder / name).frames) for name in ("0.wav", "1.wav", "2.wav")]
     for name, _ in files:
         shutil.copy(folder / name, tmp_path / name)
@@ -172,7 +172,7 @@ def test_mistakes(command, pretrained, folder, tmp_path):
         ([], "either FILEs"),
         (["--layer", "5", folder], "layers 0 to 4"),
         (["--layer", "-1", folder], "layers 0 to 4"),
-        (["--layer", "1", "--output", "codes", folder], "is of no layer"),
+        (["--layer", "1", "--output", "codes", folder], "has no layers"),
         ([folder / "0.wav", "--subset", "noise"], "either FILEs"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)

@@ -64,9 +64,14 @@ for arguments in [
     dict(path="model.pt", window_seconds="30"),
     dict(path="model.pt", decoder="foo"),
     dict(path="model.pt", decoder="beam", lm="x.arpa", beam="x"),
+    dict(path="model.pt", output="logits"),
+    dict(path="model.pt", layer=1.5),
+    dict(path="model.pt", layer=9),
+    dict(path="model.pt", output="codes"),
 ]:
+    function = wav2vec2.load_features if {"output", "layer"} & set(arguments) else wav2vec2.load
     try:
-        wav2vec2.load(**arguments)
+        function(**arguments)
     except ValueError as error:
         print(str(error).splitlines())
     else:
@@ -78,6 +83,7 @@ for arguments in [
     parts = ["gone.pt", "nonsense", "no argument beams", "batch_size 0", "--decoder beam"]
     parts += ["device 'meta'", "device []", "precision 'fp8'", "batch_size '8'"]
     parts += ["window_seconds '30'", "decoder 'foo'", "beam 'x'"]
+    parts += ["output 'logits'", "layer 1.5: must be a whole number", "--layer 9", "no quantizer"]
     assert len(lines) == len(parts)
     for line, part in zip(lines, parts):
         assert part in line
@@ -107,30 +113,84 @@ def setuptools_is_new_enough() -> bool:
         return False
 
 
-@pytest.mark.skipif(not setuptools_is_new_enough(), reason="needs setuptools >= 77")
-def test_installed_packages_work_outside_the_repository(folder, tmp_path_factory):
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+def test_loading_a_model_imports_no_training_code(folder):
+    script = """
+import sys
+import wav2vec2
+wav2vec2.load("model.pt")
+wav2vec2.load_features("model.pt")
+packages = {name.split(".")[0] for name in sys.modules}
+print(sorted(packages & {"common", "tasks", "utils", "tensorboard", "tensorflow"}))
+print([name for name in sys.modules if "telemetry" in name or "tensorboard" in name])
+"""
+    result = run_python(script, folder, ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["[]", "[]"]
+
+
+@pytest.fixture(scope="session")
+def installed_python(tmp_path_factory):
+    """The interpreter of a new environment in which the wheel is installed; its dependencies are
+    those of the environment that runs the tests."""
+    if not setuptools_is_new_enough():
+        pytest.skip("needs setuptools >= 77")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     names = tracked.stdout.split()
     if not names:
         pytest.skip("needs git and a clone: a build writes into its folder, so it gets a copy")
+    source, wheels, target = (tmp_path_factory.mktemp(n) for n in ("source", "wheels", "target"))
     for name in names:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
-    command += ["--no-build-isolation", "--target", str(target), str(source)]
-    installed = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert installed.returncode == 0, installed.stderr
-    packages = {path.name for path in target.iterdir() if not path.name.endswith(".dist-info")}
-    assert packages == {"common", "tasks", "wav2vec2"}
-    script = """
+    pip, offline = [sys.executable, "-m", "pip"], ["--quiet", "--no-deps", "--no-index"]
+    run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", wheels, source])
+    run([sys.executable, "-m", "venv", "--without-pip", target])
+    python = target / "bin" / "python"
+    (wheel,) = wheels.glob("wav2vec2-*.whl")
+    run([*pip, "--python", python, "install", *offline, wheel])
+    (packages,) = target.glob("lib/python*/site-packages")
+    found = {path.name for path in packages.iterdir() if not path.name.endswith(".dist-info")}
+    assert found == {"wav2vec2"}
+    (packages / "dependencies.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
+    return python
+
+
+def run(command: list[object]) -> None:
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_wheel_works_in_a_project_with_packages_of_the_same_names(folder, installed_python):
+    (folder / "common.py").write_text("OURS = True\n")
+    (folder / "utils.py").write_text("OURS = True\n")
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "__init__.py").write_text("OURS = True\n")
+    (folder / "job.py").write_text("""
 import numpy
 import wav2vec2
+import common, tasks, utils
+
 model = wav2vec2.load("model.pt")
-transcript = model.transcribe(numpy.zeros((44100, 2), dtype="int16"), 44100)
-print(wav2vec2.__file__, transcript.duration)
-"""
-    result = run_python(script, folder, target)
+print(model.transcribe(numpy.zeros((44100, 2), dtype="int16"), 44100).duration)
+print(*(word.text for word in model.align("recording.wav", "CAT").words))
+print(wav2vec2.load_features("model.pt", layer=1).features("recording.wav").shape)
+wav2vec2.export("model.pt", "model.pt2")
+exported = wav2vec2.load("model.pt2").transcribe("recording.wav")
+print(exported.text == model.transcribe("recording.wav").text)
+print(common.OURS, tasks.OURS, utils.OURS)
+print(wav2vec2.__file__)
+""")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [installed_python, "job.py"],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [str(target / "wav2vec2" / "__init__.py"), "1.0"]
+    *lines, place = result.stdout.splitlines()
+    assert lines == ["1.0", "CAT", "(12, 144)", "True", "True True True"]
+    assert Path(place).is_relative_to(installed_python.parents[1])

@@ -88,7 +88,7 @@ def both_languages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(both_languages, tmp_path_factory):
-    """A MINI model that has heard a little of both languages."""
+    """A MINI model trained a little on both languages."""
     output = tmp_path_factory.mktemp("pretrained")
     arguments = flags(
         "pretrain",
@@ -127,7 +127,7 @@ def test_every_prompt_is_imported_or_accounted_for(english):
         texts |= subset_texts(folder, subset)
     assert len(texts) + len(left_out) == len(rows)
     assert len(texts) > 500 and len(subset_texts(folder, "train")) > 450
-    # Listed, and not in the package: a failure.  Tones, symbols and long ones: left out by rule.
+    # Listed, and not in the package: a failure.  Tones, symbols and long ones: skipped by rule.
     missing = [entry for entry in left_out if entry["failed"]]
     assert all(not Path(entry["source"]).exists() for entry in missing)
     assert done.returncode == (1 if missing else 0), done.stderr
@@ -206,5 +206,7 @@ def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
         *[ENGLISH / "vm-youhave.g722", ENGLISH / "auth-thankyou.g722"],
     )
     assert code == 0
-    heard = [line.split("\t")[1] for line in out.splitlines()[-2:]]  # training printed the rest
-    assert heard == ["YOU HAVE", "THANK YOU"]
+    transcripts = [
+        line.split("\t")[1] for line in out.splitlines()[-2:]
+    ]  # training printed the rest
+    assert transcripts == ["YOU HAVE", "THANK YOU"]

@@ -1,6 +1,6 @@
 """`inference.py transcribe`: lengths, inputs, outputs, bad input.
 
-The model is a random trunk with a fitted output layer: it hears the words of `say`, untrained.
+The model is a random trunk with a fitted output layer, which transcribes the words of `say`.
 """
 
 import io
@@ -35,17 +35,17 @@ WORD, PAUSE = 0.25, 0.15
 def speech(words: int, seed: int) -> tuple[np.ndarray, list[str]]:
     """Random words with pauses between them: audio, and the words."""
     generator = np.random.default_rng(seed)
-    said = [WORDS[i] for i in generator.integers(len(WORDS), size=words)]
+    reference = [WORDS[i] for i in generator.integers(len(WORDS), size=words)]
     pause = np.zeros(int(PAUSE * SAMPLE_RATE))
-    audio = np.concatenate([part for word in said for part in (say(word), pause)])
-    return (audio + 0.01 * generator.standard_normal(len(audio))).astype(np.float32), said
+    audio = np.concatenate([part for word in reference for part in (say(word), pause)])
+    return (audio + 0.01 * generator.standard_normal(len(audio))).astype(np.float32), reference
 
 
-def said_by_frame(said: list[str], frames: int) -> torch.Tensor:
+def units_by_frame(reference: list[str], frames: int) -> torch.Tensor:
     """The unit of each frame, `[frames]`; blanks between."""
     units = torch.full((frames,), BLANK)
     at = 0.0
-    for word in said:
+    for word in reference:
         for symbol, seconds in [*((letter, WORD / len(word)) for letter in word), ("|", PAUSE)]:
             units[round(at * 50) : round((at + seconds) * 50) - 1] = LETTERS.encode(symbol)[0]
             at += seconds
@@ -62,9 +62,9 @@ def model(tmp_path_factory):
     network.proj.register_forward_pre_hook(lambda _, given: contexts.append(given[0][0]))
     with torch.no_grad():
         for seed in range(1, 13):
-            audio, said = speech(15 if seed % 2 else 150, seed)
+            audio, reference = speech(15 if seed % 2 else 150, seed)
             network(torch.from_numpy(normalize(audio))[None])
-            units.append(said_by_frame(said, len(contexts[-1])))
+            units.append(units_by_frame(reference, len(contexts[-1])))
     inputs = torch.cat(contexts).double()
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
     targets = 12 * torch.nn.functional.one_hot(torch.cat(units), len(LETTERS)).double()
@@ -106,18 +106,18 @@ def errors(hypothesis, reference):
 
 
 def test_windows_cost_few_words(transcribe, tmp_path):
-    """A minute in windows against the minute in one piece, and both against what was said."""
-    audio, said = speech(151, seed=99)
+    """A minute in windows against the minute in one piece, and both against the reference."""
+    audio, reference = speech(151, seed=99)
     assert len(audio) > 60 * SAMPLE_RATE
     soundfile.write(tmp_path / "a.flac", audio, SAMPLE_RATE)
     whole = words_of(transcribe(tmp_path / "a.flac", "--window_seconds", 100))
-    assert errors(whole, said) < 0.3
+    assert errors(whole, reference) < 0.3
     for flags in ([], ["--window_seconds", 10], ["--window_seconds", 7, "--overlap_seconds", 3]):
         windowed = words_of(transcribe(tmp_path / "a.flac", *flags))
-        assert errors(windowed, whole) < 0.06 and errors(windowed, said) < 0.3
+        assert errors(windowed, whole) < 0.06 and errors(windowed, reference) < 0.3
 
 
-def test_a_short_file_is_heard_whole(transcribe, tmp_path):
+def test_a_short_file_is_processed_whole(transcribe, tmp_path):
     write(tmp_path / "a.wav")
     lines = {
         transcribe(tmp_path / "a.wav", "--window_seconds", seconds, "--overlap_seconds", 1)
@@ -136,8 +136,8 @@ def test_batches_change_nothing(transcribe, tmp_path):
     assert "".join(alone) in {transcribe(*windows, *files)}
 
 
-def test_json_words_are_in_order_and_near_where_they_were_said(transcribe, tmp_path):
-    audio, said = speech(60, seed=5)
+def test_json_words_are_in_order_and_near_where_they_were_spoken(transcribe, tmp_path):
+    audio, reference = speech(60, seed=5)
     soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
     flags = ["--format", "json", "--window_seconds", 6, "--overlap_seconds", 2]
     (line,) = transcribe(*flags, tmp_path / "a.wav").splitlines()
@@ -147,16 +147,16 @@ def test_json_words_are_in_order_and_near_where_they_were_said(transcribe, tmp_p
     edges = [word[edge] for word in found["words"] for edge in ("start", "end")]
     assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= found["duration"]
     assert all(0 < word["confidence"] <= 1 for word in found["words"])
-    truth = [(word, n * (WORD + PAUSE)) for n, word in enumerate(said)]
+    truth = [(word, n * (WORD + PAUSE)) for n, word in enumerate(reference)]
     hits = sum(
         any(word["text"] == text and abs(word["start"] - at) < 0.1 for text, at in truth)
         for word in found["words"]
     )
-    assert hits >= 0.8 * len(said)
+    assert hits >= 0.8 * len(reference)
 
 
 def test_confidence_tells_right_words_from_wrong_ones(transcribe, tmp_path):
-    audio, said = speech(150, seed=7)
+    audio, reference = speech(150, seed=7)
     soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
     words = json.loads(transcribe("--format", "json", tmp_path / "a.wav"))["words"]
     right = [w["confidence"] for w in words if w["text"] in WORDS]
@@ -167,7 +167,7 @@ def test_confidence_tells_right_words_from_wrong_ones(transcribe, tmp_path):
 def test_a_lexicon_searches_long_recordings_from_pause_to_pause(transcribe, tmp_path):
     reason = "pip install -r requirements-decode.txt"
     pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason=reason, exc_type=ImportError)
-    audio, said = speech(100, seed=11)
+    audio, reference = speech(100, seed=11)
     soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE)
     (tmp_path / "words.txt").write_text("\n".join(WORDS))
     windows = ["--window_seconds", 6, "--overlap_seconds", 2]
@@ -176,17 +176,17 @@ def test_a_lexicon_searches_long_recordings_from_pause_to_pause(transcribe, tmp_
     whole = json.loads(transcribe(*beam, "--window_seconds", 60, tmp_path / "a.wav"))
     found = json.loads(transcribe(*beam, *windows, tmp_path / "a.wav"))
     text = found["text"].split()
-    assert set(text) <= set(WORDS) and errors(text, said) < errors(greedy, said)
+    assert set(text) <= set(WORDS) and errors(text, reference) < errors(greedy, reference)
     assert errors(text, whole["text"].split()) < 0.05
     assert [word["text"] for word in found["words"]] == text
     edges = [word[edge] for word in found["words"] for edge in ("start", "end")]
     assert edges == sorted(edges) and edges[-1] <= found["duration"]
-    starts = [n * (WORD + PAUSE) for n in range(len(said))]
+    starts = [n * (WORD + PAUSE) for n in range(len(reference))]
     near = sum(
         any(word["text"] == text and abs(word["start"] - at) < 0.1 for word in found["words"])
-        for text, at in zip(said, starts)
+        for text, at in zip(reference, starts)
     )
-    assert near >= 0.9 * len(said)
+    assert near >= 0.9 * len(reference)
 
 
 def test_subtitles(transcribe, tmp_path):
@@ -246,7 +246,7 @@ def test_standard_input(transcribe, tmp_path, monkeypatch, suffix, rate):
     assert transcribe("-") == "-\t" + from_file.split("\t")[1] + "\n"
 
 
-def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path, command):
+def test_what_cannot_be_decoded_is_listed_and_the_others_are_transcribed(model, tmp_path, command):
     write(tmp_path / "good.wav")
     soundfile.write(tmp_path / "short.wav", np.zeros(160), SAMPLE_RATE)
     (tmp_path / "empty.wav").touch()
@@ -275,8 +275,8 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
     assert code == 1
     short, good = out.splitlines()
     assert short == f"{tmp_path / 'short.wav'}\t" and len(words_of(good)) >= 8
-    said = [line for line in err.splitlines() if line.startswith("error: ")]
-    for line, (name, message) in zip(said, bad.items(), strict=True):
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    for line, (name, message) in zip(lines, bad.items(), strict=True):
         assert f"{tmp_path / name}: {message}" in line
     # Listed at the end all the same where nothing is left, or where each has a file of its own.
     code, out, err = command(inference.main, "transcribe", *model, tmp_path / "gone.wav")
@@ -288,7 +288,7 @@ def test_what_cannot_be_heard_is_listed_and_the_others_are_heard(model, tmp_path
     assert empty["text"] == "" and empty["words"] == [] and empty["duration"] == 0.01
 
 
-def test_what_cannot_work_is_said_before_anything_is_heard(model, tmp_path, command, monkeypatch):
+def test_mistakes_end_the_command_before_decoding(model, tmp_path, command, monkeypatch):
     (tmp_path / "none").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "a").mkdir()

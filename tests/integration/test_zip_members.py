@@ -1,4 +1,4 @@
-"""Filelists of stored zip members, through the commands: what is heard is what files give."""
+"""Filelists of stored zip members, through the commands: the results are those of files."""
 
 import json
 import zipfile

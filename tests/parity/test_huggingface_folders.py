@@ -12,7 +12,7 @@ from wav2vec2.audio.decode import normalize
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE, LARGE, MINI, Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.decoding.greedy import ctc_greedy
+from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.interop import huggingface, native
 from wav2vec2.interop.huggingface_config import architecture_of_config
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -174,8 +174,8 @@ def their_transcript(processor, logits: torch.Tensor) -> list[str]:
 
 
 def our_transcript(vocabulary: Vocabulary, logits: torch.Tensor) -> list[str]:
-    lengths = torch.full((len(logits),), logits.shape[1])
-    return [vocabulary.words(vocabulary.decode(ids)) for ids in ctc_greedy(logits, lengths)]
+    greedy = GreedyDecoder(vocabulary)
+    return [greedy(row).words for row in logits]
 
 
 @pytest.mark.parametrize("architecture", ["base", "large"], indirect=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from utils.benchmarks.transcription import UNITS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.inference.batches import sorted_batches
@@ -60,8 +60,8 @@ class InferenceBenchmarkOptions:
     order; 0: without."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "utterances", "rounds")
-        check_at_least(self, 0.1, "seconds")
+        require_at_least(self, utterances=1, rounds=1)
+        require_at_least(self, seconds=0.1)
 
 
 def ours(network: Wav2Vec2ForCTC) -> Contestant:

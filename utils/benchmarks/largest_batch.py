@@ -31,7 +31,7 @@ from utils.benchmarks.step_tables import Configuration, Result
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, check_at_least
+from wav2vec2.cli.flags import ArgumentParser, require_at_least
 from wav2vec2.files.output import prepare_folder, write_lines
 
 
@@ -55,8 +55,8 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if not self.factors or min(self.factors) < 1:
             raise UserError("--factors: give one or more, each at least 1")
-        check_at_least(self, 0.1, "seconds")
-        check_at_least(self, 0, "memory_mib")
+        require_at_least(self, seconds=0.1)
+        require_at_least(self, memory_mib=0)
 
 
 def size(index: int) -> int:

@@ -27,7 +27,7 @@ from utils.data.pack_dataset import PackOptions, pack
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.config import BASE, ContrastiveObjective, Masking
 from wav2vec2.files.filelists import Utterance, read_manifest, write_manifest
 from wav2vec2.inference.batches import load_batches
@@ -55,8 +55,8 @@ class LoaderBenchmarkOptions:
     def __post_init__(self) -> None:
         if bool(self.dataset_dir) != bool(self.subset):
             raise UserError("give --dataset_dir and --subset, or neither of them")
-        check_at_least(self, 1, "seconds", "rounds")
-        check_at_least(self, 0, "audio_seconds_per_second")
+        require_at_least(self, seconds=1, rounds=1)
+        require_at_least(self, audio_seconds_per_second=0)
 
 
 def recordings(options: LoaderBenchmarkOptions) -> Iterator[np.ndarray]:

@@ -58,7 +58,7 @@ from utils.reporting.results import Measurement
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, check_at_least, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.config import PRESETS, Hourglass
 from wav2vec2.files.filelists import write_manifest
@@ -108,7 +108,7 @@ class StepOptions:
     """File for the table of factors, in the form of docs/results; '': none."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "rounds", "updates", "warmup", "utterances")
+        require_at_least(self, rounds=1, updates=1, warmup=1, utterances=1)
         for name in ("factors", "concat"):
             given = getattr(self, name)
             if not given and name == "factors" and self.peer:
@@ -124,7 +124,7 @@ class StepOptions:
                 f"--utterances {self.utterances}: batches above 8 hold a multiple of 8; choose "
                 f"{self.utterances // 8 * 8}"
             )
-        check_at_least(self, 0.1, "seconds")
+        require_at_least(self, seconds=0.1)
         if self.json and (len(self.precision) > 1 or len(self.concat) > 1 or 1 not in self.factors):
             raise UserError(
                 f"--json {self.json}: such a table holds one --precision and one --concat, and "

@@ -14,7 +14,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.decoding.beam_search import build_decoder
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.inference.recognition import Score
@@ -80,18 +80,13 @@ def decode_emissions(
 def measure(
     decoder: Decoder, utterances: Sequence[Spoken], recogniser: Recogniser
 ) -> tuple[Score, float]:
-    """Error counts of `decoder`, and the seconds of audio it searches in a second.
-
-    Nothing is heard in an utterance shorter than a frame, as evaluate counts it.
-    """
+    """Error counts of `decoder`, and the seconds of audio that it searches per second."""
     score = Score(recogniser.vocabulary)
     took = 0.0
     for spoken in utterances:
-        hypothesis = Hypothesis([], "")
-        if len(spoken.emissions):
-            start = time.perf_counter()
-            (hypothesis,) = decoder(spoken.emissions[None], [len(spoken.emissions)])
-            took += time.perf_counter() - start
+        start = time.perf_counter()
+        hypothesis = decoder(spoken.emissions)
+        took += time.perf_counter() - start
         score.add(hypothesis, spoken.reference, spoken.words)
     return score, sum(spoken.seconds for spoken in utterances) / took
 

@@ -1,8 +1,8 @@
-"""Audio in: decode, resample, normalise.
+"""Decode, resample and normalise audio.
 
-Two doors.  `read_utterance` serves training: the file must be what its filelist says, 16 kHz and
-mono, and anything else is an error, because a silent repair there trains on nonsense.
-`stream_recording` serves people's own files: any format, rate, channel count and length.
+`read_utterance` is for data sets: the file must be as its filelist says, 16 kHz and mono.
+Anything else is an error, because a repair without notice would train on wrong data.
+`stream_recording` is for recordings of users: any format, sample rate, channel count and length.
 """
 
 import io
@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import re
+import reprlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ import soundfile
 from wav2vec2.audio.extent import Extent, extent
 from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
 from wav2vec2.audio.zip_member import ZipMember
-from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.errors import UserError, one_line
 from wav2vec2.cli.stderr import silent_stderr
 
 _log = logging.getLogger(__name__)
@@ -31,73 +32,77 @@ _log = logging.getLogger(__name__)
 NORMALIZE_EPS = 1e-5
 
 BLOCK = 65_536
-"""Samples of each channel that are decoded at a time."""
+"""Samples per channel that are decoded at a time."""
 
 MOST_CHANNELS = 64
-"""More than that, and an array's axes were taken for each other."""
+"""An array with more channels has its axes exchanged."""
+
+RATES = (1_000, 1_000_000)
+"""Hz, lowest and highest sample rate of an array.  Others are mistakes, such as kHz, and the
+resampler would fill the memory or never end."""
 
 UNKNOWN_LENGTH = 2**63 - 1
-"""What libsndfile reports for a stream whose header leaves its length out."""
+"""What libsndfile reports for a stream whose header does not give its length."""
 
 DECLARING = {"AIFF", "MP3", "RF64", "WAV", "WAVEX"}
-"""Formats, by soundfile's names, of which libsndfile does not tell a file that was cut short."""
+"""Formats, by soundfile's names, whose truncated files libsndfile does not recognise."""
 
 HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", ".sln": "sln"}
-"""Telephone streams of a fixed rate and without a header, by suffix: nothing in their bytes says
-what they are, so a decoder that guesses may take them for something else."""
+"""Suffix -> FFmpeg's format, of telephone streams with a fixed rate and no header.  Nothing in
+their bytes identifies them, so a decoder that guesses may choose another format."""
 
 _RAW_SAMPLES = re.compile(r"[fsu]\d+(le|be)?|alaw|mulaw")
-"""FFmpeg's names for bare samples, whose rate it would have to make up."""
+"""FFmpeg's names for bare samples, for which it would assume a sample rate."""
 
 
 def normalize(waveform: np.ndarray) -> np.ndarray:
-    """Zero mean and unit (biased) variance over a whole utterance, `[samples]` -> `[samples]`.
+    """Scale a whole utterance `[samples]` to zero mean and unit (biased) variance.
 
-    Large models were trained on input normalised so (before cropping, eps 1e-5 in the root).
+    The input of Large models in the paper's code: before cropping, with 1e-5 added to the variance.
     """
     wide = waveform.astype(np.float64)
     wide -= wide.mean()
-    variance = np.square(wide).mean()  # what var() computes, which would take the mean again
+    variance = np.square(wide).mean()  # var() would compute the mean again
     return np.divide(wide, np.sqrt(variance + NORMALIZE_EPS), out=wide).astype(np.float32)
 
 
 def _open(path: str) -> io.BytesIO | str:
-    """A file, or the content of a stored zip member."""
+    """The path of a file, or the content of a stored zip member."""
     member = ZipMember.of(path)
     return member.read() if member else path
 
 
 def _suffix(source: io.BytesIO | str) -> str:
-    """Of a file, in lower case; a member has none."""
+    """A file's suffix in lower case; a zip member has none."""
     return Path(source).suffix.lower() if isinstance(source, str) else ""
 
 
 def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
-    """A file open in libsndfile, without what libmpg123 says of bytes that may be an MP3."""
+    """Open a file with libsndfile, without libmpg123's remarks on bytes that may be an MP3."""
     with silent_stderr():
         return soundfile.SoundFile(source)
 
 
 def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
-    """The next `frames` samples of each channel, or all, float32, and libmpg123 silent again."""
+    """The next `frames` samples of each channel, or all, float32, without libmpg123's remarks."""
     with silent_stderr() if file.format == "MP3" else nullcontext():
         return file.read(frames, dtype="float32", always_2d=always_2d)
 
 
 def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
-    """How much audio the header of `source`, open as `file`, declares and how much there is."""
+    """The bytes of audio that `source`, open as `file`, declares, and those that it has."""
     if file.format not in DECLARING:
         return Extent(None, 0)
-    if not isinstance(source, str):  # a second view: where the first one stands is libsndfile's
+    if not isinstance(source, str):  # a second view: libsndfile relies on the first one's position
         return extent(io.BytesIO(source.getvalue()))
     with open(source, "rb") as content:
         return extent(content)
 
 
 def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
-    """Whether the header leaves the length out in a way that libsndfile cannot do with.
+    """Whether the header has no length and libsndfile cannot read the file to its end.
 
-    Of an MP3, it guesses the length from the first frame's bit rate, and stops there.
+    libsndfile guesses the length of an MP3 from the first frame's bit rate, and stops there.
     """
     guessed = file.format == "MP3" and found.declared is None
     return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
@@ -106,7 +111,7 @@ def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
 def _cut_short(name: str, found: Extent) -> UserError:
     return UserError(
         f"{name}: damaged or truncated, holds {found.held} of the {found.declared} bytes of audio "
-        "that its header declares; fetch it again, or convert what there is"
+        "that its header declares; fetch it again, or convert what is left"
     )
 
 
@@ -120,9 +125,8 @@ def _no_such(path: str, error: OSError) -> UserError:
 def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray:
     """Decode a 16 kHz mono file (or stored zip member) to float32 `[samples]` in [-1, 1).
 
-    Raises UserError, naming the file, if it is missing, empty, truncated, undecodable, of another
-    sample rate, has more than one channel, or another length than the filelist's
-    `expected_samples`.
+    UserError, naming the file, if it is missing, empty, truncated or undecodable, has another
+    sample rate, more than one channel, or a length other than the filelist's `expected_samples`.
     """
     try:
         source = _open(path)
@@ -134,7 +138,7 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
                 raise _cut_short(path, found)
             if _is_stream(file, found):
                 raise UserError(
-                    f"{path}: its header leaves the length out, as streams do; "
+                    f"{path}: its header does not give the length, as in streams; "
                     "convert the corpus with utils/data/import_corpus.py"
                 )
             if file.samplerate != SAMPLE_RATE:
@@ -161,7 +165,7 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
     if len(waveform) != expected:
         raise UserError(
             f"{path}: holds {len(waveform)} samples where {expected} are listed; it is truncated "
-            "or was changed: fetch it again, or write the filelist anew"
+            "or was changed: fetch it again, or write the filelist again"
         )
     if len(waveform) == 0:
         raise UserError(f"{path}: holds no samples; remove it from the filelist")
@@ -185,8 +189,8 @@ def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarr
                 if file.format != "MP3" or find_spec("av"):
                     raise soundfile.LibsndfileError(0)
                 _log.warning(
-                    "%s: an MP3 that does not say how long it is; if its bit rate varies, only a "
-                    "part is heard: `pip install av` hears all of it",
+                    "%s: an MP3 without its length; if its bit rate varies, only a part is "
+                    "decoded: `pip install av` decodes all of it",
                     name,
                 )
             rate = file.samplerate
@@ -229,17 +233,16 @@ def _decode_with_av(
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name}: not decodable audio ({error}); convert or leave it out") from None
+        raise UserError(f"{name}: not decodable audio ({error}); convert or remove it") from None
 
 
 def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
-    """Decode anybody's recording to blocks of 16 kHz mono float32 `[samples]`, of any length.
+    """Decode a recording of any format and length to blocks of 16 kHz mono float32 `[samples]`.
 
-    libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed;
-    channels are averaged and other rates resampled.  `path` may be that of a stored zip member.
-    Raises UserError, naming the file (or what `name` calls it), if it is missing, empty,
-    undecodable, without audio, or holds NaN; for some of that the blocks before it are there
-    already.
+    libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed.
+    Channels are averaged and other rates resampled.  `path` may be that of a stored zip member.
+    UserError, naming the file (or `name`), if it is missing, empty, undecodable, without audio, or
+    has NaN; blocks before the damage may have been returned by then.
     """
     path = str(path)
     name = name or path
@@ -252,15 +255,15 @@ def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
         raise UserError(f"{name}: is a folder, not a recording")
     if size == 0:
         raise UserError(f"{name}: the file is empty")
-    if _suffix(source) == ".raw":  # soundfile's one suffix that asks for the format
+    if _suffix(source) == ".raw":  # soundfile asks for the format of this suffix alone
         raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
-    silent = True
-    # A container may change its rate on the way.
+    empty = True
+    # A container may change its sample rate between blocks.
     for rate, run in itertools.groupby(_decode(source, name), key=itemgetter(0)):
         for block in resample_blocks((_to_mono(block, name) for _, block in run), rate):
-            silent = silent and len(block) == 0
+            empty = empty and len(block) == 0
             yield block
-    if silent:
+    if empty:
         raise UserError(f"{name}: holds no samples")
 
 
@@ -272,15 +275,37 @@ def _to_mono(block: np.ndarray, name: str) -> np.ndarray:
     return mono
 
 
-def stream_array(samples: Any, rate: int) -> Iterator[np.ndarray]:
+def stream_audio(audio: Any, rate: Any = None) -> Iterator[np.ndarray]:
+    """`stream_recording` of a file's path, or `stream_array` of samples at `rate` Hz.
+
+    UserError for samples without a rate, and for a file with one.
+    """
+    if isinstance(audio, (str, Path)):
+        if rate is not None:
+            raise UserError(f"{audio}: a file has its own sample rate; remove rate={rate}")
+        return stream_recording(audio)
+    if rate is None:
+        raise UserError("rate: samples need a sample rate; give it in Hz")
+    return stream_array(audio, rate)
+
+
+def stream_array(samples: Any, rate: Any) -> Iterator[np.ndarray]:
     """`stream_recording` of an array or tensor `[samples]` or `[samples, channels]` at `rate` Hz.
 
-    Floating point within [-1, 1], or integers of their type's whole range.
+    Floating point within [-1, 1], or integers of their type's whole range.  UserError for what is
+    not such an array, for NaN, and for a rate outside RATES.
     """
-    if hasattr(samples, "detach"):  # a tensor, of this device or another
+    rate = _checked_rate(rate)
+    if hasattr(samples, "detach"):  # a tensor, on any device
         samples = samples.detach().cpu()
         samples = (samples.float() if samples.is_floating_point() else samples).numpy()
-    samples = np.asarray(samples)
+    try:
+        samples = np.asarray(samples)
+    except (ValueError, TypeError):
+        raise UserError(
+            "audio: not one array, as if its rows had different lengths; give numbers as [samples] "
+            "or [samples, channels]"
+        ) from None
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "fiu":
         raise UserError(
             f"audio of shape {list(samples.shape)} and type {samples.dtype}: give numbers as "
@@ -289,15 +314,28 @@ def stream_array(samples: Any, rate: int) -> Iterator[np.ndarray]:
     if samples.ndim == 2 and not 1 <= samples.shape[1] <= MOST_CHANNELS:
         raise UserError(
             f"audio of shape {list(samples.shape)} has {samples.shape[1]} channels; give "
-            "[samples, channels], transposed if need be"
+            "[samples, channels], transpose it if needed"
         )
-    if not rate > 0:
-        raise UserError(f"sample rate {rate} Hz: must be above 0")
     if len(samples) == 0:
         raise UserError("audio: holds no samples")
     rows = samples.reshape(len(samples), -1)  # [samples, channels]
     blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
     yield from resample_blocks((_to_mono(_to_float(block), "audio") for block in blocks), rate)
+
+
+def _checked_rate(rate: Any) -> float:
+    """A sample rate in Hz, given as a number of any library."""
+    lowest, highest = RATES
+    try:
+        plausible = bool(lowest <= rate <= highest)
+    except (TypeError, ValueError, RuntimeError):  # text; arrays and tensors of several numbers
+        plausible = False
+    if not plausible:
+        raise UserError(
+            f"rate {one_line(reprlib.repr(rate))}: must be a number from {lowest} to {highest}, in "
+            "Hz"
+        )
+    return float(rate)
 
 
 def _to_float(block: np.ndarray) -> np.ndarray:
@@ -310,5 +348,5 @@ def _to_float(block: np.ndarray) -> np.ndarray:
 
 
 def read_recording(path: str | Path) -> np.ndarray:
-    """`stream_recording` in one piece, `[samples]`."""
+    """`stream_recording` as one array, `[samples]`."""
     return np.concatenate([*stream_recording(path)])

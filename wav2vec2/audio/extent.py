@@ -1,6 +1,6 @@
-"""How much audio a file's header declares, and how much of it is there.
+"""How many bytes of audio a file's header declares, and how many the file has.
 
-libsndfile takes what is there for all there is, and so a file that was cut short for a whole one.
+libsndfile does not compare the two, so it reads a truncated file as if it were whole.
 """
 
 import os
@@ -15,16 +15,16 @@ _CHUNKED |= {b"RIFX": (">", b"data"), b"FORM": (">", b"SSND")}
 
 _LARGEST = (2**31, 2**32, 2**64)
 _NEAR = 4096
-"""What writes into a pipe cannot go back to say how much it became: it says 0 or so many bytes at
-most, such as FFmpeg 2**32 - 1, arecord 2**31, SoX 2**31 - 4096."""
+"""A program that writes to a pipe cannot correct the header at the end.  It declares 0 bytes, or a
+number near one of these: FFmpeg 2**32 - 1, arecord 2**31, SoX 2**31 - 4096."""
 
 _XING = re.compile(rb"Xing|Info")
 _XING_PLACE = 48
-"""Bytes of an MP3's first frame within which the header begins: after 38 of the frame's at most."""
+"""Bytes of an MP3's first frame within which the header begins: after at most 38 bytes."""
 
 
 _HEADER = 64
-"""Bytes that may be missing of WAV and AIFF: careless writers count the header as audio."""
+"""Bytes that may be missing from WAV and AIFF: some programs count the header as audio."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Extent:
     """Bytes of audio."""
 
     declared: int | None
-    """None: the header leaves it open."""
+    """None: the header does not say."""
     held: int
     slack: int = 0
-    """How much may be missing."""
+    """Bytes that may be missing."""
 
     @property
     def short(self) -> bool:
-        """Whether there is less than declared."""
+        """Whether the file has less audio than declared."""
         return self.declared is not None and self.held + self.slack < self.declared
 
 
 def extent(file: BinaryIO) -> Extent:
-    """Of a WAV, AIFF or MP3 file; `declared` is None for any other."""
+    """The extent of a WAV, AIFF or MP3 file; `declared` is None for any other format."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(12)
@@ -53,20 +53,20 @@ def extent(file: BinaryIO) -> Extent:
         declared, begin = _audio_chunk(file, *_CHUNKED[head[:4]])
     else:
         declared, begin = _mp3_stream(file, head)
-        slack = declared // 100  # some encoders count a frame or a tag more or less
+        slack = declared // 100  # encoders differ in whether they count a frame or a tag
     unknown = declared == 0 or any(abs(declared - largest) <= _NEAR for largest in _LARGEST)
     return Extent(None if unknown else declared, size - begin, slack)
 
 
 def _audio_chunk(file: BinaryIO, order: str, wanted: bytes) -> tuple[int, int]:
-    """Declared bytes of the chunk `wanted` and the place of its first; (0, 0) without one."""
+    """Declared bytes of the chunk `wanted`, and the position of its content; (0, 0) without one."""
     place, long = 12, 0
     while len(head := file.read(8)) == 8:
         name, length = struct.unpack(f"{order}4sI", head)
         place += 8
         if name == wanted:
             return (long or length), place
-        if name == b"ds64":  # RF64's sizes, of which a chunk's own four bytes are too few
+        if name == b"ds64":  # RF64's sizes of eight bytes, for chunks too long for four
             _, long = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
         elif not name.isascii() or not name.decode().isprintable():
             break
@@ -76,10 +76,10 @@ def _audio_chunk(file: BinaryIO, order: str, wanted: bytes) -> tuple[int, int]:
 
 
 def _mp3_stream(file: BinaryIO, head: bytes) -> tuple[int, int]:
-    """Declared bytes of an MP3 whose first frame is a Xing header (or Info, of a constant rate),
-    and the place of that frame; (0, 0) without one, as without any frame."""
+    """Declared bytes of an MP3 whose first frame is a Xing header (Info at a constant bit rate),
+    and the position of that frame; (0, 0) without such a frame."""
     begin = 0
-    if head[:3] == b"ID3" and len(head) >= 10:  # its length: four bytes of seven bits
+    if head[:3] == b"ID3" and len(head) >= 10:  # its length is in four bytes of seven bits
         begin = 10 + sum(byte << 7 * n for n, byte in enumerate(reversed(head[6:10])))
     file.seek(begin)
     frame = file.read(_XING_PLACE + 16)
@@ -87,4 +87,4 @@ def _mp3_stream(file: BinaryIO, head: bytes) -> tuple[int, int]:
     if not header or frame[0] != 0xFF or frame[1] < 0xE0:
         return 0, 0
     flags, _, declared = struct.unpack(">III", frame[header.start() + 4 :][:12].ljust(12, b"\0"))
-    return (declared if flags & 3 == 3 else 0), begin  # it has both counts: frames, bytes
+    return (declared if flags & 3 == 3 else 0), begin  # both counts are there: frames, bytes

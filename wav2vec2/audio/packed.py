@@ -1,12 +1,11 @@
-"""Packed audio: a filelist's utterances in a few large files that need no decoding.
+"""Packed audio: the utterances of a filelist in a few large files that need no decoding.
 
-A shard is a header of 64 bytes and then samples, 16 kHz mono, little-endian, utterance after
-utterance: int16, standing for value / 32768, or float32 where int16 would change a sample.  A
-filelist addresses an utterance in it as `train-00000.pack:<first sample>:<samples>/<file name>`.
+A shard is a header of 64 bytes, then samples, 16 kHz mono, little-endian, one utterance after
+another: int16, standing for value / 32768, or float32 if int16 would change a sample.  A filelist
+addresses an utterance in it as `train-00000.pack:<first sample>:<samples>/<file name>`.
 
-Shards are read at the offsets that are asked for, not mapped into memory: one request brings a
-whole utterance, however far away the file system is, and what fails there is an error that can be
-told, not the end of the process.
+Shards are read at offsets, not mapped into memory: one request reads a whole utterance, also from
+a remote file system, and a failure is an error message instead of the end of the process.
 """
 
 import functools
@@ -25,7 +24,7 @@ from wav2vec2.cli.errors import UserError
 
 INT16, FLOAT32 = np.dtype("<i2"), np.dtype("<f4")
 SCALE = np.float32(1 / 32768)
-"""What libsndfile multiplies 16-bit samples by: a power of two, so nothing is rounded."""
+"""libsndfile's factor for 16-bit samples: a power of two, so nothing is rounded."""
 
 _HEADER = struct.Struct("<8sI4sQ32s8x")
 _MAGIC, _VERSION = b"PCMSHARD", 1
@@ -33,7 +32,7 @@ _MAGIC, _VERSION = b"PCMSHARD", 1
 _ADDRESS = re.compile(r"(?P<shard>.+\.pack):(?P<first>\d+):(?P<samples>\d+)/[^/]+")
 
 _OPEN_SHARDS = 256
-"""A process may hold 1,024 files open, as a rule, and needs some for other purposes."""
+"""Usually a process may open 1,024 files, and it needs some for other purposes."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,9 @@ class Header:
     dtype: np.dtype
     """INT16 or FLOAT32."""
     samples: int
-    """Of all its utterances together."""
+    """Samples of all its utterances together."""
     origin: bytes
-    """32 bytes that tell what was packed: a shard of another origin is another shard."""
+    """32 bytes that identify what was packed."""
 
     @property
     def bytes(self) -> int:
@@ -53,12 +52,15 @@ class Header:
         return _HEADER.size + self.samples * self.dtype.itemsize
 
     def pack(self) -> bytes:
+        """The header as bytes."""
         return _HEADER.pack(_MAGIC, _VERSION, self.dtype.str.encode(), self.samples, self.origin)
 
 
 def read_header(path: str | Path, file: int) -> Header:
-    """The header of the shard open as descriptor `file`; UserError, naming it, if it is none, of
-    another version, or not as long as it should be."""
+    """Read the header of the shard that is open as descriptor `file`.
+
+    UserError, naming `path`, if it is not a shard, of another version, or of the wrong length.
+    """
     content = os.pread(file, _HEADER.size, 0)
     magic, version, name, samples, origin = _HEADER.unpack(content.ljust(_HEADER.size, b"\0"))
     name = name.rstrip(b"\0").decode("ascii", "replace")
@@ -80,12 +82,12 @@ def read_header(path: str | Path, file: int) -> Header:
 
 
 def address(shard: str, first: int, samples: int, name: str) -> str:
-    """What a filelist says of `samples` samples of a shard; `name` is the audio file's."""
+    """The path in a filelist of `samples` samples of a shard; `name` is the audio file's."""
     return f"{shard}:{first}:{samples}/{name}"
 
 
 class Shard:
-    """A shard that is open for reading, by any number of processes at any place."""
+    """An open shard; any number of processes may read in it."""
 
     def __init__(self, path: str):
         self.path = path
@@ -94,11 +96,11 @@ class Shard:
         self.header = read_header(path, self._file)
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """`count` samples from the `first` on, float32 `[count]` in [-1, 1) if packed as int16."""
+        """`count` samples from `first` on, float32 `[count]`, in [-1, 1) if packed as int16."""
         stored = np.empty(count, self.header.dtype)
         left = memoryview(stored).cast("B")
         position = _HEADER.size + first * stored.itemsize
-        while left:  # a request may be answered in parts
+        while left:  # a read may return a part
             done = os.preadv(self._file, [left], position)
             if not done:
                 raise UserError(f"{self.path}: became shorter since it was opened; copy it again")
@@ -109,15 +111,14 @@ class Shard:
 
 
 _opened = functools.lru_cache(_OPEN_SHARDS)(Shard)
-"""Each process opens a shard once.  A started process begins with none, a forked one with those of
-its parent; nothing of it is part of what is sent to either."""
+"""Each process opens a shard once.  A forked process begins with those of its parent."""
 
 
 def read_audio(path: str, samples: int, first: int = 0, count: int | None = None) -> np.ndarray:
-    """The samples of a filelist's `path`, an audio file or a packed utterance: float32 `[count]`.
+    """Read the audio file or packed utterance at a filelist's `path`: float32 `[count]`.
 
-    `samples`: its whole length, as listed; `first`, `count`: the part that is wanted, by default
-    all.  Raises UserError, naming the file, for what cannot be read or is not as listed.
+    `samples`: its whole length, as listed; `first`, `count`: the part to read, default: all.
+    UserError, naming the file, if it cannot be read or is not as listed.
     """
     count = samples - first if count is None else count
     packed = _ADDRESS.fullmatch(path)
@@ -134,18 +135,18 @@ def read_audio(path: str, samples: int, first: int = 0, count: int | None = None
         return shard.read(start + first, count)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); check that the packed data set is whole "
-            "and mounted"
+            f"{path}: cannot be read ({error.strerror}); check that the packed data set is "
+            "complete and mounted"
         ) from None
 
 
 def is_packed(path: str) -> bool:
-    """Whether a filelist's `path` is that of a packed utterance."""
+    """Whether `path` is that of a packed utterance."""
     return bool(_ADDRESS.fullmatch(path))
 
 
 def stream_packed(path: str) -> Iterator[np.ndarray]:
-    """A packed utterance in blocks, like stream_recording of wav2vec2/audio/decode.py."""
+    """A packed utterance as blocks `[samples]`, as from stream_recording."""
     samples = int(_ADDRESS.fullmatch(path)["samples"])
     for first in range(0, samples, BLOCK):
         yield read_audio(path, samples, first, min(BLOCK, samples - first))

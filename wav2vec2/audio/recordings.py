@@ -1,4 +1,4 @@
-"""Recordings as people keep them: a table of audio and transcripts, or a folder of audio."""
+"""Recordings that a user names: files, folders of audio, or a table of audio and transcripts."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ AUDIO_SUFFIXES = {
 SUBSETS = ("train", "valid", "test")
 FORMATS = ("tsv", "csv", "jsonl")
 LONGEST_ID = 200
-"""Bytes of an id; file systems end at 255, and a suffix follows."""
+"""Bytes of an id at most; file names end at 255, and a suffix follows."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class SourceOptions:
     table: str = ""
     """Table of audio paths and transcripts: .tsv, .csv or .jsonl, with named columns."""
     format: Literal["", "tsv", "csv", "jsonl"] = ""
-    """Format of the table; by its suffix if empty."""
+    """Format of the table; default: by its suffix."""
     audio_dir: str = ""
     """Folder of audio without transcripts, searched recursively (instead of --table)."""
     audio_root: str = ""
-    """Folder that relative paths in the table start from; the table's own if empty."""
+    """Folder that relative paths in the table start from; default: the table's own."""
     audio_column: str = ""
-    """Column of audio paths; by default path, audio, file, filename or wav."""
+    """Column of audio paths; default: path, audio, file, filename or wav."""
     text_column: str = ""
-    """Column of transcripts; by default text, transcript, transcription or sentence."""
+    """Column of transcripts; default: text, transcript, transcription or sentence."""
     speaker_column: str = ""
-    """Column that names the speaker: no speaker is then in two subsets."""
+    """Column that names the speaker; each speaker is then in one subset only."""
     split_column: str = ""
-    """Column that says train, valid or test; by default the split is drawn."""
+    """Column with train, valid or test; default: the split is random."""
 
     def __post_init__(self) -> None:
         if bool(self.table) == bool(self.audio_dir):
@@ -64,28 +64,28 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Recording:
-    """One row of the table, or one file of the folder."""
+    """One file, or one row of a table."""
 
     id: str
-    """Stem of the audio file written."""
+    """Stem of the files written for it."""
     key: str
-    """What the split is drawn by.  Unlike the id, no other recording can change it."""
+    """Decides the split.  Unlike the id, it does not depend on the other recordings."""
     source: Path
     where: str
-    """File and line it was named in, for messages."""
+    """Its name in messages: its path, or file and line of the table."""
     text: str | None = None
     speaker: str = ""
     split: str = ""
 
 
 def rows_of(table: Path, format: str = "") -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, column -> value) of a tsv, csv or jsonl table."""
+    """The rows of a tsv, csv or jsonl table: (line number, column -> value)."""
     format = format or table.suffix.lower().lstrip(".")
     reader = None
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
             if format not in FORMATS:
-                raise UserError(f"--table {table}: unknown suffix; say --format tsv, csv or jsonl")
+                raise UserError(f"--table {table}: unknown suffix; give --format tsv, csv or jsonl")
             if format == "jsonl":
                 for number, line in enumerate(file, start=1):
                     if line.strip():
@@ -98,8 +98,8 @@ def rows_of(table: Path, format: str = "") -> Iterator[tuple[int, dict[str, str]
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(
-                        f"{table}:{reader.line_num}: has not as many fields as the header line "
-                        f"({', '.join(reader.fieldnames or [])})"
+                        f"{table}:{reader.line_num}: has another number of fields than the header "
+                        f"line ({', '.join(reader.fieldnames or [])})"
                     )
                 yield reader.line_num, row
     except OSError as error:
@@ -115,17 +115,19 @@ def _json_row(table: Path, number: int, line: str) -> dict[str, str]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{table}:{number}: not JSON ({error}); write one object a line") from None
+        raise UserError(
+            f"{table}:{number}: not JSON ({error}); write one object per line"
+        ) from None
     if not isinstance(row, dict):
-        raise UserError(f"{table}:{number}: not a JSON object; write one object a line")
+        raise UserError(f"{table}:{number}: not a JSON object; write one object per line")
     for key, value in row.items():
         if isinstance(value, (dict, list)):
-            row[key] = ""  # columns of structure are nobody's text; they may stand beside it
+            row[key] = ""  # nested columns hold no text, but may be in the table
     return {key: "" if value is None else str(value) for key, value in row.items()}
 
 
 def pick_column(row: dict[str, str], wanted: str, usual: Sequence[str], flag: str, at: str) -> str:
-    """The column to read; UserError names those there are."""
+    """The column to read; UserError, naming the table's columns, if there is none."""
     names = [wanted] if wanted else usual
     for name in names:
         if name in row:
@@ -136,7 +138,7 @@ def pick_column(row: dict[str, str], wanted: str, usual: Sequence[str], flag: st
 
 
 def recording_key(path: Path, root: Path) -> str:
-    """A path as a file stem: relative to `root` where it can be, without its suffix."""
+    """A path as a file stem: relative to `root` if it is below it, without its suffix."""
     if path.is_relative_to(root):
         path = path.relative_to(root)
     name = str(path.with_name(stem(path))).lstrip("/").encode("utf-8", "replace").decode()
@@ -148,7 +150,7 @@ def recording_key(path: Path, root: Path) -> str:
 
 
 def read_table(options: SourceOptions) -> list[Recording]:
-    """The recordings a table names."""
+    """The recordings in a table."""
     table = Path(options.table)
     root = Path(os.path.abspath(options.audio_root or table.parent))
     recordings = []
@@ -166,19 +168,20 @@ def read_table(options: SourceOptions) -> list[Recording]:
             if split not in SUBSETS:
                 raise UserError(f"{at}: split {split!r} is none of {', '.join(SUBSETS)}")
         if not row[audio].strip():
-            raise UserError(f"{at}: column {audio} is empty; name an audio file or remove the line")
+            raise UserError(f"{at}: column {audio} is empty; give an audio file or remove the line")
         source = Path(os.path.normpath(root / row[audio]))
         key = recording_key(source, root)
         recordings.append(Recording(key, key, source, at, row[text], speaker, split))
     if not recordings:
         raise UserError(
-            f"--table {table}: names no recordings; a header line and one line each are needed"
+            f"--table {table}: names no recordings; write a header line and one line per recording"
         )
     return recordings
 
 
 def audio_files(root: Path, without: Path | None = None) -> list[Path]:
-    """The audio files below a folder, by suffix, sorted; hidden ones left out, and `without`."""
+    """The audio files below a folder, by suffix, sorted; skips hidden ones and the folder
+    `without`."""
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [s for s in subfolders if Path(folder, s) != without and s[0] != "."]
@@ -188,9 +191,9 @@ def audio_files(root: Path, without: Path | None = None) -> list[Path]:
 
 
 def recordings_at(name: str) -> list[Recording]:
-    """The file of that name, or the audio files below the folder; UserError for one without any.
+    """The file with that name, or the audio files below the folder with that name.
 
-    Each one's `where` is what to call it.
+    UserError for a folder without audio.
     """
     path = Path(name)
     if not path.is_dir():
@@ -203,12 +206,12 @@ def recordings_at(name: str) -> list[Recording]:
 
 
 def named_recording(key: str, path: Path, name: str = "") -> Recording:
-    """A recording without transcript, called by `name`, or its path."""
+    """A recording without transcript, called `name`; default: its path."""
     return Recording(key, key, path, (name or str(path)).encode("utf-8", "replace").decode())
 
 
 def read_folder(options: SourceOptions) -> list[Recording]:
-    """The audio files below a folder, by suffix, save hidden ones and our own output."""
+    """The audio files below --audio_dir, without hidden ones and those in --output_dir."""
     root = Path(os.path.abspath(options.audio_dir))
     output_dir = Path(os.path.abspath(options.output_dir))
     if not root.is_dir():
@@ -218,21 +221,19 @@ def read_folder(options: SourceOptions) -> list[Recording]:
         raise UserError(
             f"--audio_dir {root}: holds no audio file ({' '.join(sorted(AUDIO_SUFFIXES))})"
         )
-    keys = ((recording_key(path, root), path) for path in files)
-    return [
-        Recording(key, key, path, str(path).encode("utf-8", "replace").decode())
-        for key, path in keys
-    ]
+    return [named_recording(recording_key(path, root), path) for path in files]
 
 
 def _kind(recording: Recording) -> str:
-    """The suffix without its dot; that of a zip member ends before the place in the archive."""
+    """The suffix without its dot; for a zip member that of the archive."""
     return recording.source.suffix.lstrip(".").lower().partition(":")[0]
 
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
-    """Ids made unique by the suffix (a.wav, a.mp3); UserError for a file named twice, or for two
-    whose ids are equal even then (a/b.wav, a_b.wav)."""
+    """The recordings, with equal ids made different by the suffix (a.wav, a.mp3).
+
+    UserError for a file that is named twice, or ids that are still equal (a/b.wav, a_b.wav).
+    """
     first: dict[Path, Recording] = {}
     for recording in recordings:
         if recording.source in first:

@@ -16,11 +16,11 @@ def resample(waveform: np.ndarray, rate: int, target_rate: int = SAMPLE_RATE) ->
 def resample_blocks(
     blocks: Iterable[np.ndarray], rate: int, target_rate: int = SAMPLE_RATE
 ) -> Iterator[np.ndarray]:
-    """`resample` of a waveform in blocks `[samples]`; where they begin changes nothing."""
+    """`resample` of a waveform in blocks `[samples]`; the result does not depend on the blocks."""
     if rate == target_rate:
         yield from blocks
         return
-    import soxr  # only foreign sample rates need it
+    import soxr  # only other sample rates need it
 
     stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32", quality="HQ")
     for block in blocks:

@@ -1,8 +1,7 @@
-"""A recording of any length: its samples on disk, its mean and variance known."""
+"""The samples of a recording of any length, on disk if it is long, with mean and variance."""
 
 import tempfile
 from collections.abc import Iterable
-from types import TracebackType
 
 import numpy as np
 
@@ -17,10 +16,10 @@ _ITEM = np.dtype(np.float32).itemsize
 
 
 class Waveform:
-    """16 kHz mono float32, read from blocks once and from then on by position.
+    """16 kHz mono float32 samples, taken from blocks once and then read by position.
 
-    A long one lies in an unnamed temporary file (in TMPDIR, 230 MB an hour), which is gone with
-    the process however that ends.  Read, not mapped: mapped pages count as the process' memory.
+    A long recording is in an unnamed temporary file (in TMPDIR, 230 MB per hour), which the system
+    removes when the process ends.  It is not mapped, because mapped pages count as memory.
     """
 
     def __init__(self, blocks: Iterable[np.ndarray]):
@@ -30,7 +29,7 @@ class Waveform:
         for block in blocks:
             if len(block) == 0:
                 continue
-            # Chan, Golub, LeVeque (1979): sums of squares about the mean, joined exactly.
+            # Chan, Golub, LeVeque (1979): sums of squares about the mean, combined exactly.
             wide = block.astype(np.float64)
             total = self.samples + len(block)
             difference = wide.mean() - self.mean
@@ -42,8 +41,8 @@ class Waveform:
                 self._file.write(block.tobytes())
             except OSError as error:
                 raise UserError(
-                    f"{tempfile.gettempdir()}: cannot hold the decoded audio ({error.strerror}); "
-                    "free 230 MB for each hour there, or name another folder with TMPDIR"
+                    f"{tempfile.gettempdir()}: no space for the decoded audio ({error.strerror}); "
+                    "free 230 MB per hour of audio there, or set TMPDIR to another folder"
                 ) from None
         self.variance = squares / max(self.samples, 1)
 
@@ -56,22 +55,12 @@ class Waveform:
         self._file.seek(start * _ITEM)
         part = np.frombuffer(self._file.read((end - start) * _ITEM), dtype=np.float32)
         if not normalized:
-            return part.copy()  # torch refuses what cannot be written
+            return part.copy()  # torch warns of arrays that are read-only
         if len(part) == self.samples:
             return normalize(part)
         wide = part.astype(np.float64)
         return ((wide - self.mean) / np.sqrt(self.variance + NORMALIZE_EPS)).astype(np.float32)
 
     def close(self) -> None:
+        """Free the memory or disk space."""
         self._file.close()
-
-    def __enter__(self) -> "Waveform":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

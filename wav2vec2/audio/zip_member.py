@@ -13,7 +13,7 @@ _NAME = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
 
 @dataclass(frozen=True)
 class ZipMember:
-    """Where a member's content lies."""
+    """Position of a member's content in an archive."""
 
     archive: str
     offset: int
@@ -21,17 +21,17 @@ class ZipMember:
 
     @classmethod
     def of(cls, name: str | Path) -> "ZipMember | None":
-        """The member that is so named; None for the name of a file."""
+        """The member with that name; None for the name of a file."""
         found = _NAME.fullmatch(str(name))
         return cls(found["archive"], int(found["offset"]), int(found["length"])) if found else None
 
     @property
     def stem(self) -> str:
-        """`<archive's stem>_<offset>`, which no other member of the archive has; a file name."""
+        """`<archive's stem>_<offset>`: a file name, unique within the archive."""
         return f"{Path(self.archive).stem}_{self.offset}"
 
     def read(self) -> io.BytesIO:
-        """Its content.  OSError if the archive cannot be read, UserError if it ends before."""
+        """The content.  OSError if the archive cannot be read, UserError if it is too short."""
         with open(self.archive, "rb") as archive:
             if self.offset + self.length > archive.seek(0, os.SEEK_END):
                 raise UserError(
@@ -43,6 +43,6 @@ class ZipMember:
 
 
 def stem(name: str | Path) -> str:
-    """What an audio file, or such a member, is called without folder and suffix."""
+    """The name of an audio file or zip member, without folder and suffix."""
     member = ZipMember.of(name)
     return member.stem if member else Path(name).stem

@@ -1,8 +1,8 @@
-"""The user-facing errors and the exit codes, in one table.
+"""Errors that a user sees in one line, and the exit codes of all commands.
 
 0  done
 1  done, but some inputs failed (they are listed)
-2  a user's mistake: one line says which file, line or flag, and the way out
+2  a user's mistake: one line says which file, line or flag, and how to fix it
 3  stopped by health: collapse, loss scale, or non-finite gradients
 4  stopped by a signal after saving; the job can be queued again
 5  a peer process was lost
@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
+
+from wav2vec2.cli.console import logs_as_notices
+
+Result = TypeVar("Result")
 
 
 class ExitCode(IntEnum):
-    """What a command's exit status means; the launch scripts rely on it."""
+    """Exit status of a command; the launch scripts rely on the numbers."""
 
     DONE = 0
     SOME_FAILED = 1
@@ -30,31 +34,31 @@ class ExitCode(IntEnum):
 
 
 class UserError(ValueError):
-    """Something the user can mend; its one-line message names the place and the way out."""
+    """A user's mistake; its one-line message says where it is and how to fix it."""
 
     exit_code = ExitCode.USER_ERROR
 
 
 class HealthError(RuntimeError):
-    """Training is no longer worth continuing; starting it again would end the same way."""
+    """Training collapsed or diverged; starting it again would end the same way."""
 
     exit_code = ExitCode.HEALTH
 
 
 class StoppedBySignal(RuntimeError):
-    """A signal asked the run to stop and everything it needs to go on has been saved."""
+    """A signal asked the run to stop; everything that a resume needs has been saved."""
 
     exit_code = ExitCode.SIGNAL
 
 
 class PeerLost(RuntimeError):
-    """Another process of the run is gone; what was last saved can be continued."""
+    """Another process of the run is gone; the run can resume from its last checkpoint."""
 
     exit_code = ExitCode.PEER_LOST
 
 
 REASONS = (UserError, HealthError, StoppedBySignal, PeerLost)
-"""What a command ends with in one line instead of a traceback."""
+"""Errors with which a command ends in one line instead of a traceback."""
 
 OUT_OF_MEMORY_TEXTS = (
     "out of memory",
@@ -62,18 +66,18 @@ OUT_OF_MEMORY_TEXTS = (
     "_ALLOC_FAILED",
     "Unable to find a valid cuDNN algorithm",
 )
-"""What torch and its libraries say when memory has run out."""
+"""Parts of the messages of torch and its libraries when memory has run out."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device's memory ran out: torch says so, or one of its libraries."""
+    """Whether `error`, of torch or one of its libraries, means that memory ran out."""
     theirs = isinstance(error, RuntimeError) and not isinstance(error, REASONS)
     return theirs and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 @contextmanager
 def out_of_memory_as_user_error() -> Iterator[None]:
-    """A UserError for a device's memory that runs out inside."""
+    """Raise a UserError if a device's memory runs out inside."""
     try:
         yield
     except RuntimeError as error:
@@ -81,23 +85,24 @@ def out_of_memory_as_user_error() -> Iterator[None]:
             raise
         raise UserError(
             f"out of memory ({one_line(error).split('. ')[0]}); make batches smaller "
-            "(--num_concat_batches, --max_tokens, --batch_size) or, where a recording is heard "
-            "whole, cut it"
+            "(--num_concat_batches, --max_tokens, --batch_size) or, if a recording is processed as "
+            "a whole, cut it"
         ) from None
 
 
 EXIT_FILE = "last_exit.json"
-"""In a run's output folder: why it ended before its last update."""
+"""File in a run's output folder that says why the run ended before its last update."""
 
 RECORD_VARIABLE = "EXIT_RECORD"
-"""Names the file through which common/runtime/launcher.py learns why its processes ended."""
+"""Environment variable: the file from which common/runtime/launcher.py learns why its processes
+ended."""
 
 
 def record_exit(path: str | Path, error: Exception) -> None:
-    """Write code and reason to `path`, whole, unless another process was first.
+    """Write exit code and reason to `path`, whole, unless another process was first.
 
-    Needed because torchrun turns a worker's exit code into 1.  A folder that cannot be written
-    stays without.
+    Needed because torchrun turns a worker's exit code into 1.  Nothing is written if the folder
+    cannot be written.
     """
     path = Path(path)
     record = {"code": int(getattr(error, "exit_code", 1)), "reason": one_line(error)}
@@ -110,15 +115,16 @@ def record_exit(path: str | Path, error: Exception) -> None:
 
 
 def one_line(error: object) -> str:
+    """The text of `error`, its line breaks and runs of spaces replaced by single spaces."""
     return " ".join(str(error).split())
 
 
 def _recorded() -> int | None:
-    """The exit code of the run that the launcher restarts, if its reason would recur."""
+    """The exit code of a run that the launcher restarts although its reason would recur."""
     record = os.environ.get(RECORD_VARIABLE)
     if not record:
         return None
-    with suppress(FileNotFoundError):  # none, or another process of the restart removed it
+    with suppress(FileNotFoundError):  # there is none, or another process removed it
         code = json.loads(Path(record).read_text(encoding="utf-8"))["code"]
         if code != ExitCode.PEER_LOST:
             return code
@@ -127,7 +133,7 @@ def _recorded() -> int | None:
 
 
 def report_error(error: Exception) -> None:
-    """Say why this process ends, or leave that to the launcher, once for all its processes."""
+    """Print why this process ends; under the launcher record it, which prints it once for all."""
     if record := os.environ.get(RECORD_VARIABLE):
         record_exit(record, error)
     else:
@@ -135,14 +141,26 @@ def report_error(error: Exception) -> None:
 
 
 def exit_process(error: BaseException) -> NoReturn:
-    """End this process with the code of an error that was reported, whatever its threads do."""
+    """End this process with the exit code of a reported error, without waiting for its threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)))
 
 
+class Failures(list[str]):
+    """Error lines of the inputs that a command had to skip."""
+
+    def attempt(self, function: Callable[..., Result], *arguments: Any) -> Result | None:
+        """`function(*arguments)`; for a UserError in it None, and its line is added."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            self.append(str(error))
+            return None
+
+
 def list_failures(failures: Sequence[str]) -> ExitCode:
-    """Print what failed, a line each; the exit code that says so."""
+    """Print one error line per failure; returns the exit code of the command."""
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
@@ -151,14 +169,13 @@ def list_failures(failures: Sequence[str]) -> ExitCode:
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave with its exit code.
 
-    `main` returns an exit code or None for done.  An error from the table above is printed as
-    one line, and its code is the exit code; anything else is a defect of ours and keeps its
-    traceback.
+    `main` returns an exit code, or None for done.  One of REASONS is printed as one line and gives
+    the exit code; any other exception is a bug and keeps its traceback.
     """
     if (code := _recorded()) is not None:
         sys.exit(code)
     try:
-        with out_of_memory_as_user_error():
+        with logs_as_notices(), out_of_memory_as_user_error():
             code = main()
     except REASONS as error:
         report_error(error)
@@ -166,7 +183,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         code = 130
-    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+    except BrokenPipeError:  # whatever reads our output has ended, such as `| head`
         sys.stderr.close()
         code = 141
     sys.exit(int(code or ExitCode.DONE))

@@ -1,6 +1,6 @@
-"""Command-line flags: typed, from frozen dataclasses, with errors of one line.
+"""Typed command-line flags from frozen dataclasses, with one-line errors.
 
-A dataclass' fields become flags of the same names; the docstring under a field is its help.
+Each field of a dataclass becomes a flag of the same name; the docstring under it is its help.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Config = TypeVar("Config")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Flags in one column, explanations in another, defaults shown unless there is none."""
+    """Flags in one column, explanations in another; defaults are shown if there are any."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=34, width=100)
@@ -53,8 +53,8 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """Like argparse's, but a flag of true or false never swallows what follows it:
-        `--cpu a.wav` is `--cpu true a.wav`."""
+        """As argparse's, but a boolean flag takes only true or false as its value: `--cpu a.wav`
+        means `--cpu true a.wav`."""
         given = list(sys.argv[1:] if args is None else args)
         explicit: list[str] = []
         for position, text in enumerate(given):
@@ -66,7 +66,7 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(explicit, namespace)
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
-        """Like argparse's, but an unknown flag is answered with the known one it resembles."""
+        """As argparse's, but the error for an unknown flag names the known one it resembles."""
         namespace, extras = self.parse_known_args(args, namespace)
         if extras:
             parser = getattr(namespace, "subparser", self)
@@ -80,12 +80,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def is_bool(texts: Sequence[str]) -> bool:
-    """Whether the first of `texts`, if any, says true or false."""
+    """Whether the first of `texts`, if any, is true or false."""
     return bool(texts) and texts[0].lower() in ("true", "false")
 
 
 def parse_bool(text: str) -> bool:
-    """`true` or `false`, and nothing that only looks like one of them."""
+    """The value of `true` or `false`, in any case of letters; an error for anything else."""
     try:
         return {"true": True, "false": False}[text.lower()]
     except KeyError:
@@ -93,7 +93,7 @@ def parse_bool(text: str) -> bool:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """Field name -> the docstring that follows the field in the class' source."""
+    """Field name -> the docstring below the field in the class' source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     texts = {}
     for declared, text in zip(body, body[1:]):
@@ -108,17 +108,23 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def parse_float(text: str) -> float:
-    """A number; neither infinite nor `nan`."""
+    """A finite number."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
 
 
+def _without_none(kind: Any) -> Any:
+    """X of the type `X | None`, and any other type as it is."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = (k for k in typing.get_args(kind) if k is not type(None))
+    return kind
+
+
 def _argument_options(kind: Any) -> dict[str, Any]:
     """argparse's keywords for a field of type `kind`."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # X | None
-        (kind,) = (k for k in typing.get_args(kind) if k is not type(None))
+    kind = _without_none(kind)
     if kind is bool:
         return {"type": parse_bool, "metavar": "true|false"}
     if typing.get_origin(kind) is Literal:
@@ -137,10 +143,10 @@ def add_flags(
     defaults: dict[str, Any] | None = None,
     without: Collection[str] = (),
 ) -> None:
-    """Add one flag a field of the dataclass `cls`, under the class' docstring as heading.
+    """Add one flag per field of the dataclass `cls`, under the class' docstring as heading.
 
-    `defaults` overrides the fields' own.  A field without any default becomes a required flag;
-    those named by `without` get no flag and keep their default.
+    `defaults` overrides the fields' own.  A field without a default becomes a required flag.
+    Fields named in `without` get no flag and keep their default.
     """
     defaults = defaults or {}
     heading = (cls.__doc__ or cls.__name__).strip().splitlines()[0].split(".")[0]
@@ -162,7 +168,7 @@ def add_flags(
 
 
 def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
-    """Build the dataclass from parsed flags; its own validation becomes a UserError."""
+    """Build the dataclass from parsed flags; a ValueError of its validation becomes a UserError."""
     values = {}
     for item in fields(cls):  # type: ignore[arg-type]
         if not hasattr(namespace, item.name):
@@ -177,16 +183,29 @@ def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
         raise UserError(str(error)) from None
 
 
+def require_at_least(options: Any, **least: float) -> None:
+    """UserError, naming the flag, for a field of `options` that is below its number in `least`."""
+    for name, minimum in least.items():
+        value = getattr(options, name)
+        if value < minimum:
+            raise UserError(f"--{name} {value}: must be at least {minimum}")
+
+
 def from_arguments(cls: type[Config], caller: str, arguments: dict[str, Any]) -> Config:
-    """Build the dataclass from what Python code gave for its fields; UserError, which names
-    `caller` and the argument, for a value of another type than the field's."""
+    """Build the dataclass from arguments of Python code.
+
+    UserError, naming `caller` and the argument, for a value of another type than the field's.
+    """
     hints = typing.get_type_hints(cls)
     return cls(**{name: _argument(caller, name, hints[name], v) for name, v in arguments.items()})
 
 
 def _argument(caller: str, name: str, kind: Any, value: Any) -> Any:
-    """`value` as the field's type: numbers of any library, files as text or as a path."""
-    number = not isinstance(value, bool)  # which Python counts among the numbers
+    """`value` as the field's type; numbers may be of any library, files text or a path."""
+    if value is None and kind is not _without_none(kind):
+        return None
+    kind = _without_none(kind)
+    number = not isinstance(value, bool)  # Python counts these among the numbers
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if isinstance(value, str) and value in choices:
@@ -216,12 +235,3 @@ def parse_dataclasses(
         add_flags(parser, cls)
     namespace = parser.parse_args(argv)
     return [from_flags(cls, namespace) for cls in classes]
-
-
-def check_at_least(options: Any, least: float, *names: str) -> None:
-    """UserError, naming the flag, if one of these fields of `options` is below `least`."""
-    for name in names:
-        value = getattr(options, name)
-        if min(value) < least if isinstance(value, tuple) else value < least:
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            raise UserError(f"--{name} {shown}: must be at least {least}")

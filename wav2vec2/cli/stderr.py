@@ -1,4 +1,4 @@
-"""Standard error without what C libraries write there themselves."""
+"""Standard error without the output of C libraries."""
 
 import os
 import threading
@@ -6,17 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ALONE = threading.Lock()
-"""Of two at a time, the second would take the first one's silence for what to come back to."""
+"""One at a time: a second call would restore the first one's silence instead of the output."""
 
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """For calls into libraries alone: the notes and progress bars that they write past Python would
-    stand beside the one line that we say.  Takes some microseconds."""
+    """Inside, nothing is written to standard error, also not by C code.
+
+    For calls of C libraries, whose notes and progress bars would stand beside our one-line errors.
+    Takes some microseconds.
+    """
     with _ALONE:
         try:
             kept = os.dup(2)
-        except OSError:  # closed, which is as silent
+        except OSError:  # it is closed, so there is nothing to do
             yield
             return
         try:

@@ -1,7 +1,7 @@
-"""Where numbers go: DLLogger lines, standard output and TensorBoard.
+"""Metrics of a run, written as DLLogger lines, to standard output and to TensorBoard.
 
-The JSON stream has lines `DLLL {json}` as NVIDIA's DLLogger writes them; when the package cannot
-be imported, the small writer below emits the identical format.
+The log has lines `DLLL {json}` as NVIDIA's DLLogger writes them.  If that package cannot be
+imported, the writer below writes the identical format.
 """
 
 import json
@@ -49,7 +49,7 @@ def _ending(metric: str) -> str:
 
 
 def format_value(metric: str, value: Any) -> str:
-    """A value as a person reads it: `0.4912`, `12.3 %`."""
+    """A value with its unit, for standard output: `0.4912`, `12.3 %`."""
     metadata = _METADATA.get(_ending(metric), {})
     if not isinstance(value, int | float) or "format" not in metadata:
         return str(value)
@@ -58,7 +58,7 @@ def format_value(metric: str, value: Any) -> str:
 
 
 def _as_json(data: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no word for a number that is not finite: it becomes null."""
+    """`data` with null for numbers that are not finite, which JSON lacks."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in data.items()
@@ -92,7 +92,7 @@ class _JsonStream:
 
 def _json_stream(path: Path) -> Any:
     if path.exists() and path.stat().st_size:
-        with open(path, "rb+") as file:  # a run that was killed may have left half a line
+        with open(path, "rb+") as file:  # a killed run may have left half a line
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
@@ -104,10 +104,10 @@ def _json_stream(path: Path) -> Any:
 
 
 class Telemetry:
-    """One run's log.  Processes other than the first pass `enabled=False` and write nothing."""
+    """The log of one run.  All processes but the first pass `enabled=False` and write nothing."""
 
     def __init__(self, output_dir: Path, *, enabled: bool = True, tensorboard: bool = True):
-        """Appends to `<output_dir>/nvlog.json` and writes a numbered copy for this run alone."""
+        """Appends to `<output_dir>/nvlog.json`, and writes a numbered log of this run only."""
         self.enabled = enabled
         self._start = datetime.now().astimezone()
         self._described: set[str] = set()
@@ -125,7 +125,7 @@ class Telemetry:
             raise UserError(f"{error.filename}: log cannot be written: {error.strerror}") from None
 
     def log(self, step: Step, data: dict[str, Any], *, quiet: bool = False) -> None:
-        """One record: `step` as described in docs/logs.md, `data` metric -> value."""
+        """Write one record: `step` as described in docs/logs.md, `data` metric -> value."""
         if not self.enabled or not data:
             return
         now = datetime.now().astimezone()
@@ -145,12 +145,12 @@ class Telemetry:
             print(f"{now:%H:%M:%S} [{place or 'summary'}] {values}", flush=True)
 
     def parameters(self, values: dict[str, Any]) -> None:
-        """The resolved configuration, one record a key."""
+        """Write the resolved configuration, one record per key."""
         for name, value in values.items():
             self.log("PARAMETER", {name: value}, quiet=True)
 
     def scalars(self, writer: str, update: int, values: dict[str, float]) -> None:
-        """Draw `values` in TensorBoard under `train_inner`, `train`, `valid` or `valid_ema`."""
+        """Write `values` to TensorBoard's `train_inner`, `train`, `valid` or `valid_ema`."""
         if not self.enabled or self._board_dir is None:
             return
         if writer not in self._boards:
@@ -161,6 +161,7 @@ class Telemetry:
             self._boards[writer].add_scalar(name, value, update)
 
     def close(self) -> None:
+        """Write what is buffered."""
         for stream in self._streams:
             stream.flush()
         for board in self._boards.values():
@@ -168,14 +169,14 @@ class Telemetry:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin `peak_memory_mib` anew on a GPU; of a process on a CPU the peak only rises."""
+    """Reset `peak_memory_mib` on a GPU; the peak of a process on a CPU cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory in MiB: allocated on a GPU since the last reset, on a CPU resident in this
-    process so far."""
+    """Peak memory in MiB: allocated on a GPU since the last reset; on a CPU resident in this
+    process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""When each label was said: the best CTC path through a known transcript, and words from units."""
+"""Forced alignment: the best CTC path through a known transcript; units -> words with times."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
 
 @dataclass(frozen=True)
 class Span:
-    """A unit or a word, and the frames in which it was said."""
+    """A unit or a word, and the frames it takes."""
 
     text: str
     start: int
@@ -21,11 +21,11 @@ class Span:
     end: int
     """Frame after the last."""
     score: float
-    """Geometric mean of the posterior of its units over the frames that are theirs, 0 to 1."""
+    """Geometric mean of the units' posteriors over their frames, 0 to 1."""
 
 
-def frames_needed(labels: Sequence[int]) -> int:
-    """Frames that a transcript takes at least: one a label, and a blank between equals."""
+def frames_needed(labels: Sequence[int] | Sequence[str]) -> int:
+    """Fewest frames of a CTC path for `labels`: one per label, and a blank between equal ones."""
     return len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
 
 
@@ -34,22 +34,23 @@ def align(log_probabilities: np.ndarray, labels: Sequence[int]) -> list[tuple[in
 
     `log_probabilities` `[frames, units]`, natural logarithms; `labels`: ids without blanks.
     Returns for each label its first frame, the frame after its last, and its score (see Span).
-    Blanks belong to no label.  UserError if there are too few frames.
+    Blank frames belong to no label.  UserError if there are too few frames.
     """
     frames, needed = len(log_probabilities), frames_needed(labels)
     if frames < needed:
         raise UserError(
-            f"{frames} frames for a transcript that needs {needed}; is it that of this recording?"
+            f"{frames} frames for a transcript that needs {needed}; check that it belongs to the "
+            "recording"
         )
     if not labels:
         return []
     states = np.full(2 * len(labels) + 1, BLANK)  # blank, label, blank, label, ..., blank
     states[1::2] = labels
-    may_skip = np.zeros(len(states), dtype=bool)  # over the blank between two different labels
+    may_skip = np.zeros(len(states), dtype=bool)  # the blank between two different labels
     may_skip[3::2] = states[3::2] != states[1:-2:2]
     scores = np.full(len(states), -np.inf)
     scores[:2] = log_probabilities[0, states[:2]]
-    steps = np.zeros((frames, len(states)), dtype=np.int8)  # states gone forward to get here
+    steps = np.zeros((frames, len(states)), dtype=np.int8)  # states advanced to get here
     for frame in range(1, frames):
         one, two = np.full_like(scores, -np.inf), np.full_like(scores, -np.inf)
         one[1:] = scores[:-1]
@@ -73,13 +74,13 @@ def align(log_probabilities: np.ndarray, labels: Sequence[int]) -> list[tuple[in
 def align_units(
     log_probabilities: np.ndarray, labels: Sequence[int], units: Sequence[str]
 ) -> list[Span]:
-    """`align` with each label's symbol."""
+    """`align`, with the symbol of each label."""
     spans = align(log_probabilities, labels)
     return [Span(unit, *span) for unit, span in zip(units, spans, strict=True)]
 
 
 def group_words(units: Iterable[Span], spelling: Spelling) -> list[Span]:
-    """Units -> words, from the first unit's start to the last one's end, separators left out."""
+    """Units -> words, from the first unit's start to the last one's end, without separators."""
     words: list[list[Span]] = []
     begins = True
     for unit in units:
@@ -90,16 +91,16 @@ def group_words(units: Iterable[Span], spelling: Spelling) -> list[Span]:
             words.append([])
         words[-1].append(unit)
         begins = False
-    # A piece may be the mark of a word's beginning alone.
+    # A piece may be just the mark of a word's start, which spells no word.
     return [join(word, spelling) for word in words if spelling.words(u.text for u in word)]
 
 
 def path_units(
     path: np.ndarray, log_probabilities: np.ndarray, vocabulary: Vocabulary
 ) -> Iterator[Span]:
-    """The units of a CTC path, in order, blanks and special symbols left out.
+    """The units of a CTC path, in order, without blanks and special symbols.
 
-    `path` `[frames]`: the unit of each frame; `log_probabilities` `[frames]`: of just these.
+    `path` `[frames]`: the unit of each frame; `log_probabilities` `[frames]`: of these units.
     """
     if len(path) == 0:
         return
@@ -122,13 +123,13 @@ def path_words(
 ) -> Iterator[Span]:
     """A lexicon's `words` on a CTC path; see `path_units`.
 
-    `ends`: the frame that completes each word; `separators`: the units that no word has inside.
+    `ends`: the frame that completes each word; `separators`: units between words, and the blank.
     """
-    spoken = ~np.isin(path, separators)
+    in_words = ~np.isin(path, separators)
     begin = 0
     for word, end in zip(words, ends, strict=True):
-        own = begin + np.flatnonzero(spoken[begin : end + 1])
-        if len(own) == 0:  # a word spelt by a separator alone
+        own = begin + np.flatnonzero(in_words[begin : end + 1])
+        if len(own) == 0:  # a word that is spelt by a separator alone
             own = np.array([end])
         score = math.exp(log_probabilities[own].mean(dtype=np.float64))
         yield Span(word, int(own[0]), int(own[-1]) + 1, score)
@@ -136,7 +137,7 @@ def path_words(
 
 
 def join(units: Sequence[Span], spelling: Spelling) -> Span:
-    """One word of its units; their scores weigh by their frames."""
+    """The word that `units` spell; its score is their mean, weighted by frames."""
     frames = sum(unit.end - unit.start for unit in units)
     total = sum((unit.end - unit.start) * math.log(max(unit.score, 1e-300)) for unit in units)
     text = spelling.words(unit.text for unit in units)
@@ -144,10 +145,10 @@ def join(units: Sequence[Span], spelling: Spelling) -> Span:
 
 
 def textgrid(tiers: dict[str, Sequence[tuple[float, float, str]]], duration: float) -> str:
-    """Praat's TextGrid (long text format): interval tiers, contiguous from 0 to `duration`.
+    """Praat's TextGrid (long text format): interval tiers without gaps from 0 to `duration`.
 
-    `tiers`: name -> (start, end, text) in seconds, ascending and apart; gaps become empty
-    intervals.  Quotes are doubled, as Praat has it.
+    `tiers`: name -> (start, end, text) in seconds, ascending, without overlap.  Gaps become empty
+    intervals.
     """
     lines = [
         'File type = "ooTextFile"',
@@ -182,7 +183,7 @@ def textgrid(tiers: dict[str, Sequence[tuple[float, float, str]]], duration: flo
 def fill_gaps(
     intervals: Sequence[tuple[float, float, str]], duration: float
 ) -> list[tuple[float, float, str]]:
-    """The same intervals with empty ones between, before and after them."""
+    """The intervals, with empty ones in the gaps between, before and after them."""
     filled, at = [], 0.0
     for start, end, text in intervals:
         if start > at:
@@ -193,4 +194,5 @@ def fill_gaps(
 
 
 def quoted(text: str) -> str:
+    """`text` in quotes; quotes inside are doubled, as in Praat's format."""
     return '"' + text.replace('"', '""') + '"'

@@ -1,8 +1,8 @@
 """CTC beam search with an n-gram language model, by flashlight-text and the KenLM inside it.
 
-Hypotheses are (Collobert et al. 2016, arXiv 1609.03193, section 2.3) the best path's log
-probability + lm_weight * log10 p(words) + word_score * number of words; equal hypotheses keep
-their best path, they are not summed.  Optional: requirements-decode.txt.
+The score of a hypothesis is the log probability of its best path + lm_weight * log10 p(words) +
+word_score * number of words (Collobert et al. 2016, arXiv 1609.03193, section 2.3).  Paths of
+equal hypotheses are not summed.  Optional: requirements-decode.txt.
 """
 
 import gzip
@@ -23,13 +23,13 @@ from wav2vec2.text.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabu
 
 INSTALL = "pip install -r requirements-decode.txt"
 NEVER = -1e9
-"""Log probability of the special symbols that no transcript has; finite, so that sums stay so."""
+"""Log probability of the special symbols, which no transcript has; finite, as sums must be."""
 NO_WORD = "\ufdd0"
-"""Unicode's noncharacter: a word that no language model has."""
+"""A word that no language model has (one of Unicode's noncharacters)."""
 
 
 def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Decoder, list[str]]:
-    """The search that the flags ask for, and what its user should know about lexicon and model.
+    """The search that the flags ask for, and notes for its user about lexicon and language model.
 
     UserError if a file or package is missing, does not parse, or does not fit the dictionary.
     """
@@ -58,11 +58,10 @@ def import_flashlight() -> ModuleType:
 
 
 class LanguageModel:
-    """An n-gram model whose words are numbered as in `entries`."""
+    """An n-gram model; its words are numbered by their place in `entries`."""
 
     def __init__(self, path: str, entries: Sequence[str]):
-        """Read an ARPA file, also compressed by gzip, or KenLM's binary; UserError if it is
-        none."""
+        """Read an ARPA file, plain or compressed by gzip, or KenLM's binary; else UserError."""
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
 
@@ -75,7 +74,7 @@ class LanguageModel:
             with silent_stderr():  # KenLM shows progress bars
                 self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
         except (RuntimeError, UnicodeDecodeError) as error:
-            # The first line, if there are more, is KenLM's own source code.
+            # The first of several lines is from KenLM's source code.
             detail = "not text" if isinstance(error, UnicodeDecodeError) else str(error)
             detail = " ".join((detail.split("\n", 1)[-1] or detail).split())
             remedy = "write the ARPA file again"
@@ -91,8 +90,8 @@ class LanguageModel:
     def knows(self, count: int) -> list[bool]:
         """Which of the first `count` entries the model has.
 
-        KenLM does not say.  An ARPA file lists them; of a binary, an entry counts as known if
-        its probability is not that of a word that no model has.
+        KenLM has no function for it.  An ARPA file lists its words.  In a binary, an entry counts
+        as known if its probability differs from that of a word that no model has.
         """
         if listed := arpa_words(self.path):
             return [entry in listed for entry in self._entries[:count]]
@@ -102,7 +101,7 @@ class LanguageModel:
 
 
 def arpa_words(path: str) -> set[str]:
-    """The words of an ARPA file, plain or compressed by gzip; none of any other file.
+    """The words of an ARPA file, plain or compressed by gzip; none for any other file.
 
     UserError if they are not UTF-8.
     """
@@ -119,22 +118,38 @@ def arpa_words(path: str) -> set[str]:
             raise UserError(f"--lm {path}: not UTF-8 text ({error.reason}); convert it") from None
 
 
-def emissions(logits: Tensor, length: int) -> Tensor:
-    """Log probabilities of one row, fp32 on the CPU, without the special symbols.
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Logits `[frames, units]` -> log probabilities, fp32, on the CPU, contiguous.
 
-    `logits` `[frames, units]` -> `[length, units]`, contiguous.
+    The special symbols, which no transcript has, get NEVER.
     """
-    values = logits[:length].float().log_softmax(dim=-1).cpu()
+    values = logits.float().log_softmax(dim=-1).cpu()
     values[:, BLANK + 1 : len(SPECIALS)] = NEVER
     return values.contiguous()
 
 
-def best(decoder: Any, values: Tensor) -> Any:
-    """The best result of a flashlight decoder for `values` `[frames, units]`.
+def best_result(decoder: Any, logits: Tensor) -> Any:
+    """The best result of a flashlight decoder for `logits` `[frames, units]`.
 
-    Its `tokens` and `words` have an entry a frame, between the decoder's own start and end.
+    Its `tokens` and `words` have an entry per frame, between one for the start and one for the end.
     """
+    values = log_probabilities(logits)
     return decoder.decode(values.data_ptr(), *values.shape)[0]
+
+
+def beam_settings(
+    search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """flashlight's settings of every beam search."""
+    return {
+        "beam_size": options.beam,
+        "beam_size_token": options.beam_size_token or len(vocabulary),
+        "beam_threshold": options.beam_threshold,
+        "lm_weight": options.lm_weight,
+        "sil_score": 0.0,
+        "log_add": False,
+        "criterion_type": search.CriterionType.CTC,
+    }
 
 
 class UnitDecoder:
@@ -149,10 +164,10 @@ class UnitDecoder:
         self.configure(options)
 
     def _compare(self, lm: LanguageModel) -> None:
-        """Error if `lm` is not of the dictionary's units; a note if it lacks some of them.
+        """UserError if `lm` is not a model of the dictionary's units; a note if it lacks some.
 
-        A model of words may have units, too: A is a word, and to a large one most letters are.
-        But it lacks the separator of letters, and of other units most.
+        A model of words knows some units too: A is a word, and a large model has most letters.
+        But it lacks the separator of letters, and most units of other kinds.
         """
         units = self.vocabulary.symbols[len(SPECIALS) :]
         known = lm.knows(len(self.vocabulary))[len(SPECIALS) :]
@@ -164,31 +179,24 @@ class UnitDecoder:
         if unseparated or 2 * sum(known) < len(units):
             raise UserError(
                 f"{share}, not {(WORD_END if unseparated else missing[0])!r}; without --lexicon it "
-                "must be a model of units, learnt from label lines; for a model of words give "
+                "must be a model of units, trained on label lines; for a model of words give "
                 "--lexicon"
             )
         self.notes.append(f"{share}; the others, such as {missing[0]!r}, count as its <unk>")
 
     def configure(self, options: DecodingOptions) -> None:
-        """Take beam and weights from `options`; the model stays as it is."""
+        """Set beam and weights from `options`; the model does not change."""
         search = self._search
         settings = search.LexiconFreeDecoderOptions(
-            beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(self.vocabulary),
-            beam_threshold=options.beam_threshold,
-            lm_weight=options.lm_weight,
-            sil_score=0.0,
-            log_add=False,
-            criterion_type=search.CriterionType.CTC,
+            **beam_settings(search, options, self.vocabulary)
         )
-        # No unit is silence to it: the separator is a unit that the model scores like others.
+        # No unit is silence here: the model scores the separator like any other unit.
         self._decoder = search.LexiconFreeDecoder(settings, self._model, BLANK, BLANK, [])
 
-    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
-        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
-
-    def _decode(self, values: Tensor) -> Hypothesis:
-        path = best(self._decoder, values).tokens[1:-1]
+    def __call__(self, logits: Tensor) -> Hypothesis:
+        if not len(logits):
+            return Hypothesis([], "")
+        path = best_result(self._decoder, logits).tokens[1:-1]
         units = self.vocabulary.decode(collapse(torch.tensor(path)))
         return Hypothesis(units, self.vocabulary.words(units), path)
 
@@ -211,25 +219,19 @@ class LexiconDecoder:
             lm = LanguageModel(options.lm, self._words)
             self._compare(lm)
             self._model, scores = lm.model, lm.scores(len(self._words))
-        # Between words the separator may be repeated; without one, only blanks stand there.
+        # The separator may be repeated between words; without one, only blanks may.
         separated = vocabulary.spelling is Spelling.LETTERS
         self._silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
         self._trie = self._build_trie(scores)
         self.configure(options)
 
     def configure(self, options: DecodingOptions) -> None:
-        """Take beam and weights from `options`; lexicon and model stay as they are."""
+        """Set beam and weights from `options`; lexicon and model do not change."""
         search = self._search
         settings = search.LexiconDecoderOptions(
-            beam_size=options.beam,
-            beam_size_token=options.beam_size_token or len(self.vocabulary),
-            beam_threshold=options.beam_threshold,
-            lm_weight=options.lm_weight,
+            **beam_settings(search, options, self.vocabulary),
             word_score=options.word_score,
             unk_score=float("-inf"),
-            sil_score=0.0,
-            log_add=False,
-            criterion_type=search.CriterionType.CTC,
         )
         unknown = len(self._words)
         self._decoder = search.LexiconDecoder(
@@ -237,7 +239,7 @@ class LexiconDecoder:
         )
 
     def _compare(self, lm: LanguageModel) -> None:
-        """Error if lexicon and model share no word; a note if they share only some."""
+        """UserError if lexicon and model share no word; a note if they share only some."""
         known = lm.knows(len(self._words))
         if not any(known):
             raise UserError(
@@ -253,11 +255,11 @@ class LexiconDecoder:
             )
 
     def _build_trie(self, scores: Sequence[float]) -> Any:
-        """Spellings as a tree, each node with the best first-word score below it.
+        """The spellings as a tree; each node has the best score, as a first word, of those below.
 
-        The search leaves a word with its last unit's first frame, after which only silence may
-        repeat.  A last unit that is not the separator would thus last one frame; a second entry
-        that doubles it lets it last, at the price of also taking it twice for once.
+        The search leaves a word at the first frame of its last unit, after which only silence may
+        repeat.  A last unit that is not the separator would thus take one frame only.  A second
+        entry that doubles it lets it take more, but then also matches the unit spoken twice.
         """
         trie = self._search.Trie(len(self.vocabulary), self._silence)
         for label, word in enumerate(self._words):
@@ -268,11 +270,10 @@ class LexiconDecoder:
         trie.smear(self._search.SmearingMode.MAX)
         return trie
 
-    def __call__(self, logits: Tensor, frame_lengths: Tensor | Sequence[int]) -> list[Hypothesis]:
-        return [self._decode(emissions(row, int(n))) for row, n in zip(logits, frame_lengths)]
-
-    def _decode(self, values: Tensor) -> Hypothesis:
-        found = best(self._decoder, values)
+    def __call__(self, logits: Tensor) -> Hypothesis:
+        if not len(logits):
+            return Hypothesis([], "")
+        found = best_result(self._decoder, logits)
         ends, labels = [], []
         for frame, label in enumerate(found.words[1:-1]):
             if label >= 0:

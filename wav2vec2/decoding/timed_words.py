@@ -1,4 +1,4 @@
-"""What a recogniser heard, word by word with times, and how it is written down."""
+"""Transcripts with the times of their words, as JSON and as subtitles."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 LINE = 42
-"""Characters in a subtitle's line; a cue has two lines at most (BBC and Netflix guidelines)."""
+"""Characters per line; a cue has at most two lines (BBC and Netflix guidelines)."""
 LONGEST = 7.0
-"""Seconds that a cue covers at most."""
+"""Most seconds of a cue."""
 SHORTEST = 1.0
-"""Seconds that a cue is shown at least, where the next one leaves room."""
+"""Fewest seconds of a cue, if the next one does not begin earlier."""
 PAUSE = 0.8
 """Seconds of silence that end a cue."""
 
@@ -21,16 +21,16 @@ class Word:
 
     text: str
     start: float
-    """Seconds from the recording's beginning."""
+    """Seconds from the start of the recording."""
     end: float
-    """Seconds; after `start`, not after the next word's start, nor the recording's end."""
+    """Seconds; after `start`, and not after the start of the next word or the recording's end."""
     confidence: float
-    """Geometric mean of the model's probability for the word's units, over their frames."""
+    """Geometric mean of the probabilities of the word's units over their frames, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """One recording's words."""
+    """The words of one recording."""
 
     text: str
     """The words, separated by spaces."""
@@ -55,7 +55,7 @@ class Transcript:
 
 @dataclass(frozen=True)
 class Cue:
-    """A subtitle: one or two lines, and when they are shown."""
+    """A subtitle: one or two lines, and the seconds at which it is shown."""
 
     start: float
     end: float
@@ -63,7 +63,7 @@ class Cue:
 
 
 def cues(transcript: Transcript) -> Iterator[Cue]:
-    """The words as subtitles: a new one after a pause, or where lines or seconds run out."""
+    """The words as subtitles; a new one begins after a pause, or when the last one is full."""
     groups: list[list[Word]] = []
     for word in transcript.words:
         if not groups or begins_cue(groups[-1], word):
@@ -76,7 +76,7 @@ def cues(transcript: Transcript) -> Iterator[Cue]:
 
 
 def begins_cue(group: Sequence[Word], word: Word) -> bool:
-    """Whether `word` no longer fits the cue that `group` fills."""
+    """Whether `word` does not fit into the cue of `group`."""
     return (
         word.start - group[-1].end >= PAUSE
         or word.end - group[0].start > LONGEST
@@ -85,13 +85,13 @@ def begins_cue(group: Sequence[Word], word: Word) -> bool:
 
 
 def wrap(words: Sequence[Word]) -> tuple[str, ...]:
-    """Lines of LINE characters; a longer word has one of its own."""
+    """Lines of at most LINE characters; a longer word has a line of its own."""
     text = " ".join(word.text for word in words)
     return tuple(textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False))
 
 
 def milliseconds(seconds: float) -> int:
-    """Rounded down; times on the frame grid, whole milliseconds, stay as they are."""
+    """Whole milliseconds, rounded down; the start of a frame is a whole number and stays."""
     return int(seconds * 1000 + 1e-6)
 
 

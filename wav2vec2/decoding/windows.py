@@ -1,4 +1,4 @@
-"""Recordings too long to be heard in one piece: where audio and emissions are cut."""
+"""Where long recordings are cut: windows for the model, and pauses for the search."""
 
 import itertools
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
 
 @dataclass(frozen=True)
 class Window:
-    """Frames heard together, and those of them that are kept; the others are context."""
+    """Frames that the model processes together, and those that are kept; the rest is context."""
 
     start: int
-    """First frame heard."""
+    """First frame."""
     end: int
-    """Frame after the last one heard."""
+    """Frame after the last one."""
     keep_start: int
     """First frame kept."""
     keep_end: int
@@ -24,16 +24,17 @@ class Window:
 
     @property
     def kept(self) -> int:
+        """Number of frames kept."""
         return self.keep_end - self.keep_start
 
 
 def plan_windows(frames: int, length: int, overlap: int, grid: int) -> list[Window]:
-    """Windows of `length` frames that cover `frames`; up to `length` of them are one window.
+    """Windows of `length` frames that cover `frames`; a recording up to `length` has one window.
 
-    Each starts on a multiple of `grid`, `length - overlap` after the one before it; the last one
-    ends with the recording and is moved back until it is as long as the others (but for `grid`).
-    Neighbours part in the middle of what they share.  `length` and `overlap` are multiples of
-    `grid`, and `overlap` is less than `length`.
+    Each starts on a multiple of `grid`, `length - overlap` after the one before.  The last one ends
+    with the recording and starts early enough to be as long as the others (up to `grid` less).
+    Kept frames change from one window to the next in the middle of their overlap.  `length` and
+    `overlap` are multiples of `grid`, and `overlap` is less than `length`.
     """
     assert length % grid == 0 and overlap % grid == 0 and overlap < length
     if frames <= length:
@@ -46,10 +47,10 @@ def plan_windows(frames: int, length: int, overlap: int, grid: int) -> list[Wind
 
 
 def cut_path(path: np.ndarray, most: int, vocabulary: Vocabulary) -> int:
-    """Where a search may stop and begin anew: a frame from `most // 2` to `most`, in a pause.
+    """The frame, from `most // 2` to `most`, at which a search may end and the next one begin.
 
-    `path` `[frames]`, more than `most`: the best unit of each frame.  The middle of the longest
-    run of blanks between words; else of the longest run of blanks; else `most`.
+    `path` `[frames]`, longer than `most`: the best unit of each frame.  The middle of the longest
+    run of blanks between words; if there is none, of the longest run of blanks; else `most`.
     """
     runs = []  # (unit, its first frame, the frame after its last)
     for unit, run in itertools.groupby(range(len(path)), key=lambda frame: int(path[frame])):

@@ -1,1 +1,1 @@
-"""Files that are not sound: filelists, torch files, checksums, output that is written whole."""
+"""Reading and writing of files other than audio: filelists, text, torch files, checksums."""

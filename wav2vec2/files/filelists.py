@@ -1,10 +1,10 @@
 """Filelists: which audio files a subset holds, and the labels that go with them.
 
-`<subset>.tsv` holds the root folder in its first line, then one utterance a line:
-`relative/path.flac<TAB>number_of_samples`, where the path may be absolute, or that of a stored zip
-member (`relative/archive.zip:offset:length`).  A root of `.` is the filelist's own folder, which
-can then be moved.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one line of labels an
-utterance, in the same order.
+`<subset>.tsv` holds the root folder in its first line, then one utterance per line:
+`relative/path.flac<TAB>number_of_samples`.  The path may be absolute, or that of a stored zip
+member (`relative/archive.zip:offset:length`).  A root of `.` is the filelist's own folder, so
+that both can be moved together.  `<subset>.wrd` (or `.ltr`, or any other extension) holds one
+line of labels per utterance, in the same order.
 """
 
 import os
@@ -15,11 +15,12 @@ from pathlib import Path
 from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import read_lines
 
 TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
 
 OWN_FOLDER = "."
-"""As a root: the folder that the filelist itself is in."""
+"""The root that means the folder of the filelist itself."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Utterance:
     path: str
     """The audio file or zip member: absolute, or joined to the filelist's root folder."""
     samples: int
-    """Length in samples at the file's own rate."""
+    """Length in samples at the file's own sample rate."""
     line: int
-    """Line number in the filelist, counted from 1, for messages."""
+    """Line number in the filelist, from 1, for error messages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Manifest:
         return len(self.utterances)
 
 
-def _subset_file(dataset_dir: str | Path, name: str, how_to_make: str) -> Path:
+def _subset_file(dataset_dir: str | Path, name: str, fix: str) -> Path:
     path = Path(dataset_dir) / name
     if path.is_file():
         return path
@@ -57,32 +58,25 @@ def _subset_file(dataset_dir: str | Path, name: str, how_to_make: str) -> Path:
     found = f"it has {', '.join(siblings)}" if siblings else f"it holds no {path.suffix} file"
     if not Path(dataset_dir).is_dir():
         found = "the folder does not exist"
-    raise UserError(f"{path}: no such file ({found}); {how_to_make}")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()  # with or without a BOM
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); convert it first") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    raise UserError(f"{path}: no such file ({found}); {fix}")
 
 
 def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
     """Read and validate `<dataset_dir>/<subset>.tsv`.
 
-    Raises UserError, naming file and line, for a missing file, a line that is not
-    `path<TAB>samples`, or two utterances of one id.  Audio files are not opened here.
+    UserError, naming file and line, for a missing file, a line that is not `path<TAB>samples`, or
+    two utterances with the same id.  Audio files are not opened here.
     """
     path = _subset_file(
         dataset_dir,
         f"{subset}.tsv",
         "write filelists with scripts/generate_filelists.sh or name another subset",
     )
-    lines = _lines(path)
+    lines = read_lines(path)
     if not lines or not lines[0].strip() or "\t" in lines[0]:
-        raise UserError(f"{path}:1: the first line must be the audio files' root folder alone")
+        raise UserError(
+            f"{path}:1: the first line must be the root folder of the audio files and nothing else"
+        )
     root = path.parent if lines[0] == OWN_FOLDER else Path(lines[0])
     utterances: list[Utterance] = []
     line_of: dict[str, int] = {}
@@ -99,7 +93,7 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
         )
         if utterance.id in line_of:
             raise UserError(
-                f"{path}:{number}: utterance id {utterance.id!r} already stands in line "
+                f"{path}:{number}: utterance id {utterance.id!r} is already in line "
                 f"{line_of[utterance.id]}; file stems must be unique within a subset"
             )
         line_of[utterance.id] = number
@@ -112,20 +106,18 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
 def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
     """Read `<subset>.<extension>` beside the filelist: utterance id -> label line.
 
-    Raises UserError if the file is missing, holds another number of lines than the filelist, or
-    has an empty line.
+    UserError if the file is missing, has an empty line, or a different number of lines than the
+    filelist.
     """
-    how_to_make = "write labels with scripts/generate_filelists.sh or utils/data/import_corpus.py"
+    fix = "write labels with scripts/generate_filelists.sh or utils/data/import_corpus.py"
     if extension not in ("wrd", "ltr"):
-        how_to_make = (
-            "write pieces with utils/data/train_sentencepiece.py, labels of your own by hand"
-        )
-    path = _subset_file(manifest.path.parent, f"{manifest.path.stem}.{extension}", how_to_make)
-    lines = _lines(path)
+        fix = "write pieces with utils/data/train_sentencepiece.py, labels of your own by hand"
+    path = _subset_file(manifest.path.parent, f"{manifest.path.stem}.{extension}", fix)
+    lines = read_lines(path)
     if len(lines) != len(manifest):
         raise UserError(
             f"{path}: {len(lines)} label lines but {manifest.path} lists {len(manifest)} "
-            "utterances; write both again together, one label line an utterance"
+            "utterances; write both again together, one label line per utterance"
         )
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -1,7 +1,8 @@
-"""Audio for inference: whole utterances in padded batches, and the loading of batches."""
+"""Whole utterances in padded batches, and the loading of batches by worker processes."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from wav2vec2.audio.decode import normalize
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.errors import Failures, UserError
 from wav2vec2.files.filelists import Manifest, Utterance
 
 Batch = TypeVar("Batch", bound="AudioBatch")
@@ -30,18 +31,18 @@ class AudioBatch:
     lengths: Tensor
     """`[batch]`, int64, samples of each row; stays on the CPU."""
     failures: list[str] = field(default_factory=list)
-    """Error lines of the utterances that were skipped."""
+    """Error lines of the utterances that were skipped, if any were."""
 
     @property
     def audio_seconds(self) -> float:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
     def to(self: Batch, device: torch.device) -> Batch:
-        """Move what the model reads there; lengths stay where the host can read them."""
+        """Move the model's input to `device`; lengths stay on the CPU."""
         return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self: Batch) -> Batch:
-        """In page-locked memory, from which a copy to a GPU does not wait."""
+        """The batch in page-locked memory, so that the CPU does not wait for copies to a GPU."""
         return self.map_tensors(torch.Tensor.pin_memory)
 
     def map_tensors(self: Batch, move: Callable[[Tensor], Tensor]) -> Batch:
@@ -50,7 +51,7 @@ class AudioBatch:
 
 
 def pad(rows: Sequence[np.ndarray]) -> Tensor:
-    """Waveforms `[samples]` of any lengths -> `[batch, longest]`, zeros after each one's end."""
+    """Waveforms `[samples]` of any lengths -> `[batch, longest]`, zero-padded at the end."""
     padded = torch.zeros(len(rows), max(map(len, rows), default=0))
     for target, row in zip(padded, rows):
         target[: len(row)] = torch.from_numpy(row)
@@ -60,14 +61,15 @@ def pad(rows: Sequence[np.ndarray]) -> Tensor:
 def batch_of(
     names: Sequence[str], waveforms: Sequence[np.ndarray], *, normalize_input: bool
 ) -> AudioBatch:
-    """Whole recordings, `[samples]` at 16 kHz each, as a batch; normalised if asked for."""
+    """A batch of whole recordings, `[samples]` at 16 kHz each; `normalize_input` scales each to
+    zero mean and unit variance."""
     rows = [normalize(row) if normalize_input else row for row in waveforms]
     lengths = torch.tensor([len(row) for row in rows])
     return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths)
 
 
 def select_rows(batch: AudioBatch, rows: Sequence[int]) -> AudioBatch:
-    """The batch without its other rows, and without the padding only those needed."""
+    """A batch of the given rows alone, as wide as the longest of them."""
     lengths = batch.lengths[list(rows)]
     return replace(
         batch,
@@ -78,14 +80,14 @@ def select_rows(batch: AudioBatch, rows: Sequence[int]) -> AudioBatch:
 
 
 MOST_PADDING = 0.1
-"""Share of a batch that may be padding when utterances are only used, not trained on."""
+"""Largest share of padding in a batch for inference."""
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Batches of at most `size` utterance numbers, longest first, neighbours in length together.
+    """Batches of at most `size` utterance numbers; utterances of similar length share a batch.
 
-    `lengths`: frames (or samples) of each.  A batch also ends before more than MOST_PADDING of it
-    would be padding, so that this holds for every set, however its lengths are spread.
+    `lengths`: frames (or samples) of each.  Longest first.  A batch also ends before its share of
+    padding would exceed MOST_PADDING, whatever the lengths.
     """
     batches: list[list[int]] = []
     total = 0
@@ -93,8 +95,8 @@ def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
         length = lengths[number]
         if batches:
             batch = batches[-1]
-            room = lengths[batch[0]] * (len(batch) + 1)
-            if len(batch) < size and room - total - length <= MOST_PADDING * room:
+            padded = lengths[batch[0]] * (len(batch) + 1)
+            if len(batch) < size and padded - total - length <= MOST_PADDING * padded:
                 batch.append(number)
                 total += length
                 continue
@@ -104,64 +106,47 @@ def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """How much of all batches, each as wide as its longest row, is padding; 0 to 1."""
-    room = sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
-    padding = room - sum(lengths[n] for batch in batches for n in batch)
-    return padding / max(room, 1)
+    """Share of padding in all batches, each as wide as its longest row; 0 to 1."""
+    padded = sum(len(batch) * max(lengths[n] for n in batch) for batch in batches)
+    padding = padded - sum(lengths[n] for batch in batches for n in batch)
+    return padding / max(padded, 1)
 
 
 @dataclass
 class LoadFailure:
-    """A user's mistake met inside a loader worker, carried to the main process in one piece."""
+    """Message of a UserError in a loader worker, for the main process to raise."""
 
     message: str
 
 
 class SubsetDataset(Dataset):
-    """The whole utterances of a filelist, a batch per request."""
+    """Whole utterances of a filelist; each request is a list of utterance numbers for a batch."""
 
-    def __init__(self, utterances: Sequence[Utterance], *, normalize_input: bool, skip: bool):
-        """`skip`: leave unreadable audio out of its batch, whose `failures` then name it; without,
-        a request for it gives a LoadFailure."""
+    def __init__(self, utterances: Sequence[Utterance], *, normalize_input: bool):
         self.utterances = utterances
         self.normalize_input = normalize_input
-        self.skip = skip
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, numbers: Sequence[int]) -> "AudioBatch | LoadFailure":
-        """The utterances of these numbers, in this order."""
-        kept, waveforms, failures = [], [], []
+    def __getitem__(self, numbers: Sequence[int]) -> AudioBatch:
+        """The batch of the utterances with these numbers, in this order, without those that cannot
+        be read, which `failures` names."""
+        ids, waveforms, failures = [], [], Failures()
         for utterance in (self.utterances[n] for n in numbers):
-            try:
-                waveform = read_audio(utterance.path, utterance.samples)
-            except UserError as error:
-                if not self.skip:
-                    return LoadFailure(str(error))
-                failures.append(str(error))
-                continue
-            kept.append(utterance.id)
-            waveforms.append(waveform)
-        batch = batch_of(kept, waveforms, normalize_input=self.normalize_input)
-        return replace(batch, failures=failures)
-
-
-class _Requests:
-    """Lets DataLoader draw requests one by one, from a generator that may never end."""
-
-    def __init__(self, requests: Iterable[Any]):
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.requests)
+            waveform = failures.attempt(read_audio, utterance.path, utterance.samples)
+            if waveform is not None:
+                ids.append(utterance.id)
+                waveforms.append(waveform)
+        batch = batch_of(ids, waveforms, normalize_input=self.normalize_input)
+        return replace(batch, failures=list(failures))
 
 
 def dead_worker(error: Exception) -> UserError | None:
-    """What to tell the user if `error` says that a loader worker died.
+    """The error for the user if `error` means that a loader worker died, else None.
 
-    torch raises that from a signal handler, so wherever the training process happens to be, or
-    the connection to the worker breaks.
+    torch raises it from a signal handler, at any point of the main process; or the connection to
+    the worker breaks.
     """
     lost = isinstance(error, OSError | EOFError)
     if not lost and "DataLoader worker" not in str(error):
@@ -174,8 +159,8 @@ def dead_worker(error: Exception) -> UserError | None:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """For loader workers: Ctrl-C and the warning of a scheduler reach all of a job's processes;
-    the workers go on until the training process has come to a stop."""
+    """Start of a loader worker: ignore Ctrl-C and a scheduler's warning, which reach all processes
+    of a job.  Workers continue until the main process stops them."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -188,13 +173,13 @@ def load_batches(
     workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """The batches of `requests`, in order, decoded by `workers` processes (0: by this one).
+    """The batches of `requests`, in order, loaded by `workers` processes (0: by this one).
 
-    Raises UserError here, in the main process, for what went wrong inside a worker.
+    A UserError in a worker is raised here, in the main process.
     """
     loader = DataLoader(
         dataset,
-        sampler=_Requests(requests),
+        sampler=requests,
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
@@ -216,8 +201,8 @@ def load_batches(
                 raise UserError(batch.message)
             yield batch
     finally:
-        # Ends the workers now: held by a traceback and found by the garbage collector later,
-        # torch would wait for them in vain.
+        # Ends the workers now.  Kept alive by a traceback and collected later, torch would wait
+        # for them without end.
         del batches
 
 
@@ -231,25 +216,20 @@ def subset_batches(
     share: tuple[int, int] = (0, 1),
     failures: list[str] | None = None,
 ) -> Iterator[AudioBatch]:
-    """A subset's audio, whole, up to `size` utterances at a time, longest first.
+    """The whole utterances of a subset in batches of at most `size`, longest first.
 
-    `lengths`: frames of each utterance; neighbours in length share a batch, so that little of it is
-    padding.  `share` (rank, ranks): processes take turns.  `failures`: given, what cannot be heard
-    is left out and a line about it added there; without, it is a UserError that ends everything.
+    `lengths`: frames of each utterance, see sorted_batches.  `share` (rank, ranks): processes take
+    turns.  `failures`: unreadable audio is skipped and its error line added; without this list it
+    raises the UserError.
     """
     rank, ranks = share
-    dataset = SubsetDataset(
-        manifest.utterances, normalize_input=normalize_input, skip=failures is not None
-    )
+    dataset = SubsetDataset(manifest.utterances, normalize_input=normalize_input)
     plan = sorted_batches(lengths, size)[rank::ranks]
-    batches = load_batches(dataset, plan, workers=workers)
-    silent = True if rank else None  # None: unless a terminal shows it
-    shown = tqdm(batches, total=len(plan), desc=manifest.path.stem, disable=silent)
-    return iter(shown) if failures is None else _gathering(shown, failures)
-
-
-def _gathering(batches: Iterable[AudioBatch], failures: list[str]) -> Iterator[AudioBatch]:
-    """The batches; what was wrong with what they leave out is added to `failures`."""
-    for batch in batches:
-        failures += batch.failures
-        yield batch
+    disable = True if rank else None  # None: unless standard error is a terminal
+    with closing(load_batches(dataset, plan, workers=workers)) as batches:
+        for batch in tqdm(batches, total=len(plan), desc=manifest.path.stem, disable=disable):
+            if failures is None and batch.failures:
+                raise UserError(batch.failures[0])
+            if failures is not None:
+                failures += batch.failures
+            yield batch

@@ -1,4 +1,4 @@
-"""Which device a command runs on, and what it supports."""
+"""The device that a model runs on, and what it supports."""
 
 import os
 
@@ -10,7 +10,7 @@ from wav2vec2.numerics import TYPES, Precision
 
 
 def pick_device(cpu: bool) -> torch.device:
-    """This process' own GPU, or the CPU when that is asked for."""
+    """This process' GPU, or the CPU if `cpu`.  UserError if there are fewer GPUs than processes."""
     if cpu:
         return torch.device("cpu")
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -27,8 +27,27 @@ def pick_device(cpu: bool) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def inference_device(cpu: bool) -> torch.device:
+    """This process' GPU if there is one and not `cpu`, else the CPU."""
+    return pick_device(cpu or not torch.cuda.is_available())
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """What torch calls `device`; UserError if this machine cannot compute there."""
+    try:
+        number = torch.zeros(1, device=device)
+        number.tolist()  # torch's device "meta", which holds no numbers, refuses this
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(
+            f"device {device!r}: {reason}; give 'cpu', or a GPU such as 'cuda'"
+        ) from None
+    return number.device
+
+
 def check_supported(precision: Precision, device: torch.device) -> None:
-    """UserError if `device` cannot run the model's operators in `precision`, forth and back."""
+    """UserError if `device` cannot run the model's operators, forward and backward, in
+    `precision`."""
     if precision == "fp32":
         return
     dtype = TYPES[precision]
@@ -44,5 +63,5 @@ def check_supported(precision: Precision, device: torch.device) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:120]
         raise UserError(
-            f"--precision {precision}: {device} does not have it ({reason}); choose another"
+            f"--precision {precision}: {device} does not support it ({reason}); choose another"
         ) from None

@@ -1,34 +1,42 @@
-"""Subsets -> their error rates, what was heard in each utterance, and a report.
+"""Subsets -> error rates, the hypothesis of each utterance, and a report.
 
-Every process decodes its share of the batches and writes each utterance's result as it comes;
-process 0 then brings them into the order of the filelist and counts.  Only the filelist and its
-labels are held in memory.
+Each process decodes its share of the batches and writes each utterance's result at once.
+Process 0 then sorts the results into the order of the filelist and counts errors.  Memory holds
+the filelist and its labels, not the results.
 """
 
-import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.cli.flags import require_at_least
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.files.filelists import Manifest, read_manifest
-from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
+from wav2vec2.files.output import (
+    atomic_path,
+    prepare_folder,
+    write_chunks,
+    write_lines,
+    write_npz,
+)
 from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
-from wav2vec2.inference.processes import OneProcess, Processes
+from wav2vec2.inference.processes import Processes
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.recognition import Score, confidence
 from wav2vec2.inference.report import Report, count_differing, examples
 from wav2vec2.text.vocabulary import Spelling
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,20 +52,18 @@ class EvaluateOptions:
     save_log_probs: bool = False
     """Also write each utterance's log probabilities, to log_probs/<subset>/<id>.npz there."""
     compare: str = ""
-    """--output_dir of another evaluation: report how many transcripts differ from its."""
+    """--output_dir of another evaluation: print how many transcripts differ from it."""
     num_workers: int = 2
-    """Processes that decode audio, beside each that runs the model."""
+    """Data loading workers per process."""
     show: int = 5
     """Hypothesis/reference pairs to print."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "show"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must not be negative")
+        require_at_least(self, num_workers=0, show=0)
         if not self.subset:
             raise UserError("--subset: give at least one")
         if self.compare and Path(self.compare).resolve() == Path(self.output_dir).resolve():
-            raise UserError("--compare: names --output_dir itself, whose files are written anew")
+            raise UserError("--compare: is the same folder as --output_dir; choose another one")
 
     def file(self, pattern: str, subset: str) -> Path:
         """`pattern` of a subset in the output folder."""
@@ -69,7 +75,7 @@ HYPOTHESES = "hypotheses_{}.jsonl"
 
 @dataclass(frozen=True)
 class TestSet:
-    """A subset and what was said in it."""
+    """A subset and its references."""
 
     name: str
     manifest: Manifest
@@ -85,14 +91,16 @@ def evaluate(
     evaluation: EvaluateOptions,
     processes: Processes | None = None,
 ) -> None:
-    """Word and unit error rates of subsets; `processes` share the utterances, by
-    default one process evaluates all."""
-    processes = processes or OneProcess()
+    """Write and print the error rates of subsets.
+
+    `processes` share the utterances; default: this process evaluates all.
+    """
+    processes = processes or Processes()
     prepare_folder("--output_dir", evaluation.output_dir)
     recogniser = Recogniser.load(options)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
-    # All of them before any is decoded: what cannot work is said at once.
-    sets = [read_set(recogniser, decoding, evaluation, subset) for subset in evaluation.subset]
+    # All before the first is decoded, so that a mistake in any ends the command at once.
+    sets = [read_test_set(recogniser, decoding, evaluation, s) for s in evaluation.subset]
     with processes.process_group(recogniser.device):
         summaries = [
             evaluate_set(recogniser, decoder, test, options, decoding, evaluation, processes)
@@ -102,9 +110,10 @@ def evaluate(
         print_table(summaries)
 
 
-def read_set(
+def read_test_set(
     recogniser: Recogniser, decoding: DecodingOptions, evaluation: EvaluateOptions, subset: str
 ) -> TestSet:
+    """A subset's filelist and labels; UserError for what is missing, also of --compare."""
     manifest = read_manifest(evaluation.dataset_dir, subset)
     other = Path(evaluation.compare) / HYPOTHESES.format(subset)
     if evaluation.compare and not other.is_file():
@@ -112,7 +121,7 @@ def read_set(
     units = recogniser.references(manifest)
     unknown = recogniser.vocabulary.count_unknown(units.values())
     if unknown:
-        notice(f"{subset}: symbols that the dictionary lacks count as errors: {unknown}")
+        _log.warning("%s: symbols that the dictionary lacks count as errors: %s", subset, unknown)
     return TestSet(subset, manifest, units, recogniser.word_references(manifest, decoding))
 
 
@@ -133,11 +142,10 @@ def evaluate_set(
     )
     log_probs = evaluation.file("log_probs/{}", test.name) if evaluation.save_log_probs else None
     start_time = time.perf_counter()
+    results = decode_utterances(recogniser, decoder, test, batches, log_probs)
     try:
-        processes.run_on_all_ranks(
-            lambda: write_part(parts[rank], results(recogniser, decoder, test, batches, log_probs))
-        )
-    except BaseException:
+        processes.run_on_all_ranks(lambda: write_part(parts[rank], results))
+    except BaseException:  # of this process or another
         parts[rank].unlink(missing_ok=True)
         raise
     took = max(processes.gather(time.perf_counter() - start_time))
@@ -146,8 +154,8 @@ def evaluate_set(
         if rank:
             return {}
         hypotheses = evaluation.file(HYPOTHESES, test.name)
-        merge(parts, test.manifest, hypotheses)
-        report = Report.read(hypotheses)
+        merge_parts(parts, test.manifest, hypotheses)
+        report = Report.from_file(hypotheses)
         for result in examples(hypotheses, evaluation.show, report.utterances):
             print(f"{result['id']}  reference:  {result['reference']}")
             print(f"{result['id']}  hypothesis: {result['hypothesis']}")
@@ -172,7 +180,7 @@ def evaluate_set(
         write_lines(evaluation.file("report_{}.md", test.name), report.markdown(title))
         print(
             f"{test.name}: {rates(report, recogniser, decoding)}, {report.utterances} utterances, "
-            f"{report.seconds / took:.1f} s of audio a second; hypotheses in {hypotheses}"
+            f"{report.seconds / took:.1f} s of audio per second; hypotheses in {hypotheses}"
         )
         if evaluation.compare:
             print(
@@ -184,18 +192,19 @@ def evaluate_set(
     return processes.run_on_all_ranks(conclude)
 
 
-def results(
+def decode_utterances(
     recogniser: Recogniser,
     decoder: Decoder,
     test: TestSet,
     batches: Iterator[AudioBatch],
     log_probs: Path | None,
 ) -> Iterator[dict[str, Any]]:
-    """What was heard in each utterance of `batches`, and how wrong it is."""
+    """The hypothesis and the errors of each utterance of `batches`."""
     score = Score(recogniser.vocabulary)
     for batch in batches:
-        samples = dict(zip(batch.ids, batch.lengths.tolist()))
-        for key, hypothesis, emissions in decode_batch(recogniser, decoder, batch):
+        rows = zip(batch.ids, batch.lengths.tolist(), recogniser.logits(batch))
+        for key, samples, logits in rows:
+            hypothesis, emissions = decoder(logits), logits.log_softmax(dim=-1)
             units, words = test.units[key].split(), test.words[key]
             word_errors, unit_errors = score.add(hypothesis, units, words)
             sure = confidence(hypothesis, emissions, recogniser.vocabulary)
@@ -209,79 +218,59 @@ def results(
                 "word_errors": word_errors,
                 "units": len(units),
                 "unit_errors": unit_errors,
-                "seconds": samples[key] / SAMPLE_RATE,
+                "seconds": samples / SAMPLE_RATE,
                 "confidence": None if sure is None else round(sure, 4),
             }
 
 
-def decode_batch(
-    recogniser: Recogniser, decoder: Decoder, batch: AudioBatch
-) -> Iterator[tuple[str, Hypothesis, Tensor]]:
-    """Each row's id, its hypothesis, and its log probabilities `[its frames, units]`, fp32."""
-    hypotheses, audible, output = recogniser.recognise(batch, decoder)
-    emissions: dict[str, Tensor] = {}
-    if output is not None:
-        values = output.logits.float().log_softmax(dim=-1).cpu()  # at once, not row by row
-        rows = zip(audible.ids, values, output.frame_lengths.tolist())
-        emissions = {key: row[:frames] for key, row, frames in rows}
-    silence = torch.empty(0, len(recogniser.vocabulary))
-    for key, hypothesis in zip(batch.ids, hypotheses):
-        yield key, hypothesis, emissions.get(key, silence)
-
-
 def save_log_probs(path: Path, emissions: Tensor, recogniser: Recogniser) -> None:
-    """`log_probs` `[frames, units]`, `times` `[frames]` (seconds at which each frame begins) and
-    `symbols` `[units]`, the blank first."""
-    content = io.BytesIO()
-    np.savez(
-        content,
-        log_probs=emissions.cpu().numpy(),
+    """Write an .npz file of `log_probs` `[frames, units]`, `times` `[frames]` (seconds at which
+    each frame begins) and `symbols` `[units]`, the blank first."""
+    write_npz(
+        path,
+        log_probs=emissions.numpy(),
         times=np.arange(len(emissions)) * recogniser.frame_samples / SAMPLE_RATE,
         symbols=np.array(recogniser.vocabulary.symbols),
     )
-    write_chunks(path, [content.getvalue()])
 
 
-def write_part(path: Path, entries: Iterator[dict[str, Any]]) -> None:
-    """One JSON object a line, each at once, so that a long evaluation can be watched."""
-    try:
-        with open(path, "w", encoding="utf-8", buffering=1) as file:
-            for entry in entries:
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+def write_part(path: Path, results: Iterator[dict[str, Any]]) -> None:
+    """Write one process' results, one JSON object per line, each at once: a long evaluation can
+    be watched in the temporary file."""
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", buffering=1) as file,
+    ):
+        for result in results:
+            file.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def merge(parts: Sequence[Path], manifest: Manifest, target: Path) -> None:
-    """The lines of `parts` in the order of the filelist; the parts are removed."""
-    numbers = {utterance.id: number for number, utterance in enumerate(manifest.utterances)}
-    places = np.full((len(numbers), 2), -1, dtype=np.int64)  # of each line: its part and offset
-    files = [open(part, "rb") for part in parts]  # noqa: SIM115
-    try:
-        for number, file in enumerate(files):
+def merge_parts(parts: Sequence[Path], manifest: Manifest, target: Path) -> None:
+    """Write the lines of `parts` to `target` in the order of the filelist; remove the parts."""
+    places: dict[str, tuple[BinaryIO, int]] = {}  # file and offset of each utterance's line
+    with ExitStack() as stack:
+        for part in parts:
+            file = stack.enter_context(open(part, "rb"))
             offset = 0
             for line in file:
-                row = numbers[json.loads(line)["id"]]
-                assert places[row, 0] < 0, "an utterance was decoded twice"
-                places[row] = number, offset
+                key = json.loads(line)["id"]
+                assert key not in places, "an utterance was decoded twice"
+                places[key] = file, offset
                 offset += len(line)
-        assert (places >= 0).all(), "an utterance was not decoded"
 
-        def lines() -> Iterator[bytes]:
-            for number, offset in places.tolist():
-                files[number].seek(offset)
-                yield files[number].readline()
+        def ordered() -> Iterator[bytes]:
+            for utterance in manifest.utterances:
+                file, offset = places[utterance.id]
+                file.seek(offset)
+                yield file.readline()
 
-        write_chunks(target, lines())
-    finally:
-        for file in files:
-            file.close()
+        write_chunks(target, ordered())
     for part in parts:
         part.unlink()
 
 
 def rates(report: Report, recogniser: Recogniser, decoding: DecodingOptions) -> str:
-    """The error rates in words; where each symbol counts as a word they are one."""
+    """The error rates in words; a single one where each symbol counts as a word."""
     words, units = report.words, report.units
     if recogniser.vocabulary.spelling is Spelling.TOKENS and not decoding.lexicon:
         return (
@@ -295,7 +284,7 @@ def rates(report: Report, recogniser: Recogniser, decoding: DecodingOptions) -> 
 
 
 def print_table(summaries: Sequence[dict[str, Any]]) -> None:
-    """One line a subset."""
+    """Print one line per subset."""
     width = max(len("subset"), *(len(summary["subset"]) for summary in summaries))
     print(
         f"{'subset':{width}}  utterances    hours   WER %     sub     del     ins   UER %  "

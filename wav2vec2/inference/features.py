@@ -1,14 +1,12 @@
-"""Recordings -> what the model makes of them: a layer's hidden states, or the quantizer's codes."""
+"""Recordings -> features: a layer's hidden states, the extractor's output, or quantizer codes."""
 
-import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import safetensors.numpy
@@ -16,16 +14,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wav2vec2.audio.decode import read_recording
+from wav2vec2.audio.decode import read_recording, stream_audio
 from wav2vec2.audio.recordings import Recording, recordings_at, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.errors import ExitCode, UserError, list_failures
+from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
+from wav2vec2.cli.flags import from_arguments, require_at_least
 from wav2vec2.files.filelists import read_manifest
-from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
+from wav2vec2.files.output import (
+    atomic_path,
+    prepare_folder,
+    write_chunks,
+    write_lines,
+    write_npz,
+)
 from wav2vec2.hidden_states import hidden_states, layer_count, shortening
-from wav2vec2.inference.batches import AudioBatch, batch_of, sorted_batches, subset_batches
-from wav2vec2.inference.device import pick_device
-from wav2vec2.inference.recognition import select_rows
+from wav2vec2.inference.batches import (
+    AudioBatch,
+    batch_of,
+    select_rows,
+    sorted_batches,
+    subset_batches,
+)
+from wav2vec2.inference.device import inference_device, usable_device
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.quantizer import GumbelQuantizer
 from wav2vec2.trunk import Wav2Vec2
@@ -40,12 +50,12 @@ class FeatureOptions:
     checkpoint: str
     """Any checkpoint, pre-trained or fine-tuned; codes need a pre-trained one."""
     output: Output = "hidden"
-    """Hidden states of a layer, the extractor's output (after its LayerNorm), or codes: the
-    quantizer's entries."""
+    """hidden: hidden states of a layer; extractor: the feature extractor's output after its
+    LayerNorm; codes: the quantizer's entries."""
     layer: int | None = None
-    """Layer of the hidden states: 0 is the first one's input; the last one if not given."""
+    """Layer of the hidden states; 0: the input of the first layer.  Default: the last layer."""
     format: Literal["npz", "safetensors", "store"] = "npz"
-    """A file each, or all in features.npy with their places in index.tsv."""
+    """npz, safetensors: a file per recording; store: all in features.npy, listed in index.tsv."""
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
     subset: str = ""
@@ -53,24 +63,23 @@ class FeatureOptions:
     output_dir: str = "results/features"
     """Folder to write to."""
     batch_size: int = 8
-    """Recordings at a time at most; results do not depend on it."""
+    """Recordings per batch at most; results do not depend on it."""
     num_workers: int = 2
-    """Processes that decode a subset's audio."""
+    """Data loading workers, for a subset."""
     cpu: bool = False
-    """Run on the CPU even where there is a GPU."""
+    """Run on the CPU even if there is a GPU."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size}: must be at least 1")
-        if self.num_workers < 0:
-            raise UserError(f"--num_workers {self.num_workers}: must not be negative")
+        require_at_least(self, batch_size=1, num_workers=0)
         if self.layer is not None and self.output != "hidden":
-            raise UserError(f"--layer {self.layer}: --output {self.output} is of no layer")
+            raise UserError(
+                f"--layer {self.layer}: --output {self.output} has no layers; remove --layer"
+            )
 
 
 @dataclass
-class Listener:
-    """A trunk ready for use, and which of its outputs is asked for."""
+class FeatureModel:
+    """A model that is ready to give one kind of features."""
 
     trunk: Wav2Vec2
     quantizer: GumbelQuantizer | None
@@ -79,11 +88,14 @@ class Listener:
     output: Output
     layer: int
     checkpoint: str
-    """Where it was read from."""
+    """Path it was read from."""
 
     @classmethod
-    def load(cls, options: FeatureOptions) -> "Listener":
-        device = pick_device(options.cpu or not torch.cuda.is_available())
+    def load(cls, options: FeatureOptions, device: torch.device) -> "FeatureModel":
+        """A checkpoint of any kind, on `device`.
+
+        UserError if it has no quantizer for codes, or no such layer.
+        """
         content = checkpoints.read_checkpoint(options.checkpoint)
         trunk, quantizer = native.load_trunk(content, options.checkpoint)
         if options.output == "codes" and quantizer is None:
@@ -108,12 +120,12 @@ class Listener:
 
     @property
     def factor(self) -> int:
-        """Frames of the extractor that one frame of the features stands for."""
+        """Frames of the extractor per frame of the features."""
         return shortening(self.trunk, self.layer) if self.output == "hidden" else 1
 
     @property
     def frame_seconds(self) -> float:
-        """From one frame's beginning to the next one's."""
+        """Time from the start of one frame to the start of the next."""
         strides = (stride for _, _, stride in self.trunk.feature_extractor.spec)
         return self.factor * math.prod(strides) / SAMPLE_RATE
 
@@ -121,15 +133,25 @@ class Listener:
         """Frames of the extractor for recordings of these lengths."""
         return self.trunk.frames(torch.tensor(samples)).tolist()
 
-    @torch.no_grad()
-    def features(self, batch: AudioBatch) -> list[np.ndarray]:
-        """Of each row `[its frames, width]`: fp32, or int32 codes.
+    def features(self, audio: Any, rate: int | None = None) -> np.ndarray:
+        """Features `[frames, width]` of a file, or of samples at `rate` Hz: fp32, or int32 codes.
 
-        A row's own do not depend on the others; one too short for the model has no frames.
+        `audio`: see Transcriber.transcribe.  The recording is processed as a whole.
+        """
+        waveform = np.concatenate([*stream_audio(audio, rate)])
+        name = str(audio) if isinstance(audio, (str, Path)) else "audio"
+        batch = batch_of([name], [waveform], normalize_input=self.normalize_input)
+        return self.batch_features(batch)[0]
+
+    @torch.no_grad()
+    def batch_features(self, batch: AudioBatch) -> list[np.ndarray]:
+        """Features of each row, `[its frames, width]`; they do not depend on the other rows.
+
+        A row shorter than the receptive field has no frame.
         """
         counts = self.frames(batch.lengths.tolist())
         rows = [row for row, count in enumerate(counts) if count]
-        found = [self.nothing() for _ in counts]
+        found = [self.no_frames() for _ in counts]
         if rows:
             values = self._run(select_rows(batch.to(self.device), rows)).cpu().numpy()
             for row, value in zip(rows, values):
@@ -150,7 +172,7 @@ class Listener:
         assert self.quantizer is not None
         return self.quantizer(frames.features, temperature=1.0).codes.int()
 
-    def nothing(self) -> np.ndarray:
+    def no_frames(self) -> np.ndarray:
         """The features of no frame, `[0, width]`."""
         if self.output == "codes":
             assert self.quantizer is not None
@@ -160,134 +182,121 @@ class Listener:
         return np.empty((0, len(self.trunk.mask_emb)), np.float32)
 
 
+def load(
+    path: str | Path, device: str | torch.device, output: str, layer: int | None
+) -> FeatureModel:
+    """See `wav2vec2.load_features`."""
+    given = {"checkpoint": path, "output": output, "layer": layer}
+    options = from_arguments(FeatureOptions, "load_features", given)
+    return FeatureModel.load(options, usable_device(device))
+
+
 Writer = Callable[[str, np.ndarray], None]
-"""Keeps the features of the recording of that id."""
+"""Writes the features of the recording with that id."""
 
 
 def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
-    """Write the features of files, folders, or a subset; what cannot be read is listed."""
+    """Write the features of files and folders, or of a subset; list what cannot be read."""
     if bool(files) == bool(options.subset):
         raise UserError("inference.py features: give either FILEs, or --dataset_dir and --subset")
     output_dir = prepare_folder("--output_dir", options.output_dir)
     recordings = unique_ids([found for name in files for found in recordings_at(name)])
-    listener = Listener.load(options)
-    failures: list[str] = []
+    model = FeatureModel.load(options, inference_device(options.cpu))
+    failures = Failures()
     if options.subset:
-        batches = batches_of_subset(listener, options, failures)
+        manifest = read_manifest(options.dataset_dir, options.subset)
+        batches = subset_batches(
+            manifest,
+            model.frames([utterance.samples for utterance in manifest.utterances]),
+            options.batch_size,
+            normalize_input=model.normalize_input,
+            workers=options.num_workers,
+            failures=failures,
+        )
     else:
-        batches = batches_of_files(listener, options.batch_size, recordings, failures)
+        batches = recording_batches(model, options.batch_size, recordings, failures)
     done = 0
-    with writer(options, listener, output_dir) as write:
+    with features_writer(options, model, output_dir) as write:
         for batch in batches:
-            for key, values in zip(batch.ids, listener.features(batch)):
+            for key, values in zip(batch.ids, model.batch_features(batch)):
                 write(key, values)
                 done += 1
     described = {
         "checkpoint": options.checkpoint,
         "output": options.output,
-        "layer": listener.layer if options.output == "hidden" else None,
-        "width": listener.nothing().shape[1],
-        "frame_seconds": listener.frame_seconds,
+        "layer": model.layer if options.output == "hidden" else None,
+        "width": model.no_frames().shape[1],
+        "frame_seconds": model.frame_seconds,
     }
     write_lines(output_dir / "features.json", [json.dumps(described, indent=2)])
     print(f"features of {done} of {done + len(failures)} recordings in {output_dir}")
     return list_failures(failures)
 
 
-def batches_of_subset(
-    listener: Listener, options: FeatureOptions, failures: list[str]
+def recording_batches(
+    model: FeatureModel, size: int, recordings: Sequence[Recording], failures: Failures
 ) -> Iterator[AudioBatch]:
-    manifest = read_manifest(options.dataset_dir, options.subset)
-    return subset_batches(
-        manifest,
-        listener.frames([utterance.samples for utterance in manifest.utterances]),
-        options.batch_size,
-        normalize_input=listener.normalize_input,
-        workers=options.num_workers,
-        failures=failures,
-    )
-
-
-def batches_of_files(
-    listener: Listener, size: int, recordings: Sequence[Recording], failures: list[str]
-) -> Iterator[AudioBatch]:
-    """Whole recordings, as many at a time as little padding allows."""
+    """Whole recordings, `size` read at a time; those of similar length share a batch."""
     for start in tqdm(range(0, len(recordings), size), disable=None):
         names, waveforms = [], []
         for recording in recordings[start : start + size]:
-            try:
-                waveform = read_recording(recording.source)
-            except UserError as error:
-                failures.append(str(error))
-                continue
-            names.append(recording.id)
-            waveforms.append(waveform)
-        lengths = listener.frames([len(waveform) for waveform in waveforms])
+            waveform = failures.attempt(read_recording, recording.source)
+            if waveform is not None:
+                names.append(recording.id)
+                waveforms.append(waveform)
+        lengths = model.frames([len(waveform) for waveform in waveforms])
         for batch in sorted_batches(lengths, size):
             yield batch_of(
                 [names[n] for n in batch],
                 [waveforms[n] for n in batch],
-                normalize_input=listener.normalize_input,
+                normalize_input=model.normalize_input,
             )
 
 
 @contextmanager
-def writer(options: FeatureOptions, listener: Listener, output_dir: Path) -> Iterator[Writer]:
-    """The way to keep features that `--format` names."""
+def features_writer(
+    options: FeatureOptions, model: FeatureModel, output_dir: Path
+) -> Iterator[Writer]:
+    """The writer for `--format`: one file per recording, or one store for all."""
     if options.format == "store":
-        with store(output_dir, listener.nothing()) as write:
+        with store_writer(output_dir, model.no_frames()) as write:
             yield write
         return
 
     def write_file(key: str, values: np.ndarray) -> None:
-        times = np.arange(len(values)) * listener.frame_seconds
-        tables = {"features": values, "times": times}
+        tables = {"features": values, "times": np.arange(len(values)) * model.frame_seconds}
+        path = output_dir / f"{key}.{options.format}"
         if options.format == "npz":
-            content = io.BytesIO()
-            np.savez(content, **tables)
-            data = content.getvalue()
+            write_npz(path, **tables)
         else:
-            data = safetensors.numpy.save(tables)
-        write_chunks(output_dir / f"{key}.{options.format}", [data])
+            write_chunks(path, [safetensors.numpy.save(tables)])
 
     yield write_file
 
 
-HEADER = 128
-"""Bytes before the numbers of a .npy file; what numpy itself takes for a short description."""
-
-
-def write_header(file: BinaryIO, like: np.ndarray, rows: int) -> None:
-    """The beginning of a .npy file (format 1.0) of `rows` rows of the type and width of `like`."""
-    shape = (rows, *like.shape[1:])
-    text = repr({"descr": like.dtype.str, "fortran_order": False, "shape": shape})
-    start = b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little")
-    file.write(start + text.encode("ascii").ljust(HEADER - 11) + b"\n")
-
-
 @contextmanager
-def store(folder: Path, like: np.ndarray) -> Iterator[Writer]:
-    """`features.npy`, all frames one recording after the other, and `index.tsv`, where each one's
-    are: id, first row, rows.  Both whole or not at all; nothing is held in memory but the index."""
-    target = folder / "features.npy"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    lines, rows = ["id\tfirst\tframes"], 0
-    try:
-        with open(temporary, "wb") as file:
-            write_header(file, like, 0)
+def store_writer(folder: Path, like: np.ndarray) -> Iterator[Writer]:
+    """Writes `features.npy`, the frames of all recordings one after another, and `index.tsv`: id,
+    first row and number of rows of each.  `like` has the type and width of the features.
 
-            def write(key: str, values: np.ndarray) -> None:
-                nonlocal rows
-                file.write(values.tobytes())
-                lines.append(f"{key}\t{rows}\t{len(values)}")
-                rows += len(values)
+    Only the index is in memory.
+    """
+    index, rows = ["id\tfirst\tframes"], 0
 
-            yield write
-            file.seek(0)
-            write_header(file, like, rows)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    write_lines(folder / "index.tsv", lines)
+    def write_header(file: BinaryIO) -> None:
+        # numpy pads the header so that any number of rows fits into the same place.
+        header = {"descr": like.dtype.str, "fortran_order": False, "shape": (rows, like.shape[1])}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    def write(key: str, values: np.ndarray) -> None:
+        nonlocal rows
+        file.write(values.tobytes())
+        index.append(f"{key}\t{rows}\t{len(values)}")
+        rows += len(values)
+
+    with atomic_path(folder / "features.npy") as temporary, open(temporary, "wb") as file:
+        write_header(file)
+        yield write
+        file.seek(0)
+        write_header(file)
+    write_lines(folder / "index.tsv", index)

@@ -1,4 +1,4 @@
-"""How long a recogniser takes: latency by batch size, real-time factor, memory."""
+"""Speed of a recogniser: latency by batch size, real-time factor, peak memory."""
 
 import json
 import time
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
@@ -20,7 +20,7 @@ from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare
 from wav2vec2.inference.recognition import Score
 
 References = dict[str, tuple[list[str], str]]
-"""Of each utterance the symbols of its label line, and its transcript."""
+"""Utterance id -> units of its label line, and its transcript."""
 
 PARTS = ("data", "dnn", "data+dnn")
 QUANTILES = {"0_5": 50, "0_9": 90, "0_95": 95, "0_99": 99}
@@ -33,26 +33,25 @@ class LatencyOptions:
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
     subset: str = "test-other"
-    """Filelist to run through, without .tsv."""
+    """Filelist to measure on, without .tsv."""
     output_dir: str = "results/inference_benchmark"
     """Folder for nvlog.json, latency_<subset>.md and latency_<subset>.json."""
     batch_sizes: tuple[int, ...] = (1, 4, 8)
-    """Utterances at a time at most, one measurement each, in ascending order."""
+    """Utterances per batch at most; one measurement for each, in ascending order."""
     warmup: int = 5
-    """Batches run before each measurement; they are counted in it when their turn comes."""
+    """Batches run before each measurement, which then measures all batches, these included."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             given = " ".join(map(str, self.batch_sizes))
             raise UserError(f"--batch_sizes {given}: give at least one, each at least 1")
-        if self.warmup < 0:
-            raise UserError(f"--warmup {self.warmup}: must not be negative")
+        require_at_least(self, warmup=0)
 
 
 def measure_latency(
     options: RecogniserOptions, decoding: DecodingOptions, benchmark: LatencyOptions
 ) -> None:
-    """Measure each batch size over the whole subset; everything after the warm-up counts."""
+    """Measure each batch size on the whole subset; write and print the results."""
     output_dir = prepare_folder("--output_dir", benchmark.output_dir)
     recogniser = Recogniser.load(options)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
@@ -70,16 +69,16 @@ def measure_latency(
         }
     )
     results = []
-    # Ascending, because memory that a larger batch took still counts as the process' peak.
+    # Ascending, because the peak memory of a process on a CPU never falls.
     for number, size in enumerate(sorted(benchmark.batch_sizes), start=1):
         reset_peak_memory(recogniser.device)
-        for _ in islice(timed(recogniser, decoder, manifest, size), benchmark.warmup):
+        for _ in islice(timed_batches(recogniser, decoder, manifest, size), benchmark.warmup):
             pass
-        results.append(measure(recogniser, decoder, manifest, references, size))
+        results.append(measure_batch_size(recogniser, decoder, manifest, references, size))
         telemetry.log([number], results[-1])
     telemetry.log([], results[-1], quiet=True)
     telemetry.close()
-    table = markdown(results)
+    table = latency_table(results)
     title = f"{benchmark.subset}, {len(manifest)} utterances, {options.precision}"
     write_lines(output_dir / f"latency_{benchmark.subset}.md", [title, "", *table])
     write_lines(
@@ -91,7 +90,7 @@ def measure_latency(
 def read_references(
     recogniser: Recogniser, manifest: Manifest, decoding: DecodingOptions
 ) -> References:
-    """What was said, for error rates beside the times; of a subset without labels nothing."""
+    """References for error rates; none, with a note, for a subset without labels."""
     try:
         units = recogniser.references(manifest)
         words = recogniser.word_references(manifest, decoding)
@@ -101,11 +100,11 @@ def read_references(
     return {key: (line.split(), words[key]) for key, line in units.items()}
 
 
-def timed(
+def timed_batches(
     recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
 ) -> Iterator[tuple[AudioBatch, list[Hypothesis], float, float]]:
-    """Batches, longest first, and what was heard, each with the seconds its audio took, decoded in
-    this process, and those from there to its transcripts: transfer, network and search."""
+    """Batches, longest first, and their hypotheses, with the seconds to decode the audio (in this
+    process) and the seconds from there to the hypotheses (transfer, network and search)."""
     batches = recogniser.batches(manifest, size, workers=0)
     while True:
         start = time.perf_counter()
@@ -113,24 +112,24 @@ def timed(
         if batch is None:
             return
         loaded = time.perf_counter()
-        heard = recogniser.transcripts(batch, decoder)
-        yield batch, heard, loaded - start, time.perf_counter() - loaded
+        hypotheses = [decoder(logits) for logits in recogniser.logits(batch)]
+        yield batch, hypotheses, loaded - start, time.perf_counter() - loaded
 
 
-def measure(
+def measure_batch_size(
     recogniser: Recogniser,
     decoder: Decoder,
     manifest: Manifest,
     references: References,
     size: int,
 ) -> dict[str, Any]:
-    """Latencies of all batches in milliseconds, throughput, peak memory in MiB, and where there
-    are references the error rates in percent."""
+    """Latencies of all batches in milliseconds, throughput, peak memory in MiB, and, if there are
+    references, error rates in percent."""
     taken, audio, score = [], 0.0, Score(recogniser.vocabulary)
-    for batch, heard, data, network in timed(recogniser, decoder, manifest, size):
+    for batch, hypotheses, data, network in timed_batches(recogniser, decoder, manifest, size):
         taken.append((data, network, data + network))
-        audio += float(batch.lengths.sum()) / SAMPLE_RATE
-        for key, hypothesis in zip(batch.ids, heard):
+        audio += batch.audio_seconds
+        for key, hypothesis in zip(batch.ids, hypotheses):
             if references:
                 score.add(hypothesis, *references[key])
     result: dict[str, Any] = {"batch_size": size, "batches": len(taken)}
@@ -147,8 +146,8 @@ def measure(
     return result
 
 
-def markdown(results: list[dict[str, Any]]) -> list[str]:
-    """A row a batch size and part; what belongs to the whole stands in the row of both parts."""
+def latency_table(results: list[dict[str, Any]]) -> list[str]:
+    """A table with a row per batch size and part; the row of both parts has the totals."""
     lines = [
         "| batch size | batches | part | mean, ms | p50 | p90 | p95 | p99 | audio, s/s "
         "| real-time factor | peak memory, MiB |",

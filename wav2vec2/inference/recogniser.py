@@ -1,5 +1,6 @@
-"""A fine-tuned checkpoint ready for use: its model, its dictionary, and how it wants its audio."""
+"""A fine-tuned checkpoint ready for use: its model, its dictionary, and the audio it expects."""
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,21 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.config import Architecture
-from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
+from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.decoding.beam_search import build_decoder
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions, GreedyDecoder, Hypothesis
+from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
 from wav2vec2.inference.batches import AudioBatch, subset_batches
-from wav2vec2.inference.device import check_supported, pick_device
-from wav2vec2.inference.recognition import recognise
+from wav2vec2.inference.device import check_supported, inference_device
+from wav2vec2.inference.recognition import logits_by_id, run_model
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
 from wav2vec2.numerics import Precision, cast
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,14 @@ class RecogniserOptions:
     """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, fairseq's with its
     dict.ltr.txt beside it, or an ONNX file or .pt2 archive written by utils.checkpoints.convert."""
     batch_size: int = 8
-    """Utterances at a time at most; results do not depend on it."""
+    """Utterances per batch at most; results do not depend on it."""
     cpu: bool = False
-    """Run on the CPU even where there is a GPU."""
+    """Run on the CPU even if there is a GPU."""
     precision: Precision = "fp32"
-    """Type of weights and activations; results in bf16 and fp16 differ a little from fp32's."""
+    """Type of weights and activations; results in bf16 and fp16 differ slightly from fp32."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"--batch_size {self.batch_size}: must be at least 1")
+        require_at_least(self, batch_size=1)
 
 
 @dataclass
@@ -53,25 +55,28 @@ class Recogniser:
     labels: str
     device: torch.device
     checkpoint: str
-    """Where it was read from."""
+    """Path it was read from."""
 
     @classmethod
     def load(cls, options: RecogniserOptions) -> "Recogniser":
-        device = pick_device(options.cpu or not torch.cuda.is_available())
+        """The checkpoint that the flags name, on a GPU if there is one and --cpu is not given."""
+        device = inference_device(options.cpu)
         return cls.from_checkpoint(options.checkpoint, device, options.precision)
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: str, device: torch.device, precision: Precision = "fp32"
     ) -> "Recogniser":
-        """A checkpoint of any kind on `device`; UserError if it is none, not fine-tuned, or the
-        device does not have the precision."""
+        """A checkpoint of any kind, on `device`.
+
+        UserError if it is no checkpoint, not fine-tuned, or the device lacks the precision.
+        """
         check_supported(precision, device)
         if is_onnx(checkpoint):
             if precision != "fp32":
                 raise UserError(
                     f"--precision {precision}: {checkpoint} has the precision it was written in; "
-                    "leave the flag out"
+                    "remove the flag"
                 )
             model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
             content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
@@ -85,6 +90,7 @@ class Recogniser:
 
     @property
     def normalize_input(self) -> bool:
+        """Whether the model takes audio of zero mean and unit variance."""
         return self.architecture.normalize_input
 
     @property
@@ -94,7 +100,7 @@ class Recogniser:
 
     @property
     def shortening(self) -> int:
-        """Frames that the encoder joins to one in its middle; 1: none."""
+        """Shortening factor: frames per step in the middle of an hourglass; 1 without hourglass."""
         hourglass = self.architecture.hourglass
         return 1 if hourglass is None else hourglass.factor
 
@@ -102,27 +108,16 @@ class Recogniser:
         """The fewest samples that give `frames` frames."""
         return sample_count(frames, self.architecture.conv_layers)
 
-    def recognise(
-        self, batch: AudioBatch, decoder: Decoder
-    ) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
-        """See wav2vec2/inference/recognition.py; UserError for scores that are not finite."""
-        return recognise(self.model, decoder, batch.to(self.device), self.checkpoint)
-
-    def transcripts(self, batch: AudioBatch, decoder: Decoder) -> list[Hypothesis]:
-        """What `decoder` hears in each row."""
-        return self.recognise(batch, decoder)[0]
-
     def logits(self, batch: AudioBatch) -> list[Tensor]:
-        """Unit scores of each row, `[its frames, units]`, fp32 on the CPU."""
-        rows = [torch.empty(0, len(self.vocabulary)) for _ in batch.ids]
-        silent = GreedyDecoder(self.vocabulary)
-        _, _, output = self.recognise(batch, silent)
-        if output is not None:
-            audible = (self.model.frames(batch.lengths) > 0).nonzero()[:, 0].tolist()
-            logits = output.logits.float().cpu()  # at once, not row by row
-            for index, row, length in zip(audible, logits, output.frame_lengths.tolist()):
-                rows[index] = row[:length]
-        return rows
+        """Logits of each row, `[its frames, units]`, fp32 on the CPU; see Decoder.
+
+        A row shorter than the model's receptive field has no frame.  UserError for logits that are
+        not finite.
+        """
+        found = run_model(self.model, batch.to(self.device), self.checkpoint)
+        logits = logits_by_id(*found) if found else {}
+        no_frames = torch.empty(0, len(self.vocabulary))
+        return [logits.get(key, no_frames) for key in batch.ids]
 
     def emissions(self, batch: AudioBatch) -> list[Tensor]:
         """Log probabilities of each row, `[its frames, units]`, fp32 on the CPU."""
@@ -142,8 +137,8 @@ class Recogniser:
         ranks: int = 1,
         failures: list[str] | None = None,
     ) -> Iterator[AudioBatch]:
-        """A subset's audio, up to `size` utterances at a time, longest first: the share of process
-        `rank` of `ranks`, which take turns.  `failures`: see subset_batches."""
+        """The share of process `rank` of `ranks` of a subset's audio, in batches of at most `size`
+        utterances, longest first.  See subset_batches."""
         return subset_batches(
             manifest,
             self.frames(manifest),
@@ -155,16 +150,16 @@ class Recogniser:
         )
 
     def references(self, manifest: Manifest) -> dict[str, str]:
-        """Label line of each utterance.  A sentencepiece model cuts them from the words: the
-        checkpoint's own, whatever model the labels beside the filelist are of."""
+        """Utterance id -> label line.  Sub-words are made from `<subset>.wrd` with the checkpoint's
+        own sentencepiece model, because labels in files may be of another model."""
         subwords = self.vocabulary.subwords
         if subwords is None:
             return read_labels(manifest, self.labels)
         return {key: subwords.encode(words) for key, words in read_labels(manifest, "wrd").items()}
 
     def word_references(self, manifest: Manifest, decoding: DecodingOptions) -> dict[str, str]:
-        """Transcript of each utterance: what its label line spells; or, for units that spell no
-        words but a lexicon that does, `<subset>.wrd`."""
+        """Utterance id -> transcript: what its label line spells, or `<subset>.wrd` if the units
+        spell no words but a lexicon's entries are words."""
         if decoding.lexicon and self.vocabulary.spelling is Spelling.TOKENS:
             return read_labels(manifest, "wrd")
         lines = self.references(manifest)
@@ -172,8 +167,8 @@ class Recogniser:
 
 
 def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder:
-    """The search that the flags ask for; what is left out of lexicon or model is said."""
+    """The search that the flags ask for.  Logs what it had to skip of lexicon or model."""
     decoder, notes = build_decoder(options, vocabulary)
     for note in notes:
-        notice(f"note: {note}")
+        _log.warning("note: %s", note)
     return decoder

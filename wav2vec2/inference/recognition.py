@@ -1,4 +1,4 @@
-"""Audio batches -> transcripts, and transcripts -> error rates and confidences."""
+"""A model's output for a batch of audio; hypotheses -> error counts and confidences."""
 
 import math
 from collections.abc import Sequence
@@ -17,62 +17,77 @@ from wav2vec2.text.error_rate import ErrorCounts
 from wav2vec2.text.vocabulary import BLANK, Vocabulary
 
 
+@torch.no_grad()
+def run_model(
+    model: Wav2Vec2ForCTC, batch: AudioBatch, source: str = ""
+) -> tuple[AudioBatch, CTCOutput] | None:
+    """The rows of a batch that have a frame, and the model's output for them, fp32 at least.
+
+    None if no row has one: all are shorter than the receptive field.  UserError, naming `source`
+    (the checkpoint), for logits that are not finite; without `source` they are not checked.
+    """
+    rows = model.frames(batch.lengths).nonzero()[:, 0].tolist()
+    if not rows:
+        return None
+    batch = select_rows(batch, rows)
+    output = model(batch.waveforms, batch.lengths)
+    output = replace(output, logits=at_least_fp32(output.logits))
+    if source:
+        check_finite(output, batch.ids, source)
+    return batch, output
+
+
 def check_finite(output: CTCOutput, ids: Sequence[str], source: str) -> None:
-    """UserError, naming `source` and the utterance, for scores that are not numbers."""
+    """UserError, naming `source` and the utterance, for logits that are not finite."""
     counts = output.frame_lengths.to(output.logits.device)
     frames = torch.arange(output.logits.shape[1], device=counts.device)
     broken = ~output.logits.isfinite().all(dim=-1) & (frames < counts[:, None])
     for name, is_broken in zip(ids, broken.any(dim=1).tolist()):
         if is_broken:
             raise UserError(
-                f"{source}: its scores of {name} are not finite numbers; its weights are damaged, "
+                f"{source}: its output for {name} is not finite numbers; its weights are damaged, "
                 "or too large for --precision fp16: use another copy, or bf16 or fp32"
             )
 
 
-@torch.no_grad()
-def recognise(
-    model: Wav2Vec2ForCTC, decoder: Decoder, batch: AudioBatch, source: str = ""
-) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
-    """What `decoder` hears in each row of a batch.
+def logits_by_id(batch: AudioBatch, output: CTCOutput) -> dict[str, Tensor]:
+    """Utterance id -> its logits `[its frames, units]`, fp32 on the CPU."""
+    rows = output.logits.float().cpu()  # one copy from the device, not one per row
+    lengths = output.frame_lengths.tolist()
+    return {key: row[:length] for key, row, length in zip(batch.ids, rows, lengths)}
 
-    An utterance shorter than the model's receptive field has no frame and an empty transcript.
-    Also returns the rows that have frames, and the model's output for them (None if none has).
-    `source`: the checkpoint that a UserError names if the scores are not finite; without it they
-    are not looked at.
-    """
-    frames = model.frames(batch.lengths)
-    rows = [row for row, count in enumerate(frames.tolist()) if count > 0]
-    transcripts = [Hypothesis([], "") for _ in batch.ids]
-    if not rows:
-        return transcripts, None, None
-    audible = select_rows(batch, rows)
-    output = model(audible.waveforms, audible.lengths)
-    output = replace(output, logits=at_least_fp32(output.logits))
-    if source:
-        check_finite(output, audible.ids, source)
-    for row, hypothesis in zip(rows, decoder(output.logits, output.frame_lengths)):
-        transcripts[row] = hypothesis
-    return transcripts, audible, output
+
+def recognise(
+    model: Wav2Vec2ForCTC, decoder: Decoder, batch: AudioBatch
+) -> tuple[list[Hypothesis], AudioBatch | None, CTCOutput | None]:
+    """The hypothesis of each row; and `run_model`'s rows and output, which a loss needs."""
+    selected, output = run_model(model, batch) or (None, None)
+    if selected is None or output is None:
+        return [Hypothesis([], "") for _ in batch.ids], None, None
+    logits = logits_by_id(selected, output)
+    hypotheses = [
+        decoder(logits[key]) if key in logits else Hypothesis([], "") for key in batch.ids
+    ]
+    return hypotheses, selected, output
 
 
 def confidence(hypothesis: Hypothesis, emissions: Tensor, vocabulary: Vocabulary) -> float | None:
-    """Geometric mean of the posteriors of the hypothesis' units over the frames that are theirs on
-    its best path, 0 to 1; None if it has no units, or none that fit into its frames.
+    """Geometric mean of the units' posteriors over their frames on the best path, 0 to 1.
 
-    `emissions` `[frames, units]`: log probabilities.
+    `emissions` `[frames, units]`: log probabilities.  None for a hypothesis without units, or with
+    more units than fit the frames.
     """
     if not hypothesis.units:
         return None
     best, path = emissions.max(dim=-1)
-    spoken = path != BLANK
     ids = torch.unique_consecutive(path).tolist()
     if vocabulary.decode(i for i in ids if i != BLANK) == hypothesis.units:
-        return math.exp(best[spoken].double().mean())  # of all paths the best, so of its own, too
+        # The best of all paths spells the hypothesis, so it is also the best that does.
+        return math.exp(best[path != BLANK].double().mean())
     labels = vocabulary.encode(" ".join(hypothesis.units))
     try:
         spans = align(emissions.cpu().numpy(), labels)
-    except UserError:  # another of a word's pronunciations was heard, which takes fewer frames
+    except UserError:  # the search used another pronunciation of a word, which needs fewer frames
         return None
     frames = sum(end - start for start, end, _ in spans)
     total = sum((end - start) * math.log(max(score, 1e-300)) for start, end, score in spans)
@@ -92,8 +107,7 @@ class Score:
     ) -> tuple[int, int]:
         """Count one utterance; returns its word and unit errors.
 
-        `reference`: its symbols; `words`: its transcript, if a lexicon's words are not what the
-        symbols spell.
+        `reference`: its units; `words`: its transcript, if the units do not spell it.
         """
         words = self.vocabulary.words(reference) if words is None else words
         word_errors = self.words.add(hypothesis.words.split(), words.split())

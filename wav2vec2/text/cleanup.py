@@ -1,7 +1,7 @@
-"""Transcripts as people write them -> words a recogniser can be trained on.
+"""Written transcripts -> words that a recogniser can be trained on.
 
-Every step is explicit, and what is left unexplained refuses the utterance instead of silently
-teaching it something wrong.
+Every step is explicit.  A transcript with anything else is refused, so that no wrong text is
+trained on.
 """
 
 import re
@@ -13,7 +13,7 @@ from wav2vec2.cli.errors import UserError
 
 APOSTROPHES = str.maketrans(dict.fromkeys("‘’ʼ´`", "'"))
 READ_ALOUD = frozenset("%$€£¥&+=@#°§/*^~")
-"""Symbols that stand for words: which ones, a program cannot know."""
+"""Symbols that stand for words; which words, a program cannot know."""
 
 _ENGLISH_NUMBER = re.compile(
     r"(?P<minus>(?<![^\W_])-)?"  # a minus sign follows no letter or digit; a hyphen does
@@ -24,11 +24,11 @@ _WHOLE_NUMBER = re.compile(
     r"(?P<minus>(?<![^\W_])-)?(?P<whole>\d+)(?P<fraction>(?!))?(?P<ordinal>(?!))?"
 )
 _SEVERAL_READINGS = re.compile(r"\d[^\w\s]+\d|\d'?s\b", re.IGNORECASE)
-_LONGEST_CARDINAL = 6  # digits; longer numbers are mostly those of telephones and accounts
+_LONGEST_CARDINAL = 6  # digits; longer numbers are mostly telephone and account numbers
 
 
 class Refused(ValueError):
-    """This transcript cannot be cleaned; `reason` is one of a few, for counting."""
+    """A transcript that cannot be cleaned; `reason` is one of a few, for counting."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -41,19 +41,19 @@ class CleanupOptions:
     """Transcript clean-up, in this order"""
 
     drop_pattern: tuple[str, ...] = (r"\[[^\]]*\]", r"<[^>]*>", r"\([^)]*\)")
-    """Regular expressions of what is not speech; the default drops [noise], <tags> and (remarks).
-    Give none to drop nothing; the flag can be repeated."""
+    """Regular expressions of what is not speech; default: [noise], <tags> and (remarks).  An empty
+    list drops nothing; the flag can be repeated."""
     digits: Literal["spell", "refuse", "keep"] = "spell"
     """Numbers: spell them out, refuse the utterance, or keep them as digits.  English spells
     ordinals (2nd), years (any ungrouped 1100 to 1999), thousands (1,000) and decimals (28.8),
     other languages whole numbers; 007 and numbers of more than 6 digits are read digit by digit.
-    What has several readings (3-5, 10:30, 1990s) is refused."""
+    Numbers with several readings (3-5, 10:30, 1990s) are refused."""
     language: str = "en"
-    """Language in which numbers are spelt, as num2words names it."""
+    """Language of spelt numbers, as num2words names it."""
     keep_characters: str = "'"
     """Punctuation that belongs to words; all other punctuation is removed."""
     alphabet: str = ""
-    """Letters allowed, after the change of case; empty: letters of any script."""
+    """Letters allowed after the change of case; default: letters of any script."""
     case: Literal["upper", "lower", "keep"] = "upper"
     """Case of the result."""
 
@@ -67,7 +67,7 @@ class CleanupOptions:
                 ) from None
         for flag in ("keep_characters", "alphabet"):
             if any(c == "|" or c.isspace() for c in getattr(self, flag)):
-                raise UserError(f"--{flag}: spaces and | separate words and cannot belong to them")
+                raise UserError(f"--{flag}: spaces and | separate words and cannot be part of them")
 
 
 def spell(number: int, language: str, kind: str = "cardinal") -> str:
@@ -102,7 +102,7 @@ def _spell_match(match: re.Match, language: str) -> str:
         words = spell(int(digits), language, "year" if as_year else "cardinal")
     if match["minus"]:
         words = spell(-1, language).replace(spell(1, language), words)
-    if match["fraction"]:  # only English: others disagree on what a point is
+    if match["fraction"]:  # English only: a point means thousands in other languages
         words += " point " + " ".join(
             spell(int(digit), language) for digit in match["fraction"][1:]
         )
@@ -110,19 +110,20 @@ def _spell_match(match: re.Match, language: str) -> str:
 
 
 def spell_numbers(text: str, language: str) -> str:
-    """`the 2nd of 12` -> `the second of twelve`; Refused for a number of several readings."""
+    """`the 2nd of 12` -> `the second of twelve`; Refused for a number with several readings."""
     pattern = _ENGLISH_NUMBER if language.startswith("en") else _WHOLE_NUMBER
-    # With each whole number out of the way, what still joins digits is no number we can read.
+    # Each number is replaced by 0; digits that are then still joined have several readings.
     if _SEVERAL_READINGS.search(pattern.sub("0", text)):
         raise Refused("number", f"can be read in several ways: {text!r}")
     return pattern.sub(lambda match: _spell_match(match, language), text)
 
 
 def clean(text: str, options: CleanupOptions) -> str:
-    """Words separated by single spaces; Refused, saying why, if that cannot be had."""
+    """Clean a transcript to words separated by single spaces; Refused, with the reason, if it
+    cannot be."""
     if not text.strip():
         raise Refused("no transcript", "it is empty")
-    # Apostrophes first: NFKC takes some of them apart.
+    # Apostrophes first: NFKC splits some of them.
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES))
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # soft hyphens and the like
     for pattern in options.drop_pattern:
@@ -148,14 +149,14 @@ def clean(text: str, options: CleanupOptions) -> str:
                 raise Refused("alphabet", f"letter {character!r} is not in it")
             kept.append(character)
         elif category == "Pd" or character in "-_":
-            kept.append(" ")  # a hyphen joins words that are said apart
+            kept.append(" ")  # a hyphen joins separate words
         elif category[0] == "P":
             kept.append(" " if character in ",.;:!?" else "")
         else:
             raise Refused("character", f"{character!r} is neither letter nor punctuation")
     # An apostrophe at a word's edge is a quotation mark.
     words = [word.strip("'") for word in "".join(kept).split()]
-    # What is kept in words is no word by itself, like a dash between two.
+    # Kept punctuation alone is not a word.
     words = [word for word in words if word.strip(options.keep_characters)]
     if not words:
         raise Refused("no words", "none are left after the clean-up")

@@ -1,4 +1,4 @@
-"""Word and unit error rates, and which words they are: the only edit distances there are."""
+"""Word and unit error rates, and the alignment of a hypothesis with its reference."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,33 +24,34 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Percent; of an empty reference, 0 without errors and infinity with."""
+        """Percent; for an empty reference 0 without errors, else infinity."""
         if self.reference == 0:
             return 0.0 if self.errors == 0 else float("inf")
         return 100.0 * self.errors / self.reference
 
 
 Pair = tuple[str | None, str | None]
-"""What was said and what was heard for it; None: nothing, an insertion or a deletion."""
+"""Reference word and hypothesis word; None in the first place: an insertion, in the second: a
+deletion."""
 
 
 def pair_words(hypothesis: Sequence[str], reference: Sequence[str]) -> list[Pair]:
-    """Which word was heard for which, in order, with the fewest errors there can be.
+    """Align hypothesis and reference with the fewest errors: pairs of words, in order.
 
-    Where several alignments have as few, words are rather exchanged than left out and put in.
+    Of alignments with equally few errors, prefers substitutions to a deletion and an insertion.
     """
     same = 0
     while same < min(len(hypothesis), len(reference)) and hypothesis[same] == reference[same]:
         same += 1
     pairs: list[Pair] = [(word, word) for word in reference[:same]]
     hypothesis, reference = hypothesis[same:], reference[same:]
-    # errors[i][j]: of the first i words said and the first j heard
+    # errors[i][j]: between the first i words of the reference and the first j of the hypothesis
     errors = [list(range(len(hypothesis) + 1))]
-    for said in reference:
+    for word in reference:
         above = errors[-1]
         row = [above[0] + 1]
-        for j, heard in enumerate(hypothesis):
-            row.append(min(above[j] + (said != heard), above[j + 1] + 1, row[j] + 1))
+        for j, other in enumerate(hypothesis):
+            row.append(min(above[j] + (word != other), above[j + 1] + 1, row[j] + 1))
         errors.append(row)
     i, j = len(reference), len(hypothesis)
     backwards: list[Pair] = []

@@ -1,4 +1,4 @@
-"""Sub-word units: a sentencepiece model, as the bytes that travel in a checkpoint."""
+"""Sub-word units: a sentencepiece model, kept as bytes because checkpoints carry it."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ import sentencepiece
 from wav2vec2.cli.errors import UserError
 
 WORD_START = "▁"
-"""Sentencepiece's mark of a word's beginning (U+2581, no underscore)."""
+"""Sentencepiece's mark of the start of a word (U+2581, not an underscore)."""
 
 
 class SubwordModel:
-    """Cuts transcripts into the pieces it has learnt."""
+    """Splits transcripts into sub-word pieces."""
 
     def __init__(self, content: bytes, source: str | Path):
-        """`content`: a .model file's bytes; `source` is named by the UserError if they are not."""
+        """`content`: bytes of a .model file; UserError, naming `source`, if they are not."""
         self.content = content
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -27,7 +27,7 @@ class SubwordModel:
 
     @classmethod
     def from_file(cls, path: Path) -> "SubwordModel":
-        """Read a .model file; UserError if it is missing or no model."""
+        """Read a .model file; UserError if it is missing or not a model."""
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -48,6 +48,6 @@ class SubwordModel:
     def encode(self, words: str) -> str:
         """A transcript as a label line: `HI YOU` -> `▁HI ▁YO U`.
 
-        Characters the model has never seen stay as they are, for the dictionary to miss.
+        Characters that the model does not know stay as they are; the dictionary then lacks them.
         """
         return " ".join(self._processor.encode(" ".join(words.split()), out_type=str))

@@ -1,4 +1,4 @@
-"""The output units of a recogniser, and their numbers."""
+"""The output units of a recogniser and their ids."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import letters
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import read_lines
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -17,18 +18,18 @@ WORD_END = "|"
 
 
 class Spelling(Enum):
-    """How units make words, and so what a word error rate counts."""
+    """How units spell words, and so what a word error rate counts."""
 
     LETTERS = "letters"
     """`H I | Y O U |`: units are joined, `|` ends a word."""
     PIECES = "pieces"
-    """`▁HI ▁YO U`: units are joined, `▁` begins a word."""
+    """`▁HI ▁YO U`: units are joined, `▁` starts a word."""
     TOKENS = "tokens"
-    """`HH AY Y UW`: each unit stands for itself and counts as a word."""
+    """`HH AY Y UW`: each unit counts as a word."""
 
     @classmethod
     def of(cls, symbols: Iterable[str]) -> "Spelling":
-        """The spelling a dictionary's symbols are made for."""
+        """The spelling of a dictionary with these symbols."""
         symbols = set(symbols)
         if any(symbol.startswith(WORD_START) for symbol in symbols):
             return cls.PIECES
@@ -54,8 +55,8 @@ class Vocabulary:
         spelling: Spelling = Spelling.LETTERS,
         subwords: SubwordModel | None = None,
     ):
-        """`symbols`: the dictionary's own, in file order, without the special ones; `subwords`:
-        the model that cuts words into them, if they are pieces."""
+        """`symbols`: of the dictionary, in file order, without the special ones; `subwords`: the
+        model that splits words into them, if they are pieces."""
         self.spelling, self.subwords = spelling, subwords
         self.symbols = (*SPECIALS, *symbols)
         self._ids = {symbol: index for index, symbol in enumerate(self.symbols)}
@@ -87,15 +88,15 @@ class Vocabulary:
         return f"{listed}, ..." if len(counts) > 10 else listed
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Ids -> symbols, special ones left out (except <unk>, which a reader should see)."""
+        """Ids -> symbols, without special ones, except <unk>, which a reader should see."""
         return [self.symbols[i] for i in ids if i >= len(SPECIALS) or self.symbols[i] == "<unk>"]
 
     def words(self, symbols: Iterable[str]) -> str:
-        """Symbols -> words, the way this vocabulary spells them."""
+        """Symbols -> words separated by spaces; see Spelling."""
         return self.spelling.words(symbols)
 
     def to_text(self) -> str:
-        """The dictionary as text, special symbols left out; `from_text` reads it back."""
+        """The dictionary as text, without special symbols; `from_text` reads it."""
         return "".join(f"{symbol}\n" for symbol in self.symbols[len(SPECIALS) :])
 
     @classmethod
@@ -106,26 +107,23 @@ class Vocabulary:
         spelling: Spelling = Spelling.LETTERS,
         subwords: SubwordModel | None = None,
     ) -> "Vocabulary":
-        """What `to_text` wrote, or a dictionary file holds; UserError names the line."""
+        """From the text of a dictionary; UserError names the line that does not parse."""
         return cls(parse_dictionary(text, source), spelling, subwords)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Vocabulary":
         """Read `dict.<labels>.txt`, and `<labels>.model` beside it if its symbols are pieces.
 
-        UserError if one is missing, a line does not parse, or the two do not belong together.
+        UserError if one is missing, a line does not parse, or the two have different pieces.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UserError(
-                f"{path}: dictionary cannot be read ({reason}); write it with "
-                "scripts/generate_filelists.sh, utils/data/import_corpus.py or "
-                "utils/data/train_sentencepiece.py, or by hand for labels of your own"
-            ) from None
-        symbols = parse_dictionary(text, path)
+        lines = read_lines(
+            path,
+            fix="write the dictionary with scripts/generate_filelists.sh, "
+            "utils/data/import_corpus.py or utils/data/train_sentencepiece.py, or by hand for "
+            "labels of your own",
+        )
+        symbols = parse_dictionary("\n".join(lines), path)
         spelling = Spelling.of(symbols)
         if spelling is not Spelling.PIECES:
             return cls(symbols, spelling)
@@ -135,7 +133,7 @@ class Vocabulary:
         if differing:
             raise UserError(
                 f"{path}: does not list the pieces of {labels}.model ({differing[0]!r} is in one "
-                "alone); write both again with utils/data/train_sentencepiece.py"
+                "only); write both again with utils/data/train_sentencepiece.py"
             )
         return cls(symbols, spelling, subwords)
 

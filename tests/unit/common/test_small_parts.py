@@ -1,4 +1,4 @@
-"""Decoding, error rates, randomness, metrics, exit codes."""
+"""Error rates, randomness, metrics, exit codes."""
 
 import os
 import subprocess
@@ -10,18 +10,7 @@ import torch
 from common.runtime import randomness
 from common.training.meter import Sums
 from wav2vec2.cli import errors
-from wav2vec2.decoding.greedy import ctc_greedy
 from wav2vec2.text.error_rate import ErrorCounts
-
-
-def one_hot(rows, units=5):
-    return torch.nn.functional.one_hot(torch.tensor(rows), units).float()
-
-
-def test_greedy_merges_repeats_and_removes_blanks():
-    logits = one_hot([[0, 3, 3, 0, 3, 4, 4], [1, 1, 2, 0, 0, 0, 4]])
-    assert ctc_greedy(logits, [7, 4]) == [[3, 3, 4], [1, 2]]
-    assert ctc_greedy(logits, torch.tensor([0, 7])) == [[], [1, 2, 4]]
 
 
 def slow_distance(a, b):

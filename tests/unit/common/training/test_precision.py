@@ -165,7 +165,7 @@ def test_a_type_the_device_lacks(monkeypatch):
         raise RuntimeError("\"slow_conv\" not implemented for 'Half'")
 
     monkeypatch.setattr(torch.nn.functional, "conv1d", refuse)
-    with pytest.raises(UserError, match="--precision fp16: cpu does not have it .*'Half'"):
+    with pytest.raises(UserError, match="--precision fp16: cpu does not support it .*'Half'"):
         check_supported("fp16", CPU)
 
 

@@ -1,6 +1,7 @@
 """A waveform on disk against NumPy's own statistics of the whole."""
 
 import tempfile
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def samples():
 @pytest.mark.parametrize("in_memory", [10**6, 100])
 def test_what_was_written_is_read(samples, in_memory, monkeypatch):
     monkeypatch.setattr(waveform, "IN_MEMORY", in_memory)
-    with Waveform(iter(blocks_of(samples, [1, 0, 1500, 3000, 499]))) as spooled:
+    with closing(Waveform(iter(blocks_of(samples, [1, 0, 1500, 3000, 499])))) as spooled:
         assert (spooled.samples, spooled.seconds) == (5000, 5000 / 16_000)
         for start, end in [(0, 5000), (4000, 4999), (17, 18), (3, 2500)]:
             assert np.array_equal(spooled.read(start, end), samples[start:end])
@@ -43,7 +44,7 @@ def test_an_offset_far_from_zero_costs_no_accuracy():
     assert spooled.variance == pytest.approx(samples.astype(np.float64).var(), rel=1e-9)
 
 
-def test_a_full_disk_is_said(samples, monkeypatch):
+def test_a_full_disk_is_a_one_line_error(samples, monkeypatch):
     class Full(tempfile.SpooledTemporaryFile):
         def write(self, content):
             raise OSError(28, "No space left on device")

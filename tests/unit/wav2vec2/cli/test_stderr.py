@@ -30,8 +30,8 @@ def test_threads_leave_standard_error_as_it_was(capfd):
         thread.join(0.1)
     second.set()
     thread.join()
-    os.write(2, b"heard\n")
-    assert capfd.readouterr().err == "heard\n"
+    os.write(2, b"visible\n")
+    assert capfd.readouterr().err == "visible\n"
 
 
 def test_no_descriptor_is_left_open_and_a_closed_one_stays_closed():

@@ -60,7 +60,7 @@ def test_lexicon_free_search_is_the_best_of_all_paths(flashlight, tmp_path, seed
     logits = random_logits(seed, 5, len(LETTERS))
     expected = max(paths(logits), key=lambda p: p[1] + 1.7 * log10_probability(model, p[0]))[0]
     decoder, notes = build_decoder(wide(lm=str(lm), lm_weight=1.7), LETTERS)
-    assert decoder(logits, [5])[0].units == expected
+    assert decoder(logits[0]).units == expected
     assert notes == []
 
 
@@ -93,9 +93,9 @@ def test_lexicon_search_is_the_best_of_all_paths(flashlight, tmp_path, seed, wit
     expected = max(allowed)[1]
     options = wide(lm=str(lm), lexicon=str(lexicon), lm_weight=1.3, word_score=0.9)
     decoder, _ = build_decoder(options, LETTERS)
-    heard = decoder(logits, [6])[0]
-    assert heard.words == " ".join(expected)
-    assert heard.units == [c for word in expected for c in (*word, "|")]
+    found = decoder(logits[0])
+    assert found.words == " ".join(expected)
+    assert found.units == [c for word in expected for c in (*word, "|")]
 
 
 def frames(text: str, doubtful: dict[int, tuple[str, str]] | None = None) -> torch.Tensor:
@@ -105,36 +105,37 @@ def frames(text: str, doubtful: dict[int, tuple[str, str]] | None = None) -> tor
     logits = torch.full((1, len(text), len(LETTERS)), -9.0)
     for frame, symbol in enumerate(text):
         logits[0, frame, ids[symbol]] = 0.0
-    for frame, (heard, meant) in (doubtful or {}).items():
-        logits[0, frame, ids[heard]], logits[0, frame, ids[meant]] = 0.0, -0.5
+    for frame, (greedy, other) in (doubtful or {}).items():
+        logits[0, frame, ids[greedy]], logits[0, frame, ids[other]] = 0.0, -0.5
     return logits
 
 
-def test_beam_search_mends_what_greedy_search_mishears(flashlight, tmp_path):
-    """BA said as BB: without and with a lexicon a language model knows better."""
+def test_beam_search_corrects_greedy_search(flashlight, tmp_path):
+    """A language model corrects the greedy transcript BB to BA, without and with a lexicon."""
     logits = frames("BB_B_|", {3: ("B", "A")})
-    assert GreedyDecoder(LETTERS)(logits, [6])[0].words == "BB"
+    assert GreedyDecoder(LETTERS)(logits[0]).words == "BB"
     units = write_arpa(
         tmp_path / "units.arpa", bigrams(["A", "B", "|"], [("<s>", "B"), ("B", "A"), ("A", "|")])
     )
     decoder, _ = build_decoder(DecodingOptions(decoder="beam", lm=str(units)), LETTERS)
-    assert decoder(logits, [6]) == [Hypothesis(["B", "A", "|"], "BA")]
+    assert decoder(logits[0]) == Hypothesis(["B", "A", "|"], "BA")
     lm = write_arpa(tmp_path / "words.arpa", bigrams(["BA", "BB"], [("<s>", "BA")]))
     lexicon = tmp_path / "words.txt"
     lexicon.write_text("BA\nBB\nBU\n")
     options = DecodingOptions(decoder="beam", lm=str(lm), lexicon=str(lexicon))
     decoder, notes = build_decoder(options, LETTERS)
-    assert decoder(logits, [6]) == [Hypothesis(["B", "A", "|"], "BA")]
-    assert len(notes) == 1 and "1 of its lines left out" in notes[0] and "'U'" in notes[0]
+    assert decoder(logits[0]) == Hypothesis(["B", "A", "|"], "BA")
+    assert len(notes) == 1 and "skipped 1 of its lines" in notes[0] and "'U'" in notes[0]
 
 
-def test_rows_have_their_own_length_and_specials_are_never_heard(flashlight, tmp_path):
+def test_special_symbols_are_never_in_a_transcript(flashlight, tmp_path):
     (tmp_path / "words.txt").write_text("A\nB\n")
     options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"))
     decoder, _ = build_decoder(options, LETTERS)
-    logits = torch.cat([frames("AA|B|"), frames("A|_B|")])
-    logits[..., 2] = 5.0
-    assert [h.words for h in decoder(logits, torch.tensor([3, 5]))] == ["A", "A B"]
+    logits = frames("A|_B|")[0]
+    logits[:, 2] = 5.0
+    assert decoder(logits).words == "A B" and decoder(logits[:3]).words == "A"
+    assert decoder(logits[:0]) == Hypothesis([], "")
 
 
 def test_words_of_phonemes(flashlight, tmp_path):
@@ -147,19 +148,19 @@ def test_words_of_phonemes(flashlight, tmp_path):
     decoder, _ = build_decoder(options, PHONES)
     ids = [4, 6, 6, 6, 0, 4, 4, 5, 5, 0]
     logits = torch.nn.functional.one_hot(torch.tensor([ids]), len(PHONES)) * 9.0
-    assert decoder(logits, [10]) == [Hypothesis(["HH", "UW", "HH", "AY"], "WHO HIGH")]
+    assert decoder(logits[0]) == Hypothesis(["HH", "UW", "HH", "AY"], "WHO HIGH")
 
 
 def test_words_of_pieces(flashlight, tmp_path):
     pieces = Vocabulary(["▁HI", "▁YO", "U"], Spelling.PIECES)
     (tmp_path / "words.txt").write_text("HI\t▁HI\nYOU\t▁YO U\n")
-    # HI twice and HI with its last unit said twice are equally probable: word_score decides.
+    # HI twice and HI with its last unit spoken twice are equally probable: word_score decides.
     options = DecodingOptions(decoder="beam", lexicon=str(tmp_path / "words.txt"), word_score=0.1)
     decoder, _ = build_decoder(options, pieces)
     ids = [0, 4, 4, 0, 5, 6, 6, 6, 4, 4, 0, 4]
     logits = torch.nn.functional.one_hot(torch.tensor([ids]), len(pieces)) * 9.0
-    heard = Hypothesis(["▁HI", "▁YO", "U", "▁HI", "▁HI"], "HI YOU HI HI")
-    assert decoder(logits, [12]) == [heard]
+    expected = Hypothesis(["▁HI", "▁YO", "U", "▁HI", "▁HI"], "HI YOU HI HI")
+    assert decoder(logits[0]) == expected
 
 
 def test_a_bare_word_is_spelt_by_the_dictionary(tmp_path):
@@ -168,18 +169,17 @@ def test_a_bare_word_is_spelt_by_the_dictionary(tmp_path):
     lexicon = read_lexicon(path, LETTERS)
     assert lexicon.spellings == {"AB": [(5, 6, 4)], "BA": [(6, 5, 4), (6, 5, 5, 4)]}
     assert lexicon.notes() == [
-        f"{path}: 2 of its lines left out: units that the dictionary lacks, such as "
-        "line 4, AX ('X')"
+        f"{path}: skipped 2 of its lines: units that the dictionary lacks, such as line 4, AX ('X')"
     ]
     path.write_text("".join(f"W{n}\tA B |\n" for n in range(8)))
     lexicon = read_lexicon(path, LETTERS)
-    assert len(lexicon.words) == 6 and lexicon.left_out.total() == 2
+    assert len(lexicon.words) == 6 and lexicon.skipped.total() == 2
 
 
 @pytest.mark.parametrize(
     "content, complaint",
     [
-        (b"a\nb\n", "holds no word that the checkpoint's dictionary spells"),
+        (b"a\nb\n", "holds no word that the checkpoint's dictionary can spell"),
         (b"A\nA B\n", "words.txt:2: expected a word"),
         (b"A\t\n", "words.txt:1: expected a word"),
         (b"", "holds no word"),
@@ -296,7 +296,7 @@ def test_without_the_package_the_way_out_is_named(tmp_path):
 @pytest.mark.parametrize(
     "flags, complaint",
     [
-        ({"lm": "x.arpa"}, "--lm: greedy search uses none; add --decoder beam"),
+        ({"lm": "x.arpa"}, "--lm: greedy search does not use it; add --decoder beam"),
         ({"decoder": "beam"}, "give --lm, --lexicon or both"),
         ({"decoder": "beam", "lm": "x", "word_score": 1.0}, "give --lexicon"),
         ({"decoder": "beam", "lm": "x", "beam": 0}, "--beam 0"),
@@ -327,10 +327,10 @@ def test_the_best_path_is_the_alignment_of_the_hypothesis(flashlight, tmp_path):
     ):
         logits = random_logits(seed, 12, len(LETTERS))
         if "lexicon" in flags:  # whose search may say the separator more often than the words have
-            said = "_ A A B | _ B A A _ | _".replace("_", LETTERS.symbols[BLANK]).split()
-            logits[0, range(12), LETTERS.encode(" ".join(said))] += 6
+            units = "_ A A B | _ B A A _ | _".replace("_", LETTERS.symbols[BLANK]).split()
+            logits[0, range(12), LETTERS.encode(" ".join(units))] += 6
         values = logits[0].log_softmax(dim=-1).numpy()
-        (found,) = build_decoder(wide(**flags), LETTERS)[0](logits, [12])
+        found = build_decoder(wide(**flags), LETTERS)[0](logits[0])
         expected = align_units(values, LETTERS.encode(" ".join(found.units)), found.units)
         path = np.array(found.path)
         assert len(path) == 12

@@ -2,7 +2,6 @@ import pytest
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import letters, read_labels, read_manifest, write_manifest
-from wav2vec2.files.output import write_chunks, write_lines
 
 
 def write(folder, name, *lines):
@@ -46,8 +45,8 @@ def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
         (["/data", "a.flac\t1e5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
-        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' already stands in line 2"),
-        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' already stands in line 2"),
+        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' is already in line 2"),
+        (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' is already in line 2"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, lines, message):
@@ -104,7 +103,7 @@ def test_blank_lines_and_windows_line_ends_are_no_harm(tmp_path):
 
 def test_not_utf8(tmp_path):
     (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
-    with pytest.raises(UserError, match=r"s\.tsv: not UTF-8"):
+    with pytest.raises(UserError, match=r"s\.tsv: cannot be read \(not UTF-8"):
         read_manifest(tmp_path, "s")
 
 
@@ -121,27 +120,3 @@ def test_file_names_that_cannot_be_listed(tmp_path):
     with pytest.raises(UserError, match=r"s\.tsv: cannot be written: .* is not valid Unicode"):
         write_manifest(tmp_path, "s", "/data", [("a\udcff.flac", 5)])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/s\.tsv: cannot be written"):
-        write_lines(tmp_path / "file" / "s.tsv", ["/data"])
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    write_lines(tmp_path / "f", ["old"])
-
-    def broken():
-        yield "new"
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match="No space left"):
-        write_lines(tmp_path / "f", broken())
-    assert (tmp_path / "f").read_text() == "old\n"
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
-
-
-def test_any_content_is_written_whole(tmp_path):
-    write_chunks(tmp_path / "new" / "f", [b"\x00\r", b"\n"])
-    assert (tmp_path / "new" / "f").read_bytes() == b"\x00\r\n"

@@ -23,9 +23,9 @@ def slow(units, values):
     best, found = -math.inf, None
     labels = VOCABULARY.encode(" ".join(units))
     for path in itertools.product({0, *labels}, repeat=len(values)):
-        said = [unit for unit, _ in itertools.groupby(path) if unit]
+        collapsed = [unit for unit, _ in itertools.groupby(path) if unit]
         total = sum(float(values[frame, unit]) for frame, unit in enumerate(path))
-        if said == labels and total > best:
+        if collapsed == labels and total > best:
             best = total
             own = [float(values[frame, unit]) for frame, unit in enumerate(path) if unit]
             found = math.exp(sum(own) / len(own))
@@ -44,7 +44,7 @@ def test_any_transcript(seed):
 def test_greedy_transcripts(seed):
     values = emissions(seed, frames=5)
     values[:, 1:4] -= 100  # special symbols, which no transcript shows
-    (hypothesis,) = GreedyDecoder(VOCABULARY)(values[None], [5])
+    hypothesis = GreedyDecoder(VOCABULARY)(values)
     found = confidence(hypothesis, values, VOCABULARY)
     if hypothesis.units:
         assert found == pytest.approx(slow(hypothesis.units, values), rel=1e-5)

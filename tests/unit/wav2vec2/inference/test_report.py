@@ -37,17 +37,17 @@ RESULTS = [
 
 
 def test_totals(tmp_path):
-    report = Report.read(write(tmp_path / "h.jsonl", RESULTS))
+    report = Report.from_file(write(tmp_path / "h.jsonl", RESULTS))
     summary = report.summary()
     assert summary["wer"] == pytest.approx(100 * 5 / 9)
     assert (summary["words"], summary["word_errors"], summary["utterances"]) == (9, 5, 5)
     kinds = ("substitutions", "deletions", "insertions")
     assert [summary[kind] for kind in kinds] == [2, 2, 1]
-    assert (report.faultless, report.seconds) == (1, 16.0)
+    assert (report.correct, report.seconds) == (1, 16.0)
 
 
 def test_markdown(tmp_path):
-    text = "\n".join(Report.read(write(tmp_path / "h.jsonl", RESULTS)).markdown("dev"))
+    text = "\n".join(Report.from_file(write(tmp_path / "h.jsonl", RESULTS)).markdown("dev"))
     assert "| words | 9 | 5 | 55.56 % | 2 | 2 | 1 |" in text
     assert "| 2 | THE | A |" in text  # substituted
     assert "| 1 | SAT |  |" in text and "| 1 | GO |  |" in text  # deleted
@@ -61,21 +61,21 @@ def test_markdown(tmp_path):
         "e",
         "a",
     ]
-    assert "said:  THE CAT SAT\nheard: A   CAT ***" in text
+    assert "REF: THE CAT SAT\nHYP: A   CAT ***" in text
 
 
 def test_of_many_utterances_the_worst_are_kept(tmp_path):
     many = [
         result(str(n), " ".join("A" * 9), " ".join("A" * (9 - n % 5)), n % 5) for n in range(99)
     ]
-    report = Report.read(write(tmp_path / "h.jsonl", many))
+    report = Report.from_file(write(tmp_path / "h.jsonl", many))
     assert len(report.worst) == LISTED
     first = [n for n in range(99) if n % 5 == 4] + [n for n in range(99) if n % 5 == 3]
     assert sorted(int(entry[-1]["id"]) for entry in report.worst) == sorted(first[:LISTED])
 
 
 def test_an_evaluation_without_errors(tmp_path):
-    text = "\n".join(Report.read(write(tmp_path / "h.jsonl", [RESULTS[2]])).markdown("dev"))
+    text = "\n".join(Report.from_file(write(tmp_path / "h.jsonl", [RESULTS[2]])).markdown("dev"))
     assert "1 of them without" in text and "##" not in text
 
 

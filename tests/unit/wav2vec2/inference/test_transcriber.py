@@ -37,9 +37,9 @@ class Local:
 
     def logits(self, batch):
         self.batches.append(batch.lengths.tolist())
-        return [self.listen(row[:n]) for row, n in zip(batch.waveforms, batch.lengths.tolist())]
+        return [self.logits_of(row[:n]) for row, n in zip(batch.waveforms, batch.lengths.tolist())]
 
-    def listen(self, row):
+    def logits_of(self, row):
         count = frame_count(len(row), LAYERS)
         if count == 0:
             return torch.empty(0, len(LETTERS))
@@ -54,7 +54,7 @@ class Local:
         return logits
 
 
-def hear(recogniser, rows, batch_size=3, **windows):
+def transcribe(recogniser, rows, batch_size=3, **windows):
     transcriber = Transcriber(
         recogniser, GreedyDecoder(LETTERS), WindowOptions(**windows), batch_size
     )
@@ -69,13 +69,13 @@ def noise(samples, seed=0):
 
 
 @pytest.mark.parametrize(("shortening", "normalize_input"), [(1, False), (4, True), (3, False)])
-def test_windows_say_of_each_frame_what_the_whole_says(shortening, normalize_input):
+def test_windows_give_each_frame_the_units_of_the_whole(shortening, normalize_input):
     recogniser = Local(shortening, normalize_input)
     for seconds in (1.5, 2.0, 2.07, 3.333, 9.0):
         row = noise(int(seconds * SAMPLE_RATE), seed=int(seconds * 100))
-        (whole,) = hear(recogniser, [row], window_seconds=100)
+        (whole,) = transcribe(recogniser, [row], window_seconds=100)
         for overlap in (0, 0.5, 1.0):
-            (windowed,) = hear(recogniser, [row], window_seconds=2, overlap_seconds=overlap)
+            (windowed,) = transcribe(recogniser, [row], window_seconds=2, overlap_seconds=overlap)
             assert windowed.text == whole.text != ""
             assert [(w.start, w.end) for w in windowed.words] == [
                 (w.start, w.end) for w in whole.words
@@ -85,7 +85,7 @@ def test_windows_say_of_each_frame_what_the_whole_says(shortening, normalize_inp
 
 
 def test_words_are_in_order_and_within_the_recording():
-    (found,) = hear(Local(2, True), [noise(77_777)], window_seconds=1, overlap_seconds=0.4)
+    (found,) = transcribe(Local(2, True), [noise(77_777)], window_seconds=1, overlap_seconds=0.4)
     edges = [edge for word in found.words for edge in (word.start, word.end)]
     assert len(edges) > 20 and edges == sorted(edges)
     assert edges[0] >= 0 and edges[-1] <= found.duration == 77_777 / SAMPLE_RATE
@@ -96,8 +96,8 @@ def test_words_are_in_order_and_within_the_recording():
 def test_confidence_is_the_geometric_mean_over_the_units_frames():
     recogniser = Local(1, False)
     row = noise(8000)
-    (found,) = hear(recogniser, [row])
-    values = recogniser.listen(torch.from_numpy(row)).softmax(dim=-1).double()
+    (found,) = transcribe(recogniser, [row])
+    values = recogniser.logits_of(torch.from_numpy(row)).softmax(dim=-1).double()
     separator = LETTERS.encode("|")[0]
     for word in found.words:
         frames = range(round(word.start * 50), round(word.end * 50))
@@ -111,9 +111,9 @@ def test_batches_change_nothing():
     rows = [noise(samples, seed) for seed, samples in enumerate(lengths)]
     recogniser = Local(2, True)
     options = {"window_seconds": 1.0, "overlap_seconds": 0.2}
-    alone = [hear(recogniser, [row], **options)[0] for row in rows]
+    alone = [transcribe(recogniser, [row], **options)[0] for row in rows]
     for size in (1, 2, 5, 100):
-        assert hear(recogniser, rows, size, **options) == alone
+        assert transcribe(recogniser, rows, size, **options) == alone
     assert alone[1].text == alone[4].text == "" and alone[1].words == ()
 
 
@@ -123,28 +123,28 @@ def test_a_gpu_takes_full_batches_a_cpu_one_windows_audio():
     for kind in ("cpu", "meta"):
         recogniser = Local(1, False)
         recogniser.device = torch.device(kind)
-        hear(recogniser, rows, batch_size=4, window_seconds=4, overlap_seconds=0)
+        transcribe(recogniser, rows, batch_size=4, window_seconds=4, overlap_seconds=0)
         sizes[kind] = [len(lengths) for lengths in recogniser.batches]
     assert sizes == {"cpu": [1, 1, 1, 1, 1, 2], "meta": [4, 3]}
 
 
-def test_a_short_recording_is_heard_whole_to_its_last_sample():
+def test_a_short_recording_is_processed_whole_to_its_last_sample():
     recogniser = Local(4, True)
-    heard = []
-    recogniser.listen = lambda row: heard.append(row.numpy()) or torch.empty(0, len(LETTERS))
+    rows = []
+    recogniser.logits_of = lambda row: rows.append(row.numpy()) or torch.empty(0, len(LETTERS))
     row = noise(12_345)
-    hear(recogniser, [row])
-    assert np.array_equal(heard[0], normalize(row))
+    transcribe(recogniser, [row])
+    assert np.array_equal(rows[0], normalize(row))
 
 
 def test_windows_start_on_the_grid_and_are_normalised_as_the_whole():
     recogniser = Local(8, True)
     row = noise(200_001)
     pieces = []
-    recogniser.listen = lambda part: (
+    recogniser.logits_of = lambda part: (
         pieces.append(part.numpy()) or torch.zeros(frame_count(len(part), LAYERS), len(LETTERS))
     )
-    hear(recogniser, [row], window_seconds=3, overlap_seconds=1)
+    transcribe(recogniser, [row], window_seconds=3, overlap_seconds=1)
     whole = normalize(row)
     starts = []
     for piece in pieces:
@@ -166,8 +166,8 @@ def test_a_unit_that_never_ends_is_one_unit():
         logits[:, 5] = 9.0
         return logits
 
-    recogniser.listen = drone
-    (found,) = hear(recogniser, [noise(160_000)], window_seconds=1, overlap_seconds=0.5)
+    recogniser.logits_of = drone
+    (found,) = transcribe(recogniser, [noise(160_000)], window_seconds=1, overlap_seconds=0.5)
     assert found.text == "A"
     assert (found.words[0].start, found.words[0].end) == (0.0, 499 * 0.02)
 
@@ -186,7 +186,7 @@ def test_arrays_and_files_say_what_is_missing(tmp_path):
     transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
     with pytest.raises(ValueError, match="give it in Hz"):
         transcriber.transcribe(noise(1000))
-    with pytest.raises(ValueError, match="a file knows its own rate"):
+    with pytest.raises(ValueError, match="a file has its own sample rate"):
         transcriber.transcribe(tmp_path / "a.wav", 16_000)
     with pytest.raises(ValueError, match="cannot be opened"):
         transcriber.transcribe(str(tmp_path / "a.wav"))
@@ -204,7 +204,7 @@ def test_arrays_and_files_say_what_is_missing(tmp_path):
 def test_rates_that_are_none(rate):
     """Some would end the process, fill its memory, or keep the resampler for ever."""
     transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
-    with pytest.raises(UserError, match="^transcribe: rate .*: must be a number .* Hz$") as error:
+    with pytest.raises(UserError, match="^rate .*: must be a number .* Hz$") as error:
         transcriber.transcribe(noise(1000), rate)
     assert len(str(error.value)) < 120
 
@@ -220,7 +220,7 @@ def test_ragged_audio():
     transcriber = Transcriber(Local(1, False), GreedyDecoder(LETTERS))
     tensors = [torch.zeros(3), torch.zeros(4)]
     for ragged in ([[0.1, 0.2], [0.3]], [noise(5), noise(6)], tensors):
-        with pytest.raises(UserError, match="^transcribe: audio: .*different lengths"):
+        with pytest.raises(UserError, match="^audio: .*different lengths"):
             transcriber.transcribe(ragged, 16_000)
     assert transcriber.transcribe(noise(8000).tolist(), 16_000).text
 

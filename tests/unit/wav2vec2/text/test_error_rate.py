@@ -1,4 +1,4 @@
-"""Which word was heard for which."""
+"""Alignment of hypothesis and reference."""
 
 import itertools
 import random
@@ -11,10 +11,10 @@ from wav2vec2.text.error_rate import pair_words
 def check(hypothesis, reference):
     """The pairs tell both sides, in as few errors as there can be."""
     pairs = pair_words(hypothesis, reference)
-    assert [said for said, _ in pairs if said is not None] == list(reference)
-    assert [heard for _, heard in pairs if heard is not None] == list(hypothesis)
+    assert [word for word, _ in pairs if word is not None] == list(reference)
+    assert [other for _, other in pairs if other is not None] == list(hypothesis)
     assert (None, None) not in pairs
-    assert sum(said != heard for said, heard in pairs) == editdistance.eval(hypothesis, reference)
+    assert sum(word != other for word, other in pairs) == editdistance.eval(hypothesis, reference)
 
 
 def test_all_short_sequences():

@@ -120,7 +120,7 @@ def test_bad_dictionaries(tmp_path, text, message):
 
 
 def test_missing_dictionary(tmp_path):
-    with pytest.raises(UserError, match=r"dict\.ltr\.txt: dictionary cannot be read"):
+    with pytest.raises(UserError, match=r"dict\.ltr\.txt: cannot be read"):
         Vocabulary.from_file(tmp_path / "dict.ltr.txt")
     (tmp_path / "dict.ltr.txt").write_bytes(b"\xff 1\n")
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: .*\(not UTF-8 text\)"):
