@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-from common.training import checkpoint
 from tests.unit.wav2vec2.interop import names
 from tests.unit.wav2vec2.interop.conftest import (
     DICTIONARY,
@@ -18,7 +17,7 @@ from utils.checkpoints import convert as convert_command
 from utils.checkpoints import release
 from utils.checkpoints.release import make_release
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+from wav2vec2.files.torch_file import FORMAT, load_checkpoint, save_checkpoint
 from wav2vec2.interop import checkpoints
 
 
@@ -46,7 +45,7 @@ def test_there_and_back(tmp_path, convert, make):
     flags = ["--dictionary", symbols] if make is fairseq_finetuned else []
     code, output = convert(tmp_path / "theirs.pt", ours, "--to", "native", *flags)
     assert code == 0 and f"{len(given['model'])} tensors" in output.out
-    assert load_checkpoint(ours)["format"] == checkpoint.FORMAT
+    assert load_checkpoint(ours)["format"] == FORMAT
 
     (tmp_path / "back").mkdir()
     back = tmp_path / "back" / "theirs.pt"
