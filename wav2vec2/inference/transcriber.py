@@ -21,13 +21,14 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError, one_line
 from wav2vec2.cli.flags import from_arguments
+from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.alignment import Span, group_words, path_units, path_words
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, Word
 from wav2vec2.decoding.windows import Window, cut_path, plan_windows
 from wav2vec2.inference.batches import AudioBatch, pad
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
-from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling
+from wav2vec2.text.vocabulary import WORD_END, Spelling
 
 Key = TypeVar("Key")
 """Whatever tells a caller's recordings apart."""

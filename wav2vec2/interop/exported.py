@@ -30,13 +30,12 @@ from torch import Tensor, nn
 from wav2vec2.audio.decode import NORMALIZE_EPS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
-from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count
 from wav2vec2.files.output import write_chunks
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
 from wav2vec2.norms import GroupNorm
-from wav2vec2.text.vocabulary import BLANK
 from wav2vec2.trunk import Frames
 
 INPUTS = ("waveforms", "lengths")

@@ -43,7 +43,7 @@ from torch import Tensor
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
-from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
 from wav2vec2.interop import native
 from wav2vec2.interop.huggingface_config import (
     architecture_of_config,
@@ -62,7 +62,7 @@ from wav2vec2.interop.huggingface_files import (
 )
 from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_files
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
-from wav2vec2.text.vocabulary import BLANK, SPECIALS, Spelling, Vocabulary
+from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary
 from wav2vec2.trunk import Wav2Vec2
 
 _CONFIG = "config.json"

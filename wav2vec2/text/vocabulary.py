@@ -11,7 +11,6 @@ from wav2vec2.files.output import write_lines
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-BLANK = 0
 UNKNOWN = 3
 WORD_END = "|"
 
