@@ -14,7 +14,7 @@ from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisatio
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.torch_file import load_checkpoint, weights_digest
 from wav2vec2.interop import fairseq, huggingface, native
-from wav2vec2.interop.fairseq_weights import to_theirs
+from wav2vec2.interop.fairseq import to_theirs
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
 # Not one of the presets, as few published models are.
@@ -68,8 +68,8 @@ def files(tmp_path):
     """The same models as files of fairseq and of NVIDIA's recipe, and as Hugging Face folders."""
     paths = {}
     for name, content in {
-        "fairseq": fairseq.write_fairseq(pretrained(), tmp_path),
-        "fairseq_ctc": fairseq.write_fairseq(finetuned(), tmp_path),
+        "fairseq": fairseq.to_fairseq(pretrained(), tmp_path),
+        "fairseq_ctc": fairseq.to_fairseq(finetuned(), tmp_path),
         "nvidia": nvidia(pretrained(HOURGLASS), "pretrain"),
         "nvidia_ctc": nvidia(finetuned(HOURGLASS), "finetune"),
     }.items():

@@ -2,10 +2,30 @@
 
 import contextlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is made there becomes `path` at the end.
+
+    A reader of `path` sees the old content or the new, never a part of it.  An error removes the
+    temporary file or folder and leaves `path` as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
@@ -16,15 +36,11 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
     """Write a file of any content whole or not at all; UserError if it cannot be written."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             file.writelines(chunks)
-        os.replace(temporary, path)
     except (OSError, UnicodeEncodeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
 
 

@@ -1,6 +1,6 @@
-"""transformers' `config.json` and preprocessor <-> Architecture.
+"""transformers' `config.json` and preprocessor <-> our Architecture.
 
-What our model cannot express is refused under its name there, never dropped in silence.
+A setting that our model does not support is an error that names its key; it is never ignored.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
-from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.files.model_folder import read_json
 from wav2vec2.norms import NORM_EPS
 
 _NUMBERS = {
@@ -23,8 +23,7 @@ _NUMBERS = {
     "codebook_groups": "num_codevector_groups",
     "codebook_entries": "num_codevectors_per_group",
 }
-"""Whole numbers: name here -> name there.  A key that is absent there means the same default in
-both: transformers', too, are those of Base."""
+"""Whole numbers: name here -> name there.  The defaults are the same: both are those of Base."""
 
 _SWITCHES = {"conv_bias": "conv_bias", "norm_first": "do_stable_layer_norm"}
 
@@ -36,14 +35,16 @@ _FIXED = {
     "add_adapter": False,
     "adapter_attn_dim": None,
 }
-"""What every model here has: any other value there is another model."""
+"""Values that all our models have; any other value means another model."""
 
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
 def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture:
-    """The architecture of a config.json, but for the input's normalisation, which is said
-    elsewhere; UserError names `source` and the key."""
+    """The architecture of a config.json; UserError names `source` and the key.
+
+    `normalize_input` is not in this file, see `read_normalize_input`.
+    """
     if "model_type" not in config:
         raise UserError(f"{source}: has no model_type; it is not the config of a model")
     for key, value in _FIXED.items():
@@ -70,7 +71,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _checked(config: dict[str, Any], key: str, default: Any, source: Path) -> Any:
-    """A whole number of at least 1, or a switch, as the `default` is."""
+    """`config[key]`: a switch if `default` is one, else a whole number of at least 1."""
     value = config.get(key, default)
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -93,12 +94,13 @@ def _conv_layers(config: dict[str, Any], source: Path) -> tuple[tuple[int, int, 
 
 
 def vocabulary_size(config: dict[str, Any], source: Path) -> int:
-    """Rows of the output layer."""
+    """The number of rows of the output layer."""
     return _checked(config, "vocab_size", 32, source)  # transformers' default
 
 
 def check_contrastive_widths(config: dict[str, Any], source: Path) -> None:
-    """Codebook vectors and contrastive space must be equally wide, as in every published model."""
+    """Raise UserError unless codebook and contrastive space are equally wide, as in all published
+    models."""
     base = Architecture().final_dim
     codebook, space = config.get("codevector_dim", base), config.get("proj_codevector_dim", base)
     if codebook != space:
@@ -109,9 +111,9 @@ def check_contrastive_widths(config: dict[str, Any], source: Path) -> None:
 
 
 def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
-    """The keys of a config.json that say what the weights mean.
+    """The keys of a config.json that define the architecture.
 
-    Dropouts and masks are not among them: a recipe's choice, they are transformers' defaults.
+    Dropouts and masks are not among them; transformers' defaults apply.
     """
     columns = zip(*architecture.conv_layers)
     return {
@@ -124,10 +126,10 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
 
 
 def read_normalize_input(folder: Path) -> bool:
-    """Whether the folder's preprocessor normalises each utterance (`do_normalize`)."""
+    """Whether the preprocessor of a folder normalises each utterance (`do_normalize`)."""
     unified, path = folder / "processor_config.json", folder / "preprocessor_config.json"
     values = None
-    if unified.is_file():  # transformers >= 5 keeps all parts in this one
+    if unified.is_file():  # transformers >= 5 has one file for all parts
         values = read_json(unified).get("feature_extractor")
     if values is not None:
         path = unified
@@ -135,7 +137,7 @@ def read_normalize_input(folder: Path) -> bool:
         values = read_json(path)
     else:
         raise UserError(
-            f"{path}: missing, and with it whether input is normalised; fetch it, or write it "
+            f"{path}: missing; it says whether input is normalised: fetch it, or write it "
             "with Wav2Vec2FeatureExtractor(...).save_pretrained"
         )
     if not isinstance(values, dict):
@@ -157,8 +159,8 @@ def read_normalize_input(folder: Path) -> bool:
 def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
     """The content of a preprocessor_config.json.
 
-    transformers gives an attention mask to the `layer` extractor only: its group norm sees
-    padding whether masked or not, and the published `group` models are used without.
+    Only models with the `layer` extractor get an attention mask: transformers' group norm includes
+    padding with or without it, and the published `group` models are used without.
     """
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",

@@ -1,7 +1,7 @@
-"""transformers' tokenizer files <-> Vocabulary, and the order of the output layer's rows.
+"""transformers' tokenizer files <-> our Vocabulary, and the order of the output layer's rows.
 
-There the blank is the padding token, wherever it stands; here it is row 0, which keeps fairseq's
-name `<s>`, and `<pad>`, `</s>`, `<unk>` follow:
+In transformers the blank is the padding token, in any row.  Here it is row 0, which has fairseq's
+name `<s>`; `<pad>`, `</s>` and `<unk>` follow:
 
     row here   name here   their token
     0          <s>         pad_token: the blank
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.files.model_folder import read_json
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 _ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-"""What the first rows here are there, with the default names."""
+"""The tokens in transformers of the first rows here, and their default names."""
 
 _TOKENIZERS = {
     "Wav2Vec2CTCTokenizer": Spelling.LETTERS,
@@ -31,18 +31,18 @@ _TOKENIZERS = {
 
 @dataclass(frozen=True)
 class TheirVocabulary:
-    """A dictionary, and where its rows are in their output layer."""
+    """A vocabulary, and the rows of its symbols in transformers' output layer."""
 
     vocabulary: Vocabulary
     rows: list[int | None]
-    """For each symbol of `vocabulary` the row there; None for a special token they lack."""
+    """The row of each symbol of `vocabulary`; None for a special token that they lack."""
 
 
 def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVocabulary:
-    """The dictionary of a folder whose output layer has `size` rows.
+    """The vocabulary of a folder whose output layer has `size` rows.
 
-    UserError names the file and the token if the tokens and the rows do not pair, or a token
-    cannot be a symbol here.
+    UserError names the file and the token if tokens and rows do not match, or a token cannot be a
+    symbol here.
     """
     path = folder / "tokenizer_config.json"
     options = read_json(path) if path.is_file() else {}
@@ -77,7 +77,7 @@ def _spelling(options: dict[str, Any], path: Path) -> Spelling:
 
 
 def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
-    """Token -> row, of vocab.json and of the tokens added to it."""
+    """Token -> row, from vocab.json and the tokens added to it."""
     path = folder / "vocab.json"
     ids = read_json(path)
     for token, row in ids.items():
@@ -94,19 +94,19 @@ def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
             raise UserError(f"{path}: {taken[row]!r} and {token!r} have the same id {row}")
         taken[row] = token
     for token, row in _added_tokens(folder, options).items():
-        # The vocabulary's own word on a token or an id goes before what was added.
+        # vocab.json has precedence over added tokens.
         if token not in ids and row not in taken:
             ids[token], taken[row] = row, token
     return ids
 
 
 def _content(token: Any) -> Any:
-    """A token that may be an object with its content and how to strip it."""
+    """The text of a token, which may be an object with more settings."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
-    """Tokens beside vocab.json, as older and newer versions write them."""
+    """Tokens outside vocab.json: in the files of older and of newer versions."""
     path = folder / "added_tokens.json"
     added = dict(read_json(path)) if path.is_file() else {}
     listed = options.get("added_tokens_decoder", {})
@@ -125,7 +125,7 @@ def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
 def _role_names(
     folder: Path, options: dict[str, Any], ids: dict[str, int]
 ) -> dict[str, str | None]:
-    """The token of each role, None where there is none."""
+    """The token of each role; None if there is none."""
     path = folder / "special_tokens_map.json"
     options = {**(read_json(path) if path.is_file() else {}), **options}
     names: dict[str, str | None] = {}
@@ -150,7 +150,7 @@ def _role_names(
 def _check_blank(
     folder: Path, config: dict[str, Any], blank: str | None, ids: dict[str, int]
 ) -> None:
-    """The blank that was trained is config.json's; the one that is left out is the tokenizer's."""
+    """Raise UserError unless config.json, as trained, and the tokenizer have the same blank."""
     trained = config.get("pad_token_id")
     assert blank is not None
     if trained is not None and trained != ids[blank]:
@@ -161,13 +161,13 @@ def _check_blank(
 
 
 def _role_rows(names: dict[str, str | None], ids: dict[str, int], size: int) -> list[int | None]:
-    """The row of each role; none for a token beyond the output layer, which is never heard."""
+    """The row of each role; None for a token outside the output layer."""
     rows = [None if name is None else ids[name] for name in names.values()]
     return [row if row is None or row < size else None for row in rows]
 
 
 def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Path) -> str:
-    """A token's name here; UserError if it cannot stand in a dictionary."""
+    """The symbol of a token; UserError if it cannot be in a dictionary."""
     if spelling is Spelling.LETTERS:
         if token == _content(options.get("word_delimiter_token", WORD_END)):
             return WORD_END
@@ -176,7 +176,7 @@ def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Pat
                 f"{folder / 'vocab.json'}: {WORD_END!r} is a token but not the "
                 f"word_delimiter_token, which it stands for here; rename it"
             )
-        if options.get("do_lower_case") is True:  # it spells its capitals small
+        if options.get("do_lower_case") is True:  # their tokenizer writes it in lower case
             token = token.lower()
     if token.split() != [token]:
         raise UserError(
@@ -214,10 +214,9 @@ def _check_distinct(folder: Path, symbols: list[str]) -> None:
 
 
 def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, Any]]:
-    """Content of the tokenizer's files by their names.  The rows keep their order.
+    """The content of the tokenizer's files by their names; the rows keep their order.
 
-    UserError if the units are sentencepiece's, whose words transformers' CTC tokenizers cannot
-    put together.
+    UserError for sentencepiece units, which no CTC tokenizer of transformers joins into words.
     """
     if vocabulary.spelling is Spelling.PIECES:
         raise UserError(

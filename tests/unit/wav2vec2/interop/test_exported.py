@@ -178,13 +178,13 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
 def test_a_description_is_what_the_checkpoint_says():
     """A sentencepiece model's bytes included."""
     content = content_of(ARCHITECTURES["base"])
-    again = exported.described(exported.describe(content, "here"), "there")
+    again = exported.parse_description(exported.describe(content, "here"), "there")
     assert again == {name: value for name, value in content.items() if name != "model"}
     model = torch.arange(256, dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "vocabulary_of", lambda *_: VOCABULARY)
         text = exported.describe(content | {"sentencepiece": model}, "here")
-    assert torch.equal(exported.described(text, "there")["sentencepiece"], model)
+    assert torch.equal(exported.parse_description(text, "there")["sentencepiece"], model)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_description_is_what_the_checkpoint_says():
 )
 def test_a_file_that_describes_no_model(text):
     with pytest.raises(UserError, match="there: does not say of what model it is; export it"):
-        exported.described(text, "there")
+        exported.parse_description(text, "there")
 
 
 def test_standardise_is_our_normalisation():

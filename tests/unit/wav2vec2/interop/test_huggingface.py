@@ -193,7 +193,7 @@ def test_code_in_a_pickle_never_runs(pretrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (pretrained / "model.safetensors").unlink()
     torch.save({"quantizer.codevectors": Malicious()}, pretrained / "pytorch_model.bin")
-    refused(pretrained, r"pytorch_model\.bin: no weights that can be read safely")
+    refused(pretrained, r"pytorch_model\.bin: not a checkpoint .* asks for posix\.system")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -281,14 +281,15 @@ def test_every_missing_and_unexpected_tensor_is_listed(pretrained):
     change_weights(pretrained, edit)
     refused(
         pretrained,
-        r"missing project_q\.weight, wav2vec2\.masked_spec_embed; unexpected classifier\.weight",
+        r"wav2vec2\.masked_spec_embed is missing; project_q\.weight is missing; "
+        r"classifier\.weight is unknown",
     )
 
 
 @pytest.mark.parametrize("key, value", [("hidden_size", 32), ("num_hidden_layers", 3)])
 def test_sizes_are_verified(pretrained, key, value):
     change(pretrained / "config.json", **{key: value})
-    refused(pretrained, "by its configuration it should be|missing wav2vec2.encoder.layers.2")
+    refused(pretrained, r"\[\d+.* instead of|wav2vec2\.encoder\.layers\.2\.\S+ is missing")
 
 
 def test_projection_between_equal_widths(tmp_path):
@@ -432,7 +433,7 @@ def test_sentencepiece_is_not_written(tmp_path):
 
 def test_weights_of_another_model_are_not_written(tmp_path):
     content = {**pretraining_content(), **native.pretraining_content(LARGE)}
-    with pytest.raises(UserError, match="by its configuration it should be|missing"):
+    with pytest.raises(UserError, match=r"is missing.*\] instead of \["):
         huggingface.write_huggingface(content, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
@@ -452,7 +453,7 @@ def test_half_a_folder_is_never_seen(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wav2vec2.interop.huggingface_files.safetensors.torch.save_file", full)
+    monkeypatch.setattr("wav2vec2.files.model_folder.safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="model: cannot be written .No space left on device"):
         huggingface.write_huggingface(ctc_content(), tmp_path / "model")
     assert not list(tmp_path.iterdir())

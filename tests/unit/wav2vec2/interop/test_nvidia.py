@@ -83,8 +83,8 @@ def test_what_is_missing_or_left_over_is_listed_by_its_own_name(read):
     with pytest.raises(UserError) as raised:
         read(given)
     for name in (
-        "lacks encoder.hourglass_layers.1.fc1.bias",
-        "lacks encoder.upsample_layer.linear.bias",
+        "encoder.hourglass_layers.1.fc1.bias is missing",
+        "encoder.upsample_layer.linear.bias is missing",
         "encoder.post_layers.2.fc1.bias is unknown",
     ):
         assert name in str(raised.value)
@@ -99,7 +99,7 @@ def test_what_is_missing_or_left_over_is_listed_by_its_own_name(read):
         ),
         ({"hourglass_transformer": 5}, "hourglass_transformer 5 is not of the form"),
         ({"hourglass_transformer": "[1,(1,2),1]", "hourglass_resample": None}, "must be known"),
-        ({"hourglass_transformer": "[1,(3,2),1]"}, r"lacks encoder\.hourglass_layers\.0"),
+        ({"hourglass_transformer": "[1,(3,2),1]"}, r"encoder\.hourglass_layers\.0\.\S+ is missing"),
         ({"rotary_embeddings": True}, "rotary_embeddings"),
         ({"use_spectrogram_features": True}, "use_spectrogram_features"),
         ({"normalize": None}, "normalize must be known"),

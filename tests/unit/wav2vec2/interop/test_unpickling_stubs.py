@@ -16,7 +16,7 @@ import torch
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.torch_file import load_checkpoint, read_torch_file
 from wav2vec2.interop import checkpoints
-from wav2vec2.interop.stand_ins import STAND_INS, StandIn, plain
+from wav2vec2.interop.unpickling_stubs import STUBS, Stub, replace_stubs
 
 LEGACY = {"_use_new_zipfile_serialization": False}
 
@@ -86,7 +86,7 @@ def raw_pickle(code: bytes) -> bytes:
         # INST and OBJ, the old ways to call.
         b"\x80\x02(X\x0b\x00\x00\x00touch pwnedios\nsystem\n.",
         b"\x80\x02(cos\nsystem\nX\x0b\x00\x00\x00touch pwnedo.",
-        # A call of what is on the stack as data, and of a stand-in's attribute.
+        # A call of what is on the stack as data, and of a stub's attribute.
         b"\x80\x02X\x06\x00\x00\x00system(X\x0b\x00\x00\x00touch pwnedtR.",
         b"\x80\x02cargparse\nNamespace.mro\n(tR.",
         # Attributes set where there are none to set.
@@ -105,19 +105,19 @@ def test_crafted_opcodes(tmp_path, monkeypatch, code):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_stand_in_runs_nothing_and_keeps_what_it_is_given():
-    stand_in = StandIn(1, 2)
-    stand_in.__setstate__({"__class__": int, "state": "x", "items": len})
-    assert type(stand_in) is StandIn and stand_in.arguments == (1, 2)
+def test_a_stub_runs_nothing_and_keeps_what_it_is_given():
+    stub = Stub(1, 2)
+    stub.__setstate__({"__class__": int, "state": "x", "items": len})
+    assert type(stub) is Stub and stub.arguments == (1, 2)
     with pytest.raises(AttributeError):
-        stand_in.items = len  # no attribute of an instance shadows a method
+        stub.items = len  # no attribute of an instance shadows a method
 
 
-def test_no_stand_in_is_a_real_class():
+def test_no_stub_is_a_real_class():
     """What a pickle may name is either ours and inert, or torch's own choice."""
-    assert {value for value in STAND_INS.values() if isinstance(value, type)} == {StandIn}
-    assert "builtins.eval" not in STAND_INS and "builtins.getattr" not in STAND_INS
-    real = {vars(builtins)[name.split(".")[1]] for name in STAND_INS if name.startswith("builtins")}
+    assert {value for value in STUBS.values() if isinstance(value, type)} == {Stub}
+    assert "builtins.eval" not in STUBS and "builtins.getattr" not in STUBS
+    real = {vars(builtins)[name.split(".")[1]] for name in STUBS if name.startswith("builtins")}
     assert all(isinstance(value, type) for value in real)
 
 
@@ -128,7 +128,7 @@ def test_namespaces_and_numbers_become_plain(tmp_path):
     content["history"] = numpy.ones(3)
     for options in ({}, LEGACY):
         torch.save(content, tmp_path / "c.pt", **options)
-        read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
+        read = replace_stubs(read_torch_file(tmp_path / "c.pt", STUBS))
         assert read["args"] == {"heads": 4, "w2v_args": {"rates": [0.1, None]}}
         assert torch.equal(read["w"], content["w"])
 
@@ -177,7 +177,7 @@ def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
     }
     root._content = {"model": section}
     torch.save({"cfg": root}, tmp_path / "c.pt")
-    read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
+    read = replace_stubs(read_torch_file(tmp_path / "c.pt", STUBS))
     assert read["cfg"]["model"] == {
         "heads": 4,
         "old": {"layers": 2},
