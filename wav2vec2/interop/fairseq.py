@@ -22,7 +22,14 @@ from wav2vec2.config import Architecture, Hourglass
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import write_torch_file
 from wav2vec2.interop import native
-from wav2vec2.interop.state_dict import TRUNK, Kind, expected_weights, match_weights, rename
+from wav2vec2.interop.state_dict import (
+    TRUNK,
+    Kind,
+    expected_weights,
+    match_weights,
+    rename,
+    rename_all,
+)
 from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
 
 Setting = TypeVar("Setting", bool, int, str)
@@ -41,7 +48,8 @@ _OURS_TO_THEIRS = [
     (r"\.encoder\.stack\.shorten_linear\.", ".encoder.downsample_layer.linear."),
     (r"\.encoder\.stack\.upsample_linear\.", ".encoder.upsample_layer.linear."),
 ]
-_OTHER_SPELLINGS = [
+
+OTHER_SPELLINGS = [
     # Newer versions of torch's weight norm.
     (r"\.pos_conv\.0\.parametrizations\.weight\.original0$", ".pos_conv.0.weight_g"),
     (r"\.pos_conv\.0\.parametrizations\.weight\.original1$", ".pos_conv.0.weight_v"),
@@ -49,6 +57,7 @@ _OTHER_SPELLINGS = [
     (r"\.conv_layers\.(\d+)\.conv\.", r".conv_layers.\1.0."),
     (r"\.conv_layers\.(\d+)\.norm\.(?:_group_norm\.)?", r".conv_layers.\1.2."),
 ]
+"""Other names that files have -> those of fairseq's own files."""
 
 _MOST_CONVOLUTIONS = 100
 """A longer list is refused; it cannot describe a feature extractor."""
@@ -83,34 +92,10 @@ def _their_layer(number: int, hourglass: Hourglass | None) -> str:
     return f"post_layers.{number - hourglass.middle}"
 
 
-def usual_spelling(weights: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """`weights` under the names that fairseq's own files have."""
-    renamed: dict[str, Any] = {}
-    for name, tensor in weights.items():
-        usual = rename(name, _OTHER_SPELLINGS)
-        if usual in renamed:
-            raise UserError(f"{source}: holds {usual} twice, in two spellings; use another copy")
-        renamed[usual] = tensor
-    return renamed
-
-
-def to_ours(
-    weights: Mapping[str, Any],
-    architecture: Architecture,
-    kind: Kind,
-    source: str,
-    units: int = 0,
-) -> dict[str, Tensor]:
-    """fairseq's weights as our state dict; UserError lists all that do not match."""
-    expected = expected_weights(architecture, kind, units)
-    name = partial(their_name, architecture=architecture, kind=kind)
-    return match_weights(weights, expected, source, name)
-
-
 def to_theirs(
     weights: Mapping[str, Tensor], architecture: Architecture, kind: Kind
 ) -> dict[str, Tensor]:
-    """Our state dict as fairseq's; the inverse of `to_ours`."""
+    """Our state dict as fairseq's."""
     return {their_name(name, architecture, kind): tensor for name, tensor in weights.items()}
 
 
@@ -130,21 +115,48 @@ def read_fairseq(
     is the one in the file, or `dict.<labels>.txt` beside it.  UserError names what is missing.
     """
     model, task = _configuration(content, source)
-    weights = usual_spelling(content["model"], str(source))
+    weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    normalize = {"normalize": (task if "normalize" in task else model).get("normalize")}
     if not any(name.startswith(CTC_TRUNK) for name in weights):
-        normalize = setting(task, "normalize", bool, source)
-        architecture = architecture_from(model, weights, "pretraining", normalize, source)
-        ours = to_ours(weights, architecture, "pretraining", str(source))
-        return {**native.pretraining_content(architecture), "model": ours}
-
-    pretraining = _pretraining_settings(model, source)
-    normalize = setting(task if "normalize" in task else model, "normalize", bool, source)
-    architecture = architecture_from(pretraining, weights, "ctc", normalize, source)
+        return native_content(weights, {**model, **normalize}, source)
+    settings = {**_pretraining_settings(model, source), **normalize}
     labels = labels_of(task)
-    units = output_units(weights, source)
-    vocabulary = _vocabulary(content, units, source, dictionary, labels)
-    ours = to_ours(weights, architecture, "ctc", str(source), units)
-    return {**native.ctc_content(architecture, vocabulary, labels), "model": ours}
+    units = _output_units(weights, source)
+    found = _find_vocabulary(content, units, source, dictionary, labels)
+    return native_content(weights, settings, source, vocabulary=found, labels=labels)
+
+
+def native_content(
+    weights: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    source: Path,
+    *,
+    hourglass: Hourglass | None = None,
+    vocabulary: tuple[Vocabulary, str] | None = None,
+    labels: str = "",
+) -> dict[str, Any]:
+    """The native content of a pre-training model or, with a `vocabulary`, of a recogniser.
+
+    `settings`: those of its pre-training and `normalize`.  `vocabulary`: with the name of its file,
+    for messages.  UserError if weights, settings and vocabulary do not belong together.
+    """
+    kind: Kind = "pretraining" if vocabulary is None else "ctc"
+    architecture = _architecture(weights, settings, kind, source, hourglass)
+    units = 0
+    if vocabulary is None:
+        described = native.pretraining_content(architecture)
+    else:
+        symbols, dictionary = vocabulary
+        units = _output_units(weights, source)
+        if len(symbols) != units:
+            raise UserError(
+                f"{dictionary}: {len(symbols)} symbols, the four special ones included; the output "
+                f"layer of {source} has {units}: give the dictionary it was trained with"
+            )
+        described = native.ctc_content(architecture, symbols, labels)
+    expected = expected_weights(architecture, kind, units)
+    name = partial(their_name, architecture=architecture, kind=kind)
+    return {**described, "model": match_weights(weights, expected, str(source), name)}
 
 
 def labels_of(settings: Mapping[str, Any]) -> str:
@@ -184,7 +196,7 @@ def setting(
     """
     value = values.get(name)
     if type(value) is not kind:
-        found = "lacks it" if name not in values else f"says {value!r}"
+        found = "lacks it" if value is None else f"says {value!r}"
         raise UserError(
             f"{source}: {name} must be known to read its weights, and its configuration {found}; "
             "use another copy"
@@ -192,13 +204,12 @@ def setting(
     return value
 
 
-def architecture_from(
-    settings: Mapping[str, Any],
+def _architecture(
     weights: Mapping[str, Any],
+    settings: Mapping[str, Any],
     kind: Kind,
-    normalize: bool,
-    source: Path | str,
-    hourglass: Hourglass | None = None,
+    source: Path,
+    hourglass: Hourglass | None,
 ) -> Architecture:
     """The architecture of a model: sizes from its tensors, the rest from `settings`."""
     trunk = {name.removeprefix(CTC_TRUNK): tensor for name, tensor in weights.items()}
@@ -219,7 +230,7 @@ def architecture_from(
             conv_layers=parse_conv_layers(setting(settings, "conv_feature_layers", str, source)),
             extractor_norm="layer" if f"{_FIRST}2.1.weight" in trunk else "group",
             conv_bias=f"{_FIRST}0.bias" in trunk,
-            normalize_input=normalize,
+            normalize_input=setting(settings, "normalize", bool, source),
             dim=dim,
             ffn_dim=shape(f"{[*layers, 'encoder.layers.0'][0]}.fc1.weight")[0],
             heads=setting(settings, "encoder_attention_heads", int, source),
@@ -274,7 +285,7 @@ def _literal(node: ast.expr) -> Any:
     raise ValueError
 
 
-def output_units(weights: Mapping[str, Any], source: Path | str) -> int:
+def _output_units(weights: Mapping[str, Any], source: Path) -> int:
     """The number of units of a recogniser's output layer, special ones included."""
     output = weights.get(f"{CTC_OUTPUT}weight")
     if not hasattr(output, "shape"):
@@ -282,48 +293,31 @@ def output_units(weights: Mapping[str, Any], source: Path | str) -> int:
     return len(output)
 
 
-def vocabulary_of_file(path: Path, units: int, source: Path) -> Vocabulary:
-    """The vocabulary in a dictionary file; UserError unless it has `units` symbols."""
-    return _with_size(Vocabulary.from_file(path), path, units, source)
-
-
-def vocabulary_of_text(text: str, entry: str, units: int, source: Path) -> Vocabulary:
-    """The vocabulary in the entry `entry` of the checkpoint `source`; UserError as above."""
-    name = f"{source} ({entry})"
+def vocabulary_of_text(text: str, name: str) -> tuple[Vocabulary, str]:
+    """The vocabulary of a dictionary's text, and `name`."""
     symbols = parse_dictionary(text, name)
-    return _with_size(Vocabulary(symbols, Spelling.of(symbols)), name, units, source)
+    return Vocabulary(symbols, Spelling.of(symbols)), name
 
 
-def _with_size(
-    vocabulary: Vocabulary, dictionary: Path | str, units: int, source: Path
-) -> Vocabulary:
-    if len(vocabulary) != units:
-        raise UserError(
-            f"{dictionary}: {len(vocabulary)} symbols, the four special ones included; the output "
-            f"layer of {source} has {units}: give the dictionary it was trained with"
-        )
-    return vocabulary
-
-
-def _vocabulary(
-    content: dict[str, Any], units: int, source: Path, dictionary: Path | None, labels: str
-) -> Vocabulary:
+def _find_vocabulary(
+    content: dict[str, Any], units: int, source: Path, given: Path | None, labels: str
+) -> tuple[Vocabulary, str]:
     state = content.get("task_state")
     own = state.get("target_dictionary") if isinstance(state, dict) else None
-    if dictionary is None and isinstance(own, dict):
+    if given is None and isinstance(own, dict):
         symbols = own.get("symbols")
         if not isinstance(symbols, list) or tuple(symbols[: len(SPECIALS)]) != SPECIALS:
             raise UserError(f"{source}: its dictionary does not begin with {' '.join(SPECIALS)}")
         text = "\n".join(map(str, symbols[len(SPECIALS) :]))
-        return vocabulary_of_text(text, "dictionary", units, source)
-    beside = source.parent / f"dict.{labels}.txt"
-    if dictionary is None and not beside.is_file():
+        return vocabulary_of_text(text, f"{source} (dictionary)")
+    path = given or source.parent / f"dict.{labels}.txt"
+    if given is None and not path.is_file():
         raise UserError(
             f"{source}: a fine-tuned recogniser ({units} units) without its dictionary; put the "
-            f"file it was trained with beside it as {beside.name}, or convert it once with `python "
+            f"file it was trained with beside it as {path.name}, or convert it once with `python "
             "-m utils.checkpoints.convert --dictionary` (training starts from pre-trained files)"
         )
-    return vocabulary_of_file(dictionary or beside, units, source)
+    return Vocabulary.from_file(path), str(path)
 
 
 def write_fairseq(content: dict[str, Any], path: Path) -> None:
@@ -362,18 +356,29 @@ def to_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             "written for it"
         )
     kind: Kind = content["kind"]
-    weights = to_theirs(content["model"], architecture, kind)
-    units = output_units(weights, "checkpoint") if kind == "ctc" else 0
-    to_ours(weights, architecture, kind, "checkpoint", units)  # raises if a weight does not match
-    pretraining = {
-        "model": _model_settings(architecture),
-        "task": _task_settings(architecture, "audio_pretraining", folder),
+    units = len(SPECIALS) + len(content.get("dictionary", "").split())
+    match_weights(content["model"], expected_weights(architecture, kind, units), "checkpoint")
+    task = {
+        "_name": "audio_pretraining",
+        "data": str(folder),
+        "sample_rate": SAMPLE_RATE,
+        "normalize": architecture.normalize_input,
     }
-    configuration = pretraining if kind == "pretraining" else _ctc_settings(pretraining, content)
+    configuration = {"model": _model_settings(architecture), "task": task}
+    if kind == "ctc":
+        model = {
+            "_name": "wav2vec_ctc",
+            "w2v_path": "",
+            "w2v_args": configuration,
+            "normalize": task["normalize"],
+            "data": task["data"],
+        }
+        task = {**task, "_name": "audio_finetuning", "labels": content["labels"]}
+        configuration = {"model": model, "task": task}
     return {
         "args": None,
         "cfg": configuration,
-        "model": weights,
+        "model": to_theirs(content["model"], architecture, kind),
         # fairseq reads these keys of the last entry.
         "optimizer_history": [
             {"optimizer_name": "", "criterion_name": "", "lr_scheduler_state": {}, "num_updates": 0}
@@ -403,20 +408,3 @@ def _model_settings(architecture: Architecture) -> dict[str, Any]:
         "latent_groups": architecture.codebook_groups,
         "latent_dim": 0,
     }
-
-
-def _task_settings(architecture: Architecture, name: str, folder: Path) -> dict[str, Any]:
-    normalize = architecture.normalize_input
-    return {"_name": name, "data": str(folder), "sample_rate": SAMPLE_RATE, "normalize": normalize}
-
-
-def _ctc_settings(pretraining: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    task = {**pretraining["task"], "_name": "audio_finetuning", "labels": content["labels"]}
-    model = {
-        "_name": "wav2vec_ctc",
-        "w2v_path": "",
-        "w2v_args": pretraining,
-        "normalize": task["normalize"],
-        "data": task["data"],
-    }
-    return {"model": model, "task": task}

@@ -58,6 +58,7 @@ from wav2vec2.interop.state_dict import (
     expected_weights,
     match_weights,
     rename,
+    rename_all,
     trunk_weights,
 )
 from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary
@@ -138,7 +139,9 @@ def read_huggingface(folder: Path) -> dict[str, Any]:
     config = read_json(source)
     architecture = architecture_of_config(config, source)
     architecture = replace(architecture, normalize_input=read_normalize_input(folder))
-    tensors = _with_usual_names(read_weights(folder), folder)
+    tensors = read_weights(folder)
+    prefix = [] if trunk_weights(tensors) else [("^", TRUNK)]  # a bare Wav2Vec2Model has none
+    tensors = rename_all(tensors, _NEWER_WEIGHT_NORM + prefix, str(folder))
     if not _has_projection(architecture):
         _drop_identity(tensors, architecture.dim, folder)
     if any(name.startswith("lm_head.") for name in tensors):
@@ -150,17 +153,6 @@ def read_huggingface(folder: Path) -> dict[str, Any]:
         expected = trunk_weights(expected)
     weights = match_weights(tensors, expected, str(folder), their_name)
     return {**native.pretraining_content(architecture), "model": weights}
-
-
-def _with_usual_names(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The newer spelling of weight norm, and the trunk's prefix also for a bare Wav2Vec2Model."""
-    bare = not trunk_weights(tensors)
-    found = {}
-    for name, tensor in tensors.items():
-        found[(TRUNK if bare else "") + rename(name, _NEWER_WEIGHT_NORM)] = tensor
-    if len(found) != len(tensors):
-        raise UserError(f"{folder}: holds its positional convolution twice, as weight_g and newer")
-    return found
 
 
 def _drop_identity(tensors: dict[str, Tensor], dim: int, folder: Path) -> None:
@@ -214,7 +206,7 @@ def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     files = {"preprocessor_config.json": preprocessor_of_architecture(architecture)}
     native.check_complete(content, str(folder))
     theirs = their_weights(content["model"], architecture)
-    weights = {rename(name, _OLDER_WEIGHT_NORM): tensor for name, tensor in theirs.items()}
+    weights = rename_all(theirs, _OLDER_WEIGHT_NORM, str(folder))
     if content["kind"] == "ctc":
         vocabulary = native.vocabulary_of(content, str(folder))
         files |= tokenizer_files(vocabulary, folder)

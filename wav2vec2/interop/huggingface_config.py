@@ -37,6 +37,13 @@ _FIXED = {
 }
 """Values that all our models have; any other value means another model."""
 
+_PREPROCESSOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": SAMPLE_RATE,
+}
+"""The same for the preprocessor."""
+
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
@@ -47,55 +54,56 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
     """
     if "model_type" not in config:
         raise UserError(f"{source}: has no model_type; it is not the config of a model")
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"{source}: {key} is {config[key]!r}; only {value!r} can be expressed here"
-            )
+    _require(config, _FIXED, source)
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
         raise UserError(f"{source}: feat_extract_norm is {norm!r}, not 'group' or 'layer'")
+    base = Architecture()
     values: dict[str, Any] = {
-        ours: _checked(config, theirs, getattr(Architecture(), ours), source)
+        ours: _setting(config, theirs, getattr(base, ours), source)
         for ours, theirs in {**_NUMBERS, **_SWITCHES}.items()
     }
-    conv_layers = _conv_layers(config, source)
+    columns = [
+        _setting(config, key, list(column), source)
+        for key, column in zip(_CONVOLUTIONS, zip(*base.conv_layers))
+    ]
+    if len(set(map(len, columns))) != 1:
+        raise UserError(f"{source}: {', '.join(_CONVOLUTIONS)} are not of the same length")
     try:
-        return Architecture(conv_layers=conv_layers, extractor_norm=norm, **values)
+        return Architecture(conv_layers=tuple(zip(*columns)), extractor_norm=norm, **values)
     except ValueError as error:
         raise UserError(f"{source}: not a model that can be built ({error})") from None
+
+
+def _require(config: dict[str, Any], values: dict[str, Any], source: Path) -> None:
+    """Raise UserError if a key of `config` has another value than in `values`."""
+    for key, value in values.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{source}: {key} is {config[key]!r}; only {value!r} is supported")
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _checked(config: dict[str, Any], key: str, default: Any, source: Path) -> Any:
-    """`config[key]`: a switch if `default` is one, else a whole number of at least 1."""
+def _setting(config: dict[str, Any], key: str, default: Any, source: Path) -> Any:
+    """`config[key]`: a switch, a list of sizes or a size, as `default` is."""
     value = config.get(key, default)
     if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UserError(f"{source}: {key} is {value!r}, not true or false")
-    elif not _is_size(value):
-        raise UserError(f"{source}: {key} is {value!r}, not a whole number of at least 1")
+        valid, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, list):
+        valid = isinstance(value, list) and value and all(map(_is_size, value))
+        wanted = "a list of whole numbers"
+    else:
+        valid, wanted = _is_size(value), "a whole number of at least 1"
+    if not valid:
+        raise UserError(f"{source}: {key} is {value!r}, not {wanted}")
     return value
-
-
-def _conv_layers(config: dict[str, Any], source: Path) -> tuple[tuple[int, int, int], ...]:
-    columns = []
-    for position, key in enumerate(_CONVOLUTIONS):
-        column = config.get(key, [layer[position] for layer in Architecture().conv_layers])
-        if not isinstance(column, list) or not column or not all(map(_is_size, column)):
-            raise UserError(f"{source}: {key} is {column!r}, not a list of whole numbers")
-        columns.append(column)
-    if len(set(map(len, columns))) != 1:
-        raise UserError(f"{source}: {', '.join(_CONVOLUTIONS)} are not of the same length")
-    return tuple(zip(*columns))
 
 
 def vocabulary_size(config: dict[str, Any], source: Path) -> int:
     """The number of rows of the output layer."""
-    return _checked(config, "vocab_size", 32, source)  # transformers' default
+    return _setting(config, "vocab_size", 32, source)  # transformers' default
 
 
 def check_contrastive_widths(config: dict[str, Any], source: Path) -> None:
@@ -127,33 +135,20 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
 
 def read_normalize_input(folder: Path) -> bool:
     """Whether the preprocessor of a folder normalises each utterance (`do_normalize`)."""
-    unified, path = folder / "processor_config.json", folder / "preprocessor_config.json"
-    values = None
-    if unified.is_file():  # transformers >= 5 has one file for all parts
-        values = read_json(unified).get("feature_extractor")
-    if values is not None:
-        path = unified
-    elif path.is_file():
+    path = folder / "processor_config.json"  # of transformers >= 5, for all parts
+    values = read_json(path).get("feature_extractor") if path.is_file() else None
+    if values is None:
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: missing; it says whether input is normalised: fetch it, or write it "
+                "with Wav2Vec2FeatureExtractor(...).save_pretrained"
+            )
         values = read_json(path)
-    else:
-        raise UserError(
-            f"{path}: missing; it says whether input is normalised: fetch it, or write it "
-            "with Wav2Vec2FeatureExtractor(...).save_pretrained"
-        )
     if not isinstance(values, dict):
         raise UserError(f"{path}: feature_extractor is not an object; fetch it again")
-    expected = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "sampling_rate": SAMPLE_RATE,
-        "feature_size": 1,
-    }
-    for key, value in expected.items():
-        if values.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {values[key]!r}; only {value!r} can be used here")
-    normalize = values.get("do_normalize", True)
-    if not isinstance(normalize, bool):
-        raise UserError(f"{path}: do_normalize is {normalize!r}, not true or false")
-    return normalize
+    _require(values, _PREPROCESSOR, path)
+    return _setting(values, "do_normalize", True, path)
 
 
 def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
@@ -163,9 +158,7 @@ def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
     padding with or without it, and the published `group` models are used without.
     """
     return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE,
+        **_PREPROCESSOR,
         "padding_side": "right",
         "padding_value": 0.0,
         "do_normalize": architecture.normalize_input,

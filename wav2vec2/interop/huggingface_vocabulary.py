@@ -50,16 +50,21 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVoc
     ids = _read_ids(folder, options)
     names = _role_names(folder, options, ids)
     _check_blank(folder, config, names["pad_token"], ids)
-    rows = _role_rows(names, ids, size)
-    symbols = []
+    # A special token outside the output layer is one that they lack.
+    rows = [row if row is not None and row < size else None for row in map(ids.get, names.values())]
+    symbols: dict[str, None] = {}
     for token, row in sorted(ids.items(), key=lambda item: item[1]):
         if token in names.values():
             continue
         rows.append(row)
-        symbols.append(_symbol(token, options, spelling, folder))
+        symbol = _symbol(token, options, spelling, folder)
+        if symbol in SPECIALS or symbol in symbols:
+            raise UserError(
+                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
+            )
+        symbols[symbol] = None
     _check_rows(folder, ids, rows, size)
-    _check_distinct(folder, symbols)
-    return TheirVocabulary(Vocabulary(symbols, spelling), rows)
+    return TheirVocabulary(Vocabulary([*symbols], spelling), rows)
 
 
 def _spelling(options: dict[str, Any], path: Path) -> Spelling:
@@ -80,6 +85,7 @@ def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
     """Token -> row, from vocab.json and the tokens added to it."""
     path = folder / "vocab.json"
     ids = read_json(path)
+    taken: dict[int, str] = {}
     for token, row in ids.items():
         if isinstance(row, dict):
             raise UserError(
@@ -88,8 +94,6 @@ def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
             )
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path}: {token!r} has the id {row!r}, not a whole number from 0")
-    taken: dict[int, str] = {}
-    for token, row in ids.items():
         if row in taken:
             raise UserError(f"{path}: {taken[row]!r} and {token!r} have the same id {row}")
         taken[row] = token
@@ -131,14 +135,8 @@ def _role_names(
     names: dict[str, str | None] = {}
     for role, default in _ROLES.items():
         candidates = (_content(options.get(role, default)), default)
-        names[role] = next(
-            (
-                name
-                for name in candidates
-                if isinstance(name, str) and name in ids and name not in names.values()
-            ),
-            None,
-        )
+        free = (n for n in candidates if isinstance(n, str) and n in ids.keys() - names.values())
+        names[role] = next(free, None)
         if role == "pad_token" and names[role] != candidates[0]:
             raise UserError(
                 f"{folder / 'vocab.json'}: does not list the pad_token {candidates[0]!r}, which is "
@@ -158,12 +156,6 @@ def _check_blank(
             f"{folder / 'config.json'}: pad_token_id is {trained}, but the tokenizer's pad_token "
             f"{blank!r} is {ids[blank]}; set it to the id of the blank it was trained with"
         )
-
-
-def _role_rows(names: dict[str, str | None], ids: dict[str, int], size: int) -> list[int | None]:
-    """The row of each role; None for a token outside the output layer."""
-    rows = [None if name is None else ids[name] for name in names.values()]
-    return [row if row is None or row < size else None for row in rows]
 
 
 def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Path) -> str:
@@ -201,16 +193,6 @@ def _check_rows(folder: Path, ids: dict[str, int], rows: list[int | None], size:
             f"{path}: has no token for {', '.join(map(str, nameless[:10]))} of the {size} rows of "
             "the output layer; add them, or fetch added_tokens.json, too"
         )
-
-
-def _check_distinct(folder: Path, symbols: list[str]) -> None:
-    seen: set[str] = set(SPECIALS)
-    for symbol in symbols:
-        if symbol in seen:
-            raise UserError(
-                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
-            )
-        seen.add(symbol)
 
 
 def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, Any]]:

@@ -11,21 +11,15 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass
-from wav2vec2.interop import native
 from wav2vec2.interop.fairseq import (
-    architecture_from,
+    OTHER_SPELLINGS,
     labels_of,
-    output_units,
+    native_content,
     setting,
-    to_ours,
-    usual_spelling,
-    vocabulary_of_file,
     vocabulary_of_text,
 )
-from wav2vec2.interop.state_dict import Kind
-
-MODES: dict[str, Kind] = {"pretrain": "pretraining", "finetune": "ctc"}
-"""Their `mode` -> the kind of a native content."""
+from wav2vec2.interop.state_dict import rename_all
+from wav2vec2.text.vocabulary import Vocabulary
 
 
 def is_nvidia(content: Any) -> bool:
@@ -33,7 +27,7 @@ def is_nvidia(content: Any) -> bool:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         return False
     args = content.get("args")
-    return isinstance(args, dict) and args.get("mode") in MODES
+    return isinstance(args, dict) and args.get("mode") in ("pretrain", "finetune")
 
 
 def read_nvidia(
@@ -45,32 +39,29 @@ def read_nvidia(
     file.  UserError names what is missing.
     """
     args = content["args"]
-    kind = MODES[args["mode"]]
     if args.get("rotary_embeddings") or args.get("use_spectrogram_features"):
         raise UserError(
             f"{source}: trained with rotary_embeddings or use_spectrogram_features, which this "
             "model does not have"
         )
     hourglass = _hourglass(args, source)
-    weights = usual_spelling(content["model"], str(source))
-    normalize = setting(args, "normalize", bool, source)
-    architecture = architecture_from(args, weights, kind, normalize, source, hourglass)
-    if kind == "pretraining":
-        ours = to_ours(weights, architecture, kind, str(source))
-        return {**native.pretraining_content(architecture), "model": ours}
-    units = output_units(weights, source)
+    weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    if args["mode"] == "pretrain":
+        return native_content(weights, args, source, hourglass=hourglass)
+    text = content.get("output_labels")
     if dictionary is not None:
-        vocabulary = vocabulary_of_file(dictionary, units, source)
-    elif isinstance(content.get("output_labels"), str):
-        text = content["output_labels"]
-        vocabulary = vocabulary_of_text(text, "output_labels", units, source)
+        found = Vocabulary.from_file(dictionary), str(dictionary)
+    elif isinstance(text, str):
+        found = vocabulary_of_text(text, f"{source} (output_labels)")
     else:
         raise UserError(
             f"{source}: fine-tuned, but without its dictionary (output_labels); convert it with "
             "`python -m utils.checkpoints.convert --dictionary`"
         )
-    ours = to_ours(weights, architecture, kind, str(source), units)
-    return {**native.ctc_content(architecture, vocabulary, labels_of(args)), "model": ours}
+    labels = labels_of(args)
+    return native_content(
+        weights, args, source, hourglass=hourglass, vocabulary=found, labels=labels
+    )
 
 
 def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:

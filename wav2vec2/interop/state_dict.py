@@ -44,6 +44,19 @@ def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
     return name
 
 
+def rename_all(
+    weights: Mapping[str, Any], rules: Sequence[tuple[str, str]], source: str
+) -> dict[str, Any]:
+    """`weights` with their names changed by `rules`; UserError if two become the same."""
+    renamed: dict[str, Any] = {}
+    for name, tensor in weights.items():
+        usual = rename(name, rules)
+        if usual in renamed:
+            raise UserError(f"{source}: holds {usual} twice, in two spellings; use another copy")
+        renamed[usual] = tensor
+    return renamed
+
+
 def match_weights(
     weights: Mapping[str, Any],
     expected: Mapping[str, Tensor],
