@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.checksum import sha256
-from wav2vec2.files.output import atomic_path
+from wav2vec2.files.output import temporary_path
 from wav2vec2.files.torch_file import read_torch_file
 
 WEIGHTS = "model.safetensors"
@@ -135,7 +135,7 @@ def write_model_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not empty; choose another folder")
     try:
-        with atomic_path(folder) as temporary:
+        with temporary_path(folder) as temporary:
             temporary.mkdir(parents=True)
             _write_safetensors(temporary / WEIGHTS, weights)
             for name, content in files.items():

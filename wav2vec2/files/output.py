@@ -1,22 +1,23 @@
 """Output files and folders: a file is written whole or not at all."""
 
 import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from wav2vec2.cli.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is made there becomes `path` at the end.
+def temporary_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` for a file or folder; renamed to `path` on success, else removed.
 
-    A reader of `path` sees the old content or the new, never a part of it.  An error removes the
-    temporary file or folder and leaves `path` as it was.
+    A reader of `path` sees the old content or the new, never a part of it.
     """
-    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -28,6 +29,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """`temporary_path` of a file whose folder is created.
+
+    UserError for an OSError inside, or for text that is no valid Unicode.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_path(path) as temporary:
+            yield temporary
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+
+
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a text file whole or not at all: a reader never sees half of it."""
     write_chunks(path, (f"{line}\n".encode() for line in lines))
@@ -35,13 +51,15 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> None:
 
 def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
     """Write a file of any content whole or not at all; UserError if it cannot be written."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            file.writelines(chunks)
-    except (OSError, UnicodeEncodeError) as error:
-        raise UserError(f"{path}: cannot be written: {_reason(error)}") from None
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(chunks)
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Write numpy's .npz file of these arrays whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_chunks(path, [content.getvalue()])
 
 
 def _reason(error: OSError | UnicodeEncodeError) -> str:
@@ -51,7 +69,7 @@ def _reason(error: OSError | UnicodeEncodeError) -> str:
 
 
 def prepare_folder(flag: str, folder: str | Path) -> Path:
-    """Create the output folder that `flag` names, or say at once that it cannot be written."""
+    """Create the output folder that `flag` names; UserError at once if it cannot be written."""
     folder = Path(folder)
     probe = folder / f".writable.{os.getpid()}"
     try:

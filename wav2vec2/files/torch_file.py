@@ -14,7 +14,7 @@ import torch
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.checksum import sha256
-from wav2vec2.files.output import atomic_path
+from wav2vec2.files.output import temporary_path
 
 FORMAT = 1
 """Version of the checkpoint layout; raised when older code could no longer read it."""
@@ -38,7 +38,7 @@ def write_torch_file(path: str | Path, content: dict[str, Any]) -> None:
     """
     path = Path(path)
     try:
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        with temporary_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())

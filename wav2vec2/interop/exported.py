@@ -56,10 +56,6 @@ _FP32 = 7
 """The number of fp32 in torch's schema of exported programs."""
 
 
-def _valid(lengths: Tensor, steps: int) -> Tensor:
-    return valid_steps(lengths, steps, lengths.device)
-
-
 def standardise(x: Tensor, valid: Tensor, eps: float) -> Tensor:
     """`x` `[..., time]` with zero mean and unit (biased) variance over its `valid` steps.
 
@@ -85,7 +81,7 @@ class Graph(nn.Module):
         trunk = self.model.wav2vec2
         frames = frame_count(waveforms.shape[1], trunk.feature_extractor.spec)
         if self.normalize_input:
-            valid = _valid(lengths, waveforms.shape[1])
+            valid = valid_steps(lengths, waveforms.shape[1], lengths.device)
             waveforms = standardise(waveforms, valid, NORMALIZE_EPS)
         raw = _extract(trunk.feature_extractor, self._whole_groups(waveforms, frames), lengths)
         counts = trunk.frames(lengths)
@@ -93,7 +89,7 @@ class Graph(nn.Module):
             Frames(
                 raw=raw,
                 features=trunk.layer_norm(raw),
-                valid=_valid(counts, raw.shape[1]),
+                valid=valid_steps(counts, raw.shape[1], raw.device),
                 counts=counts,
             )
         )
@@ -128,7 +124,7 @@ def _extract(extractor: FeatureExtractor, waveforms: Tensor, lengths: Tensor) ->
 
 def _group_norm(norm: GroupNorm, x: Tensor, counts: Tensor) -> Tensor:
     """Standardise each channel of `x` `[batch, channels, steps]` over its first `counts` steps."""
-    valid = _valid(counts, x.shape[-1])[:, None]
+    valid = valid_steps(counts, x.shape[-1], x.device)[:, None]
     y = standardise(x, valid, norm.eps) * norm.weight[:, None] + norm.bias[:, None]
     return y.masked_fill(~valid, 0.0)
 
