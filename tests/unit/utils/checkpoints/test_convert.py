@@ -1,4 +1,4 @@
-"""utils/checkpoints/convert.py: there and back, and what stops it."""
+"""utils/checkpoints/convert.py: conversion there and back, and its errors."""
 
 import re
 import sys
@@ -48,7 +48,7 @@ def test_there_and_back(tmp_path, convert, make):
     (tmp_path / "back").mkdir()
     back = tmp_path / "back" / "theirs.pt"
     assert convert(ours, back, "--to", "fairseq")[0] == 0
-    written = torch.load(back, weights_only=True)  # plain types alone
+    written = torch.load(back, weights_only=True)  # only plain types
     assert "format" not in written and written["model"].keys() == given["model"].keys()
     for name, tensor in written["model"].items():
         assert torch.equal(tensor, given["model"][name]), name
@@ -97,8 +97,8 @@ def test_the_state_of_training_is_left_behind(tmp_path, convert):
     assert lean["update"] == 7 and "optimizer" not in lean
 
 
-def test_what_stops_it(tmp_path, convert):
-    """Each in one line, with exit code 2, and without a file half written."""
+def test_errors(tmp_path, convert):
+    """Each error is one line, has exit code 2 and leaves no partial file."""
     given = fairseq_finetuned(SIZES)
     torch.save(given, tmp_path / "theirs.pt")
     del given["model"]["w2v_encoder.w2v_model.mask_emb"]
@@ -159,8 +159,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("to", ["native", "fairseq", "huggingface", "exported", "release"])
-def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to):
-    """Nothing is written of one that is not whole, and whoever made it is told what it lacks."""
+def test_our_own_checkpoints_are_checked_too(tmp_path, convert, how, to):
+    """Nothing is written of an incomplete checkpoint, and the error says what it lacks."""
     torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
     (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
     content = checkpoints.read_checkpoint(tmp_path / "theirs.pt")
@@ -179,7 +179,7 @@ def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_graph_of_what_is_not_fine_tuned(tmp_path, convert):
+def test_a_pretrained_model_has_no_graph(tmp_path, convert):
     torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
     code, output = convert(tmp_path / "theirs.pt", tmp_path / "o.onnx", "--to", "onnx")
     assert code == 2 and "theirs.pt: pre-trained only" in output.err

@@ -1,6 +1,6 @@
 """Hugging Face folders that cannot be read, and models that cannot be written.
 
-What can, is held against transformers itself in tests/parity.
+Those that can are compared with transformers itself in tests/parity.
 """
 
 import json
@@ -50,14 +50,14 @@ def ctc_content(architecture=TINY, vocabulary=VOCABULARY) -> dict:
 
 @pytest.fixture
 def pretrained(tmp_path):
-    """A good folder of a pre-training model, to be spoilt."""
+    """A valid folder of a pre-training model; tests damage it."""
     huggingface.write_huggingface(pretraining_content(), tmp_path / "model")
     return tmp_path / "model"
 
 
 @pytest.fixture
 def recogniser(tmp_path):
-    """A good folder of a recogniser, to be spoilt."""
+    """A valid folder of a recogniser; tests damage it."""
     huggingface.write_huggingface(ctc_content(), tmp_path / "model")
     return tmp_path / "model"
 
@@ -250,7 +250,7 @@ def test_shard_without_its_tensor_or_missing(pretrained):
 
 
 def test_pickled_shards(pretrained):
-    """Of the older format, as the larger published models have it."""
+    """Shards in the older format, as the larger published models have them."""
     expected = huggingface.read_huggingface(pretrained)
     tensors = list(load_file(pretrained / "model.safetensors").items())
     (pretrained / "model.safetensors").unlink()
@@ -316,7 +316,7 @@ IDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "E": 5, "A": 6, "B":
 
 
 def rename(*pairs) -> dict:
-    """IDS with some tokens under other names, or other ids for some names."""
+    """IDS with some tokens renamed, or with other ids."""
     ids = dict(IDS)
     for old, new in pairs:
         if isinstance(new, str):
@@ -369,14 +369,14 @@ def test_another_blank_was_trained(recogniser):
 
 
 def test_ordinary_token_under_a_special_name(recogniser):
-    """Its pad token is [PAD], and <pad> a letter like any other."""
+    """The pad token is [PAD], and <pad> an ordinary token."""
     (recogniser / "vocab.json").write_text(json.dumps(rename(("<pad>", "[PAD]"), ("B", "<pad>"))))
     change(recogniser / "tokenizer_config.json", pad_token="[PAD]")
     refused(recogniser, "'<pad>' would stand for two rows")
 
 
 def test_rows_follow_their_tokens(recogniser):
-    """Blank last, no <s> and </s>, another delimiter: each row under its own token still."""
+    """Blank last, no <s> and </s>, another delimiter: each row keeps its token."""
     before = load_file(recogniser / "model.safetensors")["lm_head.weight"]
     ids = {"a": 0, "b": 1, " ": 2, "[UNK]": 3, "c": 4, "d": 5, "e": 6, "[PAD]": 7}
     (recogniser / "vocab.json").write_text(json.dumps(ids))
@@ -398,14 +398,16 @@ def test_rows_follow_their_tokens(recogniser):
     assert torch.isfinite(logits.half()).all()
 
 
-def test_capitals_that_are_spelt_small(recogniser):
+def test_tokens_in_lower_case(recogniser):
     change(recogniser / "tokenizer_config.json", do_lower_case=True)
     assert read_dictionary(recogniser).symbols[4:] == ("|", "e", "a", "b")
 
 
 def test_tokens_added_beside_the_vocabulary(recogniser):
-    """Older folders have added_tokens.json and special_tokens_map.json; one id lies beyond the
-    output layer, as where the tokenizer was extended after the model was made."""
+    """Older folders have added_tokens.json and special_tokens_map.json.
+
+    One id is outside the output layer, as if the tokenizer was extended after training.
+    """
     ids = {"[PAD]": 0, "[UNK]": 1, "|": 2, "E": 3, "A": 4, "B": 5, "O": 6}
     (recogniser / "vocab.json").write_text(json.dumps(ids))
     (recogniser / "added_tokens.json").write_text(json.dumps({"<s>": 7, "</s>": 8}))
@@ -449,7 +451,7 @@ def test_nothing_is_written_over(recogniser, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "model"]
 
 
-def test_half_a_folder_is_never_seen(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
@@ -459,7 +461,7 @@ def test_half_a_folder_is_never_seen(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_into_a_file(tmp_path):
+def test_a_file_in_place_of_the_parent_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .Not a directory"):
         huggingface.write_huggingface(ctc_content(), tmp_path / "file" / "model")

@@ -1,7 +1,7 @@
-"""Checkpoints of the first release still load, compute the same, and can be resumed.
+"""Older checkpoints load, give the same results, and hold what a resume needs.
 
-`data/` holds two runs of 2 updates of a tiny model (2,848 parameters), trained by the code of
-commit cfc578d, and what that code computed with them.
+`data/` holds the checkpoints of two runs of 2 updates of a tiny model (2,848 parameters), written
+by the code of commit cfc578d, and the results of that code.
 """
 
 import json
@@ -35,7 +35,7 @@ def waveforms() -> torch.Tensor:
 
 
 def assert_as_before(name: str, found: torch.Tensor) -> None:
-    """`found` `[batch, frames, ...]`, without padding, is what the old code computed."""
+    """Compare `found` `[batch, frames, ...]`, without padding, with the result of the old code."""
     expected = json.loads((DATA / "expected.json").read_text())[name]
     for row, frames in zip(found, map(torch.tensor, expected)):
         torch.testing.assert_close(row[: len(frames)], frames, rtol=0, atol=1e-5)

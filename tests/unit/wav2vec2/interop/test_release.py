@@ -1,4 +1,4 @@
-"""A released folder: nothing lost but the training's state, and no damage goes unseen."""
+"""Release folders: only the training state is lost, and damage is detected."""
 
 import hashlib
 import json
@@ -102,7 +102,7 @@ def test_damage(released, name):
 def test_missing_and_foreign_files(released, tmp_path):
     folder = released(recogniser())
     sums = (folder / "SHA256SUMS").read_text()
-    (folder / "README.md").write_text("Licence: MIT")  # people may write here
+    (folder / "README.md").write_text("Licence: MIT")  # people edit the model card
     checkpoints.read_checkpoint(folder)
     (tmp_path / "secret").write_text("x")
     digest = hashlib.sha256(b"x").hexdigest()

@@ -1,4 +1,4 @@
-"""Pickles of other people: what is built in them, what is refused, and that nothing runs."""
+"""Pickles from others: what is built, what is refused, and that no code runs."""
 
 import argparse
 import builtins
@@ -22,7 +22,7 @@ LEGACY = {"_use_new_zipfile_serialization": False}
 
 
 class Call:
-    """Pickled as the call of `function` with `arguments`, then of `__setstate__`."""
+    """Pickles as a call of `function` with `arguments`, then of `__setstate__`."""
 
     def __init__(self, function, *arguments, state=None):
         self.parts = (function, arguments) if state is None else (function, arguments, state)
@@ -89,10 +89,10 @@ def raw_pickle(code: bytes) -> bytes:
         # A call of what is on the stack as data, and of a stub's attribute.
         b"\x80\x02X\x06\x00\x00\x00system(X\x0b\x00\x00\x00touch pwnedtR.",
         b"\x80\x02cargparse\nNamespace.mro\n(tR.",
-        # Attributes set where there are none to set.
+        # State for an object without attributes.
         b"\x80\x02}X\x01\x00\x00\x00a}b.",
         b"\x80\x02cargparse\nNamespace\n}b.",
-        # EXT1 and a stack that runs out.
+        # EXT1, and an empty stack.
         b"\x80\x02\x82\x01.",
         b"\x80\x02R.",
     ],
@@ -105,7 +105,7 @@ def test_crafted_opcodes(tmp_path, monkeypatch, code):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_stub_runs_nothing_and_keeps_what_it_is_given():
+def test_a_stub_only_stores_its_arguments():
     stub = Stub(1, 2)
     stub.__setstate__({"__class__": int, "state": "x", "items": len})
     assert type(stub) is Stub and stub.arguments == (1, 2)
@@ -114,7 +114,7 @@ def test_a_stub_runs_nothing_and_keeps_what_it_is_given():
 
 
 def test_no_stub_is_a_real_class():
-    """What a pickle may name is either ours and inert, or torch's own choice."""
+    """A pickle can name only inert stubs and what torch itself allows."""
     assert {value for value in STUBS.values() if isinstance(value, type)} == {Stub}
     assert "builtins.eval" not in STUBS and "builtins.getattr" not in STUBS
     real = {vars(builtins)[name.split(".")[1]] for name in STUBS if name.startswith("builtins")}
@@ -156,7 +156,7 @@ def omegaconf_modules():
 
 
 def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
-    """As it pickles: containers of nodes, each of which knows its parent and its types."""
+    """OmegaConf pickles containers of nodes; each node has its parent and its types."""
     modules = omegaconf_modules()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
