@@ -175,11 +175,11 @@ def _read_ctc(
     size = vocabulary_size(config, folder / _CONFIG)
     expected = expected_weights(architecture, "ctc", size)
     weights = match_weights(tensors, expected, str(folder), their_name)
-    theirs = read_vocabulary(folder, config, size)
-    weights["proj.weight"] = _reordered(weights["proj.weight"], theirs.rows, absent=0.0)
-    weights["proj.bias"] = _reordered(weights["proj.bias"], theirs.rows, absent=NEVER)
-    labels = _LABELS[theirs.vocabulary.spelling]
-    return {**native.ctc_content(architecture, theirs.vocabulary, labels), "model": weights}
+    vocabulary, rows = read_vocabulary(folder, config, size)
+    weights["proj.weight"] = _reordered(weights["proj.weight"], rows, absent=0.0)
+    weights["proj.bias"] = _reordered(weights["proj.bias"], rows, absent=NEVER)
+    labels = _LABELS[vocabulary.spelling]
+    return {**native.ctc_content(architecture, vocabulary, labels), "model": weights}
 
 
 def _reordered(tensor: Tensor, rows: list[int | None], absent: float) -> Tensor:

@@ -11,7 +11,6 @@ name `<s>`; `<pad>`, `</s>` and `<unk>` follow:
     4 ...      symbols     all others, ascending by their id
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,13 @@ _TOKENIZERS = {
 }
 
 
-@dataclass(frozen=True)
-class TheirVocabulary:
-    """A vocabulary, and the rows of its symbols in transformers' output layer."""
+def read_vocabulary(
+    folder: Path, config: dict[str, Any], size: int
+) -> tuple[Vocabulary, list[int | None]]:
+    """The vocabulary of a folder, and the row of each symbol in its output layer of `size` rows.
 
-    vocabulary: Vocabulary
-    rows: list[int | None]
-    """The row of each symbol of `vocabulary`; None for a special token that they lack."""
-
-
-def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVocabulary:
-    """The vocabulary of a folder whose output layer has `size` rows.
-
-    UserError names the file and the token if tokens and rows do not match, or a token cannot be a
-    symbol here.
+    The row is None for a special token that they lack.  UserError names the file and the token if
+    tokens and rows do not match, or a token cannot be a symbol here.
     """
     path = folder / "tokenizer_config.json"
     options = read_json(path) if path.is_file() else {}
@@ -64,7 +56,7 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVoc
             )
         symbols[symbol] = None
     _check_rows(folder, ids, rows, size)
-    return TheirVocabulary(Vocabulary([*symbols], spelling), rows)
+    return Vocabulary([*symbols], spelling), rows
 
 
 def _spelling(options: dict[str, Any], path: Path) -> Spelling:
