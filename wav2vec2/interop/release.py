@@ -85,43 +85,66 @@ def write_release(content: dict[str, Any], folder: Path, evaluation: Path | None
     write_model_folder(folder, content["model"], files, checksums=True)
 
 
+_CARD = """\
+# {name}
+
+wav2vec 2.0, {training}: {parameters:,} parameters in `model.safetensors`, fp32.
+Audio: 16 kHz, mono.
+
+## Use
+
+```bash
+(cd {name} && sha256sum -c SHA256SUMS)
+{commands}
+```
+
+## Licence
+
+To be filled in: of the weights, and of the data.
+
+## Results
+
+{results}
+
+## Architecture
+
+{architecture}
+"""
+
+
 def model_card(content: dict[str, Any], name: str, evaluation: Path | None) -> str:
     """README.md of the release `name`: use, results, architecture and recipe."""
-    parameters = sum(tensor.numel() for tensor in content["model"].values())
     fine_tuned = content["kind"] == "ctc"
     if fine_tuned:
-        training = "fine-tuned with CTC"
-        uses = [f"python inference.py transcribe --checkpoint {name} recording.wav"]
+        commands = f"python inference.py transcribe --checkpoint {name} recording.wav"
     else:
-        training = "pre-trained"
-        uses = [
-            f"PRETRAINED_MODEL={name} bash scripts/finetune_base_100h.sh",
-            f"python inference.py features --checkpoint {name} recording.wav",
-        ]
-    lines = [
-        *(f"# {name}", ""),
-        f"wav2vec 2.0, {training}: {parameters:,} parameters in `{WEIGHTS}`, fp32. Audio: 16 kHz, "
-        "mono.",
-        *("", "## Use", "", "```bash", f"(cd {name} && sha256sum -c {CHECKSUMS})", *uses, "```"),
-        *("", "## Licence", "", "To be filled in: of the weights, and of the data.", ""),
-        *("## Results", "", *_results(content, evaluation)),
-        *("## Architecture", "", *_table(content["architecture"])),
-    ]
+        commands = (
+            f"PRETRAINED_MODEL={name} bash scripts/finetune_base_100h.sh\n"
+            f"python inference.py features --checkpoint {name} recording.wav"
+        )
+    card = _CARD.format(
+        name=name,
+        training="fine-tuned with CTC" if fine_tuned else "pre-trained",
+        parameters=sum(tensor.numel() for tensor in content["model"].values()),
+        commands=commands,
+        results="\n".join(_results(content, evaluation)),
+        architecture=_table(content["architecture"]),
+    )
     if fine_tuned:
         units = len(content["dictionary"].split())
         pieces = f", pieces of `{_SUBWORDS}`" if "sentencepiece" in content else ""
-        lines += [f"{units} units{pieces}, in `{_DICTIONARY}`.", ""]
+        card += f"\n{units} units{pieces}, in `{_DICTIONARY}`.\n"
     if "recipe" in content:
-        inner = ("architecture", "hourglass")  # in the table above
-        recipe = {name: value for name, value in content["recipe"].items() if name not in inner}
-        lines += ["## Recipe", "", f"Weights after update {content['update']}.", ""]
-        lines += _table(recipe)
-    return "\n".join(lines)
+        shown = ("architecture", "hourglass")
+        recipe = {name: value for name, value in content["recipe"].items() if name not in shown}
+        card += f"\n## Recipe\n\nWeights after update {content['update']}.\n\n{_table(recipe)}\n"
+    return card
 
 
-def _table(rows: dict[str, Any]) -> list[str]:
+def _table(rows: dict[str, Any]) -> str:
     """A Markdown table of names and values."""
-    return ["| | |", "|---|---|", *(f"| {name} | `{_cell(rows[name])}` |" for name in rows), ""]
+    cells = [f"| {name} | `{_cell(value)}` |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *cells])
 
 
 def _cell(value: Any) -> str:
@@ -136,15 +159,13 @@ def _results(content: dict[str, Any], evaluation: Path | None) -> list[str]:
     lines = []
     if content.get("best") is not None:
         measure = "word error rate, %" if content["kind"] == "ctc" else "loss, bits"
-        lines += [
-            f"Lowest {measure}, in the validations up to this checkpoint: {content['best']:.4g}.",
-            "",
-        ]
+        best = f"{content['best']:.4g}"
+        lines += [f"Lowest {measure}, in the validations up to this checkpoint: {best}."]
     if evaluation is not None:
         summaries = sorted(evaluation.glob("summary_*.json"))
         if not summaries:
             raise UserError(f"--evaluation {evaluation}: holds no summary_<subset>.json")
-        lines += ["| subset | decoder | WER % | UER % | utterances |", "|---|---|---|---|---|"]
+        lines += ["", "| subset | decoder | WER % | UER % | utterances |", "|---|---|---|---|---|"]
         for path in summaries:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
@@ -153,5 +174,4 @@ def _results(content: dict[str, Any], evaluation: Path | None) -> list[str]:
                 lines.append(f"| {found['subset']} | {decoder} | {rates} |")
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}: not the summary of an evaluation") from None
-        lines.append("")
-    return lines or ["Not known.", ""]
+    return lines or ["Not known."]
