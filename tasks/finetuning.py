@@ -32,7 +32,7 @@ from tasks.mixture import add_apart, read_manifests, report_apart
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ChannelMasking, Masking, Regularisation
-from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC, ctc_loss
+from wav2vec2.ctc import BLANK, CTCOutput, Wav2Vec2ForCTC, ctc_loss
 from wav2vec2.decoding.alignment import frames_needed
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count
@@ -42,7 +42,7 @@ from wav2vec2.inference.recognition import Score, recognise
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks, draw_time_masks
 from wav2vec2.text.error_rate import ErrorCounts
-from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
+from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
 
 EXAMPLES = 3
 """Hypothesis and reference pairs that a validation prints."""

@@ -13,6 +13,7 @@ from wav2vec2.numerics import at_least_fp32
 from wav2vec2.trunk import Wav2Vec2
 
 BLANK = 0
+"""The unit of CTC that stands for no symbol; row 0 of the output layer and of every dictionary."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The commands on other people's checkpoints: nothing but the path differs."""
+"""The commands on checkpoints of other programs: only the path differs."""
 
 import shutil
 from dataclasses import replace
@@ -14,10 +14,10 @@ from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisatio
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.torch_file import load_checkpoint, weights_digest
 from wav2vec2.interop import fairseq, huggingface, native
-from wav2vec2.interop.fairseq_weights import to_theirs
+from wav2vec2.interop.fairseq import to_theirs
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
-# Not one of the presets, as few published models are.
+# Not one of the presets: most published models are none.
 NARROW = replace(MINI, dim=96, ffn_dim=128, layers=2, final_dim=32)
 HOURGLASS = replace(NARROW, layers=3, hourglass=Hourglass(1, 1, 2, 1, "linear"), norm_first=False)
 SYMBOLS = ["|", *"ABCDENOT"]
@@ -68,8 +68,8 @@ def files(tmp_path):
     """The same models as files of fairseq and of NVIDIA's recipe, and as Hugging Face folders."""
     paths = {}
     for name, content in {
-        "fairseq": fairseq.write_fairseq(pretrained(), tmp_path),
-        "fairseq_ctc": fairseq.write_fairseq(finetuned(), tmp_path),
+        "fairseq": fairseq.to_fairseq(pretrained(), tmp_path),
+        "fairseq_ctc": fairseq.to_fairseq(finetuned(), tmp_path),
         "nvidia": nvidia(pretrained(HOURGLASS), "pretrain"),
         "nvidia_ctc": nvidia(finetuned(HOURGLASS), "finetune"),
     }.items():
@@ -92,19 +92,20 @@ def test_finetuning_from_it(corpus, files, tmp_path, command, whose):
     expected = HOURGLASS if whose == "nvidia" else NARROW
     assert saved["architecture"] == expected.to_dict()
     start = pretrained(expected)["model"]
-    name = "wav2vec2.feature_extractor.conv_layers.1.conv.weight"  # fine-tuning leaves it alone
+    name = "wav2vec2.feature_extractor.conv_layers.1.conv.weight"  # fine-tuning does not change it
     assert torch.equal(saved["model"][name], start[name])
     assert saved["recipe"]["pretrained_model"] == weights_digest(files[whose])
 
 
-def test_pretraining_goes_on_from_a_folder(corpus, files, tmp_path, command):
+def test_pretraining_from_a_folder(corpus, files, tmp_path, command):
     start = {"init_from": files["folder"], "model": "auto", "hourglass_config": ""}
     code, _, err = command(train.main, *flags("pretrain", corpus, tmp_path / "o", **start))
     assert code == 0, err
 
 
-def test_pretraining_goes_on_from_it(corpus, files, tmp_path, command):
-    """The architecture is the weights'; resumed without them; a wrong flag says the right one."""
+def test_pretraining_from_it(corpus, files, tmp_path, command):
+    """The architecture comes from the weights; a resume does not need them; the error for a wrong
+    flag gives the right one."""
     start = {"init_from": files["fairseq"], "model": "auto", "hourglass_config": ""}
     arguments = flags("pretrain", corpus, tmp_path / "o", **start, max_update=2)
     code, _, err = command(train.main, *arguments)

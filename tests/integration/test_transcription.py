@@ -21,11 +21,11 @@ from utils.benchmarks import transcription
 from wav2vec2.audio.decode import normalize
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.config import MINI, Hourglass, Regularisation
-from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
 from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.interop import native
 from wav2vec2.text.error_rate import ErrorCounts
-from wav2vec2.text.vocabulary import BLANK, Vocabulary
+from wav2vec2.text.vocabulary import Vocabulary
 
 LETTERS = Vocabulary(["|", *sorted(set("".join(WORDS)))])
 WORD, PAUSE = 0.25, 0.15

@@ -1,4 +1,4 @@
-"""Runs where fairseq is installed: makes models, saves them in its layouts, and runs them.
+"""Runs in fairseq's environment: makes models, saves them in its layouts, and runs them.
 
 `python fairseq_side.py make FOLDER` writes checkpoints of random weights and, for each, what it
 computes; `python fairseq_side.py run CHECKPOINT INPUTS OUTPUTS` loads a checkpoint the way users of
@@ -66,13 +66,13 @@ SIZES = {
 
 
 def section(config, name, **values):
-    """A section of a configuration, its references to others not yet resolved."""
+    """A section of a configuration; references to other sections are not yet resolved."""
     fields = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     return {**fields, "_name": name, **values}
 
 
 def whole(model, task):
-    """A whole configuration as fairseq's trainer stores it."""
+    """A complete configuration as fairseq's trainer stores it."""
     config = {**section(FairseqConfig(), None), "model": model, "task": task}
     return OmegaConf.to_container(OmegaConf.create(config), resolve=True, enum_to_str=True)
 
@@ -106,14 +106,14 @@ def build(configuration):
     with torch.no_grad():
         for (
             parameter
-        ) in model.parameters():  # norms that are not the identity, biases that are seen
+        ) in model.parameters():  # norms that are not the identity, biases that are not zero
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return model.eval(), task
 
 
 def flat(configuration):
-    """The layout of before 2020's end."""
+    """The layout until late 2020."""
     merged = {**configuration["task"], **configuration["model"]}
     nested = merged.pop("w2v_args", None)
     merged.pop("_name")
@@ -125,7 +125,7 @@ def flat(configuration):
 
 
 def state(model, task, **configuration):
-    """What fairseq's trainer saves."""
+    """The content of a checkpoint of fairseq's trainer."""
     progress = {"best": np.float64(3.5), "train_iterator": {"epoch": 2}, "val_loss": 1.0}
     meter = fairseq.logging.meters.AverageMeter()
     optimizer = torch.optim.Adam(model.parameters())
@@ -151,7 +151,7 @@ def inputs(normalize):
 
 
 def run(model, source, mask_from=2, mask_to=9):
-    """What the model computes: context vectors, and logits of its task without dropout."""
+    """The model's context vectors, and the logits of its task without dropout."""
     with torch.no_grad():
         if hasattr(model, "w2v_encoder"):
             output = model(source=source, padding_mask=None)["encoder_out"]
@@ -181,7 +181,7 @@ def run(model, source, mask_from=2, mask_to=9):
 
 
 def make(folder):
-    """Every size, pre-trained and fine-tuned, in every layout."""
+    """Save models of every size, pre-trained and fine-tuned, in every layout."""
     (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 5\n" for symbol in SYMBOLS))
     for size in SIZES:
         torch.manual_seed(1)

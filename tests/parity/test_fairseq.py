@@ -1,6 +1,6 @@
-"""fairseq itself: its files read here, our files read there, the same numbers on both sides.
+"""fairseq itself: each side reads the other's files and computes the same numbers.
 
-In a virtual environment of its own, kept between runs, or in that of FAIRSEQ_PYTHON.
+fairseq runs in a separate virtual environment, kept between runs, or in that of FAIRSEQ_PYTHON.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from wav2vec2.pretraining import Wav2Vec2ForPretraining, take_frames
 pytestmark = pytest.mark.long
 
 SIDE = Path(__file__).with_name("fairseq_side.py")
-# fairseq's last release does not install any more; this is its code with the fixes that takes.
+# fairseq's last release no longer installs; this is its code with the necessary fixes.
 PACKAGES = ["torch==2.13.0", "fairseq-fixed==0.12.3.1"]
 BOUND = 1e-4
 
@@ -33,7 +33,7 @@ def cache() -> Path:
 
 @pytest.fixture(scope="session")
 def python() -> str:
-    """A Python with fairseq; skips, saying why, where none can be made."""
+    """A Python with fairseq; skips with the reason if it cannot be made."""
     if "FAIRSEQ_PYTHON" in os.environ:
         return os.environ["FAIRSEQ_PYTHON"]
     starter, folder = shutil.which("python3.11"), cache()
@@ -41,7 +41,7 @@ def python() -> str:
         pytest.skip("fairseq is built for python3.11, which is not here")
     folder.mkdir(parents=True, exist_ok=True)
     executable, complete = folder / "venv" / "bin" / "python", folder / "complete"
-    with open(folder / "lock", "w") as lock:  # test processes wait for the first to build it
+    with open(folder / "lock", "w") as lock:  # only one test process builds it
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             steps = [[starter, "-m", "venv", "--clear", folder / "venv"]]
@@ -68,14 +68,14 @@ def side(python: str, *arguments: str | Path) -> None:
 
 @pytest.fixture(scope="session")
 def made(python, tmp_path_factory) -> Path:
-    """A folder of fairseq's checkpoints and what it computes with them."""
+    """A folder of fairseq's checkpoints and its results with them."""
     folder = tmp_path_factory.mktemp("fairseq")
     side(python, "make", folder)
     return folder
 
 
 def computed(content: dict, theirs: dict) -> dict[str, torch.Tensor]:
-    """What our model computes of what fairseq did."""
+    """The results of our model for those of fairseq."""
     with torch.no_grad():
         if content["kind"] == "ctc":
             model, _ = native.load_ctc(content, "content")
@@ -112,7 +112,7 @@ def assert_same(ours: dict, theirs: dict, name: str) -> None:
 
 
 def test_its_files_are_read_with_the_same_outputs(made):
-    """Base's and Large's layouts and others; new and old files; every key used."""
+    """Layouts of Base, Large and others, in new and old files."""
     for path in sorted(made.glob("*.pt")):
         content = checkpoints.read_checkpoint(path)
         size, kind, layout = path.stem.split("_")
@@ -135,9 +135,7 @@ def test_our_files_are_loaded_with_the_same_outputs(made, python, tmp_path):
         for kind in ("pretrained", "finetuned"):
             content = checkpoints.read_checkpoint(made / f"{size}_{kind}_cfg.pt")
             path = tmp_path / f"{size}_{kind}.pt"
-            torch.save(fairseq.write_fairseq(content, tmp_path), path)
-            if kind == "finetuned":
-                (tmp_path / "dict.ltr.txt").write_text(fairseq.dictionary_text(content))
+            fairseq.write_fairseq(content, path)
             outputs = tmp_path / "outputs"
             side(python, "run", path, made / f"{size}_{kind}.outputs", outputs)
             assert_same(

@@ -1,4 +1,4 @@
-"""A checkpoint with fairseq's names, read here and renamed for transformers: the same logits.
+"""A checkpoint with fairseq's names gives the same logits here and, renamed, in transformers.
 
 The names on either side are written out, so that ours cannot agree with themselves alone.
 """

@@ -1,4 +1,4 @@
-"""Folders that transformers writes, read here, and folders written here, read by transformers."""
+"""Folders of transformers are read here, and folders written here by transformers."""
 
 import json
 from dataclasses import replace
@@ -82,7 +82,7 @@ def load_trunk(content: dict):
 
 
 def from_pretrained(cls, folder):
-    """Their model, if the folder holds its every weight and no other."""
+    """Their model; the folder must hold all of its weights and no others."""
     model, report = cls.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     return model.eval()
@@ -108,7 +108,7 @@ def test_their_default_is_base():
 
 
 def assert_same_pretraining(ours: Wav2Vec2ForPretraining, theirs) -> None:
-    """Hidden states of every layer, the projections of contexts and targets, with a mask."""
+    """Compare context vectors, and the projections of contexts and targets, with a mask."""
     torch.manual_seed(3)
     waveforms = torch.randn(2, 8_000)
     with torch.no_grad():
@@ -126,7 +126,10 @@ def assert_same_pretraining(ours: Wav2Vec2ForPretraining, theirs) -> None:
 def assert_same_recogniser(
     ours: Wav2Vec2ForCTC, theirs, architecture: Architecture, rows: list[int] | None = None
 ) -> None:
-    """Logits, of padded batches where transformers can; `rows`: theirs in our order."""
+    """Compare logits, also of padded batches if transformers supports them.
+
+    `rows`: their rows in our order.
+    """
     rows = rows or list(range(ours.proj.out_features))
     torch.manual_seed(4)
     waveforms = torch.randn(2, 8_000)
@@ -169,7 +172,7 @@ def test_recogniser_written(architecture, vocabulary, tmp_path):
 
 
 def their_transcript(processor, logits: torch.Tensor) -> list[str]:
-    # Two delimiters with a blank between them are two spaces there, one here.
+    # For two delimiters with a blank between them transformers writes two spaces, we one.
     return [" ".join(text.split()) for text in processor.batch_decode(logits.argmax(-1))]
 
 
@@ -180,9 +183,9 @@ def our_transcript(vocabulary: Vocabulary, logits: torch.Tensor) -> list[str]:
 
 @pytest.mark.parametrize("architecture", ["base", "large"], indirect=True)
 def test_transcript_through_their_processor(architecture, tmp_path):
-    """From a recording to text: their processor, model and decoder, and ours."""
+    """From a recording to text, with their processor, model and decoder, and with ours."""
     content = ctc_content(architecture)
-    with torch.no_grad():  # special tokens are spelt out there, left out here: let none be heard
+    with torch.no_grad():  # transformers prints special tokens, we skip them: let none occur
         content["model"]["proj.bias"][1:4] = -100
     huggingface.write_huggingface(content, tmp_path / "model")
     processor = transformers.Wav2Vec2Processor.from_pretrained(tmp_path / "model")
@@ -312,7 +315,7 @@ def test_recogniser_read(architecture, added, tmp_path):
     ours, vocabulary = native.load_ctc(content, "test")
     assert native.architecture_of(content, "test").normalize_input
     assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", "a", "b", "'", "|", "ü", "c")
-    # The special rows they lack are compared with any other, and then must never win.
+    # For the comparison, special rows that they lack are copies of another row.
     rows = [6, *((8, 9) if added else (0, 0)), 5, 0, 1, 2, 3, 4, 7]
     if not added:
         assert (ours.proj.bias[1:3] == huggingface.NEVER).all()
@@ -330,7 +333,7 @@ def test_recogniser_read(architecture, added, tmp_path):
 
 
 def test_full_size_base(tmp_path):
-    """A Base recogniser as published: `pytorch_model.bin` of old names, without a mask vector."""
+    """A Base recogniser as published: `pytorch_model.bin` with old names, no mask vector."""
     torch.manual_seed(10)
     config = transformers.Wav2Vec2Config(layerdrop=0.0)
     theirs = transformers.Wav2Vec2ForCTC(config).eval()

@@ -1,4 +1,4 @@
-"""ONNX files through onnxruntime against the model."""
+"""ONNX files in onnxruntime, compared with the model."""
 
 import json
 
@@ -36,7 +36,7 @@ def graph_of(session):
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_onnx(name, tmp_path, capfd):
-    """One file a model: writing it takes longer than all that is asked of it."""
+    """One file per model: writing it takes longer than the tests."""
     content = content_of(ARCHITECTURES[name])
     path = tmp_path / "model.onnx"
     write_onnx(content, path)
@@ -53,7 +53,7 @@ def test_onnx(name, tmp_path, capfd):
 
 
 def in_the_models_place(content, path):
-    """Frames and logits, and what the checkpoint says of itself."""
+    """Frames, logits and the description of the checkpoint."""
     assert is_onnx(path)
     found = OnnxRecogniser(path)
     assert found.content == {key: value for key, value in content.items() if key != "model"}
@@ -63,7 +63,7 @@ def in_the_models_place(content, path):
 
 
 def a_single_frame(content, path):
-    """The graph wants two, which zeros behind the row give."""
+    """The graph needs two frames; zeros are appended."""
     model, _ = native.load_ctc(content, "test")
     samples = next(n for n in range(1, 1000) if model.frames(torch.tensor([n])) == 1)
     waveform, lengths = torch.randn(1, samples), torch.tensor([samples])
@@ -86,7 +86,7 @@ def test_8_bits(tmp_path):
     kinds = {initializer.data_type for initializer in onnx.load(path).graph.initializer}
     assert onnx.TensorProto.INT8 in kinds
     difference = worst_difference(content, graph_of(session_of(path)))
-    assert 1e-4 < difference <= 0.2  # of logits whose deviation is about 1
+    assert 1e-4 < difference <= 0.2  # the logits' standard deviation is about 1
 
 
 def test_files_that_are_no_recogniser(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.runtime.randomness import numpy_generator
-from utils.checkpoints.tune_decoder import TuneOptions, decode_emissions, measure
+from utils.checkpoints.tune_decoder import TuneOptions, compute_emissions, score_decoder
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.decoding.beam_search import build_decoder
@@ -105,9 +105,9 @@ def benchmark(
     grams = sum(int(line.split("=")[1]) for line in lines[1 : 1 + ORDER])
     decoding = replace(decoding, lm=str(arpa), lexicon=str(lexicon))
     decoder, _ = build_decoder(decoding, recogniser.vocabulary)
-    utterances = decode_emissions(recogniser, options, tuning, decoding)
-    score, speed = measure(decoder, utterances, recogniser)
-    seconds = sum(spoken.seconds for spoken in utterances)
+    utterances = compute_emissions(recogniser, options, tuning, decoding)
+    score, speed = score_decoder(decoder, utterances, recogniser)
+    seconds = sum(utterance.seconds for utterance in utterances)
     print(
         f"{len(words)} words, {grams} n-grams of order 1 to {ORDER}, beam {decoding.beam}: "
         f"{speed:.1f} x real time on one core over {seconds:.0f} s of audio "

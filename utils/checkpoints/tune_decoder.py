@@ -1,6 +1,6 @@
 """Choose --lm_weight and --word_score on a subset: the model runs once, the search for each pair.
 
-Prints a table of error rates and speed, then the flags of the lowest word error rate.
+Prints a table of error rates and speeds, then the flags that gave the lowest word error rate.
 """
 
 import itertools
@@ -27,11 +27,11 @@ class TuneOptions:
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
     subset: str = "dev-other"
-    """Filelist to tune on, without .tsv; never the one whose figures you report."""
+    """Filelist to tune on, without .tsv; not the one whose error rates you report."""
     lm_weights: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     """Values of --lm_weight to try."""
     word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0)
-    """Values of --word_score to try; without --lexicon there is none."""
+    """Values of --word_score to try; ignored without --lexicon."""
     num_workers: int = 2
     """Processes that decode audio."""
 
@@ -44,81 +44,78 @@ class TuneOptions:
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """An utterance between model and search."""
+class Utterance:
+    """The model's output for an utterance, and its reference."""
 
     emissions: Tensor
     """Log probabilities `[frames, units]`."""
-    reference: list[str]
-    """Its symbols."""
+    units: list[str]
+    """Reference in units."""
     words: str
-    """Its transcript."""
+    """Reference in words."""
     seconds: float
-    """Length of its audio."""
+    """Duration of the audio."""
 
 
-def decode_emissions(
+def compute_emissions(
     recogniser: Recogniser,
     options: RecogniserOptions,
     tuning: TuneOptions,
     decoding: DecodingOptions,
-) -> list[Spoken]:
+) -> list[Utterance]:
     """The model's output for each utterance of the subset; UserError if none has a frame."""
     manifest = read_manifest(tuning.dataset_dir, tuning.subset)
     references = recogniser.references(manifest)
     words = recogniser.word_references(manifest, decoding)
     utterances = [
-        Spoken(values, references[key].split(), words[key], float(length) / SAMPLE_RATE)
+        Utterance(emissions, references[key].split(), words[key], float(samples) / SAMPLE_RATE)
         for batch in recogniser.batches(manifest, options.batch_size, tuning.num_workers)
-        for key, length, values in zip(batch.ids, batch.lengths, recogniser.emissions(batch))
+        for key, samples, emissions in zip(batch.ids, batch.lengths, recogniser.emissions(batch))
     ]
-    if not any(len(spoken.emissions) for spoken in utterances):
+    if not any(len(utterance.emissions) for utterance in utterances):
         raise UserError(f"--subset {tuning.subset}: no utterance is as long as a frame")
     return utterances
 
 
-def measure(
-    decoder: Decoder, utterances: Sequence[Spoken], recogniser: Recogniser
+def score_decoder(
+    decoder: Decoder, utterances: Sequence[Utterance], recogniser: Recogniser
 ) -> tuple[Score, float]:
     """Error counts of `decoder`, and the seconds of audio that it searches per second."""
     score = Score(recogniser.vocabulary)
     took = 0.0
-    for spoken in utterances:
+    for utterance in utterances:
         start = time.perf_counter()
-        hypothesis = decoder(spoken.emissions)
+        hypothesis = decoder(utterance.emissions)
         took += time.perf_counter() - start
-        score.add(hypothesis, spoken.reference, spoken.words)
-    return score, sum(spoken.seconds for spoken in utterances) / took
+        score.add(hypothesis, utterance.units, utterance.words)
+    return score, sum(utterance.seconds for utterance in utterances) / took
 
 
-def distance(options: DecodingOptions) -> float:
-    """How far both weights are from their defaults."""
-    changes = (options.lm_weight - DecodingOptions.lm_weight, options.word_score)
-    return sum(map(abs, changes))
+def distance_from_defaults(options: DecodingOptions) -> float:
+    """The summed distance of both weights from their defaults."""
+    return abs(options.lm_weight - DecodingOptions.lm_weight) + abs(options.word_score)
 
 
 def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
+    """Search with each pair of weights; print the table and the flags of the best pair."""
     recogniser = Recogniser.load(options)
     decoder, notes = build_decoder(decoding, recogniser.vocabulary)
     for note in notes:
         print(f"note: {note}")
-    utterances = decode_emissions(recogniser, options, tuning, decoding)
+    utterances = compute_emissions(recogniser, options, tuning, decoding)
     print("lm_weight word_score   WER %   UER %  x real time")
-    tried: list[tuple[float, float, DecodingOptions]] = []
+    tried: list[tuple[float, float, float, DecodingOptions]] = []
     weights = tuning.lm_weights if decoding.lm else (0.0,)
     bonuses = tuning.word_scores if decoding.lexicon else (0.0,)
     for weight, bonus in itertools.product(weights, bonuses):
         chosen = replace(decoding, lm_weight=weight, word_score=bonus)
         decoder.configure(chosen)
-        score, speed = measure(decoder, utterances, recogniser)
-        print(
-            f"{weight:9.2f} {bonus:10.2f} {score.words.rate:7.2f} {score.units.rate:7.2f} "
-            f"{speed:12.1f}",
-            flush=True,
-        )
-        tried.append((score.words.rate, score.units.rate, chosen))
-    # Among equals the most moderate: what a small subset does not tell apart, others may.
-    best = min(tried, key=lambda entry: (*entry[:2], distance(entry[2])))[2]
+        score, speed = score_decoder(decoder, utterances, recogniser)
+        wer, uer = score.words.rate, score.units.rate
+        print(f"{weight:9.2f} {bonus:10.2f} {wer:7.2f} {uer:7.2f} {speed:12.1f}", flush=True)
+        tried.append((wer, uer, distance_from_defaults(chosen), chosen))
+    # Among equals the nearest to the defaults: a small subset does not tell them apart.
+    best = min(tried, key=lambda entry: entry[:3])[-1]
     flags = ["decoder", "lm", "lexicon", "lm_weight", "word_score", "beam", "beam_size_token"]
     values = [(flag, getattr(best, flag)) for flag in [*flags, "beam_threshold"]]
     print("best: " + " ".join(f"--{flag} {value}" for flag, value in values if value != ""))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.ctc import BLANK
 from wav2vec2.text.subwords import WORD_START
-from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling, Vocabulary
+from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.stderr import silent_stderr
+from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions, GreedyDecoder, Hypothesis, collapse
 from wav2vec2.decoding.lexicon import Lexicon, read_lexicon
-from wav2vec2.text.vocabulary import BLANK, SPECIALS, WORD_END, Spelling, Vocabulary
+from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 INSTALL = "pip install -r requirements-decode.txt"
 NEVER = -1e9

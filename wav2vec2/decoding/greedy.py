@@ -9,7 +9,8 @@ from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
-from wav2vec2.text.vocabulary import BLANK, Vocabulary
+from wav2vec2.ctc import BLANK
+from wav2vec2.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

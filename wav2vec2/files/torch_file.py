@@ -1,4 +1,4 @@
-"""Files of torch.save: written whole or not at all, verified when read, never unpickling code."""
+"""Files of torch.save: written atomically, verified when read, and no code in them runs."""
 
 import hashlib
 import os
@@ -14,40 +14,35 @@ import torch
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.checksum import sha256
+from wav2vec2.files.output import temporary_path
 
 FORMAT = 1
-"""Raised when the layout changes so that older versions could not read it."""
-
+"""Version of the checkpoint layout; raised when older code could no longer read it."""
 
 WEIGHTS_SUFFIXES = (".bin", ".safetensors")
-"""Of the files in a folder that hold weights."""
-
+"""Suffixes of the files of a model folder that hold weights."""
 
 _REFUSED = re.compile(r"GLOBAL (\S+)")
-"""In torch's message, the class or function it would not build."""
+"""Finds, in torch's error message, the class or function that it refused to build."""
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """`write_torch_file` of `content` as a checkpoint of this repository."""
+    """Write `content` as a checkpoint of this repository; errors as of `write_torch_file`."""
     write_torch_file(path, {"format": FORMAT, **content})
 
 
 def write_torch_file(path: str | Path, content: dict[str, Any]) -> None:
-    """Write `content` (tensors and plain types) so that `path` is at all times old or new, whole.
+    """Write `content` (tensors and plain types) with torch.save, atomically and flushed to disk.
 
-    A temporary file beside it is written, flushed to disk, and renamed.  Raises UserError if the
-    folder cannot be written or the disk is full; the old file then still stands.
+    UserError if the folder cannot be written or the disk is full; the old file stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with temporary_path(path) as temporary, open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk into RuntimeError
-        temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
         raise UserError(
@@ -57,7 +52,7 @@ def write_torch_file(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def tensors_of(content: Any) -> Iterator[torch.Tensor]:
-    """All tensors of nested dicts, lists and tuples."""
+    """All tensors in nested dicts, lists and tuples."""
     if isinstance(content, torch.Tensor):
         yield content
     elif isinstance(content, dict):
@@ -74,9 +69,9 @@ def _size(content: Any) -> int:
 
 
 def _damaged_member(path: Path) -> str | None:
-    """The first part of the archive `path` whose checksum fails, if any.
+    """The first member of the zip archive `path` whose checksum fails, if any.
 
-    Files of torch before 1.6 are no archives and carry no checksums.
+    Files of torch before 1.6 are not archives and carry no checksums.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -85,12 +80,12 @@ def _damaged_member(path: Path) -> str | None:
         return archive.testzip()
 
 
-def read_torch_file(path: str | Path, stand_ins: Mapping[str, Callable] | None = None) -> Any:
-    """What `torch.save` wrote to `path`, on the CPU; no code in the file runs.
+def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = None) -> Any:
+    """Read a file of torch.save to the CPU; no code in the file runs.
 
-    Builds tensors and plain types alone.  `stand_ins` names further classes that the file may
-    mention (`module.name`) and what is put in the place of each.  Raises UserError, naming the
-    file, if it is missing, truncated, damaged, or asks for another class.
+    Only tensors and plain types are built.  `stubs`: further classes that the file may mention
+    (`module.name`) -> what is built in place of each.  UserError if the file is missing, truncated,
+    damaged, or asks for another class.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,15 +94,15 @@ def read_torch_file(path: str | Path, stand_ins: Mapping[str, Callable] | None =
         damaged = _damaged_member(path)
         if damaged:
             raise UserError(f"{path}: damaged (checksum of {damaged} fails); use another copy")
-        allowed = [(stand_in, name) for name, stand_in in (stand_ins or {}).items()]
+        allowed = [(stub, name) for name, stub in (stubs or {}).items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on old files are not the user's
+            warnings.simplefilter("ignore")  # torch warns about old files
             return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # what garbage makes of the parsers has no common base class
+    except Exception as error:  # errors of torch's parsers have no common base class
         refused = _REFUSED.search(str(error))
         if refused:
             raise UserError(
@@ -125,11 +120,10 @@ def is_checkpoint(content: Any) -> bool:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of this repository to the CPU, verified by the checksums it carries.
+    """Read a checkpoint of this repository to the CPU and verify its checksums.
 
-    Raises UserError, naming the file, if `read_torch_file` does, or if it is not a checkpoint of
-    this
-    repository, or written by a newer version of the format.
+    UserError as of `read_torch_file`, or if the file is not a checkpoint of this repository or has
+    a newer format.
     """
     content = read_torch_file(path)
     if not is_checkpoint(content):
@@ -139,7 +133,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def check_format(content: dict[str, Any], path: str | Path) -> None:
-    """UserError if a newer version of the format wrote `content`."""
+    """Raise UserError if `content` has a newer format than this version reads."""
     if content["format"] > FORMAT:
         raise UserError(
             f"{path}: written in checkpoint format {content['format']}, this version reads up to "
@@ -148,17 +142,17 @@ def check_format(content: dict[str, Any], path: str | Path) -> None:
 
 
 def digest(content: bytes) -> str:
-    """A short fingerprint by which a recipe knows what it was made of."""
+    """The first 16 hexadecimal digits of the SHA-256; recipes record their inputs by it."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def file_digest(path: str | Path) -> str:
-    """`digest` of a file."""
+    """`digest` of a file's content."""
     return sha256(path)[:16]
 
 
 def weights_digest(path: str | Path) -> str:
-    """`digest` of a checkpoint: of a file, or of the files of weights in a folder."""
+    """`digest` of a checkpoint: of the file, or of the weight files of a model folder."""
     path = Path(path)
     if path.is_file():
         return file_digest(path)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.ctc import CTCOutput, Wav2Vec2ForCTC
+from wav2vec2.ctc import BLANK, CTCOutput, Wav2Vec2ForCTC
 from wav2vec2.decoding.alignment import align
 from wav2vec2.decoding.greedy import Decoder, Hypothesis
 from wav2vec2.inference.batches import AudioBatch, select_rows
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.text.error_rate import ErrorCounts
-from wav2vec2.text.vocabulary import BLANK, Vocabulary
+from wav2vec2.text.vocabulary import Vocabulary
 
 
 @torch.no_grad()

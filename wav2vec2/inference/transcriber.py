@@ -20,6 +20,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import from_arguments, require_at_least
+from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.alignment import Span, group_words, path_units, path_words
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, Word
@@ -28,7 +29,7 @@ from wav2vec2.inference.align import Alignment, align_waveform
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.device import usable_device
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
-from wav2vec2.text.vocabulary import BLANK, WORD_END, Spelling
+from wav2vec2.text.vocabulary import WORD_END, Spelling
 
 Key = TypeVar("Key")
 """Whatever a caller tells its recordings apart by."""

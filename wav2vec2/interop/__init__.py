@@ -1,1 +1,1 @@
-"""Checkpoints: ours and other people's, and the models in them."""
+"""Reads, writes and converts checkpoints of this repository and others, and exports graphs."""

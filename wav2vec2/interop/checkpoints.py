@@ -1,24 +1,33 @@
-"""Any checkpoint, ours or somebody else's -> a native checkpoint content.
+"""Checkpoints of any kind: read, convert, release, export averaged weights.
 
-Which it is shows in its content, never in its name.
+The format is detected from the content, not from the name.  Every reader returns a native content
+(native.py), and every writer takes one.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.torch_file import check_format, is_checkpoint, read_torch_file
-from wav2vec2.interop import archive, fairseq, huggingface, nvidia, release
-from wav2vec2.interop.onnx import is_onnx
-from wav2vec2.interop.stand_ins import STAND_INS, plain
+from wav2vec2.files.torch_file import (
+    check_format,
+    is_checkpoint,
+    load_checkpoint,
+    read_torch_file,
+    save_checkpoint,
+)
+from wav2vec2.interop import exported, fairseq, huggingface, native, nvidia, onnx, release
+from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
 def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
-    """The checkpoint `path`: a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2
-    archive that was written here, or the folder of a released or a Hugging Face model.
+    """The native content of the checkpoint `path`.
 
-    `dictionary`: that of a fine-tuned model whose file has none.  UserError if it is none of these,
-    or not all of it is understood.
+    It is a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2 archive written here,
+    or the folder of a released or a Hugging Face model.  `dictionary`: that of a fine-tuned model
+    whose file has none.  UserError if it is none of these or not fully understood.
     """
     path = Path(path)
     if release.is_release(path):
@@ -30,19 +39,19 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
             f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
         )
-    if is_onnx(path):
+    if onnx.is_onnx(path):
         raise UserError(
             f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
         )
-    if archive.is_archive(path):
-        return archive.read_archive(path)
-    content = read_torch_file(path, STAND_INS)
+    if exported.is_exported(path):
+        return exported.read_exported(path)
+    content = read_torch_file(path, STUBS)
     if is_checkpoint(content):
         check_format(content, path)
         return content
     try:
-        content = plain(content)
-    except RecursionError:  # no configuration holds itself
+        content = replace_stubs(content)
+    except RecursionError:  # the content contains itself, which no configuration does
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
     given = None if dictionary is None else Path(dictionary)
     if nvidia.is_nvidia(content):
@@ -53,3 +62,87 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
         f"{path}: not a checkpoint of this repository, of fairseq or of NVIDIA's recipe (a Hugging "
         "Face model is named by its folder)"
     )
+
+
+def _read_complete(source: str, dictionary: str | None) -> dict[str, Any]:
+    content = read_checkpoint(source, dictionary)
+    native.check_complete(content, source)
+    return content
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Conversion"""
+
+    to: Literal["native", "fairseq", "huggingface", "exported", "onnx", "onnx_int8"]
+    """Output format; exported: torch.export's archive of a recogniser (.pt2)."""
+    dictionary: str | None = None
+    """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
+
+
+_WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "native": lambda content, path: save_checkpoint(path, content),
+    "fairseq": fairseq.write_fairseq,
+    "huggingface": huggingface.write_huggingface,
+    "exported": exported.write_exported,
+    "onnx": onnx.write_onnx,
+    "onnx_int8": partial(onnx.write_onnx, int8=True),
+}
+
+
+def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> str:
+    """Read the checkpoint `source` and write `output` in another format; returns a summary line.
+
+    UserError if `output` exists, or the format cannot hold the model.
+    """
+    if output.exists():
+        raise UserError(f"OUTPUT {output}: exists already; choose another name")
+    if not output.parent.is_dir():
+        raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
+    content = _read_complete(source, options.dictionary)
+    if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
+        raise UserError(
+            f"{source}: pre-trained only, has no output layer; --to {options.to} writes "
+            "recognisers: fine-tune it first"
+        )
+    _WRITERS[options.to](native.without_training_state(content), output)
+    weights = content["model"].values()
+    parameters = sum(tensor.numel() for tensor in weights)
+    return f"{output}: {content['kind']}, {len(weights)} tensors, {parameters:,} parameters"
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """Release"""
+
+    evaluation: str = ""
+    """--output_dir of an evaluation, whose error rates the model card is to state."""
+    dictionary: str | None = None
+    """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
+
+
+def release_checkpoint(source: str, folder: Path, options: ReleaseOptions) -> str:
+    """Read the checkpoint `source` and write it as a release folder; returns a summary line.
+
+    UserError if `folder` is not empty, or the evaluation has no summary.
+    """
+    content = _read_complete(source, options.dictionary)
+    evaluation = Path(options.evaluation) if options.evaluation else None
+    release.write_release(content, folder, evaluation)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return f"{folder}: {content['kind']}, {len(content['model'])} tensors, {size / 1e6:.1f} MB"
+
+
+def export_average(source: str, output: str) -> str:
+    """Write the averaged weights (`--ema`) of a run's checkpoint as a checkpoint of their own.
+
+    Returns a summary line.  UserError if `source` has no average or `output` exists.
+    """
+    content = load_checkpoint(source)
+    if content.get("ema_model") is None:
+        raise UserError(f"{source}: keeps no average; train with --ema (EMA=0.9999)")
+    if Path(output).exists():
+        raise UserError(f"--output {output}: exists already; choose another name")
+    averaged = {**content, "model": content["ema_model"]}
+    save_checkpoint(output, native.without_training_state(averaged))
+    return f"{output}: the average after update {content['update']}"

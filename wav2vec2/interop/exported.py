@@ -1,11 +1,10 @@
-"""A recogniser as one graph of tensor operations: torch.export's archive (.pt2).
+"""A recogniser as one graph of tensor operations: an archive of torch.export (.pt2).
 
 The graph takes `waveforms` `[batch, samples]`, fp32 at 16 kHz in [-1, 1), and `lengths` `[batch]`,
-int64: samples of each row, each at least the receptive field (400); what follows them is not
-looked at.  It returns `logits` `[batch, frames, units]`, of which unit 0 is the blank, and
-`frame_lengths` `[batch]`, int64: the frames of each row that mean something.  Batch and samples are
-free, but samples must give two frames (720): pad what is shorter.  Where the model normalises its
-input, the graph does so itself.
+int64: the samples of each row, at least the receptive field (400).  Padding may hold any values.
+It returns `logits` `[batch, frames, units]`, of which unit 0 is the blank, and `frame_lengths`
+`[batch]`, int64: the valid frames of each row.  Batch and samples are free, but samples must give
+two frames (720): pad what is shorter.  If the model normalises its input, the graph does it.
 
 The archive carries `recogniser.json`, see `describe`:
 
@@ -13,13 +12,18 @@ The archive carries `recogniser.json`, see `describe`:
     graph = torch.export.load("model.pt2", extra_files=extra).module()
     logits, frame_lengths = graph(waveforms, lengths)
 
-It is traced on the CPU and runs there.
+The graph is traced on the CPU and runs there.
+
+`torch.export.load` is not safe for files from others: it unpickles without restriction and
+evaluates expressions.  `read_exported` does neither: the archive describes its model, and the
+weights lie in it as plain numbers under the names of that model's parameters.
 """
 
 import base64
 import io
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +34,32 @@ from torch import Tensor, nn
 from wav2vec2.audio.decode import NORMALIZE_EPS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
-from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count
+from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
+from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count, valid_steps
 from wav2vec2.files.output import write_chunks
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
 from wav2vec2.norms import GroupNorm
-from wav2vec2.text.vocabulary import BLANK
 from wav2vec2.trunk import Frames
 
 INPUTS = ("waveforms", "lengths")
 OUTPUTS = ("logits", "frame_lengths")
 DESCRIPTION = "recogniser.json"
 
+_MARK = "archive_format"
+"""Member by which a zip file is recognised as an archive of torch.export."""
 
-def _valid(lengths: Tensor, size: int) -> Tensor:
-    """`[batch]` -> `[batch, size]`, bool: what comes before each row's end."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
+_PREFIX = "model."
+"""Prefix of the parameters: the graph holds the recogniser as `model`."""
+
+_FP32 = 7
+"""The number of fp32 in torch's schema of exported programs."""
 
 
 def standardise(x: Tensor, valid: Tensor, eps: float) -> Tensor:
-    """Zero mean and unit (biased) variance along the last axis over what is `valid`.
+    """`x` `[..., time]` with zero mean and unit (biased) variance over its `valid` steps.
 
-    `x` `[..., time]`; `valid`, bool, broadcasts to it.  The rest becomes zeros.
+    `valid`, bool, broadcasts to `x`; the other steps become zeros.
     """
     count = valid.sum(dim=-1, keepdim=True)
     mean = x.masked_fill(~valid, 0.0).sum(dim=-1, keepdim=True) / count
@@ -62,7 +69,7 @@ def standardise(x: Tensor, valid: Tensor, eps: float) -> Tensor:
 
 
 class Graph(nn.Module):
-    """A recogniser any row of which may be padded, without a branch or a loop over rows."""
+    """A recogniser for padded batches, without a branch or a loop over rows."""
 
     def __init__(self, model: Wav2Vec2ForCTC, *, normalize_input: bool):
         super().__init__()
@@ -70,32 +77,30 @@ class Graph(nn.Module):
         self.normalize_input = normalize_input
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """See the top of the file."""
+        """`waveforms` `[batch, samples]` and `lengths` `[batch]` -> logits and valid frames."""
         trunk = self.model.wav2vec2
         frames = frame_count(waveforms.shape[1], trunk.feature_extractor.spec)
         if self.normalize_input:
-            heard = _valid(lengths, waveforms.shape[1])
-            waveforms = standardise(waveforms, heard, NORMALIZE_EPS)
+            valid = valid_steps(lengths, waveforms.shape[1], lengths.device)
+            waveforms = standardise(waveforms, valid, NORMALIZE_EPS)
         raw = _extract(trunk.feature_extractor, self._whole_groups(waveforms, frames), lengths)
         counts = trunk.frames(lengths)
         context = trunk.encode(
             Frames(
                 raw=raw,
                 features=trunk.layer_norm(raw),
-                valid=_valid(counts, raw.shape[1]),
+                valid=valid_steps(counts, raw.shape[1], raw.device),
                 counts=counts,
             )
         )
-        # Not context[:, :frames]: whether there is a surplus would become a property of the graph.
+        # Not context[:, :frames]: the export would decide once for all whether there is a surplus.
         context = context.index_select(1, torch.arange(frames, device=context.device))
         return self.model.proj(context), counts
 
     def _whole_groups(self, waveforms: Tensor, frames: int) -> Tensor:
-        """`[batch, samples]` -> the same with zeros behind, for at least two whole groups of the
-        frames an hourglass pools.
+        """Append zeros to `waveforms` for at least two whole groups of an hourglass' frames.
 
-        With a last group in part the graph would be another than without, with a single one
-        another again.
+        A partial last group, or a single group, would each be traced to another graph.
         """
         stack = self.model.wav2vec2.encoder.stack
         if not isinstance(stack, HourglassStack):
@@ -106,8 +111,7 @@ class Graph(nn.Module):
 
 
 def _extract(extractor: FeatureExtractor, waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """`[batch, samples]` -> `[batch, frames, C]`: the extractor, with the group norm's statistics
-    over each row's own steps."""
+    """`[batch, samples]` -> `[batch, frames, C]`, with group norm over each row's valid steps."""
     x = waveforms[:, None]
     for index, block in enumerate(extractor.conv_layers):
         if isinstance(block.norm, GroupNorm):
@@ -119,21 +123,21 @@ def _extract(extractor: FeatureExtractor, waveforms: Tensor, lengths: Tensor) ->
 
 
 def _group_norm(norm: GroupNorm, x: Tensor, counts: Tensor) -> Tensor:
-    """One group a channel: `x` `[batch, channels, steps]` standardised over its first `counts`."""
-    valid = _valid(counts, x.shape[-1])[:, None]
+    """Standardise each channel of `x` `[batch, channels, steps]` over its first `counts` steps."""
+    valid = valid_steps(counts, x.shape[-1], x.device)[:, None]
     y = standardise(x, valid, norm.eps) * norm.weight[:, None] + norm.bias[:, None]
     return y.masked_fill(~valid, 0.0)
 
 
-def export(content: dict[str, Any], source: str) -> torch.export.ExportedProgram:
-    """The graph of a fine-tuned checkpoint, batch and samples left open; UserError names
+def export_graph(content: dict[str, Any], source: str) -> torch.export.ExportedProgram:
+    """Trace the graph of a fine-tuned checkpoint, with free batch and samples; UserError names
     `source`."""
     model, _ = native.load_ctc(content, source)
     architecture = native.architecture_of(content, source)
     graph = Graph(model, normalize_input=architecture.normalize_input).eval()
     shortest = sample_count(2, architecture.conv_layers)
     free = torch.export.Dim.DYNAMIC
-    # Sizes of the example that no part of a model has by chance: equal ones would be tied.
+    # Sizes that no part of a model has: the export treats equal sizes as always equal.
     example = torch.zeros(3, 40 * shortest + 13)
     lengths = torch.tensor([example.shape[1], 20 * shortest, shortest])
     with torch.no_grad():
@@ -145,14 +149,13 @@ def export(content: dict[str, Any], source: str) -> torch.export.ExportedProgram
 
 
 def describe(content: dict[str, Any], source: str) -> str:
-    """What a program needs beside the graph to make text of its logits, as JSON; `checkpoint` is
-    what this repository's own checkpoints say of themselves."""
+    """The JSON text that a program needs beside the graph to decode its logits.
+
+    Its entry `checkpoint` is the native content without the weights.
+    """
     vocabulary = native.vocabulary_of(content, source)
-    own = {
-        name: value
-        for name, value in native.without_training_state(content).items()
-        if name != "model"
-    }
+    own = native.without_training_state(content)
+    del own["model"]
     if "sentencepiece" in own:
         own["sentencepiece"] = base64.b64encode(own["sentencepiece"].numpy().tobytes()).decode()
     architecture = native.architecture_of(content, source)
@@ -170,9 +173,8 @@ def describe(content: dict[str, Any], source: str) -> str:
     )
 
 
-def described(text: str, source: str) -> dict[str, Any]:
-    """What `describe` wrote -> the checkpoint's content, all but its weights; UserError names
-    `source`."""
+def parse_description(text: str, source: str) -> dict[str, Any]:
+    """The native content, without weights, of the text of `describe`; UserError names `source`."""
     try:
         content = json.loads(text)["checkpoint"]
         if "sentencepiece" in content:
@@ -189,7 +191,7 @@ def described(text: str, source: str) -> dict[str, Any]:
 def check_new(path: Path, suffix: str) -> None:
     """UserError if `path` exists already or does not end in `suffix`."""
     if path.suffix != suffix:
-        raise UserError(f"{path}: name it something{suffix}, by which other programs know it")
+        raise UserError(f"{path}: name it something{suffix}; other programs go by the suffix")
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name")
 
@@ -197,11 +199,58 @@ def check_new(path: Path, suffix: str) -> None:
 def write_exported(content: dict[str, Any], path: Path) -> None:
     """Write a fine-tuned checkpoint's graph as a .pt2 archive, whole or not at all.
 
-    UserError if `path` exists or cannot be written, or the checkpoint is no recogniser.
+    UserError if `path` exists or cannot be written, or the checkpoint is not a recogniser.
     """
     check_new(path, ".pt2")
-    program = export(content, str(path))
+    program = export_graph(content, str(path))
     extra = {DESCRIPTION: describe(content, str(path))}
     archive = io.BytesIO()
     torch.export.save(program, archive, extra_files=extra)
     write_chunks(path, [archive.getvalue()])
+
+
+def is_exported(path: Path) -> bool:
+    """Whether `path` is a zip file with the mark of a torch.export archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition("/")[2] == _MARK for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def read_exported(path: Path) -> dict[str, Any]:
+    """The native content of a .pt2 archive.
+
+    UserError if it is damaged, of another program, or needs an unrestricted pickle for its weights.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = archive.namelist()[0].partition("/")[0]
+            description = f"{root}/extra/{DESCRIPTION}"
+            known = description in archive.namelist()
+            text = archive.read(description).decode() if known else "{}"
+            return {**parse_description(text, str(path)), "model": _weights(archive, root)}
+    except UserError:
+        raise
+    except (OSError, zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        raise UserError(
+            f"{path}: a torch.export archive that cannot be read (damaged, or of another version "
+            "of torch); export it again with `python -m utils.checkpoints.convert`"
+        ) from None
+
+
+def _weights(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
+    """The parameters in fp32, by name; reading verifies the checksums of the zip file."""
+    config = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
+    found = {}
+    for name, entry in config.items():
+        meta = entry["tensor_meta"]
+        if entry["use_pickle"] or meta["dtype"] != _FP32 or not name.startswith(_PREFIX):
+            raise ValueError(name)
+        data = archive.read(f"{root}/data/weights/{entry['path_name']}")
+        sizes, strides = ([n["as_int"] for n in meta[key]] for key in ("sizes", "strides"))
+        # as_strided refuses sizes and strides that reach outside the data.
+        whole = torch.frombuffer(bytearray(data), dtype=torch.float32)
+        part = whole.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
+        found[name.removeprefix(_PREFIX)] = part.contiguous()
+    return found

@@ -1,40 +1,106 @@
-"""fairseq's checkpoints <-> native checkpoint contents.
+"""fairseq's checkpoints <-> native contents.
 
-Its files hold `model` and either `cfg`, a nested configuration, or the older `args`, a flat one.  A
-fine-tuned file nests the configuration of pre-training in `w2v_args`; its dictionary is a file of
-its own, or, in newer files, in `task_state`.
+A file holds `model` and either `cfg`, a nested configuration, or the older `args`, a flat one.  A
+fine-tuned file nests the configuration of pre-training in `w2v_args`.  Its dictionary is a separate
+file or, in newer checkpoints, in `task_state`.
+
+NVIDIA's recipe has the same parameter names, and others for the parts of an hourglass.
 """
 
 import ast
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
+from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, Hourglass
+from wav2vec2.files.output import write_lines
+from wav2vec2.files.torch_file import write_torch_file
 from wav2vec2.interop import native
-from wav2vec2.interop.fairseq_weights import (
-    CTC_OUTPUT,
-    CTC_TRUNK,
+from wav2vec2.interop.state_dict import (
+    TRUNK,
     Kind,
-    to_ours,
-    to_theirs,
-    usual_spelling,
+    expected_weights,
+    match_weights,
+    rename,
+    rename_all,
 )
 from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
 
 Setting = TypeVar("Setting", bool, int, str)
 
-MOST_CONVOLUTIONS = 100
-"""Longer lists are none of convolutions."""
+CTC_TRUNK = "w2v_encoder.w2v_model."
+"""Prefix of the trunk's weights in a recogniser."""
+
+CTC_OUTPUT = "w2v_encoder.proj."
+"""Prefix of the output layer's weights."""
+
+_OURS_TO_THEIRS = [
+    (r"\.conv_layers\.(\d+)\.conv\.", r".conv_layers.\1.0."),
+    (r"\.pos_conv\.conv\.parametrizations\.weight\.original0$", ".pos_conv.0.weight_g"),
+    (r"\.pos_conv\.conv\.parametrizations\.weight\.original1$", ".pos_conv.0.weight_v"),
+    (r"\.pos_conv\.conv\.", ".pos_conv.0."),
+    (r"\.encoder\.stack\.shorten_linear\.", ".encoder.downsample_layer.linear."),
+    (r"\.encoder\.stack\.upsample_linear\.", ".encoder.upsample_layer.linear."),
+]
+
+OTHER_SPELLINGS = [
+    # Newer versions of torch's weight norm.
+    (r"\.pos_conv\.0\.parametrizations\.weight\.original0$", ".pos_conv.0.weight_g"),
+    (r"\.pos_conv\.0\.parametrizations\.weight\.original1$", ".pos_conv.0.weight_v"),
+    # NVIDIA's feature extractor with padding masks.
+    (r"\.conv_layers\.(\d+)\.conv\.", r".conv_layers.\1.0."),
+    (r"\.conv_layers\.(\d+)\.norm\.(?:_group_norm\.)?", r".conv_layers.\1.2."),
+]
+"""Other names that files have -> those of fairseq's own files."""
+
+_MOST_CONVOLUTIONS = 100
+"""A longer list is refused; it cannot describe a feature extractor."""
 
 _FIRST = "feature_extractor.conv_layers.0."
 _LAYER = re.compile(r"encoder\.(layers|hourglass_layers|post_layers)\.\d+")
 
 
+def their_name(ours: str, architecture: Architecture, kind: Kind) -> str:
+    """The name of a parameter here -> its name in fairseq."""
+    # fairseq puts LayerNorm between two transpositions, GroupNorm alone.
+    norm = "2.1" if architecture.extractor_norm == "layer" else "2"
+    name = re.sub(r"\.conv_layers\.(\d+)\.norm\.", rf".conv_layers.\1.{norm}.", ours)
+    name = re.sub(
+        r"\.encoder\.stack\.layers\.(\d+)\.",
+        lambda found: f".encoder.{_their_layer(int(found[1]), architecture.hourglass)}.",
+        name,
+    )
+    name = rename(name, _OURS_TO_THEIRS)
+    if kind == "ctc" and name.startswith("proj."):
+        return CTC_OUTPUT + name.removeprefix("proj.")
+    return (CTC_TRUNK if kind == "ctc" else "") + name.removeprefix(TRUNK)
+
+
+def _their_layer(number: int, hourglass: Hourglass | None) -> str:
+    """Here the layers of an hourglass are one list, there each of its three parts is one."""
+    if hourglass is None or number < hourglass.pre:
+        return f"layers.{number}"
+    number -= hourglass.pre
+    if number < hourglass.middle:
+        return f"hourglass_layers.{number}"
+    return f"post_layers.{number - hourglass.middle}"
+
+
+def to_theirs(
+    weights: Mapping[str, Tensor], architecture: Architecture, kind: Kind
+) -> dict[str, Tensor]:
+    """Our state dict as fairseq's."""
+    return {their_name(name, architecture, kind): tensor for name, tensor in weights.items()}
+
+
 def is_fairseq(content: Any) -> bool:
-    """Whether plain `content` is laid out like a checkpoint of fairseq."""
+    """Whether the content of a file, in plain types, has the layout of fairseq's checkpoints."""
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         return False
     return any(isinstance(content.get(name), dict) for name in ("args", "cfg"))
@@ -43,37 +109,64 @@ def is_fairseq(content: Any) -> bool:
 def read_fairseq(
     content: dict[str, Any], source: Path, dictionary: Path | None = None
 ) -> dict[str, Any]:
-    """A pre-trained or fine-tuned model as a native content.
+    """The native content of a pre-trained or fine-tuned model.
 
-    `content`: the file `source` in plain types.  `dictionary`: that of a fine-tuned model; without
-    it the file's own, or `dict.<labels>.txt` beside it.  UserError names what is missing.
+    `content`: the file `source` in plain types.  `dictionary`: that of a fine-tuned model; default
+    is the one in the file, or `dict.<labels>.txt` beside it.  UserError names what is missing.
     """
     model, task = _configuration(content, source)
-    weights = usual_spelling(content["model"], str(source))
+    weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    normalize = {"normalize": (task if "normalize" in task else model).get("normalize")}
     if not any(name.startswith(CTC_TRUNK) for name in weights):
-        normalize = setting(task, "normalize", bool, source)
-        architecture = architecture_from(model, weights, "pretraining", normalize, source)
-        ours = to_ours(weights, architecture, "pretraining", str(source))
-        return {**native.pretraining_content(architecture), "model": ours}
-
-    pretraining = _pretraining_settings(model, source)
-    normalize = setting(task if "normalize" in task else model, "normalize", bool, source)
-    architecture = architecture_from(pretraining, weights, "ctc", normalize, source)
+        return native_content(weights, {**model, **normalize}, source)
+    settings = {**_pretraining_settings(model, source), **normalize}
     labels = labels_of(task)
-    units = output_units(weights, source)
-    vocabulary = _vocabulary(content, units, source, dictionary, labels)
-    ours = to_ours(weights, architecture, "ctc", str(source), units)
-    return {**native.ctc_content(architecture, vocabulary, labels), "model": ours}
+    units = _output_units(weights, source)
+    found = _find_vocabulary(content, units, source, dictionary, labels)
+    return native_content(weights, settings, source, vocabulary=found, labels=labels)
+
+
+def native_content(
+    weights: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    source: Path,
+    *,
+    hourglass: Hourglass | None = None,
+    vocabulary: tuple[Vocabulary, str] | None = None,
+    labels: str = "",
+) -> dict[str, Any]:
+    """The native content of a pre-training model or, with a `vocabulary`, of a recogniser.
+
+    `settings`: those of its pre-training and `normalize`.  `vocabulary`: with the name of its file,
+    for messages.  UserError if weights, settings and vocabulary do not belong together.
+    """
+    kind: Kind = "pretraining" if vocabulary is None else "ctc"
+    architecture = _architecture(weights, settings, kind, source, hourglass)
+    units = 0
+    if vocabulary is None:
+        described = native.pretraining_content(architecture)
+    else:
+        symbols, dictionary = vocabulary
+        units = _output_units(weights, source)
+        if len(symbols) != units:
+            raise UserError(
+                f"{dictionary}: {len(symbols)} symbols, the four special ones included; the output "
+                f"layer of {source} has {units}: give the dictionary it was trained with"
+            )
+        described = native.ctc_content(architecture, symbols, labels)
+    expected = expected_weights(architecture, kind, units)
+    name = partial(their_name, architecture=architecture, kind=kind)
+    return {**described, "model": match_weights(weights, expected, str(source), name)}
 
 
 def labels_of(settings: Mapping[str, Any]) -> str:
-    """The extension of the labels a recogniser was trained on; letters if it is not said."""
+    """The extension of a recogniser's label files; default is that of letters."""
     labels = settings.get("labels")
     return labels if isinstance(labels, str) and re.fullmatch(r"[\w-]+", labels) else "ltr"
 
 
 def _configuration(content: dict[str, Any], source: Path) -> tuple[dict, dict]:
-    """Settings of the model and of the task: sections of `cfg`, one and the same in `args`."""
+    """The settings of the model and of the task: two sections of `cfg`, or both `args`."""
     if isinstance(content.get("args"), dict):
         return content["args"], content["args"]
     sections = content["cfg"].get("model"), content["cfg"].get("task")
@@ -83,7 +176,7 @@ def _configuration(content: dict[str, Any], source: Path) -> tuple[dict, dict]:
 
 
 def _pretraining_settings(model: dict[str, Any], source: Path) -> dict[str, Any]:
-    """What a fine-tuned model says of the model it was made from."""
+    """The pre-training settings that a fine-tuned model carries."""
     nested = model.get("w2v_args")
     if not isinstance(nested, dict):
         raise UserError(
@@ -97,11 +190,13 @@ def _pretraining_settings(model: dict[str, Any], source: Path) -> dict[str, Any]
 def setting(
     values: Mapping[str, Any], name: str, kind: type[Setting], source: Path | str
 ) -> Setting:
-    """`values[name]`; UserError if it is not there or of another type.  Nothing is assumed: a
-    default of another version would be another function of the same weights."""
+    """`values[name]`; UserError if it is missing or of another type.
+
+    There is no default: a wrong one would give another model with the same weights.
+    """
     value = values.get(name)
     if type(value) is not kind:
-        found = "lacks it" if name not in values else f"says {value!r}"
+        found = "lacks it" if value is None else f"says {value!r}"
         raise UserError(
             f"{source}: {name} must be known to read its weights, and its configuration {found}; "
             "use another copy"
@@ -109,15 +204,14 @@ def setting(
     return value
 
 
-def architecture_from(
-    settings: Mapping[str, Any],
+def _architecture(
     weights: Mapping[str, Any],
+    settings: Mapping[str, Any],
     kind: Kind,
-    normalize: bool,
-    source: Path | str,
-    hourglass: Hourglass | None = None,
+    source: Path,
+    hourglass: Hourglass | None,
 ) -> Architecture:
-    """Sizes from the tensors; what they do not show from the pre-training's `settings`."""
+    """The architecture of a model: sizes from its tensors, the rest from `settings`."""
     trunk = {name.removeprefix(CTC_TRUNK): tensor for name, tensor in weights.items()}
 
     def shape(name: str) -> tuple[int, ...]:
@@ -136,7 +230,7 @@ def architecture_from(
             conv_layers=parse_conv_layers(setting(settings, "conv_feature_layers", str, source)),
             extractor_norm="layer" if f"{_FIRST}2.1.weight" in trunk else "group",
             conv_bias=f"{_FIRST}0.bias" in trunk,
-            normalize_input=normalize,
+            normalize_input=setting(settings, "normalize", bool, source),
             dim=dim,
             ffn_dim=shape(f"{[*layers, 'encoder.layers.0'][0]}.fc1.weight")[0],
             heads=setting(settings, "encoder_attention_heads", int, source),
@@ -154,7 +248,7 @@ def architecture_from(
 
 
 def _codebook(shape: Any) -> dict[str, int]:
-    """Sizes of the quantizer and of the space in which its vectors are compared."""
+    """Sizes of the quantizer and of the contrastive space."""
     _, codes, width = shape("quantizer.vars")
     groups = shape("project_q.weight")[1] // width
     return {
@@ -167,74 +261,89 @@ def _codebook(shape: Any) -> dict[str, int]:
 def parse_conv_layers(text: str) -> tuple[tuple[int, int, int], ...]:
     """`[(512, 10, 5)] + [(512, 3, 2)] * 4` -> (channels, kernel, stride) of each convolution.
 
-    ValueError if it is anything but lists of whole numbers, added and repeated.
+    ValueError for anything but sums and repetitions of lists of whole numbers.
     """
     try:
-        layers = _value(ast.parse(text.strip(), mode="eval").body)
+        layers = _literal(ast.parse(text.strip(), mode="eval").body)
         return tuple((channels, kernel, stride) for channels, kernel, stride in layers)
     except (SyntaxError, TypeError, ValueError, RecursionError):
         raise ValueError(f"conv_feature_layers {text[:200]!r} is no list of convolutions") from None
 
 
-def _value(node: ast.expr) -> Any:
+def _literal(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=int()):
             return node.value
         case ast.Tuple() | ast.List():
-            return [_value(element) for element in node.elts]
+            return [_literal(element) for element in node.elts]
         case ast.BinOp(op=ast.Add()):
-            return _value(node.left) + _value(node.right)
+            return _literal(node.left) + _literal(node.right)
         case ast.BinOp(op=ast.Mult()):
-            items, count = _value(node.left), _value(node.right)
-            if len(items) * count <= MOST_CONVOLUTIONS:
+            items, count = _literal(node.left), _literal(node.right)
+            if len(items) * count <= _MOST_CONVOLUTIONS:
                 return items * count
     raise ValueError
 
 
-def output_units(weights: Mapping[str, Any], source: Path | str) -> int:
-    """Units of a recogniser's output layer, the four special ones included."""
+def _output_units(weights: Mapping[str, Any], source: Path) -> int:
+    """The number of units of a recogniser's output layer, special ones included."""
     output = weights.get(f"{CTC_OUTPUT}weight")
     if not hasattr(output, "shape"):
         raise UserError(f"{source}: lacks {CTC_OUTPUT}weight; only CTC recognisers can be read")
     return len(output)
 
 
-def check_size(vocabulary: Vocabulary, units: int, dictionary: Path | str, source: Path) -> None:
-    """UserError unless `vocabulary`, read from `dictionary`, has `units` symbols."""
-    if len(vocabulary) != units:
-        raise UserError(
-            f"{dictionary}: {len(vocabulary)} symbols, the four special ones included; the output "
-            f"layer of {source} has {units}: give the dictionary it was trained with"
-        )
+def vocabulary_of_text(text: str, name: str) -> tuple[Vocabulary, str]:
+    """The vocabulary of a dictionary's text, and `name`."""
+    symbols = parse_dictionary(text, name)
+    return Vocabulary(symbols, Spelling.of(symbols)), name
 
 
-def _vocabulary(
-    content: dict[str, Any], units: int, source: Path, dictionary: Path | None, labels: str
-) -> Vocabulary:
-    beside = source.parent / f"dict.{labels}.txt"
+def _find_vocabulary(
+    content: dict[str, Any], units: int, source: Path, given: Path | None, labels: str
+) -> tuple[Vocabulary, str]:
     state = content.get("task_state")
     own = state.get("target_dictionary") if isinstance(state, dict) else None
-    if dictionary is None and isinstance(own, dict):
+    if given is None and isinstance(own, dict):
         symbols = own.get("symbols")
         if not isinstance(symbols, list) or tuple(symbols[: len(SPECIALS)]) != SPECIALS:
             raise UserError(f"{source}: its dictionary does not begin with {' '.join(SPECIALS)}")
         text = "\n".join(map(str, symbols[len(SPECIALS) :]))
-        symbols = parse_dictionary(text, f"{source} (dictionary)")
-        vocabulary = Vocabulary(symbols, Spelling.of(symbols))
-        check_size(vocabulary, units, f"{source} (dictionary)", source)
-        return vocabulary
-    if dictionary is None and not beside.is_file():
+        return vocabulary_of_text(text, f"{source} (dictionary)")
+    path = given or source.parent / f"dict.{labels}.txt"
+    if given is None and not path.is_file():
         raise UserError(
             f"{source}: a fine-tuned recogniser ({units} units) without its dictionary; put the "
-            f"file it was trained with beside it as {beside.name}, or convert it once with `python "
+            f"file it was trained with beside it as {path.name}, or convert it once with `python "
             "-m utils.checkpoints.convert --dictionary` (training starts from pre-trained files)"
         )
-    vocabulary = Vocabulary.from_file(dictionary or beside)
-    check_size(vocabulary, units, dictionary or beside, source)
-    return vocabulary
+    return Vocabulary.from_file(path), str(path)
 
 
-def write_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+def write_fairseq(content: dict[str, Any], path: Path) -> None:
+    """Write a native content for fairseq, and a recogniser's dictionary beside it.
+
+    UserError for an hourglass, and if another dictionary is in the place of this one.
+    """
+    converted = to_fairseq(content, path.resolve().parent)
+    if content["kind"] != "ctc":
+        write_torch_file(path, converted)
+        return
+    symbols = content["dictionary"].split()
+    dictionary = path.with_name(f"dict.{content['labels']}.txt")
+    exists = dictionary.exists()
+    if exists and parse_dictionary(dictionary.read_text("utf-8"), dictionary) != symbols:
+        raise UserError(
+            f"{dictionary}: exists already, with other symbols than the checkpoint's; choose "
+            "another folder for OUTPUT"
+        )
+    write_torch_file(path, converted)
+    if not exists:
+        # fairseq wants a count per symbol but uses only their order.
+        write_lines(dictionary, (f"{symbol} 1" for symbol in symbols))
+
+
+def to_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A native content as fairseq (0.12 and later) loads it, in plain types.
 
     `folder`: where a recogniser's dictionary will lie, as `dict.<labels>.txt`.  UserError for an
@@ -247,19 +356,30 @@ def write_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             "written for it"
         )
     kind: Kind = content["kind"]
-    weights = to_theirs(content["model"], architecture, kind)
-    units = output_units(weights, "checkpoint") if kind == "ctc" else 0
-    to_ours(weights, architecture, kind, "checkpoint", units)  # says what does not match
-    pretraining = {
-        "model": _model_settings(architecture),
-        "task": _task_settings(architecture, "audio_pretraining", folder),
+    units = len(SPECIALS) + len(content.get("dictionary", "").split())
+    match_weights(content["model"], expected_weights(architecture, kind, units), "checkpoint")
+    task = {
+        "_name": "audio_pretraining",
+        "data": str(folder),
+        "sample_rate": SAMPLE_RATE,
+        "normalize": architecture.normalize_input,
     }
-    configuration = pretraining if kind == "pretraining" else _ctc_settings(pretraining, content)
+    configuration = {"model": _model_settings(architecture), "task": task}
+    if kind == "ctc":
+        model = {
+            "_name": "wav2vec_ctc",
+            "w2v_path": "",
+            "w2v_args": configuration,
+            "normalize": task["normalize"],
+            "data": task["data"],
+        }
+        task = {**task, "_name": "audio_finetuning", "labels": content["labels"]}
+        configuration = {"model": model, "task": task}
     return {
         "args": None,
         "cfg": configuration,
-        "model": weights,
-        # fairseq looks for a last entry, and for these keys in it.
+        "model": to_theirs(content["model"], architecture, kind),
+        # fairseq reads these keys of the last entry.
         "optimizer_history": [
             {"optimizer_name": "", "criterion_name": "", "lr_scheduler_state": {}, "num_updates": 0}
         ],
@@ -288,28 +408,3 @@ def _model_settings(architecture: Architecture) -> dict[str, Any]:
         "latent_groups": architecture.codebook_groups,
         "latent_dim": 0,
     }
-
-
-def _task_settings(architecture: Architecture, name: str, folder: Path) -> dict[str, Any]:
-    normalize = architecture.normalize_input
-    return {"_name": name, "data": str(folder), "sample_rate": 16_000, "normalize": normalize}
-
-
-def _ctc_settings(pretraining: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    task = {**pretraining["task"], "_name": "audio_finetuning", "labels": content["labels"]}
-    model = {
-        "_name": "wav2vec_ctc",
-        "w2v_path": "",
-        "w2v_args": pretraining,
-        "normalize": task["normalize"],
-        "data": task["data"],
-    }
-    return {"model": model, "task": task}
-
-
-def dictionary_text(content: dict[str, Any]) -> str:
-    """A recogniser's dictionary as fairseq reads it: a symbol and a count a line.
-
-    Only the order counts; how often the symbols occurred is not known any more.
-    """
-    return "".join(f"{symbol} 1\n" for symbol in content["dictionary"].split())

@@ -1,6 +1,6 @@
-"""transformers' `config.json` and preprocessor <-> Architecture.
+"""transformers' `config.json` and preprocessor <-> our Architecture.
 
-What our model cannot express is refused under its name there, never dropped in silence.
+A setting that our model does not support is an error that names its key; it is never ignored.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
-from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.files.model_folder import read_json
 from wav2vec2.norms import NORM_EPS
 
 _NUMBERS = {
@@ -23,8 +23,7 @@ _NUMBERS = {
     "codebook_groups": "num_codevector_groups",
     "codebook_entries": "num_codevectors_per_group",
 }
-"""Whole numbers: name here -> name there.  A key that is absent there means the same default in
-both: transformers', too, are those of Base."""
+"""Whole numbers: name here -> name there.  The defaults are the same: both are those of Base."""
 
 _SWITCHES = {"conv_bias": "conv_bias", "norm_first": "do_stable_layer_norm"}
 
@@ -36,69 +35,80 @@ _FIXED = {
     "add_adapter": False,
     "adapter_attn_dim": None,
 }
-"""What every model here has: any other value there is another model."""
+"""Values that all our models have; any other value means another model."""
+
+_PREPROCESSOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": SAMPLE_RATE,
+}
+"""The same for the preprocessor."""
 
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
 def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture:
-    """The architecture of a config.json, but for the input's normalisation, which is said
-    elsewhere; UserError names `source` and the key."""
+    """The architecture of a config.json; UserError names `source` and the key.
+
+    `normalize_input` is not in this file, see `read_normalize_input`.
+    """
     if "model_type" not in config:
         raise UserError(f"{source}: has no model_type; it is not the config of a model")
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"{source}: {key} is {config[key]!r}; only {value!r} can be expressed here"
-            )
+    _require(config, _FIXED, source)
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
         raise UserError(f"{source}: feat_extract_norm is {norm!r}, not 'group' or 'layer'")
+    base = Architecture()
     values: dict[str, Any] = {
-        ours: _checked(config, theirs, getattr(Architecture(), ours), source)
+        ours: _setting(config, theirs, getattr(base, ours), source)
         for ours, theirs in {**_NUMBERS, **_SWITCHES}.items()
     }
-    conv_layers = _conv_layers(config, source)
+    columns = [
+        _setting(config, key, list(column), source)
+        for key, column in zip(_CONVOLUTIONS, zip(*base.conv_layers))
+    ]
+    if len(set(map(len, columns))) != 1:
+        raise UserError(f"{source}: {', '.join(_CONVOLUTIONS)} are not of the same length")
     try:
-        return Architecture(conv_layers=conv_layers, extractor_norm=norm, **values)
+        return Architecture(conv_layers=tuple(zip(*columns)), extractor_norm=norm, **values)
     except ValueError as error:
         raise UserError(f"{source}: not a model that can be built ({error})") from None
+
+
+def _require(config: dict[str, Any], values: dict[str, Any], source: Path) -> None:
+    """Raise UserError if a key of `config` has another value than in `values`."""
+    for key, value in values.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{source}: {key} is {config[key]!r}; only {value!r} is supported")
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _checked(config: dict[str, Any], key: str, default: Any, source: Path) -> Any:
-    """A whole number of at least 1, or a switch, as the `default` is."""
+def _setting(config: dict[str, Any], key: str, default: Any, source: Path) -> Any:
+    """`config[key]`: a switch, a list of sizes or a size, as `default` is."""
     value = config.get(key, default)
     if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UserError(f"{source}: {key} is {value!r}, not true or false")
-    elif not _is_size(value):
-        raise UserError(f"{source}: {key} is {value!r}, not a whole number of at least 1")
+        valid, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, list):
+        valid = isinstance(value, list) and value and all(map(_is_size, value))
+        wanted = "a list of whole numbers"
+    else:
+        valid, wanted = _is_size(value), "a whole number of at least 1"
+    if not valid:
+        raise UserError(f"{source}: {key} is {value!r}, not {wanted}")
     return value
 
 
-def _conv_layers(config: dict[str, Any], source: Path) -> tuple[tuple[int, int, int], ...]:
-    columns = []
-    for position, key in enumerate(_CONVOLUTIONS):
-        column = config.get(key, [layer[position] for layer in Architecture().conv_layers])
-        if not isinstance(column, list) or not column or not all(map(_is_size, column)):
-            raise UserError(f"{source}: {key} is {column!r}, not a list of whole numbers")
-        columns.append(column)
-    if len(set(map(len, columns))) != 1:
-        raise UserError(f"{source}: {', '.join(_CONVOLUTIONS)} are not of the same length")
-    return tuple(zip(*columns))
-
-
 def vocabulary_size(config: dict[str, Any], source: Path) -> int:
-    """Rows of the output layer."""
-    return _checked(config, "vocab_size", 32, source)  # transformers' default
+    """The number of rows of the output layer."""
+    return _setting(config, "vocab_size", 32, source)  # transformers' default
 
 
 def check_contrastive_widths(config: dict[str, Any], source: Path) -> None:
-    """Codebook vectors and contrastive space must be equally wide, as in every published model."""
+    """Raise UserError unless codebook and contrastive space are equally wide, as in all published
+    models."""
     base = Architecture().final_dim
     codebook, space = config.get("codevector_dim", base), config.get("proj_codevector_dim", base)
     if codebook != space:
@@ -109,9 +119,9 @@ def check_contrastive_widths(config: dict[str, Any], source: Path) -> None:
 
 
 def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
-    """The keys of a config.json that say what the weights mean.
+    """The keys of a config.json that define the architecture.
 
-    Dropouts and masks are not among them: a recipe's choice, they are transformers' defaults.
+    Dropouts and masks are not among them; transformers' defaults apply.
     """
     columns = zip(*architecture.conv_layers)
     return {
@@ -124,46 +134,31 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
 
 
 def read_normalize_input(folder: Path) -> bool:
-    """Whether the folder's preprocessor normalises each utterance (`do_normalize`)."""
-    unified, path = folder / "processor_config.json", folder / "preprocessor_config.json"
-    values = None
-    if unified.is_file():  # transformers >= 5 keeps all parts in this one
-        values = read_json(unified).get("feature_extractor")
-    if values is not None:
-        path = unified
-    elif path.is_file():
+    """Whether the preprocessor of a folder normalises each utterance (`do_normalize`)."""
+    path = folder / "processor_config.json"  # of transformers >= 5, for all parts
+    values = read_json(path).get("feature_extractor") if path.is_file() else None
+    if values is None:
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: missing; it says whether input is normalised: fetch it, or write it "
+                "with Wav2Vec2FeatureExtractor(...).save_pretrained"
+            )
         values = read_json(path)
-    else:
-        raise UserError(
-            f"{path}: missing, and with it whether input is normalised; fetch it, or write it "
-            "with Wav2Vec2FeatureExtractor(...).save_pretrained"
-        )
     if not isinstance(values, dict):
         raise UserError(f"{path}: feature_extractor is not an object; fetch it again")
-    expected = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "sampling_rate": SAMPLE_RATE,
-        "feature_size": 1,
-    }
-    for key, value in expected.items():
-        if values.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {values[key]!r}; only {value!r} can be used here")
-    normalize = values.get("do_normalize", True)
-    if not isinstance(normalize, bool):
-        raise UserError(f"{path}: do_normalize is {normalize!r}, not true or false")
-    return normalize
+    _require(values, _PREPROCESSOR, path)
+    return _setting(values, "do_normalize", True, path)
 
 
 def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
     """The content of a preprocessor_config.json.
 
-    transformers gives an attention mask to the `layer` extractor only: its group norm sees
-    padding whether masked or not, and the published `group` models are used without.
+    Only models with the `layer` extractor get an attention mask: transformers' group norm includes
+    padding with or without it, and the published `group` models are used without.
     """
     return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE,
+        **_PREPROCESSOR,
         "padding_side": "right",
         "padding_value": 0.0,
         "do_normalize": architecture.normalize_input,

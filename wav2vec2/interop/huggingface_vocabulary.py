@@ -1,7 +1,7 @@
-"""transformers' tokenizer files <-> Vocabulary, and the order of the output layer's rows.
+"""transformers' tokenizer files <-> our Vocabulary, and the order of the output layer's rows.
 
-There the blank is the padding token, wherever it stands; here it is row 0, which keeps fairseq's
-name `<s>`, and `<pad>`, `</s>`, `<unk>` follow:
+In transformers the blank is the padding token, in any row.  Here it is row 0, which has fairseq's
+name `<s>`; `<pad>`, `</s>` and `<unk>` follow:
 
     row here   name here   their token
     0          <s>         pad_token: the blank
@@ -11,16 +11,15 @@ name `<s>`, and `<pad>`, `</s>`, `<unk>` follow:
     4 ...      symbols     all others, ascending by their id
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.interop.huggingface_files import read_json
+from wav2vec2.files.model_folder import read_json
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 _ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-"""What the first rows here are there, with the default names."""
+"""The tokens in transformers of the first rows here, and their default names."""
 
 _TOKENIZERS = {
     "Wav2Vec2CTCTokenizer": Spelling.LETTERS,
@@ -29,20 +28,13 @@ _TOKENIZERS = {
 }
 
 
-@dataclass(frozen=True)
-class TheirVocabulary:
-    """A dictionary, and where its rows are in their output layer."""
+def read_vocabulary(
+    folder: Path, config: dict[str, Any], size: int
+) -> tuple[Vocabulary, list[int | None]]:
+    """The vocabulary of a folder, and the row of each symbol in its output layer of `size` rows.
 
-    vocabulary: Vocabulary
-    rows: list[int | None]
-    """For each symbol of `vocabulary` the row there; None for a special token they lack."""
-
-
-def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVocabulary:
-    """The dictionary of a folder whose output layer has `size` rows.
-
-    UserError names the file and the token if the tokens and the rows do not pair, or a token
-    cannot be a symbol here.
+    The row is None for a special token that they lack.  UserError names the file and the token if
+    tokens and rows do not match, or a token cannot be a symbol here.
     """
     path = folder / "tokenizer_config.json"
     options = read_json(path) if path.is_file() else {}
@@ -50,16 +42,21 @@ def read_vocabulary(folder: Path, config: dict[str, Any], size: int) -> TheirVoc
     ids = _read_ids(folder, options)
     names = _role_names(folder, options, ids)
     _check_blank(folder, config, names["pad_token"], ids)
-    rows = _role_rows(names, ids, size)
-    symbols = []
+    # A special token outside the output layer is one that they lack.
+    rows = [row if row is not None and row < size else None for row in map(ids.get, names.values())]
+    symbols: dict[str, None] = {}
     for token, row in sorted(ids.items(), key=lambda item: item[1]):
         if token in names.values():
             continue
         rows.append(row)
-        symbols.append(_symbol(token, options, spelling, folder))
+        symbol = _symbol(token, options, spelling, folder)
+        if symbol in SPECIALS or symbol in symbols:
+            raise UserError(
+                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
+            )
+        symbols[symbol] = None
     _check_rows(folder, ids, rows, size)
-    _check_distinct(folder, symbols)
-    return TheirVocabulary(Vocabulary(symbols, spelling), rows)
+    return Vocabulary([*symbols], spelling), rows
 
 
 def _spelling(options: dict[str, Any], path: Path) -> Spelling:
@@ -77,9 +74,10 @@ def _spelling(options: dict[str, Any], path: Path) -> Spelling:
 
 
 def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
-    """Token -> row, of vocab.json and of the tokens added to it."""
+    """Token -> row, from vocab.json and the tokens added to it."""
     path = folder / "vocab.json"
     ids = read_json(path)
+    taken: dict[int, str] = {}
     for token, row in ids.items():
         if isinstance(row, dict):
             raise UserError(
@@ -88,25 +86,23 @@ def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
             )
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(f"{path}: {token!r} has the id {row!r}, not a whole number from 0")
-    taken: dict[int, str] = {}
-    for token, row in ids.items():
         if row in taken:
             raise UserError(f"{path}: {taken[row]!r} and {token!r} have the same id {row}")
         taken[row] = token
     for token, row in _added_tokens(folder, options).items():
-        # The vocabulary's own word on a token or an id goes before what was added.
+        # vocab.json has precedence over added tokens.
         if token not in ids and row not in taken:
             ids[token], taken[row] = row, token
     return ids
 
 
 def _content(token: Any) -> Any:
-    """A token that may be an object with its content and how to strip it."""
+    """The text of a token, which may be an object with more settings."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
-    """Tokens beside vocab.json, as older and newer versions write them."""
+    """Tokens outside vocab.json: in the files of older and of newer versions."""
     path = folder / "added_tokens.json"
     added = dict(read_json(path)) if path.is_file() else {}
     listed = options.get("added_tokens_decoder", {})
@@ -125,20 +121,14 @@ def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
 def _role_names(
     folder: Path, options: dict[str, Any], ids: dict[str, int]
 ) -> dict[str, str | None]:
-    """The token of each role, None where there is none."""
+    """The token of each role; None if there is none."""
     path = folder / "special_tokens_map.json"
     options = {**(read_json(path) if path.is_file() else {}), **options}
     names: dict[str, str | None] = {}
     for role, default in _ROLES.items():
         candidates = (_content(options.get(role, default)), default)
-        names[role] = next(
-            (
-                name
-                for name in candidates
-                if isinstance(name, str) and name in ids and name not in names.values()
-            ),
-            None,
-        )
+        free = (n for n in candidates if isinstance(n, str) and n in ids.keys() - names.values())
+        names[role] = next(free, None)
         if role == "pad_token" and names[role] != candidates[0]:
             raise UserError(
                 f"{folder / 'vocab.json'}: does not list the pad_token {candidates[0]!r}, which is "
@@ -150,7 +140,7 @@ def _role_names(
 def _check_blank(
     folder: Path, config: dict[str, Any], blank: str | None, ids: dict[str, int]
 ) -> None:
-    """The blank that was trained is config.json's; the one that is left out is the tokenizer's."""
+    """Raise UserError unless config.json, as trained, and the tokenizer have the same blank."""
     trained = config.get("pad_token_id")
     assert blank is not None
     if trained is not None and trained != ids[blank]:
@@ -160,14 +150,8 @@ def _check_blank(
         )
 
 
-def _role_rows(names: dict[str, str | None], ids: dict[str, int], size: int) -> list[int | None]:
-    """The row of each role; none for a token beyond the output layer, which is never heard."""
-    rows = [None if name is None else ids[name] for name in names.values()]
-    return [row if row is None or row < size else None for row in rows]
-
-
 def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Path) -> str:
-    """A token's name here; UserError if it cannot stand in a dictionary."""
+    """The symbol of a token; UserError if it cannot be in a dictionary."""
     if spelling is Spelling.LETTERS:
         if token == _content(options.get("word_delimiter_token", WORD_END)):
             return WORD_END
@@ -176,7 +160,7 @@ def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Pat
                 f"{folder / 'vocab.json'}: {WORD_END!r} is a token but not the "
                 f"word_delimiter_token, which it stands for here; rename it"
             )
-        if options.get("do_lower_case") is True:  # it spells its capitals small
+        if options.get("do_lower_case") is True:  # their tokenizer writes it in lower case
             token = token.lower()
     if token.split() != [token]:
         raise UserError(
@@ -203,21 +187,10 @@ def _check_rows(folder: Path, ids: dict[str, int], rows: list[int | None], size:
         )
 
 
-def _check_distinct(folder: Path, symbols: list[str]) -> None:
-    seen: set[str] = set(SPECIALS)
-    for symbol in symbols:
-        if symbol in seen:
-            raise UserError(
-                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
-            )
-        seen.add(symbol)
-
-
 def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, Any]]:
-    """Content of the tokenizer's files by their names.  The rows keep their order.
+    """The content of the tokenizer's files by their names; the rows keep their order.
 
-    UserError if the units are sentencepiece's, whose words transformers' CTC tokenizers cannot
-    put together.
+    UserError for sentencepiece units, which no CTC tokenizer of transformers joins into words.
     """
     if vocabulary.spelling is Spelling.PIECES:
         raise UserError(

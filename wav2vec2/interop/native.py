@@ -1,33 +1,35 @@
-"""This repository's own checkpoints -> models.
+"""This repository's own checkpoints: what they hold, and loading them into models.
 
-A checkpoint is self-contained: architecture, weights and, when fine-tuned, the dictionary.
+A native content is a dict.  It holds the architecture, the weights and, if fine-tuned, the
+dictionary, so that no other file is needed.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import PRESETS, Architecture, ContrastiveObjective, Regularisation
+from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.interop.state_dict import TRUNK, expected_weights, match_weights, trunk_weights
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.quantizer import GumbelQuantizer
 from wav2vec2.text.subwords import SubwordModel
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 from wav2vec2.trunk import Wav2Vec2
 
-_TRUNK = "wav2vec2."
 _QUANTIZER = "quantizer."
 
 
 def pretraining_content(architecture: Architecture) -> dict[str, Any]:
-    """What a pre-training checkpoint says of itself beside its weights."""
+    """All entries of a pre-training checkpoint's content but its weights."""
     return {"kind": "pretraining", "architecture": architecture.to_dict()}
 
 
 def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str) -> dict[str, Any]:
-    """What a fine-tuned checkpoint says of itself beside its weights."""
+    """All entries of a fine-tuned checkpoint's content but its weights."""
     content = {
         "kind": "ctc",
         "architecture": architecture.to_dict(),
@@ -42,13 +44,13 @@ def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str)
 
 
 def without_training_state(content: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says of its model, without the state of its training."""
+    """A checkpoint's content without optimizer, averaged weights, recipe and progress."""
     kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
     return {name: content[name] for name in (*kept, "model") if name in content}
 
 
 def architecture_of(content: dict[str, Any], source: str) -> Architecture:
-    """The architecture a loaded checkpoint declares; UserError names `source`."""
+    """The architecture that a checkpoint's content declares; UserError names `source`."""
     try:
         return Architecture.from_dict(content["architecture"])
     except (KeyError, TypeError, ValueError) as error:
@@ -57,54 +59,29 @@ def architecture_of(content: dict[str, Any], source: str) -> Architecture:
         ) from None
 
 
-def _check_weights(model: Any, weights: dict[str, Any], source: str) -> None:
-    """UserError, with the list, unless the weights are those of `model`, one for one."""
-    expected = model.state_dict()
-    problems = [f"{name} is missing" for name in expected if name not in weights]
-    problems += [f"{name} is unknown" for name in weights if name not in expected]
-    for name in expected.keys() & weights.keys():
-        tensor, shape = weights[name], list(expected[name].shape)
-        found = list(tensor.shape) if isinstance(tensor, torch.Tensor) else "no tensor"
-        if found != shape:
-            problems.append(f"{name} is {found} instead of {shape}")
-    if problems:
-        raise UserError(
-            f"{source}: its weights do not fit the architecture it declares "
-            f"({'; '.join(problems)}); use another copy"
-        )
-
-
-def _load(model: Any, weights: dict[str, Any], source: str) -> None:
-    _check_weights(model, weights, source)
-    model.load_state_dict(weights)
+def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str = "") -> None:
+    """Copy a checkpoint's weights that begin with `prefix` into `module`; every one must match."""
+    weights = {n: tensor for n, tensor in content["model"].items() if n.startswith(prefix)}
+    expected = module.state_dict()
+    module.load_state_dict(match_weights(weights, expected, source, lambda name: prefix + name))
 
 
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
-    """Copy a pre-trained model's trunk into `model`; every key must match."""
+    """Copy the trunk of a pre-trained checkpoint into a recogniser; every weight must match."""
     if content.get("kind") != "pretraining":
         raise UserError(
             f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; "
             "PRETRAINED_MODEL names one that was pre-trained only"
         )
-    _load(model.wav2vec2, _part(content, _TRUNK), source)
-
-
-def _part(content: dict[str, Any], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in content["model"].items()
-        if name.startswith(prefix)
-    }
+    _load(model.wav2vec2, content, source, TRUNK)
 
 
 def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQuantizer | None]:
-    """The trunk of any checkpoint, and its quantizer if it has one, ready for use."""
+    """The trunk of any checkpoint, and its quantizer if it has one, in evaluation mode."""
     architecture = architecture_of(content, source)
     trunk = Wav2Vec2.from_config(architecture, Regularisation())
-    _load(trunk, _part(content, _TRUNK), source)
-    weights = _part(content, _QUANTIZER)
-    if not weights:
+    _load(trunk, content, source, TRUNK)
+    if not _has_quantizer(content):
         return trunk.eval(), None
     quantizer = GumbelQuantizer(
         trunk.feature_extractor.channels,
@@ -112,12 +89,16 @@ def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQu
         architecture.codebook_entries,
         architecture.final_dim,
     )
-    _load(quantizer, weights, source)
+    _load(quantizer, content, source, _QUANTIZER)
     return trunk.eval(), quantizer.eval()
 
 
+def _has_quantizer(content: dict[str, Any]) -> bool:
+    return any(name.startswith(_QUANTIZER) for name in content["model"])
+
+
 def flags_of(architecture: Architecture) -> str:
-    """The flags of `train.py pretrain` that mean `architecture` when it starts from its weights."""
+    """The flags of `train.py pretrain` that select `architecture` for `--init_from`."""
     hourglass = architecture.hourglass
     plain = replace(architecture, hourglass=None)
     model = next((name for name, preset in PRESETS.items() if preset == plain), "auto")
@@ -130,10 +111,10 @@ def flags_of(architecture: Architecture) -> str:
 def load_pretraining(
     model: Wav2Vec2ForPretraining, content: dict[str, Any], source: str, expected: Architecture
 ) -> None:
-    """Copy a whole pre-training model into `model`, whose architecture is `expected`."""
+    """Copy a pre-training checkpoint into `model`, whose architecture is `expected`."""
     if content.get("kind") != "pretraining":
         raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
-    if not any(name.startswith(_QUANTIZER) for name in content["model"]):
+    if not _has_quantizer(content):
         raise UserError(
             f"{source}: holds the trunk without its quantizer, which fine-tuning can use "
             "(PRETRAINED_MODEL) but pre-training cannot continue"
@@ -146,7 +127,7 @@ def load_pretraining(
             f"{source}: of another architecture than --model and --hourglass_config say "
             f"({'; '.join(differing)}); give {flags_of(architecture)}"
         )
-    _load(model, content["model"], source)
+    _load(model, content, source)
 
 
 def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
@@ -155,14 +136,13 @@ def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
     if "sentencepiece" in content:
         model = content["sentencepiece"].numpy().tobytes()
         subwords = SubwordModel(model, f"{source} (sentencepiece)")
-    # Checkpoints from before there was a choice are of letters.
+    # Checkpoints older than this entry are of letters.
     spelling = Spelling(content.get("spelling", Spelling.LETTERS.value))
     return Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)", spelling, subwords)
 
 
-def _recogniser(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
-    """The recogniser that a checkpoint describes, without its weights, and its dictionary, whose
-    size is that of the output layer."""
+def _output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
+    """The dictionary of a recogniser; UserError if the output layer has another size."""
     if content.get("kind") != "ctc" or "dictionary" not in content:
         raise UserError(
             f"{source}: has no output layer and dictionary; fine-tune it first with "
@@ -176,31 +156,30 @@ def _recogniser(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, V
             f"included, its output layer {outputs.numel()}: it was put together from two models; "
             "use another copy"
         )
-    model = Wav2Vec2ForCTC.from_config(
-        architecture_of(content, source), Regularisation(), len(vocabulary)
-    )
-    return model, vocabulary
+    return vocabulary
 
 
 def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
-    """The recogniser of a loaded checkpoint and its dictionary, ready for inference."""
-    model, vocabulary = _recogniser(content, source)
-    _load(model, content["model"], source)
+    """The recogniser of a checkpoint and its dictionary, in evaluation mode."""
+    vocabulary = _output_vocabulary(content, source)
+    architecture = architecture_of(content, source)
+    model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
+    _load(model, content, source)
     return model.eval(), vocabulary
 
 
-def check(content: dict[str, Any], source: str) -> None:
-    """UserError unless a checkpoint is whole: each weight of the model that it describes, nothing
-    else, and of a recogniser the dictionary.  A trunk may lack the quantizer and its projections,
-    as the bare models of Hugging Face do."""
-    with torch.device("meta"):  # names and shapes are all that is wanted
-        if content.get("kind") == "ctc":
-            model, _ = _recogniser(content, source)
-        else:
-            architecture = architecture_of(content, source)
-            objective = ContrastiveObjective()
-            model = Wav2Vec2ForPretraining.from_config(architecture, Regularisation(), objective)
-            if all(name.startswith(_TRUNK) for name in content["model"]):
-                _check_weights(model.wav2vec2, _part(content, _TRUNK), source)
-                return
-    _check_weights(model, content["model"], source)
+def check_complete(content: dict[str, Any], source: str) -> None:
+    """Raise UserError unless a checkpoint holds its model's weights, no others, and a recogniser's
+    dictionary.
+
+    A pre-trained trunk may lack the quantizer and its projections, as the bare models of Hugging
+    Face do.
+    """
+    if content.get("kind") == "ctc":
+        units = len(_output_vocabulary(content, source))
+        expected = expected_weights(architecture_of(content, source), "ctc", units)
+    else:
+        expected = expected_weights(architecture_of(content, source), "pretraining")
+        if content["model"].keys() == trunk_weights(content["model"]).keys():
+            expected = trunk_weights(expected)
+    match_weights(content["model"], expected, source)

@@ -1,9 +1,9 @@
-"""Checkpoints of NVIDIA DeepLearningExamples' wav2vec 2.0 recipe -> native checkpoint contents.
+"""Checkpoints of NVIDIA DeepLearningExamples' wav2vec 2.0 recipe -> native contents.
 
-Laid out by its `Checkpointer` (PyTorch/SpeechRecognition/wav2vec2/common/helpers.py at commit
-35d8759): `model`, `ema_model`, `optimizer`, `scaler`, `train_state`, `args` as a dict with `mode`,
-and the dictionary's text as `output_labels` when fine-tuned.  Names are fairseq's, but for the
-layers of an hourglass.
+Its `Checkpointer` (PyTorch/SpeechRecognition/wav2vec2/common/helpers.py at commit 35d8759) writes
+`model`, `ema_model`, `optimizer`, `scaler`, `train_state`, `args` as a dict with `mode` and, if
+fine-tuned, the text of the dictionary as `output_labels`.  Parameter names are fairseq's, except
+those of an hourglass' layers.
 """
 
 from pathlib import Path
@@ -11,52 +11,61 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass
-from wav2vec2.interop import native
-from wav2vec2.interop.fairseq import architecture_from, check_size, labels_of, output_units, setting
-from wav2vec2.interop.fairseq_weights import Kind, to_ours, usual_spelling
-from wav2vec2.text.vocabulary import Spelling, Vocabulary, parse_dictionary
-
-MODES: dict[str, Kind] = {"pretrain": "pretraining", "finetune": "ctc"}
+from wav2vec2.interop.fairseq import (
+    OTHER_SPELLINGS,
+    labels_of,
+    native_content,
+    setting,
+    vocabulary_of_text,
+)
+from wav2vec2.interop.state_dict import rename_all
+from wav2vec2.text.vocabulary import Vocabulary
 
 
 def is_nvidia(content: Any) -> bool:
-    """Whether plain `content` is laid out like a checkpoint of NVIDIA's recipe."""
+    """Whether the content of a file, in plain types, has the layout of NVIDIA's recipe."""
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         return False
     args = content.get("args")
-    return isinstance(args, dict) and args.get("mode") in MODES
+    return isinstance(args, dict) and args.get("mode") in ("pretrain", "finetune")
 
 
 def read_nvidia(
     content: dict[str, Any], source: Path, dictionary: Path | None = None
 ) -> dict[str, Any]:
-    """A pre-trained or fine-tuned model as a native content.
+    """The native content of a pre-trained or fine-tuned model.
 
-    `content`: the file `source` in plain types; `dictionary` replaces the one a fine-tuned file
-    carries.  UserError names what is missing.
+    `content`: the file `source` in plain types.  `dictionary` replaces the one in a fine-tuned
+    file.  UserError names what is missing.
     """
     args = content["args"]
-    kind = MODES[args["mode"]]
     if args.get("rotary_embeddings") or args.get("use_spectrogram_features"):
         raise UserError(
             f"{source}: trained with rotary_embeddings or use_spectrogram_features, which this "
             "model does not have"
         )
     hourglass = _hourglass(args, source)
-    weights = usual_spelling(content["model"], str(source))
-    normalize = setting(args, "normalize", bool, source)
-    architecture = architecture_from(args, weights, kind, normalize, source, hourglass)
-    if kind == "pretraining":
-        ours = to_ours(weights, architecture, kind, str(source))
-        return {**native.pretraining_content(architecture), "model": ours}
-    units = output_units(weights, source)
-    vocabulary = _vocabulary(content, units, source, dictionary)
-    ours = to_ours(weights, architecture, kind, str(source), units)
-    return {**native.ctc_content(architecture, vocabulary, labels_of(args)), "model": ours}
+    weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    if args["mode"] == "pretrain":
+        return native_content(weights, args, source, hourglass=hourglass)
+    text = content.get("output_labels")
+    if dictionary is not None:
+        found = Vocabulary.from_file(dictionary), str(dictionary)
+    elif isinstance(text, str):
+        found = vocabulary_of_text(text, f"{source} (output_labels)")
+    else:
+        raise UserError(
+            f"{source}: fine-tuned, but without its dictionary (output_labels); convert it with "
+            "`python -m utils.checkpoints.convert --dictionary`"
+        )
+    labels = labels_of(args)
+    return native_content(
+        weights, args, source, hourglass=hourglass, vocabulary=found, labels=labels
+    )
 
 
 def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:
-    """`[n_pre,(n_hourglass,shorten_factor),n_post]`, or None for the plain encoder."""
+    """The hourglass of `[n_pre,(n_hourglass,shorten_factor),n_post]`; None: the plain encoder."""
     text = args.get("hourglass_transformer")
     if not text:
         return None
@@ -68,22 +77,3 @@ def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:
         raise UserError(
             f"{source}: its hourglass_transformer {text!r} is not of the form [2,(8,4),2]"
         ) from None
-
-
-def _vocabulary(
-    content: dict[str, Any], units: int, source: Path, dictionary: Path | None
-) -> Vocabulary:
-    if dictionary is not None:
-        vocabulary = Vocabulary.from_file(dictionary)
-        check_size(vocabulary, units, dictionary, source)
-        return vocabulary
-    text = content.get("output_labels")
-    if not isinstance(text, str):
-        raise UserError(
-            f"{source}: fine-tuned, but without its dictionary (output_labels); convert it with "
-            "`python -m utils.checkpoints.convert --dictionary`"
-        )
-    symbols = parse_dictionary(text, f"{source} (output_labels)")
-    vocabulary = Vocabulary(symbols, Spelling.of(symbols))
-    check_size(vocabulary, units, f"{source} (output_labels)", source)
-    return vocabulary

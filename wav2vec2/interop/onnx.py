@@ -1,6 +1,6 @@
-"""A recogniser as an ONNX file, in fp32 or with 8-bit weights.
+"""A recogniser as an ONNX file, in fp32 or with 8-bit weights, and running such a file.
 
-The graph, its inputs and outputs are those of exported.py; `recogniser.json` is in the file's
+The graph, its inputs and its outputs are those of exported.py.  `recogniser.json` is in the file's
 metadata:
 
     session = onnxruntime.InferenceSession("model.onnx")
@@ -34,34 +34,34 @@ from wav2vec2.interop.exported import (
     OUTPUTS,
     check_new,
     describe,
-    described,
-    export,
+    export_graph,
+    parse_description,
 )
 
-BEGINNING = b"\x08"
-"""Of an ONNX file: the tag of its version, which stands first; of no checkpoint's."""
+_FIRST_BYTE = b"\x08"
+"""An ONNX file begins with the tag of its version; no checkpoint does."""
 
-LARGEST = 2**31 - 1
-"""Bytes of an ONNX file: protobuf's limit."""
+_MOST_BYTES = 2**31 - 1
+"""The size limit of protobuf, in which ONNX files are written."""
 
 
 def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> None:
     """Write a fine-tuned checkpoint's graph as an ONNX file, whole or not at all.
 
-    `int8`: the weights of the matrix products with 8 bits, one scale a column, and their inputs
-    rounded to 8 bits as they come (dynamic quantization); the convolutions stay fp32.  UserError
-    if a package is missing, `path` exists or cannot be written, the checkpoint is no recogniser,
+    `int8`: dynamic quantization.  The weights of matrix products have 8 bits, with one scale per
+    column; their inputs are rounded to 8 bits as they come; convolutions stay in fp32.  UserError
+    if a package is missing, `path` exists or cannot be written, the checkpoint is not a recogniser,
     or it is too large for the format.
     """
     check_new(path, ".onnx")
     _check_packages(path, ("onnx", "onnxscript", *(("onnxruntime",) if int8 else ())))
     size = sum(tensor.numel() * 4 for tensor in content["model"].values())
-    if size > LARGEST:
+    if size > _MOST_BYTES:
         raise UserError(
             f"{path}: not written; an ONNX file holds 2 GB, this model takes {size / 1e9:.1f} GB: "
             "write a .pt2 archive instead"
         )
-    program = export(content, str(path))
+    program = export_graph(content, str(path))
     with _silence():
         exported = torch.onnx.export(
             program, input_names=INPUTS, output_names=OUTPUTS, dynamo=True, verbose=False
@@ -75,13 +75,13 @@ def is_onnx(path: str | Path) -> bool:
     """Whether a file begins as an ONNX model does."""
     try:
         with open(path, "rb") as file:
-            return file.read(1) == BEGINNING
-    except OSError:  # a folder, or nothing: whoever reads it will say so
+            return file.read(1) == _FIRST_BYTE
+    except OSError:  # a folder, or missing: the error comes when it is read
         return False
 
 
 class OnnxRecogniser:
-    """An ONNX file in the place of a Wav2Vec2ForCTC, on the CPU."""
+    """An ONNX file that is called like a Wav2Vec2ForCTC, on the CPU."""
 
     def __init__(self, path: str | Path):
         """UserError if onnxruntime is missing, or the file is not one of `write_onnx`."""
@@ -96,11 +96,11 @@ class OnnxRecogniser:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime has a class of its own for each kind of damage
+        except Exception as error:  # onnxruntime's errors have no common base class
             reason = str(error).strip().splitlines()[0][:120]
             raise UserError(f"{path}: onnxruntime cannot read it ({reason})") from None
         about = self._session.get_modelmeta().custom_metadata_map
-        self.content = described(about.get(DESCRIPTION, "{}"), str(path))
+        self.content = parse_description(about.get(DESCRIPTION, "{}"), str(path))
         self._conv_layers = native.architecture_of(self.content, str(path)).conv_layers
         self._shortest = sample_count(2, self._conv_layers)
 
@@ -109,7 +109,7 @@ class OnnxRecogniser:
         return frame_count(samples, self._conv_layers)
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
-        """`[batch, samples]` and the samples of each row, which gives a frame at least."""
+        """Logits of `waveforms` `[batch, samples]`; `lengths` `[batch]`, each at least a frame."""
         waveforms = F.pad(waveforms, (0, max(0, self._shortest - waveforms.shape[1])))
         inputs = zip(INPUTS, (waveforms.numpy(), lengths.numpy()))
         logits, counts = self._session.run(list(OUTPUTS), dict(inputs))
@@ -127,7 +127,7 @@ def _check_packages(path: Path, names: tuple[str, ...]) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the exporters' deprecation warnings and advice, which no user can follow."""
+    """Suppress the exporters' deprecation warnings and advice, which no user can follow."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -139,7 +139,7 @@ def _silence() -> Iterator[None]:
 
 
 def _with_8_bits(model: bytes) -> bytes:
-    """The file with quantized matrix products; onnxruntime reads and writes files only."""
+    """The model with quantized matrix products; onnxruntime only reads and writes files."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, _silence():

@@ -12,7 +12,6 @@ from wav2vec2.files.text import read_lines
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-BLANK = 0
 UNKNOWN = 3
 WORD_END = "|"
 

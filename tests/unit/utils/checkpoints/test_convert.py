@@ -1,4 +1,4 @@
-"""utils/checkpoints/convert.py: there and back, and what stops it."""
+"""utils/checkpoints/convert.py: conversion there and back, and its errors."""
 
 import re
 import sys
@@ -14,11 +14,8 @@ from tests.unit.wav2vec2.interop.conftest import (
     nvidia,
 )
 from utils.checkpoints import convert as convert_command
-from utils.checkpoints import release
-from utils.checkpoints.release import make_release
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.files import torch_file
-from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+from wav2vec2.files.torch_file import FORMAT, load_checkpoint, save_checkpoint
 from wav2vec2.interop import checkpoints
 
 
@@ -46,12 +43,12 @@ def test_there_and_back(tmp_path, convert, make):
     flags = ["--dictionary", symbols] if make is fairseq_finetuned else []
     code, output = convert(tmp_path / "theirs.pt", ours, "--to", "native", *flags)
     assert code == 0 and f"{len(given['model'])} tensors" in output.out
-    assert load_checkpoint(ours)["format"] == torch_file.FORMAT
+    assert load_checkpoint(ours)["format"] == FORMAT
 
     (tmp_path / "back").mkdir()
     back = tmp_path / "back" / "theirs.pt"
     assert convert(ours, back, "--to", "fairseq")[0] == 0
-    written = torch.load(back, weights_only=True)  # plain types alone
+    written = torch.load(back, weights_only=True)  # only plain types
     assert "format" not in written and written["model"].keys() == given["model"].keys()
     for name, tensor in written["model"].items():
         assert torch.equal(tensor, given["model"][name]), name
@@ -100,8 +97,8 @@ def test_the_state_of_training_is_left_behind(tmp_path, convert):
     assert lean["update"] == 7 and "optimizer" not in lean
 
 
-def test_what_stops_it(tmp_path, convert):
-    """Each in one line, with exit code 2, and without a file half written."""
+def test_errors(tmp_path, convert):
+    """Each error is one line, has exit code 2 and leaves no partial file."""
     given = fairseq_finetuned(SIZES)
     torch.save(given, tmp_path / "theirs.pt")
     del given["model"]["w2v_encoder.w2v_model.mask_emb"]
@@ -156,14 +153,14 @@ BROKEN = {
     "keys": "proj.bias is missing; extra.bias is unknown",
     "no dictionary": "has no output layer and dictionary",
     "another dictionary": "its dictionary has 6 symbols",
-    "no tensor": "proj.bias is no tensor instead of",
+    "no tensor": "proj.bias is no floating-point tensor instead of",
 }
 
 
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("to", ["native", "fairseq", "huggingface", "exported", "release"])
-def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to):
-    """Nothing is written of one that is not whole, and whoever made it is told what it lacks."""
+def test_our_own_checkpoints_are_checked_too(tmp_path, convert, how, to):
+    """Nothing is written of an incomplete checkpoint, and the error says what it lacks."""
     torch.save(fairseq_finetuned(SIZES), tmp_path / "theirs.pt")
     (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
     content = checkpoints.read_checkpoint(tmp_path / "theirs.pt")
@@ -172,7 +169,9 @@ def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to
     output = tmp_path / "out" / ("o.pt2" if to == "exported" else "o")
     if to == "release":
         with pytest.raises(UserError, match="ours.pt: .*" + re.escape(BROKEN[how])):
-            make_release(str(tmp_path / "ours.pt"), output, release.Options())
+            checkpoints.release_checkpoint(
+                str(tmp_path / "ours.pt"), output, checkpoints.ReleaseOptions()
+            )
     else:
         code, found = convert(tmp_path / "ours.pt", output, "--to", to)
         assert code == 2 and found.err.count("\n") == 1
@@ -180,7 +179,7 @@ def test_our_own_checkpoints_are_looked_at_as_closely(tmp_path, convert, how, to
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_graph_of_what_is_not_fine_tuned(tmp_path, convert):
+def test_a_pretrained_model_has_no_graph(tmp_path, convert):
     torch.save(fairseq_pretrained(SIZES), tmp_path / "theirs.pt")
     code, output = convert(tmp_path / "theirs.pt", tmp_path / "o.onnx", "--to", "onnx")
     assert code == 2 and "theirs.pt: pre-trained only" in output.err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.alignment import (
     Span,
     align,
@@ -18,7 +19,7 @@ from wav2vec2.decoding.alignment import (
     path_words,
     textgrid,
 )
-from wav2vec2.text.vocabulary import BLANK, Spelling, Vocabulary
+from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 LETTERS = Vocabulary(["|", "A", "B"])
 

@@ -1,4 +1,4 @@
-"""Checkpoints laid out as fairseq and NVIDIA's recipe save them, of random weights."""
+"""Checkpoints with random weights in the layouts of fairseq and of NVIDIA's recipe."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def weights(shapes, dtype=torch.float32):
 
 
 def settings(sizes, heads=4, **others):
-    """What fairseq and NVIDIA's recipe call a model's settings."""
+    """The settings of a model under the names of fairseq and of NVIDIA's recipe."""
     return {
         "extractor_mode": "layer_norm" if sizes.layer_norm else "default",
         "encoder_layers": sizes.layers,

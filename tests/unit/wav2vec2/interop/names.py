@@ -2,7 +2,7 @@
 
 From the modules that fairseq (fairseq/models/wav2vec/wav2vec2.py at v0.12.3) and NVIDIA's recipe
 (PyTorch/SpeechRecognition/wav2vec2/wav2vec2/trunk.py of DeepLearningExamples at commit 35d8759)
-register, in no way from our own.
+register, not from our own.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ from wav2vec2.interop.onnx import write_onnx
 from wav2vec2.text.vocabulary import Vocabulary
 
 SMALL = {
-    "conv_layers": ((16, 10, 5), (16, 3, 2), (16, 2, 2)),  # 20 samples a frame, 30 for the first
+    "conv_layers": ((16, 10, 5), (16, 3, 2), (16, 2, 2)),  # 20 samples per frame, 30 for the first
     "dim": 24,
     "ffn_dim": 48,
     "heads": 2,
@@ -36,7 +36,7 @@ ARCHITECTURES = {
 }
 VOCABULARY = Vocabulary([*"|ETAÜ"])
 
-# Samples of each row; the last of a batch need not be the shortest, nor the first the longest.
+# Samples of each row; rows are not sorted by length.
 BATCHES = [[50], [1_000], [119], [120], [30, 50], [600, 30, 1_001, 1_000], [9_000, 3_000]]
 
 
@@ -47,8 +47,10 @@ def content_of(architecture: Architecture) -> dict:
 
 
 def worst_difference(content: dict, graph) -> float:
-    """Largest difference of valid logits between the model and `graph`, which takes recordings as
-    they are and must not look behind their ends."""
+    """The largest difference of valid logits between the model and `graph`.
+
+    The graph takes recordings that are not normalised; padding must not change its result.
+    """
     model, _ = native.load_ctc(content, "test")
     normalised = content["architecture"]["normalize_input"]
     torch.manual_seed(2)
@@ -93,7 +95,7 @@ def test_archive(name, tmp_path):
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_an_archive_is_a_checkpoint(name, tmp_path):
-    """Every weight comes back, though the graph may have no use for it (the mask vector)."""
+    """Every weight comes back, also one that the graph does not use (the mask vector)."""
     content, path = content_of(ARCHITECTURES[name]), tmp_path / "model.pt2"
     exported.write_exported(content, path)
     again = checkpoints.read_checkpoint(path)
@@ -104,7 +106,7 @@ def test_an_archive_is_a_checkpoint(name, tmp_path):
 
 
 def rewritten(path, changes: dict) -> None:
-    """The zip file with other contents for some of its members; None: without it."""
+    """Replace members of a zip file; None removes one."""
     with zipfile.ZipFile(path) as file:
         members = {name: file.read(name) for name in file.namelist()}
     with zipfile.ZipFile(path, "w") as file:
@@ -139,13 +141,13 @@ CASES = ["damaged", "no weights", "no description", "a trap", "out of bounds"]
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
-    """One line, and no code in it runs."""
+    """The error is one line, and no code in the archive runs."""
     path, trap = tmp_path / "model.pt2", tmp_path / "sprung"
     path.write_bytes(archive)
     message = "a torch.export archive that cannot be read .* export it again"
     if case == "damaged":
         data = bytearray(archive)
-        data[10_000] ^= 255  # amid a weight, whose checksum then fails
+        data[10_000] ^= 255  # inside a weight, whose checksum then fails
         path.write_bytes(data)
     elif case == "no weights":
         rewritten(path, {CONFIG: None})
@@ -169,22 +171,22 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
     with pytest.raises(UserError, match=message):
         checkpoints.read_checkpoint(path)
     assert not trap.exists()
-    if case == "a trap":  # which a careless reader would have sprung
+    if case == "a trap":  # an unrestricted reader runs it
         with suppress(Exception):
             torch.export.load(path)
         assert trap.exists()
 
 
 def test_a_description_is_what_the_checkpoint_says():
-    """A sentencepiece model's bytes included."""
+    """Including the bytes of a sentencepiece model."""
     content = content_of(ARCHITECTURES["base"])
-    again = exported.described(exported.describe(content, "here"), "there")
+    again = exported.parse_description(exported.describe(content, "here"), "there")
     assert again == {name: value for name, value in content.items() if name != "model"}
     model = torch.arange(256, dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "vocabulary_of", lambda *_: VOCABULARY)
         text = exported.describe(content | {"sentencepiece": model}, "here")
-    assert torch.equal(exported.described(text, "there")["sentencepiece"], model)
+    assert torch.equal(exported.parse_description(text, "there")["sentencepiece"], model)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_a_description_is_what_the_checkpoint_says():
 )
 def test_a_file_that_describes_no_model(text):
     with pytest.raises(UserError, match="there: does not say of what model it is; export it"):
-        exported.described(text, "there")
+        exported.parse_description(text, "there")
 
 
 def test_standardise_is_our_normalisation():

@@ -1,4 +1,4 @@
-"""Checkpoints of NVIDIA's recipe against the list of names and shapes in names.py."""
+"""Checkpoints of NVIDIA's recipe, made from the names and shapes in names.py."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_an_hourglass_is_numbered_through(read):
         assert torch.equal(found, theirs[f"encoder.{name}_layer.linear.weight"])
 
 
-def test_the_extractor_that_knows_about_padding(read):
+def test_the_extractor_with_padding_masks(read):
     """`conv_layers.{i}.conv` and `.norm._group_norm` are the same weights."""
     masked = nvidia(names.Sizes(masked_extractor=True), "finetune", masked_feature_extractor=True)
     usual = nvidia(PLAIN, "finetune")
@@ -75,7 +75,7 @@ def test_the_extractor_that_knows_about_padding(read):
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
 
 
-def test_what_is_missing_or_left_over_is_listed_by_its_own_name(read):
+def test_missing_and_unknown_weights_are_listed_by_their_own_names(read):
     given = nvidia(LINEAR, "pretrain")
     del given["model"]["encoder.hourglass_layers.1.fc1.bias"]
     del given["model"]["encoder.upsample_layer.linear.bias"]
@@ -83,8 +83,8 @@ def test_what_is_missing_or_left_over_is_listed_by_its_own_name(read):
     with pytest.raises(UserError) as raised:
         read(given)
     for name in (
-        "lacks encoder.hourglass_layers.1.fc1.bias",
-        "lacks encoder.upsample_layer.linear.bias",
+        "encoder.hourglass_layers.1.fc1.bias is missing",
+        "encoder.upsample_layer.linear.bias is missing",
         "encoder.post_layers.2.fc1.bias is unknown",
     ):
         assert name in str(raised.value)
@@ -99,13 +99,13 @@ def test_what_is_missing_or_left_over_is_listed_by_its_own_name(read):
         ),
         ({"hourglass_transformer": 5}, "hourglass_transformer 5 is not of the form"),
         ({"hourglass_transformer": "[1,(1,2),1]", "hourglass_resample": None}, "must be known"),
-        ({"hourglass_transformer": "[1,(3,2),1]"}, r"lacks encoder\.hourglass_layers\.0"),
+        ({"hourglass_transformer": "[1,(3,2),1]"}, r"encoder\.hourglass_layers\.0\.\S+ is missing"),
         ({"rotary_embeddings": True}, "rotary_embeddings"),
         ({"use_spectrogram_features": True}, "use_spectrogram_features"),
         ({"normalize": None}, "normalize must be known"),
     ],
 )
-def test_what_is_not_understood_is_refused(read, args, message):
+def test_unsupported_settings_are_refused(read, args, message):
     content = nvidia(PLAIN, "pretrain")
     content["args"] |= args
     with pytest.raises(UserError, match=message):
@@ -160,7 +160,7 @@ def their_hourglass(stack, x, padding, sizes):
 
 @pytest.mark.parametrize("sizes", [NAIVE, LINEAR])
 def test_the_hourglass_computes_what_theirs_does(read, sizes):
-    """Unpadded; where rows are padded, they differ by design (docs/checkpoints.md)."""
+    """Without padding; padded rows differ by design (docs/checkpoints.md)."""
     content = read(nvidia(sizes, "finetune"))
     model = Wav2Vec2ForCTC.from_config(
         native.architecture_of(content, "n"), Regularisation(), len(SYMBOLS) + 4

@@ -2,7 +2,8 @@ import pytest
 
 from tests.unit.wav2vec2.text.test_subwords import learn
 from wav2vec2.cli.errors import UserError
-from wav2vec2.text.vocabulary import BLANK, UNKNOWN, Spelling, Vocabulary, write_dictionary
+from wav2vec2.ctc import BLANK
+from wav2vec2.text.vocabulary import UNKNOWN, Spelling, Vocabulary, write_dictionary
 
 
 def test_order_is_special_symbols_then_the_file():

@@ -1,4 +1,4 @@
-"""Pickles of other people: what is built in them, what is refused, and that nothing runs."""
+"""Pickles from others: what is built, what is refused, and that no code runs."""
 
 import argparse
 import builtins
@@ -16,13 +16,13 @@ import torch
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.torch_file import load_checkpoint, read_torch_file
 from wav2vec2.interop import checkpoints
-from wav2vec2.interop.stand_ins import STAND_INS, StandIn, plain
+from wav2vec2.interop.unpickling_stubs import STUBS, Stub, replace_stubs
 
 LEGACY = {"_use_new_zipfile_serialization": False}
 
 
 class Call:
-    """Pickled as the call of `function` with `arguments`, then of `__setstate__`."""
+    """Pickles as a call of `function` with `arguments`, then of `__setstate__`."""
 
     def __init__(self, function, *arguments, state=None):
         self.parts = (function, arguments) if state is None else (function, arguments, state)
@@ -86,13 +86,13 @@ def raw_pickle(code: bytes) -> bytes:
         # INST and OBJ, the old ways to call.
         b"\x80\x02(X\x0b\x00\x00\x00touch pwnedios\nsystem\n.",
         b"\x80\x02(cos\nsystem\nX\x0b\x00\x00\x00touch pwnedo.",
-        # A call of what is on the stack as data, and of a stand-in's attribute.
+        # A call of what is on the stack as data, and of a stub's attribute.
         b"\x80\x02X\x06\x00\x00\x00system(X\x0b\x00\x00\x00touch pwnedtR.",
         b"\x80\x02cargparse\nNamespace.mro\n(tR.",
-        # Attributes set where there are none to set.
+        # State for an object without attributes.
         b"\x80\x02}X\x01\x00\x00\x00a}b.",
         b"\x80\x02cargparse\nNamespace\n}b.",
-        # EXT1 and a stack that runs out.
+        # EXT1, and an empty stack.
         b"\x80\x02\x82\x01.",
         b"\x80\x02R.",
     ],
@@ -105,19 +105,19 @@ def test_crafted_opcodes(tmp_path, monkeypatch, code):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_stand_in_runs_nothing_and_keeps_what_it_is_given():
-    stand_in = StandIn(1, 2)
-    stand_in.__setstate__({"__class__": int, "state": "x", "items": len})
-    assert type(stand_in) is StandIn and stand_in.arguments == (1, 2)
+def test_a_stub_only_stores_its_arguments():
+    stub = Stub(1, 2)
+    stub.__setstate__({"__class__": int, "state": "x", "items": len})
+    assert type(stub) is Stub and stub.arguments == (1, 2)
     with pytest.raises(AttributeError):
-        stand_in.items = len  # no attribute of an instance shadows a method
+        stub.items = len  # no attribute of an instance shadows a method
 
 
-def test_no_stand_in_is_a_real_class():
-    """What a pickle may name is either ours and inert, or torch's own choice."""
-    assert {value for value in STAND_INS.values() if isinstance(value, type)} == {StandIn}
-    assert "builtins.eval" not in STAND_INS and "builtins.getattr" not in STAND_INS
-    real = {vars(builtins)[name.split(".")[1]] for name in STAND_INS if name.startswith("builtins")}
+def test_no_stub_is_a_real_class():
+    """A pickle can name only inert stubs and what torch itself allows."""
+    assert {value for value in STUBS.values() if isinstance(value, type)} == {Stub}
+    assert "builtins.eval" not in STUBS and "builtins.getattr" not in STUBS
+    real = {vars(builtins)[name.split(".")[1]] for name in STUBS if name.startswith("builtins")}
     assert all(isinstance(value, type) for value in real)
 
 
@@ -128,7 +128,7 @@ def test_namespaces_and_numbers_become_plain(tmp_path):
     content["history"] = numpy.ones(3)
     for options in ({}, LEGACY):
         torch.save(content, tmp_path / "c.pt", **options)
-        read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
+        read = replace_stubs(read_torch_file(tmp_path / "c.pt", STUBS))
         assert read["args"] == {"heads": 4, "w2v_args": {"rates": [0.1, None]}}
         assert torch.equal(read["w"], content["w"])
 
@@ -156,7 +156,7 @@ def omegaconf_modules():
 
 
 def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
-    """As it pickles: containers of nodes, each of which knows its parent and its types."""
+    """OmegaConf pickles containers of nodes; each node has its parent and its types."""
     modules = omegaconf_modules()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -177,7 +177,7 @@ def test_omegaconf_nodes_become_plain(tmp_path, monkeypatch):
     }
     root._content = {"model": section}
     torch.save({"cfg": root}, tmp_path / "c.pt")
-    read = plain(read_torch_file(tmp_path / "c.pt", STAND_INS))
+    read = replace_stubs(read_torch_file(tmp_path / "c.pt", STUBS))
     assert read["cfg"]["model"] == {
         "heads": 4,
         "old": {"layers": 2},

@@ -1,19 +1,19 @@
-"""What takes the place of the classes that other people's checkpoints mention.
+"""Inert stubs for the classes that pickled checkpoints of fairseq and OmegaConf mention.
 
-fairseq pickles its configuration as argparse.Namespace or OmegaConf nodes, and now and then a
-dictionary or a meter.  None of those classes is imported: a stand-in remembers what an object was
-made of, and does nothing.  A class that is not listed here is refused (files/torch_file.py).
+fairseq pickles its configuration as argparse.Namespace or OmegaConf nodes, and sometimes a
+dictionary or a meter.  None of these classes is imported: a stub only stores what an object was
+made of.  A class that is not listed here is refused (files/torch_file.py).
 """
 
 from typing import Any
 
 
-class StandIn:
+class Stub:
     """An object of a class that is not imported: its constructor's arguments and its state."""
 
     __slots__ = ("arguments", "state")
 
-    def __new__(cls, *arguments: Any) -> "StandIn":
+    def __new__(cls, *arguments: Any) -> "Stub":
         instance = object.__new__(cls)
         instance.arguments, instance.state = arguments, None
         return instance
@@ -42,40 +42,40 @@ _CLASSES = {
     "fairseq.data.text_compressor": ["TextCompressionLevel"],
     "fairseq.meters": ["AverageMeter", "StopwatchMeter", "TimeMeter"],
     "fairseq.logging.meters": ["AverageMeter", "StopwatchMeter", "TimeMeter"],
-    # Numbers of numpy, in what training remembers of its progress.
+    # Numbers of numpy, in the training state.
     "numpy": ["dtype", "ndarray"],
     "numpy.core.multiarray": ["_reconstruct", "scalar"],
     "numpy._core.multiarray": ["_reconstruct", "scalar"],
 }
 
-STAND_INS: dict[str, Any] = {
-    **{f"{module}.{name}": StandIn for module, names in _CLASSES.items() for name in names},
+STUBS: dict[str, Any] = {
+    **{f"{module}.{name}": Stub for module, names in _CLASSES.items() for name in names},
     "collections.defaultdict": _empty_dict,  # OmegaConf's caches
 }
-"""For `common.training.trainer.checkpoint.read`: `module.name` -> what is built in its place."""
+"""For `files.torch_file.read_torch_file`: `module.name` -> what is built in its place."""
 
 
-def plain(value: Any) -> Any:
-    """`value` with every stand-in replaced by what it holds.
+def replace_stubs(value: Any) -> Any:
+    """`value` with every stub replaced by the plain value it holds.
 
-    Namespaces and configurations become dicts and lists, their leaves plain values, an enum's
-    member its value; an interpolation stays text (`${task.data}`).
+    Namespaces and configurations become dicts and lists, their leaves plain values, and an enum's
+    member its value.  An interpolation stays text (`${task.data}`).
     """
-    if isinstance(value, StandIn):
-        return _held(value)
+    if isinstance(value, Stub):
+        return _held_value(value)
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: replace_stubs(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [replace_stubs(item) for item in value]
     return value
 
 
-def _held(stand_in: StandIn) -> Any:
-    state = stand_in.state
+def _held_value(stub: Stub) -> Any:
+    state = stub.state
     if state is None:
-        return plain(stand_in.arguments[0]) if len(stand_in.arguments) == 1 else None
+        return replace_stubs(stub.arguments[0]) if len(stub.arguments) == 1 else None
     if isinstance(state, dict):
         for field in ("_content", "_val"):  # of OmegaConf's containers and leaves
             if field in state:
-                return plain(state[field])
-    return plain(state)
+                return replace_stubs(state[field])
+    return replace_stubs(state)

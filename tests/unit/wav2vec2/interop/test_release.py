@@ -1,4 +1,4 @@
-"""A released folder: nothing lost but the training's state, and no damage goes unseen."""
+"""Release folders: only the training state is lost, and damage is detected."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.unit.wav2vec2.text.test_subwords import learn
-from utils.checkpoints.release import Options, make_release
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.interop import checkpoints, native
+from wav2vec2.interop.checkpoints import ReleaseOptions, release_checkpoint
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.text.vocabulary import Vocabulary
 
@@ -44,9 +44,9 @@ def pretrained():
 
 @pytest.fixture
 def released(tmp_path):
-    def release(content, options=Options()):  # noqa: B008
+    def release(content, options=ReleaseOptions()):  # noqa: B008
         save_checkpoint(tmp_path / "c.pt", content)
-        make_release(str(tmp_path / "c.pt"), tmp_path / "model", options)
+        release_checkpoint(str(tmp_path / "c.pt"), tmp_path / "model", options)
         return tmp_path / "model"
 
     return release
@@ -102,7 +102,7 @@ def test_damage(released, name):
 def test_missing_and_foreign_files(released, tmp_path):
     folder = released(recogniser())
     sums = (folder / "SHA256SUMS").read_text()
-    (folder / "README.md").write_text("Licence: MIT")  # people may write here
+    (folder / "README.md").write_text("Licence: MIT")  # people edit the model card
     checkpoints.read_checkpoint(folder)
     (tmp_path / "secret").write_text("x")
     digest = hashlib.sha256(b"x").hexdigest()
@@ -127,7 +127,7 @@ def test_model_card(released, tmp_path):
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
     (evaluation / "summary_test.json").write_text(json.dumps(summary))
-    card = (released(recogniser(), Options(str(evaluation))) / "README.md").read_text()
+    card = (released(recogniser(), ReleaseOptions(str(evaluation))) / "README.md").read_text()
     for text in (
         "# model\n",
         "transcribe --checkpoint model ",
@@ -148,7 +148,7 @@ def test_model_card(released, tmp_path):
 
 def test_mistakes(released, tmp_path):
     with pytest.raises(UserError, match="holds no summary"):
-        released(recogniser(), Options(str(tmp_path)))
+        released(recogniser(), ReleaseOptions(str(tmp_path)))
     folder = released(recogniser())
     with pytest.raises(UserError, match="exists already"):
-        make_release(str(tmp_path / "c.pt"), folder, Options())
+        release_checkpoint(str(tmp_path / "c.pt"), folder, ReleaseOptions())

@@ -1,10 +1,8 @@
-"""The files of a Hugging Face folder: JSON objects and tensors, read with suspicion."""
+"""Folders of a model: JSON, text and weights (safetensors), with nothing in them trusted."""
 
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,26 @@ import torch
 from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files.checksum import sha256
+from wav2vec2.files.output import temporary_path
+from wav2vec2.files.torch_file import read_torch_file
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
+WEIGHTS = "model.safetensors"
+CHECKSUMS = "SHA256SUMS"
+MODEL_CARD = "README.md"
+
+_WEIGHT_FILES = (
+    WEIGHTS,
+    f"{WEIGHTS}.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""Where the weights lie, the better format first: one file, or an index of several."""
+"""Where the weights may be, the preferred format first: one file, or the index of several."""
 
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _LFS_POINTER = b"version https://git-lfs"
+"""Beginning of the file that stands in place of one in Git LFS."""
 
 
 def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -38,7 +44,7 @@ def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; UserError if it is missing, malformed, or lists a name twice."""
+    """The JSON object in a file; UserError if it is missing, malformed, or lists a name twice."""
     try:
         content = json.loads(
             path.read_text(encoding="utf-8"), object_pairs_hook=_object_of_unique_names
@@ -52,21 +58,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder in fp32, by their names there.
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All weights in a folder, in fp32, by their names there.
 
-    UserError if there are none, a file is damaged, or one holds anything but floating tensors.
+    UserError if there are none, a file is damaged, or one holds anything but floating-point
+    tensors.
     """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(
-            f"{folder}: holds none of {', '.join(WEIGHT_FILES)}; fetch the PyTorch weights, too"
+            f"{folder}: holds none of {', '.join(_WEIGHT_FILES)}; fetch the PyTorch weights, too"
         )
-    return _read_shards(path) if path.suffix == ".json" else _read_file(path)
+    return _read_shards(path) if path.suffix == ".json" else _read_weight_file(path)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of the files that `index` assigns them to."""
+    """The weights in the files that `index` assigns them to."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise UserError(f"{index}: has no weight_map; fetch it again")
@@ -80,7 +87,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards.setdefault(place, []).append(name)
     tensors = {}
     for place, names in shards.items():
-        found = _read_file(index.with_name(place))
+        found = _read_weight_file(index.with_name(place))
         lacking = [name for name in names if name not in found]
         if lacking:
             raise UserError(f"{index}: {place} does not hold {lacking[0]!r}; fetch both again")
@@ -88,24 +95,19 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_weight_file(path: Path) -> dict[str, Tensor]:
     try:
         with open(path, "rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise UserError(f"{path}: only a Git LFS pointer; fetch it with `git lfs pull`")
-        if path.suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        tensors = safetensors.torch.load_file(path) if safe else read_torch_file(path)
     except UserError:
         raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from None
-    except (safetensors.SafetensorError, EOFError, RuntimeError, ValueError, KeyError):
+    except (safetensors.SafetensorError, RuntimeError, ValueError, KeyError):
         raise UserError(f"{path}: truncated, damaged, or no weights; fetch it again") from None
-    except Exception as error:  # pickle's refusals have no common base class
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path}: no weights that can be read safely ({reason})") from None
     if not isinstance(tensors, dict):
         raise UserError(f"{path}: not a table of weights; fetch it again")
     for name, tensor in tensors.items():
@@ -117,41 +119,59 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` at the end, whole or not at all.
+def write_model_folder(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    files: Mapping[str, dict[str, Any] | str | bytes],
+    *,
+    checksums: bool = False,
+) -> None:
+    """Write `weights` as safetensors, and `files`, into a new folder, whole or not at all.
 
-    UserError if `folder` holds something already or cannot be written.
+    `files`: name -> a JSON object, text or bytes.  `checksums`: list the files' SHA-256 as
+    `sha256sum -c SHA256SUMS` reads it; the model card has none, so that people can edit it.
+    UserError if `folder` is not empty or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not empty; choose another folder")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, folder)
+        with temporary_path(folder) as temporary:
+            temporary.mkdir(parents=True)
+            _write_safetensors(temporary / WEIGHTS, weights)
+            for name, content in files.items():
+                if isinstance(content, dict):
+                    content = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+                data = content.encode() if isinstance(content, str) else content
+                (temporary / name).write_bytes(data)
+            if checksums:
+                listed = sorted(p for p in temporary.iterdir() if p.name != MODEL_CARD)
+                lines = [f"{sha256(path)}  {path.name}\n" for path in listed]
+                (temporary / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+            for path in temporary.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
             f"{folder}: cannot be written ({reason}); make space, or choose another folder"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON object, one name a line, letters of any alphabet as themselves."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8")
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A .safetensors file; `pt` in its header is what transformers looks for."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _write_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path.touch()
-    mode = path.stat().st_mode  # safetensors' own files are for nobody else to read
+    mode = path.stat().st_mode  # safetensors makes its files unreadable for other users
+    # transformers looks for this format in the header.
     safetensors.torch.save_file(whole, path, metadata={"format": "pt"})
     path.chmod(mode)
+
+
+def checksums_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name, as SHA256SUMS lists them."""
+    path = folder / CHECKSUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"{path}: cannot be read ({reason}); fetch it again") from None
+    return {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
