@@ -9,6 +9,7 @@ import torch
 
 import inference
 import train
+from common.data.packed import PackOptions, pack_filelists
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
 from tests.integration.test_training import (  # noqa: F401 (fixtures)
@@ -19,17 +20,14 @@ from tests.integration.test_training import (  # noqa: F401 (fixtures)
     stop_during,
 )
 from utils.benchmarks import loader
-from utils.data import pack_dataset
 from wav2vec2.cli.errors import StoppedBySignal
 
 
 @pytest.fixture(scope="module")
 def packed(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
-    pack_dataset.pack(
-        pack_dataset.PackOptions(
-            str(folder), ("train", "dev"), str(corpus), shard_mib=1, num_workers=1
-        )
+    pack_filelists(
+        PackOptions(str(folder), ("train", "dev"), str(corpus), shard_mib=1, num_workers=1)
     )
     return folder
 
