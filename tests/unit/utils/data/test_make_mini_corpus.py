@@ -19,7 +19,7 @@ from utils.data.make_mini_corpus import (
     Speaker,
     main,
     plan_speakers,
-    speak_speaker,
+    write_speaker,
 )
 from wav2vec2.cli.errors import UserError
 
@@ -102,18 +102,18 @@ def test_bytes_do_not_depend_on_the_workers(corpus, build, tmp_path):
 @pytest.mark.parametrize("voice", ["en-us+m1", "en+f3", "en+Reed", "en+edward"])
 def test_a_speaker_does_not_depend_on_who_spoke_before(voice, tmp_path):
     """Breathy voices (f3, Reed) draw noise from a generator that the process shares."""
-    speaker = Speaker("train-mini", 1, voice, seconds=None, utterances=3, seed=1)
-    speak_speaker(speaker, tmp_path / "first")
-    other = Speaker("train-mini", 2, "en+f3", seconds=None, utterances=2, seed=1)
-    speak_speaker(other, tmp_path / "between")
-    speak_speaker(speaker, tmp_path / "second")
+    speaker = Speaker("train-mini", 1, voice, seconds=0, utterances=3, seed=1)
+    write_speaker(speaker, tmp_path / "first")
+    other = Speaker("train-mini", 2, "en+f3", seconds=0, utterances=2, seed=1)
+    write_speaker(other, tmp_path / "between")
+    write_speaker(speaker, tmp_path / "second")
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
 @needs_synthesiser
 def test_another_seed_says_other_things(corpus, tmp_path):
     speaker = plan_speakers(CorpusOptions("x", minutes=0.2, seed=2))[0]
-    speak_speaker(speaker, tmp_path)
+    write_speaker(speaker, tmp_path)
     said = transcripts(tmp_path, "train-mini")
     first = transcripts(corpus, "train-mini")
     assert said != {key: words for key, words in first.items() if key in said}
@@ -171,7 +171,7 @@ def test_words():
 def test_an_equal_corpus_is_reused(corpus, build, capsys):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     build(corpus)
-    assert capsys.readouterr().out == f"{corpus}: the mini corpus is there already\n"
+    assert capsys.readouterr().out == f"{corpus}: the mini corpus exists already\n"
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
 

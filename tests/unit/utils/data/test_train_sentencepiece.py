@@ -142,5 +142,5 @@ def test_another_model_is_not_written_over(run, folder):
     run()
     before = content(folder)
     code, _, err = run(size=11)
-    assert code == 2 and "spm.model: holds another model" in err and "--labels" in err
+    assert code == 2 and "spm.model: holds a model of other words" in err and "--labels" in err
     assert content(folder) == before
