@@ -77,9 +77,7 @@ def train_subwords(lines: Sequence[str], options: SentencepieceOptions) -> Subwo
             eos_id=-1,
             pad_id=-1,
             normalization_rule_name="identity",  # joined pieces are the transcript
-            max_sentence_length=max(
-                len(line.encode()) for line in lines
-            ),  # longer ones are dropped
+            max_sentence_length=max(len(line.encode()) for line in lines),  # else dropped
             num_threads=1,  # sums in one order give the same model
             minloglevel=3,  # errors are raised, not printed
         )
@@ -133,8 +131,8 @@ def main() -> None:
         per_word = units / sum(len(line.split()) for line in words[subset])
         unknown = vocabulary.count_unknown(lines)
         print(
-            f"{folder / subset}.{options.labels}: {len(lines)} utterances, {per_word:.2f} units per "
-            f"word{', characters without a piece: ' if unknown else ''}{unknown}"
+            f"{folder / subset}.{options.labels}: {len(lines)} utterances, {per_word:.2f} units "
+            f"per word{', characters without a piece: ' if unknown else ''}{unknown}"
         )
     write_lines(
         folder / f"dict.{options.labels}.txt", (f"{piece} {counts[piece]}" for piece in pieces)
