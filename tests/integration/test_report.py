@@ -95,11 +95,11 @@ def test_bad_input_is_one_line(runs, tmp_path, command):
     output = ["--output", tmp_path / "page.html"]
     code, _, err = command(report.main, cut, *output)
     assert code == 0 and err.splitlines() == [
-        "note: cut.json: 1 line is no log lines, or cut off; skipped"
+        "note: cut.json: lines cut off or no log records, skipped: 1"
     ]
     code, _, err = command(report.main, cut, empty, foreign, tmp_path / "none", *output)
     assert code == 1 and len(err.splitlines()) == 4
-    assert err.count("; left out") == 3 and "empty.json: is empty" in err
+    assert err.count("; skipped") == 3 and "empty.json: is empty" in err
     for arguments in ([empty], [foreign], [tmp_path], [], ["--update-readme", cut]):
         code, _, err = command(report.main, *arguments, *output)
         assert code == 2 and len(err.splitlines()) == 1, err

@@ -54,7 +54,7 @@ def test_broken_lines_are_counted_and_whole_ones_among_them_kept(tmp_path):
         tmp_path, text.encode() + b"\xff\xfe\0\n" + b"x" * (2 * LONGEST_LINE) + b'\nDLLL {"ty'
     )
     assert points(run.curves["train_loss"]) == {1: 1.0, 2: 1.0, 3: 3.0}
-    assert run.notes == ["10 lines are no log lines, or cut off; skipped"]
+    assert run.notes == ["lines cut off or no log records, skipped: 10"]
 
 
 def test_two_processes_in_one_file_are_noticed(tmp_path):

@@ -50,7 +50,7 @@ def test_seeds_and_numbers_of_gpus(capsys):
 
 
 def test_no_such_table():
-    with pytest.raises(UserError, match="wer: no table of that name; one of pooling_factor"):
+    with pytest.raises(UserError, match="wer: no such table; choose from pooling_factor"):
         main(["wer"])
 
 
@@ -166,7 +166,7 @@ def scripts(tmp_path, monkeypatch):
 
 def test_goes_on_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     monkeypatch.setenv("FAIL", "2")
-    with pytest.raises(UserError, match="quickstart.sh ended with exit code 7, see above; once"):
+    with pytest.raises(UserError, match="quickstart.sh ended with exit code 7, see above; fix"):
         main(scripts)
     assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 "]
     assert not (tmp_path / "table.json").exists()
@@ -174,7 +174,7 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     main(scripts)
     assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 ", "2 ", "3 ", "1 true"]
     said = capfd.readouterr().out
-    assert said.count("== finished already: SEED=1 OUTPUT_DIR=") == 1
+    assert said.count("== finished: SEED=1 OUTPUT_DIR=") == 1
     found = results.Measurement.read(tmp_path / "table.json")
     assert found.rows["seed 3"] == {"wer": 3.12, "uer": 0.5}
     assert found.command == "bash scripts/reproduce_tables.sh quickstart"
