@@ -22,7 +22,7 @@ What is counted:
 - the machine's rate: of a large square product in each precision, which takes its turn as well.
 
 Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
-benchmark_step.md (the tables), benchmark_step.png and, with --profile, where the time of an update
+benchmark_step.md (the tables) and, with --profile, where the time of an update
 goes by operators; to --json the table of hourglass factors as docs/results keeps it.
 """
 
@@ -54,7 +54,6 @@ from utils.benchmarks.step_tables import (
     factor_rows,
     line,
     medians,
-    plot,
     product_rates,
     summary,
     tables,
@@ -122,7 +121,7 @@ class BenchmarkOptions:
     """Rows and columns of the square product that measures the machine; 0: 2048 on a CPU, 8192 on
     a GPU."""
     output_dir: str = "results/benchmark_step"
-    """Folder for nvlog.json and benchmark_step.json, .md and .png."""
+    """Folder for nvlog.json, benchmark_step.json and benchmark_step.md."""
     json: str = ""
     """File for the table of factors, in the form of docs/results; '': none."""
 
@@ -477,7 +476,6 @@ def main() -> None:
     telemetry.close()
     recipe = {**trained, "dataset_dir": recipe["dataset_dir"]}
     write_results(options, recipe, results, folder)
-    plot(results, folder / "benchmark_step.png")
 
 
 if __name__ == "__main__":

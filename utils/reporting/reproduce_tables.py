@@ -45,10 +45,6 @@ class ReproductionOptions:
     """Seeds, each with its own run, of tables over several seeds."""
     gpus: tuple[int, ...] = (1, 4, 8)
     """Numbers of GPUs in the throughput table."""
-    pretrained: str = "results/pretrain_base/wav2vec2_update400000.pt"
-    """Checkpoint from which the throughput runs fine-tune."""
-    finetuned: str = "results/finetune_base_960h/wav2vec2_best.pt"
-    """Checkpoint whose latency is measured."""
     dry_run: bool = False
     """Print the commands, one per line, and run nothing."""
 
@@ -86,8 +82,8 @@ class Step:
         ).returncode
         if code:
             raise UserError(
-                f"{self.script} ended with exit code {code}, see above; fix that and run the command "
-                "again: it resumes"
+                f"{self.script} ended with exit code {code}, see above; fix that, then run this "
+                "command again to resume"
             )
         write_lines(prepare_folder("--runs_dir", self.folder) / FINISHED, [self.command()])
 
@@ -152,16 +148,12 @@ def collect_word_error_rate(steps: list[Step]) -> Fields:
 
 
 def throughput_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
-    started = {"pretrain": {}, "finetune": {"PRETRAINED_MODEL": options.pretrained}}
-    return [
-        Step(
-            f"{kind}_base_benchmark.sh",
-            folder / f"{kind}_{gpus}",
-            {"NUM_GPUS": gpus, "AUTO_GEOMETRY": "true", "BF16": "true", **variables},
-        )
-        for gpus in options.gpus
-        for kind, variables in started.items()
-    ]
+    steps = []
+    for gpus in options.gpus:
+        variables = {"NUM_GPUS": gpus, "AUTO_GEOMETRY": "true", "BF16": "true"}
+        for kind in ("pretrain", "finetune"):
+            steps.append(Step(f"{kind}_base_benchmark.sh", folder / f"{kind}_{gpus}", variables))
+    return steps
 
 
 def collect_throughput(steps: list[Step]) -> Fields:
@@ -185,12 +177,8 @@ def collect_pooling(steps: list[Step]) -> Fields:
 
 
 def latency_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
-    variables = {
-        "FINETUNED_MODEL": options.finetuned,
-        "BATCH_SIZES": " ".join(map(str, PUBLISHED_LATENCY)),
-        "PRECISION": "bf16",
-    }
-    return [Step("inference_benchmark.sh", folder, variables)]
+    sizes = " ".join(map(str, PUBLISHED_LATENCY))
+    return [Step("inference_benchmark.sh", folder, {"BATCH_SIZES": sizes, "PRECISION": "bf16"})]
 
 
 def collect_latencies(steps: list[Step]) -> Fields:
@@ -234,8 +222,8 @@ REPRODUCTIONS = {
         collect_pooling,
     ),
     "throughput": Reproduction(
-        f"{LIBRISPEECH}; as many GPUs as the largest of --gpus; a pre-trained checkpoint; 14 "
-        "epochs for each number of GPUs, time not measured yet",
+        f"{LIBRISPEECH}; as many GPUs as the largest of --gpus; a pre-trained checkpoint "
+        "(PRETRAINED_MODEL); 14 epochs for each number of GPUs, time not measured yet",
         throughput_steps,
         collect_throughput,
     ),
@@ -251,8 +239,8 @@ REPRODUCTIONS = {
         collect_word_error_rate,
     ),
     "latency": Reproduction(
-        "LibriSpeech's test-other as a filelist in DATASET_DIR; 1 GPU; a fine-tuned checkpoint; "
-        "minutes",
+        "LibriSpeech's test-other as a filelist in DATASET_DIR; 1 GPU; a fine-tuned checkpoint "
+        "(FINETUNED_MODEL); minutes",
         latency_steps,
         collect_latencies,
     ),

@@ -46,9 +46,7 @@ def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
         "pretrain_accuracy_last": validations[-1]["val_accuracy"],
         "pretrain_code_perplexity_share": min(v["val_code_perplexity"] for v in validations)
         / codes,
-        "seconds": {
-            stage: float(read_json(folder / f"{stage}.seconds", again)) for stage in STAGES
-        },
+        "seconds": {stage: float(read_json(folder / f"{stage}.seconds", fix)) for stage in STAGES},
     }
 
 
