@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -115,14 +115,10 @@ class SubsetPlan:
                 left = options.shard_mib * MIB
             groups[-1].append(utterance)
             left -= size
-        shards = (
-            ShardPlan(
-                filelist.with_name(f"{filelist.stem}-{number:05d}.pack"),
-                tuple(group),
-                options.quantise,
-            )
-            for number, group in enumerate(groups)
-        )
+        shards = []
+        for number, group in enumerate(groups):
+            path = filelist.with_name(f"{filelist.stem}-{number:05d}.pack")
+            shards.append(ShardPlan(path, tuple(group), options.quantise))
         return cls(source, filelist, tuple(shards))
 
     def filelist_lines(self) -> list[tuple[str, int]]:
@@ -188,27 +184,22 @@ def encode(waveform: np.ndarray, dtype: np.dtype, quantise: bool) -> bytes:
     return stored.tobytes()
 
 
-def write_shard(plan: ShardPlan, dtype: np.dtype, file: BinaryIO) -> tuple[str, list[str]]:
-    """Write a shard to `file`: its SHA-256, and the errors of utterances that cannot be read."""
-    digest = hashlib.sha256()
+def write_shard(plan: ShardPlan, dtype: np.dtype, path: Path) -> list[str]:
+    """Write a shard to `path`; returns the errors of utterances that cannot be read."""
     failures = []
-
-    def write(content: bytes) -> None:
-        file.write(content)
-        digest.update(content)
-
-    write(plan.header(dtype).pack())
-    for utterance in plan.utterances:
-        try:
-            waveform = read_audio(utterance.path, utterance.samples)
-        except UserError as error:
-            failures.append(str(error))
-            continue
-        if not failures:
-            write(encode(waveform, dtype, plan.quantise))
-    file.flush()
-    os.fsync(file.fileno())  # before the name tells readers that it is complete
-    return digest.hexdigest(), failures
+    with open(path, "wb") as file:
+        file.write(plan.header(dtype).pack())
+        for utterance in plan.utterances:
+            try:
+                waveform = read_audio(utterance.path, utterance.samples)
+            except UserError as error:
+                failures.append(str(error))
+                continue
+            if not failures:
+                file.write(encode(waveform, dtype, plan.quantise))
+        file.flush()
+        os.fsync(file.fileno())  # before the name tells readers that it is complete
+    return failures
 
 
 def pack_shard(plan: ShardPlan) -> tuple[str, list[str]]:
@@ -218,21 +209,17 @@ def pack_shard(plan: ShardPlan) -> tuple[str, list[str]]:
     temporary = plan.path.with_name(f".{plan.path.name}.{os.getpid()}.tmp")
     try:
         try:
-            with open(temporary, "wb") as file:
-                digest, failures = write_shard(plan, INT16, file)
+            failures = write_shard(plan, INT16, temporary)
         except NotSixteenBit:
-            with open(temporary, "wb") as file:
-                digest, failures = write_shard(plan, FLOAT32, file)
-        if not failures:
-            os.replace(temporary, plan.path)
-        return digest, failures
+            failures = write_shard(plan, FLOAT32, temporary)
+        if failures:
+            return "", failures
+        os.replace(temporary, plan.path)
     except OSError as error:
-        raise UserError(
-            f"{plan.path}: cannot be written ({error.strerror}); fix that and run again, "
-            "finished shards are kept"
-        ) from None
+        raise UserError(f"{plan.path}: cannot be written ({error.strerror}); run again") from None
     finally:
         temporary.unlink(missing_ok=True)
+    return sha256(plan.path), []
 
 
 def check_space(shards: Sequence[ShardPlan], output_dir: Path) -> None:
@@ -242,7 +229,7 @@ def check_space(shards: Sequence[ShardPlan], output_dir: Path) -> None:
     if needed > free:
         raise UserError(
             f"--output_dir {output_dir}: {free / 2**30:.1f} GiB free where {needed / 2**30:.1f} "
-            "are needed; choose another disk, or fewer --subsets"
+            "are needed; free space, or choose another disk"
         )
 
 
@@ -260,8 +247,7 @@ def pack_filelists(options: PackOptions) -> None:
     for plan, done in zip(plans, packed):
         if not done:
             results = _in_processes(pack_shard, plan.shards, plan.filelist.stem, options)
-            failed = [failure for _, failures in results for failure in failures]
-            if failed:
+            if failed := [failure for _, failures in results for failure in failures]:
                 failures += failed
                 continue
             sums = (f"{sha}  {s.path.name}" for s, (sha, _) in zip(plan.shards, results))
@@ -285,11 +271,8 @@ def pack_filelists(options: PackOptions) -> None:
 def _in_processes(
     function: Callable[[Any], Any], tasks: Sequence[Any], title: str, options: PackOptions
 ) -> list[Any]:
-    return list(
-        map_in_processes(
-            function, tasks, options.num_workers, flag="--num_workers", unit="shard", title=title
-        )
-    )
+    words = {"flag": "--num_workers", "unit": "shard", "title": title}
+    return list(map_in_processes(function, tasks, options.num_workers, **words))
 
 
 def read_checksums(path: Path) -> list[tuple[Path, str]]:

@@ -7,6 +7,14 @@ from typing import Any, Literal
 
 from utils.reporting.tables import PUBLISHED_POOLING, Table
 
+RATES = {
+    "ntokens/s": "ntokens",
+    "frames/s": "frames",
+    "audio_s/s": "audio_seconds",
+    "flops/s": "flops",
+}
+"""Name of a rate in the log -> the measure of an update that it is of."""
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -57,8 +65,10 @@ class Result:
         """`frames`, `ntokens`, `audio_seconds` or `flops` per second in each round."""
         return [total(turn, measure) / total(turn, "took") for turn in self.turns]
 
-    def updates_per_second(self) -> list[float]:
-        return [len(turn["updates"]) / total(turn, "took") for turn in self.turns]
+    def all_rates(self) -> dict[str, list[float]]:
+        """The rates of each round under the log's names."""
+        updates = [len(turn["updates"]) / total(turn, "took") for turn in self.turns]
+        return {name: self.rates(m) for name, m in RATES.items()} | {"updates/s": updates}
 
 
 def total(turn: dict[str, Any], measure: str) -> float:
@@ -92,11 +102,7 @@ def line(result: Result, turn: int) -> dict[str, Any]:
     return {
         **metrics,
         "took": total(result.turns[turn], "took"),
-        "ntokens/s": result.rates("ntokens")[turn],
-        "frames/s": result.rates("frames")[turn],
-        "audio_s/s": result.rates("audio_seconds")[turn],
-        "updates/s": result.updates_per_second()[turn],
-        "flops/s": result.rates("flops")[turn],
+        **{name: values[turn] for name, values in result.all_rates().items()},
         "memory": result.memory,
     }
 
@@ -113,13 +119,9 @@ def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
         **named,
         "parameters": result.ready["parameters"],
         "seconds_per_update": spread(took),
-        "ntokens/s": spread(result.rates("ntokens")),
-        "frames/s": spread(result.rates("frames")),
-        "audio_s/s": spread(result.rates("audio_seconds")),
-        "updates/s": spread(result.updates_per_second()),
+        **{name: spread(values) for name, values in result.all_rates().items()},
         "memory": result.memory,
         "flops": statistics.median(total(t, "flops") / len(t["updates"]) for t in result.turns),
-        "flops/s": spread(result.rates("flops")),
         "share_of_product_rate": spread(shares),
         "counted_by_torch": result.counted_share,
         "loss": result.turns[-1]["updates"][-1]["loss"],
@@ -242,6 +244,5 @@ def versions_of(results: list[Result]) -> dict[str, str]:
 
 def medians(figures: dict[str, Any]) -> dict[str, float]:
     """The medians of a summary, under the log's names."""
-    names = ("ntokens/s", "frames/s", "audio_s/s", "updates/s", "flops/s")
-    found = {name: figures[name]["median"] for name in names if name in figures}
+    found = {n: figures[n]["median"] for n in (*RATES, "updates/s") if n in figures}
     return found | ({"memory": figures["memory"]} if "memory" in figures else {})

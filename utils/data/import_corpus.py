@@ -9,6 +9,7 @@ format of libsndfile and FFmpeg (`pip install av`), at any sample rate and chann
 Run again after an interruption, the import resumes.
 """
 
+import argparse
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from pathlib import Path
 import soundfile
 
 from common.runtime.worker_pool import map_in_processes
+from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
 from wav2vec2.audio.decode import read_recording
 from wav2vec2.audio.recordings import (
@@ -35,7 +37,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags
 from wav2vec2.files.filelists import letters
-from wav2vec2.files.output import write_chunks, write_lines
+from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
 from wav2vec2.text.vocabulary import write_dictionary
 
@@ -174,35 +176,6 @@ def assign_subsets(recordings: Sequence[Recording], selection: SelectionOptions)
     return {r.id: r.split or subsets[r.speaker or r.key] for r in recordings}
 
 
-def open_output(output_dir: Path, settings: dict) -> None:
-    """Create the folder, or resume an import of the same settings; UserError otherwise."""
-    if any(character in str(output_dir) for character in "\t\r\n"):
-        raise UserError(f"--output_dir {str(output_dir)!r}: a filelist cannot hold this name")
-    record = output_dir / "import_settings.json"
-    try:
-        if record.exists():
-            try:
-                found = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError:
-                raise UserError(
-                    f"{record}: not JSON; remove {output_dir}, or choose another folder"
-                ) from None
-            differing = sorted(k for k in {*settings, *found} if settings.get(k) != found.get(k))
-            if differing:
-                raise UserError(
-                    f"--output_dir {output_dir}: holds an import with another "
-                    f"{', '.join(differing)}; choose another folder or remove it"
-                )
-        elif output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-            raise UserError(
-                f"--output_dir {output_dir}: exists and holds no import; choose another folder"
-            )
-        (output_dir / "audio").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir}: {error.strerror}; choose another") from None
-    write_lines(record, json.dumps(settings, indent=2).splitlines())
-
-
 def _stamp(recording: Recording) -> list:
     """Path, size and time of a source: they show whether it changed; empty if it is missing."""
     try:
@@ -304,24 +277,14 @@ def print_dry_run(
 
 def main() -> ExitCode:
     classes = (SourceOptions, CleanupOptions, SelectionOptions, WorkOptions)
-    parser = ArgumentParser(
-        prog="utils.data.import_corpus",
-        description=__doc__.splitlines()[0],
-        conflict_handler="resolve",
-    )
+    parser = ArgumentParser(prog="utils.data.import_corpus", description=__doc__.splitlines()[0])
     for cls in classes:
-        add_flags(parser, cls)
+        add_flags(parser, cls, without=("drop_pattern",))
     # People repeat this flag; of a repeated ordinary flag, only the last values would count.
-    parser.add_argument(
-        "--drop_pattern",
-        action="extend",
-        nargs="*",
-        metavar="REGEX",
-        help=field_help(CleanupOptions)["drop_pattern"],
-    )
+    text = field_help(CleanupOptions)["drop_pattern"]
+    repeated = {"action": "extend", "nargs": "*", "default": argparse.SUPPRESS}
+    parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
-    if namespace.drop_pattern is None:
-        namespace.drop_pattern = CleanupOptions.drop_pattern
     source, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
     recordings = unique_ids(read_table(source) if source.table else read_folder(source))
     cleaned, skipped = clean_transcripts(recordings, cleanup)
@@ -330,11 +293,17 @@ def main() -> ExitCode:
         return ExitCode.DONE
 
     output_dir = Path(source.output_dir)
+    if any(character in source.output_dir for character in "\t\r\n"):
+        raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
     settings = {**asdict(source), **asdict(cleanup), **asdict(selection)}
     del settings["output_dir"]
     for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
-    open_output(output_dir, json.loads(json.dumps(settings)))
+    settings = json.loads(json.dumps(settings))
+    if not was_made_with(settings, output_dir, "import_settings.json", "import"):
+        prepare_folder("--output_dir", output_dir / "audio")
+        lines = json.dumps(settings, indent=2).splitlines()
+        write_lines(output_dir / "import_settings.json", lines)
     kept, unusable = convert_all(cleaned, output_dir, selection, work.workers)
     skipped += unusable
     report = output_dir / "left_out.jsonl"

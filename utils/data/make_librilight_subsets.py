@@ -29,8 +29,6 @@ class LibrilightOptions:
     """Folder librispeech_finetuning of Libri-light, which holds 1h and 9h."""
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists; results go there too."""
-    subset: str = "train-full-960"
-    """Filelist that holds all the utterances."""
     labels: tuple[str, ...] = ("wrd", "ltr")
     """Label files to write beside the filelists, copied line by line."""
 
@@ -72,7 +70,7 @@ def main() -> None:
     )
     (options,) = parse_dataclasses(parser, [LibrilightOptions])
     parts = read_librilight(Path(options.librilight_dir))
-    manifest = read_manifest(options.dataset_dir, options.subset)
+    manifest = read_manifest(options.dataset_dir, "train-full-960")
     labels = {extension: read_labels(manifest, extension) for extension in options.labels}
     check_all_known(parts, manifest)
 

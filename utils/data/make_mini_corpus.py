@@ -24,6 +24,7 @@ import soundfile
 
 from common.runtime.randomness import numpy_generator
 from common.runtime.worker_pool import map_in_processes
+from utils.data.existing_output import was_made_with
 from wav2vec2.audio.resample import SAMPLE_RATE, resample
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
@@ -82,14 +83,10 @@ class CorpusOptions:
     def __post_init__(self) -> None:
         if self.minutes <= 0:
             raise UserError(f"--minutes {self.minutes}: must be positive")
-        least = {
-            "dev_utterances": len(DEV_VOICES),
-            "test_utterances": len(TEST_VOICES),
-            "workers": 1,
-        }
-        for name, count in least.items():
-            if getattr(self, name) < count:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least {count}")
+        dev, test = ("dev_utterances", len(DEV_VOICES)), ("test_utterances", len(TEST_VOICES))
+        for name, least in (dev, test, ("workers", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} {getattr(self, name)}: must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -162,20 +159,16 @@ class Synthesiser:
         return 0
 
     def speak(
-        self,
-        text: str,
-        voice: str,
-        *,
-        words_per_minute: int,
-        pitch: int,
-        pitch_range: int,
-        noise_seed: int,
+        self, text: str, voice: str, *, rate: int, pitch: int, pitch_range: int, seed: int
     ) -> np.ndarray:
-        """The spoken text, float32 `[samples]` at `self.rate` Hz; pitches lie in 0 ... 100."""
+        """The spoken text, float32 `[samples]` at `self.rate` Hz.
+
+        `rate`: words per minute; pitches lie in 0 ... 100; `seed`: of the noise in breathy voices.
+        """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"espeak-ng lacks the voice {voice}; reinstall espeakng-loader")
         settings = {
-            self._RATE: words_per_minute,
+            self._RATE: rate,
             self._PITCH: pitch,
             self._RANGE: pitch_range,
             self._VOLUME: 50,  # some voices clip at the default of 100
@@ -183,7 +176,7 @@ class Synthesiser:
         for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         self._blocks.clear()
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(noise_seed))  # for breathy voices
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         encoded = text.encode()
         self._library.espeak_Synth(
             encoded, len(encoded) + 1, 0, self._POSITION_CHARACTER, 0, self._CHARS_UTF8, None, None
@@ -207,10 +200,10 @@ def write_speaker(speaker: Speaker, folder: Path) -> SpokenShare:
         audio = synthesiser.speak(
             " ".join(phrase).lower(),
             speaker.voice,
-            words_per_minute=int(base_rate * draw.uniform(0.88, 1.14)),
+            rate=int(base_rate * draw.uniform(0.88, 1.14)),
             pitch=int(base_pitch + draw.integers(-12, 13)),
             pitch_range=int(draw.integers(30, 71)),
-            noise_seed=int(draw.integers(2**31)),
+            seed=int(draw.integers(2**31)),
         )
         audio = resample(audio, synthesiser.rate)
         audio *= draw.uniform(0.3, 0.9) / np.abs(audio).max()
@@ -247,37 +240,12 @@ def corpus_settings(options: CorpusOptions) -> dict:
     return {**values, "words_and_voices": hashlib.blake2b(constants, digest_size=4).hexdigest()}
 
 
-def is_built(options: CorpusOptions, output_dir: Path) -> bool:
-    """Whether an equal corpus is in `output_dir`; UserError if something else is."""
-    if not output_dir.exists():
-        return False
-    wanted = corpus_settings(options)
-    try:
-        found = json.loads((output_dir / "corpus.json").read_text(encoding="utf-8"))["settings"]
-        differing = [f"{k} {found.get(k)}" for k, v in wanted.items() if found.get(k) != v]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        if not output_dir.is_dir() or any(output_dir.iterdir()):
-            raise UserError(
-                f"--output_dir {output_dir}: exists and holds no mini corpus; "
-                "choose another folder or remove it"
-            ) from None
-        return False
-    if differing:
-        raise UserError(
-            f"--output_dir {output_dir}: holds a mini corpus made with other settings "
-            f"({', '.join(differing)}); choose another folder or remove it"
-        )
-    return True
-
-
 def build_corpus(options: CorpusOptions, folder: Path) -> dict[str, dict]:
     """Synthesise the corpus in `folder`: subset -> its minutes, utterances, voices and words."""
-    speak = partial(write_speaker, folder=folder)
+    write = partial(write_speaker, folder=folder)
     speakers = plan_speakers(options)
-    shares = list(
-        map_in_processes(speak, speakers, options.workers, flag="--workers", unit="voice")
-    )
-    subsets = {}
+    results = map_in_processes(write, speakers, options.workers, flag="--workers", unit="voice")
+    shares, subsets = list(results), {}
     for subset in FIRST_SPEAKER:
         own = [share for share in shares if share.subset == subset]
         subsets[subset] = {
@@ -295,7 +263,7 @@ def main() -> None:
     parser = ArgumentParser(prog="utils.data.make_mini_corpus", description=__doc__.splitlines()[0])
     (options,) = parse_dataclasses(parser, [CorpusOptions])
     output_dir = Path(options.output_dir)
-    if is_built(options, output_dir):
+    if was_made_with(corpus_settings(options), output_dir, "corpus.json", "mini corpus"):
         print(f"{output_dir}: the mini corpus exists already")
         return
     try:
@@ -310,7 +278,7 @@ def main() -> None:
         building.mkdir(parents=True)
         subsets = build_corpus(options, building)
         if place.exists():
-            place.rmdir()  # empty, see `is_built`
+            place.rmdir()  # empty, see `was_made_with`
         building.rename(place)
     except OSError as error:
         raise UserError(

@@ -311,7 +311,7 @@ def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypat
     out = tmp_path / "out"
     assert run(monkeypatch, "--table", table, "--output_dir", out) == 0
     before = contents(out)
-    with pytest.raises(UserError, match="another case, seed; choose another folder"):
+    with pytest.raises(UserError, match=r"other settings \(case upper, seed 1\); choose another"):
         run(monkeypatch, "--table", table, "--output_dir", out, "--seed", "2", "--case", "lower")
     assert contents(out) == before
     with pytest.raises(UserError, match="holds no import"):
