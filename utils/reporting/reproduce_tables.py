@@ -59,13 +59,19 @@ class Step:
     variables: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        values = {**self.variables, "OUTPUT_DIR": self.folder}
+        return {name: str(value) for name, value in values.items()}
+
+    @property
+    def words(self) -> list[str]:
+        return ["bash", f"scripts/{self.script}", *self.arguments]
+
     def command(self) -> str:
         """The command as a user would type it."""
-        variables = {**self.variables, "OUTPUT_DIR": self.folder}
-        pairs = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items()]
-        return " ".join(
-            [*pairs, "bash", f"scripts/{self.script}", *map(shlex.quote, self.arguments)]
-        )
+        pairs = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*pairs, shlex.join(self.words)])
 
     def run(self) -> None:
         """Run it unless it has finished; UserError if it fails."""
@@ -74,12 +80,8 @@ class Step:
             print(f"== finished: {self.command()}", flush=True)
             return
         print(f"== {self.command()}", flush=True)
-        variables = {name: str(value) for name, value in self.variables.items()}
-        code = subprocess.run(
-            ["bash", f"scripts/{self.script}", *self.arguments],
-            env={**os.environ, **variables, "OUTPUT_DIR": str(self.folder)},
-            cwd=results.ROOT,
-        ).returncode
+        environment = {**os.environ, **self.environment}
+        code = subprocess.run(self.words, env=environment, cwd=results.ROOT).returncode
         if code:
             raise UserError(
                 f"{self.script} ended with exit code {code}, see above; fix that, then run this "

@@ -28,9 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
 
-BEGIN = re.compile(r"<!-- measured tables: (.*?) -->")
-"""Begins a block of the README and names its tables, separated by commas."""
 END = "<!-- end of measured tables -->"
+BLOCK = re.compile(
+    rf"(?P<begin><!-- measured tables: (?P<names>.*?) -->).*?(?P<end>{END})", re.DOTALL
+)
+"""A block of the README; names its tables, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Measurement:
     @classmethod
     def read(cls, path: Path) -> "Measurement":
         """Read a file; UserError, naming the file and the field, unless it fits TABLES."""
-        content = read_json(path, "write it anew with scripts/reproduce_tables.sh")
+        content = read_json(path, "write it again with scripts/reproduce_tables.sh")
         for problem in _problems(content):
             raise UserError(f"{path}: {problem}")
         return cls(**content)
@@ -208,26 +210,24 @@ def measured_tables(folder: Path = RESULTS) -> dict[str, str]:
 def with_tables(readme: str, made: Mapping[str, str]) -> str:
     """The README's text with the tables of `made` in the blocks that name them.
 
-    UserError unless each table has exactly one block, and each block its end.
+    UserError unless each table has exactly one block.
     """
-    before, *rest = BEGIN.split(readme)  # [text, names of a block, its rest, names, ...]
-    text, placed = before, []
-    for names, following in zip(rest[::2], rest[1::2]):
-        wanted = [name.strip() for name in names.split(",")]
-        _, end, after = following.partition(END)
-        if not end:
-            raise UserError(f"README.md: the tables {names} have no end; add the line {END}")
+    placed: list[str] = []
+
+    def fill(block: re.Match[str]) -> str:
+        wanted = [name.strip() for name in block["names"].split(",")]
         for name in wanted:
             if name not in made:
                 raise UserError(f"README.md: table {name!r}: choose from {', '.join(made)}")
-        placed += wanted
-        content = "\n\n".join(made[name] for name in wanted)
-        text += f"<!-- measured tables: {names} -->\n\n{content}\n\n{end}{after}"
+        placed.extend(wanted)
+        return "\n\n".join([block["begin"], *(made[name] for name in wanted), block["end"]])
+
+    text = BLOCK.sub(fill, readme)
     for name in made:
         if placed.count(name) != 1:
             raise UserError(
-                f"README.md: table {name} has {placed.count(name)} places; it needs one, a line "
-                f"<!-- measured tables: {name} --> and further down {END}"
+                f"README.md: table {name} has {placed.count(name)} blocks; it needs one, such as "
+                f"<!-- measured tables: {name} --> ... {END}"
             )
     return text
 
