@@ -93,7 +93,7 @@ def check_value(name: str, value: str, default: str) -> None:
         raise UserError(f"{name}={value}: must be a whole number of at least 1")
 
 
-def check(script: Path, environment: Mapping[str, str]) -> list[str]:
+def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
     """Notes about variables that this recipe does not read; UserError for a misspelt variable or an
     impossible value."""
     own = declared(script)
@@ -117,7 +117,7 @@ def check(script: Path, environment: Mapping[str, str]) -> list[str]:
 def main() -> None:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m common.runtime.recipe_variables SCRIPT")
-    for note in check(Path(sys.argv[1]), os.environ):
+    for note in check_variables(Path(sys.argv[1]), os.environ):
         print(note, file=sys.stderr)
 
 

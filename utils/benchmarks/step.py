@@ -52,11 +52,11 @@ from utils.benchmarks.step_tables import (
     Configuration,
     Result,
     factor_rows,
-    line,
     medians,
     product_rates,
-    summary,
-    tables,
+    result_tables,
+    summarise_result,
+    turn_record,
     versions_of,
 )
 from utils.reporting.results import Measurement
@@ -325,7 +325,7 @@ def measure(
         for number in range(1, options.rounds + 1):
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
-                telemetry.log([number, position, len(started)], line(result, -1))
+                telemetry.log([number, position, len(started)], turn_record(result, -1))
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -403,7 +403,7 @@ def write_results(
         "environment": surroundings | versions_of(results),
         "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
         "recipe": {**recipe, "dataset_dir": Path(recipe["dataset_dir"]).name},
-        "results": [summary(result, peaks) for result in results],
+        "results": [summarise_result(result, peaks) for result in results],
         "rounds": [
             {"name": str(result.configuration), "warmup": result.warmup, "turns": result.turns}
             for result in results
@@ -411,7 +411,7 @@ def write_results(
     }
     write_lines(folder / "benchmark_step.json", json.dumps(content, indent=1).splitlines())
     text = [described(options, recipe, results)]
-    for table in tables(results):
+    for table in result_tables(results):
         text += ["", f"**{table.title}**", "", *table.markdown().splitlines()]
     write_lines(folder / "benchmark_step.md", text)
     print("\n".join(text))
@@ -471,7 +471,7 @@ def main() -> None:
         results = measure(options, trained, runs, telemetry)
     peaks = product_rates(results)
     for number, result in enumerate(results, start=1):
-        figures = summary(result, peaks)
+        figures = summarise_result(result, peaks)
         telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
     telemetry.close()
     recipe = {**trained, "dataset_dir": recipe["dataset_dir"]}

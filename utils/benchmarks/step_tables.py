@@ -94,7 +94,7 @@ def ratio(ours: Result, other: Result) -> float:
     return statistics.median(a / b for a, b in zip(ours.rates("frames"), other.rates("frames")))
 
 
-def line(result: Result, turn: int) -> dict[str, Any]:
+def turn_record(result: Result, turn: int) -> dict[str, Any]:
     """The log record of a turn."""
     metrics: dict[str, Any] = {"configuration": str(result.configuration)}
     if result.configuration.kind == "product":
@@ -107,7 +107,7 @@ def line(result: Result, turn: int) -> dict[str, Any]:
     }
 
 
-def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
+def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
     """A configuration's figures over all rounds, with their spread."""
     configuration = result.configuration
     named = {**asdict(configuration), "name": str(configuration)}
@@ -149,7 +149,7 @@ def factor_rows(results: list[Result], setting: tuple[str, int]) -> dict[str, di
     return rows
 
 
-def tables(results: list[Result]) -> list[Table]:
+def result_tables(results: list[Result]) -> list[Table]:
     """A table of all configurations, then tables of factors and peers."""
     measured = [result for result in results if result.configuration.kind != "product"]
     peaks = product_rates(results)
@@ -158,7 +158,7 @@ def tables(results: list[Result]) -> list[Table]:
     columns += ["of the product's, %", "counted by torch"]
     rows = []
     for result in measured:
-        figures = summary(result, peaks)
+        figures = summarise_result(result, peaks)
         took = figures["seconds_per_update"]
         rows.append(
             [

@@ -70,7 +70,7 @@ class DownloadOptions:
             raise UserError(f"--retries {self.retries}: must be at least 0")
 
 
-def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
+def fetch_archive(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
     """Download `url` to `part`, resuming after the bytes that it holds.
 
     `retries`: attempts in a row that may bring nothing new; the wait before each doubles from
@@ -152,7 +152,7 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def verify(archive: Path, expected: str) -> None:
+def verify_archive(archive: Path, expected: str) -> None:
     """UserError if the archive's MD5 is not `expected`; the archive stays."""
     digest = hashlib.md5(usedforsecurity=False)
     size = archive.stat().st_size
@@ -169,7 +169,7 @@ def verify(archive: Path, expected: str) -> None:
         )
 
 
-def extract(archive: Path, output_dir: Path, subset: str) -> None:
+def extract_archive(archive: Path, output_dir: Path, subset: str) -> None:
     """Unpack `LibriSpeech/<subset>` of the archive into `output_dir`, completely or not at all.
 
     UserError for an archive with links, devices, or members outside its own folder.
@@ -210,7 +210,7 @@ def extract(archive: Path, output_dir: Path, subset: str) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def download(
+def download_subsets(
     options: DownloadOptions, checksums: Mapping[str, str] = MD5, pause: float = 2.0
 ) -> None:
     """Download, verify and extract every subset that is missing."""
@@ -229,12 +229,12 @@ def download(
             archive = output_dir / f"{subset}.tar.gz"
             if not archive.exists():
                 part = output_dir / f"{subset}.tar.gz.part"
-                fetch(
+                fetch_archive(
                     f"{options.base_url.rstrip('/')}/{subset}.tar.gz", part, options.retries, pause
                 )
                 os.replace(part, archive)
-            verify(archive, checksums[subset])
-            extract(archive, output_dir, subset)
+            verify_archive(archive, checksums[subset])
+            extract_archive(archive, output_dir, subset)
             if not options.keep_archives:
                 archive.unlink()
             print(f"{output_dir / CORPUS / subset}: done")
@@ -250,7 +250,7 @@ def main() -> None:
         prog="utils.data.download_librispeech", description=__doc__.splitlines()[0]
     )
     (options,) = parse_dataclasses(parser, [DownloadOptions])
-    download(options)
+    download_subsets(options)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def sections(runs: list[Run]) -> list[tuple[str, list[int], list[Table]]]:
     return found
 
 
-def markdown(runs: list[Run]) -> str:
+def render_markdown(runs: list[Run]) -> str:
     """The tables of the page in markdown."""
     parts = []
     for title, _, made in sections(runs):
@@ -111,7 +111,7 @@ def as_json(data: Any) -> str:
     return text
 
 
-def page(runs: list[Run], notes: list[str]) -> str:
+def render_page(runs: list[Run], notes: list[str]) -> str:
     """The HTML file; `notes`: what was skipped or could not be read."""
     parts = []
     spans: dict[tuple[int, ...], int] = {}

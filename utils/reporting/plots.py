@@ -35,7 +35,7 @@ def write_figures(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         for axis, diagram in zip(axes.flat, shown):
-            draw(axis, diagram, [run.name for run in runs], len(chosen) > 1)
+            draw_diagram(axis, diagram, [run.name for run in runs], len(chosen) > 1)
         figure.tight_layout()
         path = folder / f"{title.lower().replace(' ', '-')}.{suffix}"
         metadata = {"Date": None} if suffix == "svg" else None
@@ -49,7 +49,7 @@ def write_figures(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
     return written
 
 
-def draw(axis, diagram: Diagram, names: list[str], several: bool) -> None:
+def draw_diagram(axis, diagram: Diagram, names: list[str], several: bool) -> None:
     """Draw a diagram on matplotlib's `axis`; `names`: of all runs; `several`: it shows several."""
     for line in diagram.lines:
         curve, color = line.curve, COLORS[line.run % len(COLORS)]

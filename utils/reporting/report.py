@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.reporting.page import markdown, page
+from utils.reporting.page import render_markdown, render_page
 from utils.reporting.plots import write_figures
 from utils.reporting.results import update_readme
 from utils.reporting.runs import Run, find_runs, name_runs
@@ -24,7 +24,7 @@ class ReportOptions:
 
     output: str = "report.html"
     """The page to write; '' writes none."""
-    markdown: str = ""
+    render_markdown: str = ""
     """File to write the tables to in markdown."""
     plots: str = ""
     """Folder to write the diagrams to as figures, one per kind of run; needs matplotlib."""
@@ -92,9 +92,9 @@ def main() -> int | None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if options.output:
-        write_text("--output", options.output, page(runs, [*failures, *notes]))
+        write_text("--output", options.output, render_page(runs, [*failures, *notes]))
     if options.markdown:
-        write_text("--markdown", options.markdown, markdown(runs))
+        write_text("--markdown", options.markdown, render_markdown(runs))
     if options.plots:
         for path in write_figures(
             runs, prepare_folder("--plots", options.plots), options.plot_format

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from utils.data import download_librispeech
-from utils.data.download_librispeech import CORPUS, MD5, DownloadOptions, download
+from utils.data.download_librispeech import CORPUS, MD5, DownloadOptions, download_subsets
 from wav2vec2.cli.errors import UserError
 
 SUBSET = "dev-clean"
@@ -110,7 +110,7 @@ def fetch(server: Server, tmp_path: Path) -> Callable[..., None]:
     def run(checksum: str | None = None, **options) -> None:
         options = {"subsets": (SUBSET,), "base_url": server.url, "retries": 1, **options}
         content = server.files[f"{SUBSET}.tar.gz"]
-        download(
+        download_subsets(
             DownloadOptions(output_dir=str(tmp_path), **options),
             checksums={SUBSET: checksum or md5(content)},
             pause=0,
@@ -312,7 +312,7 @@ def test_output_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
     options = DownloadOptions(output_dir=str(tmp_path / "file"), base_url=server.url)
     with pytest.raises(UserError, match="--output_dir .*choose a folder that can be written"):
-        download(options)
+        download_subsets(options)
     assert server.ranges == []
 
 

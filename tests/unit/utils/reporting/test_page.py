@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.utils.reporting.logs import line, parameters
 from utils.reporting import tables
-from utils.reporting.page import ASSETS, markdown, page, sections
+from utils.reporting.page import ASSETS, render_markdown, render_page, sections
 from utils.reporting.panels import diagrams, panel_of
 from utils.reporting.plots import write_figures
 from utils.reporting.report import collect_runs, remarks
@@ -53,14 +53,14 @@ def test_nothing_that_a_log_says_becomes_html(tmp_path):
     result = {"id": HOSTILE, "reference": HOSTILE, "hypothesis": "a " + HOSTILE}
     (other / "hypotheses_x.jsonl").write_text(json.dumps(result) + "\n")
     runs, _ = collect_runs([run, other])
-    html = page(runs, [HOSTILE])
+    html = render_page(runs, [HOSTILE])
     html.encode()  # can be written
     fixed = (ASSETS / "page.html").read_text()
     assert html.count("<script") == fixed.count("<script") and "alert(1)</script>" not in html
     data = embedded(html)
     assert data["notes"] == [HOSTILE] and data["runs"] == ["<b>run", "other"]
     assert data["sections"][0]["evaluations"][0]["shown"][0][0] == HOSTILE
-    text = markdown(runs)
+    text = render_markdown(runs)
     text.encode()
     assert "<script" not in text.replace("\\<", "")
     assert not re.search(r'(src|href)="(?!data:)', fixed)
@@ -87,7 +87,7 @@ def test_the_pages_data_are_the_curves(tmp_path):
     text = "".join(line([1, n, 5000], train_loss=float(n % 7), val_loss=1.0) for n in range(5000))
     write_run(tmp_path / "b", parameters(command="pretrain") + text)
     runs, _ = collect_runs([tmp_path])
-    data = embedded(page(runs, []))
+    data = embedded(render_page(runs, []))
     lines = {
         (drawn["title"], entry["run"], entry["label"]): entry
         for drawn in data["sections"][0]["diagrams"]
@@ -134,7 +134,7 @@ def test_tables(tmp_path):
     different = {row[0]: row[1:] for row in of_title(runs, "Where the configurations differ").rows}
     assert different["seed"] == ["1", "2"] and "distractors" not in different
     assert different["architecture.hourglass.factor"] == ["–", "4"]
-    assert "| seed | 1 | 2 |" in markdown(runs)
+    assert "| seed | 1 | 2 |" in render_markdown(runs)
     # Without a plain encoder to compare with, nothing is claimed.
     alone = {row[0]: row[1:] for row in of_title(runs[1:], "Pooling factor").rows}
     assert alone["factor 4"][:2] == ["not measured yet"] * 2
