@@ -301,9 +301,10 @@ def main() -> ExitCode:
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
-        prepare_folder("--output_dir", output_dir / "audio")
+        prepare_folder("--output_dir", output_dir)
         lines = json.dumps(settings, indent=2).splitlines()
         write_lines(output_dir / "import_settings.json", lines)
+    prepare_folder("--output_dir", output_dir / "audio")
     kept, unusable = convert_all(cleaned, output_dir, selection, work.workers)
     skipped += unusable
     report = output_dir / "left_out.jsonl"

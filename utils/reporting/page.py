@@ -64,7 +64,6 @@ def rounded(values: Any) -> list[float]:
 
 def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, Any]:
     """A diagram in plain types.  `spans` numbers the lists of updates, which metrics share."""
-    panel = diagram.panel
     lines = []
     for line in diagram.lines:
         curve = line.curve
@@ -80,9 +79,7 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
             entry |= {"low": rounded(curve.low), "high": rounded(curve.high)}
         lines.append(entry)
     return {
-        "title": panel.title,
-        "unit": panel.unit,
-        "section": panel.section,
+        **vars(diagram.panel),
         "lines": lines,
         "band": diagram.band,
         "level": diagram.level,
@@ -93,13 +90,9 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
 def evaluation_data(evaluation: Evaluation, run: str) -> dict[str, Any]:
     """An evaluation in plain types."""
     return {
+        **{name: getattr(evaluation, name) for name in ("subset", "utterances", "wrong", "shown")},
+        **{rate: tables.number(evaluation.summary.get(rate)) for rate in ("wer", "uer")},
         "run": run,
-        "subset": evaluation.subset,
-        "utterances": evaluation.utterances,
-        "wrong": evaluation.wrong,
-        "shown": evaluation.shown,
-        "wer": tables.number(evaluation.summary.get("wer")),
-        "uer": tables.number(evaluation.summary.get("uer")),
     }
 
 
