@@ -24,7 +24,7 @@ class ReportOptions:
 
     output: str = "report.html"
     """The page to write; '' writes none."""
-    render_markdown: str = ""
+    markdown: str = ""
     """File to write the tables to in markdown."""
     plots: str = ""
     """Folder to write the diagrams to as figures, one per kind of run; needs matplotlib."""
