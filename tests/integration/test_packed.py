@@ -1,4 +1,4 @@
-"""A packed folder in the place of the filelists' folder, in every command."""
+"""Every command accepts a packed folder in place of the filelists' folder."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_training_is_the_same(corpus, packed, pretrained, finetuned, tmp_path, k
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path):  # noqa: F811
+def test_a_run_resumes_with_packed_data(corpus, packed, pretrained, tmp_path):  # noqa: F811
     command, options = train.parse(flags("pretrain", corpus, tmp_path))
     trainer = train.prepare(command, options, torch.device("cpu"))
     stop_during(trainer, 2)
@@ -56,14 +56,14 @@ def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path
 
 
 def test_transcripts_are_the_same(corpus, packed, command, random_recogniser, tmp_path):
-    heard = []
+    results = []
     for name, folder in (("files", corpus), ("packed", packed)):
         arguments = ["--checkpoint", random_recogniser, "--cpu", "--format", "json"]
         arguments += ["--output_dir", tmp_path / name, "--filelist", folder / "dev.tsv"]
         assert command(inference.main, "transcribe", *arguments)[0] == 0
         found = {p.name: json.loads(p.read_text()) for p in (tmp_path / name).glob("*.json")}
-        heard.append({n: {**result, "file": ""} for n, result in found.items()})
-    assert len(heard[0]) == 5 and heard[0] == heard[1]
+        results.append({n: {**result, "file": ""} for n, result in found.items()})
+    assert len(results[0]) == 5 and results[0] == results[1]
 
 
 def test_a_mixture_of_packed_and_other_filelists(corpus, packed, tmp_path):

@@ -194,7 +194,7 @@ class Stopped(BaseException):
     pass
 
 
-def test_a_run_that_was_interrupted_goes_on(corpus, packed, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(corpus, packed, tmp_path, monkeypatch):
     output = tmp_path / "parts"
     replace, done = os.replace, []
 
@@ -213,13 +213,13 @@ def test_a_run_that_was_interrupted_goes_on(corpus, packed, tmp_path, monkeypatc
         read_manifest(output, "train")
     before = {p: p.stat().st_mtime_ns for p in output.glob("*.pack")}
     assert len(before) == 2
-    (output / ".train-00002.pack.123.tmp").write_bytes(b"what a killed process leaves behind")
+    (output / ".train-00002.pack.123.tmp").write_bytes(b"left by a killed process")
     pack_filelists(options(corpus, output))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert content(output) == content(packed)
 
 
-def test_unfinished_shards_of_something_else_are_made_anew(corpus, packed, tmp_path):
+def test_unfinished_shards_of_another_data_set_are_replaced(corpus, packed, tmp_path):
     output = tmp_path / "other"
     pack_filelists(options(corpus, output, quantise=True))
     (output / "train.tsv").unlink()

@@ -51,14 +51,13 @@ def test_own_variables_and_strangers_pass():
 def test_values_of_another_kind(name, value, message):
     with pytest.raises(UserError, match=message):
         check_variables(BASE, {name: value})
-    assert check_variables(BASE, {name: ""}) == []  # the default is taken then
+    assert check_variables(BASE, {name: ""}) == []  # then the default applies
 
 
 def test_values_of_the_right_kind():
     environment = {"LEARNING_RATE": "1e-3", "CLIP_NORM": "10", "DROPOUT": "0", "SEED": "12"}
-    assert (
-        check_variables(BASE, environment | {"HOURGLASS_CONFIG": "", "LOSS_WEIGHTS": "0.1 0"}) == []
-    )
+    environment |= {"HOURGLASS_CONFIG": "", "LOSS_WEIGHTS": "0.1 0"}
+    assert check_variables(BASE, environment) == []
 
 
 @pytest.mark.parametrize(

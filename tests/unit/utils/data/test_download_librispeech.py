@@ -24,14 +24,14 @@ AUDIO = bytes(range(256)) * 500
 
 @dataclass
 class Server:
-    """Serves `files`; what it was asked stands in `ranges`."""
+    """Serves `files` and records requests in `ranges`."""
 
     url: str
     files: dict[str, bytes]
     resumes: bool = True
-    """Whether it understands Range."""
+    """Whether it supports Range."""
     drops: list[int] = field(default_factory=list)
-    """The next answers end after so many bytes of their body."""
+    """The next answers end after this many bytes of their body."""
     failures: list[int] = field(default_factory=list)
     """The next answers are these HTTP errors."""
     ranges: list[str | None] = field(default_factory=list)
@@ -120,7 +120,7 @@ def fetch(server: Server, tmp_path: Path) -> Callable[..., None]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What lies there beside the corpus, hidden remains of an extraction included."""
+    """Names beside the corpus, with hidden remains of an extraction."""
     corpus = folder / CORPUS
     hidden = [path.name for path in corpus.iterdir() if path.name.startswith(".")]
     return sorted(path.name for path in folder.iterdir() if path != corpus) + hidden
@@ -170,7 +170,7 @@ def test_an_archive_fetched_otherwise_is_used(fetch, server, tmp_path):
 
 
 @pytest.mark.parametrize("resumes", [True, False], ids=["with Range", "without Range"])
-def test_continues_an_earlier_download(fetch, server, tmp_path, resumes):
+def test_resumes_an_earlier_download(fetch, server, tmp_path, resumes):
     server.resumes = resumes
     (tmp_path / f"{SUBSET}.tar.gz.part").write_bytes(ARCHIVE[:1000])
     fetch()

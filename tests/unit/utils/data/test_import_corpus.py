@@ -36,7 +36,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def left_out(folder):
+def skipped_entries(folder):
     lines = (folder / "left_out.jsonl").read_text().splitlines()
     return {Path(e["source"]).name: e for e in map(json.loads, lines)}
 
@@ -90,7 +90,7 @@ def test_clean(text, expected):
         ("  ", "no transcript"),
     ],
 )
-def test_clean_refuses_what_it_cannot_say(text, reason):
+def test_clean_refuses_what_it_cannot_spell(text, reason):
     with pytest.raises(Refused) as refused:
         clean(text, CleanupOptions())
     assert refused.value.reason == reason
@@ -192,7 +192,7 @@ def test_16_bit_sources_keep_their_samples(tmp_path, monkeypatch):
     assert np.array_equal(written, soundfile.read(source, dtype="int16")[0])
 
 
-def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
+def test_skipped_recordings_are_reported(tmp_path, monkeypatch, capsys):
     tone(tmp_path / "good.wav", 1)
     tone(tmp_path / "short.wav", 0.1)
     tone(tmp_path / "long.wav", 3)
@@ -214,7 +214,7 @@ def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     flags = ("--table", table, "--format", "jsonl", "--output_dir", out, "--max_seconds", "2")
     assert run(monkeypatch, *flags) == 1
-    entries = left_out(out)
+    entries = skipped_entries(out)
     assert {name: (e["reason"], e["failed"]) for name, e in entries.items()} == {
         "short.wav": ("too short", False),
         "long.wav": ("too long", False),
@@ -274,7 +274,7 @@ def test_workers_do_not_change_a_byte(table, tmp_path, monkeypatch):
     assert one == two
 
 
-def test_a_stopped_import_continues(table, tmp_path, monkeypatch):
+def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
     real, done = import_corpus.read_recording, []
 
@@ -371,7 +371,7 @@ def test_no_speaker_in_two_subsets():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_small_sets_have_something_to_train_on_and_to_watch(seed):
+def test_small_sets_have_train_and_valid(seed):
     selection = SelectionOptions(valid_share=0.05, test_share=0.9, seed=seed)
     assert {"train", "valid"} <= set(assign_subsets(recordings(3), selection).values())
     assert set(assign_subsets(recordings(1), selection).values()) == {"train"}

@@ -47,7 +47,7 @@ def of_title(runs, title):
     return next(t for _, _, made in sections(runs) for t in made if t.title == title)
 
 
-def test_nothing_that_a_log_says_becomes_html(tmp_path):
+def test_nothing_in_a_log_becomes_html(tmp_path):
     run = write_run(tmp_path / "<b>run", pretraining(4, note=HOSTILE, **{HOSTILE: HOSTILE}))
     other = write_run(tmp_path / "other", pretraining(4))
     result = {"id": HOSTILE, "reference": HOSTILE, "hypothesis": "a " + HOSTILE}
@@ -67,7 +67,7 @@ def test_nothing_that_a_log_says_becomes_html(tmp_path):
     assert "default-src 'none'" in html
 
 
-def test_diagrams_overlay_runs_and_leave_out_what_lines_say_better(tmp_path):
+def test_diagrams_overlay_runs_and_skip_means_of_epochs(tmp_path):
     runs, _ = collect_runs(
         [write_run(tmp_path / "a", pretraining(4)), write_run(tmp_path / "b", pretraining(2))]
     )
@@ -159,9 +159,11 @@ def test_nvidias_log(tmp_path):
 
 def test_hypotheses(tmp_path):
     lines = [f"a{n} b c" for n in range(3 * SHOWN)]
-    heard = [text if n % 3 else "x y" if n % 2 else text + " d" for n, text in enumerate(lines)]
+    hypotheses = [
+        text if n % 3 else "x y" if n % 2 else text + " d" for n, text in enumerate(lines)
+    ]
     text = "".join(
-        json.dumps({"id": str(n), "reference": lines[n], "hypothesis": heard[n]}) + "\n"
+        json.dumps({"id": str(n), "reference": lines[n], "hypothesis": hypotheses[n]}) + "\n"
         for n in range(3 * SHOWN)
     )
     path = tmp_path / "hypotheses_test.jsonl"

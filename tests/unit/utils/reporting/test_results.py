@@ -77,7 +77,7 @@ def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    "text, message",
     [
         ("no marks", f"table {FIRST} has 0 blocks"),
         (block(", ".join(OTHERS)), f"table {FIRST} has 0 blocks"),
@@ -90,16 +90,16 @@ def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
         ),
     ],
 )
-def test_a_table_without_its_place_is_named(tmp_path, text, says):
+def test_a_table_without_its_block_is_named(tmp_path, text, message):
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(UserError, match=f"README.md: .*{says}"):
+    with pytest.raises(UserError, match=f"README.md: .*{message}"):
         update_readme(readme, tmp_path)
     assert readme.read_text() == text
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    "change, message",
     [
         ({"table": "none"}, "table 'none': choose from pooling_factor"),
         ({"rows": {"factor 9": {}}}, "row 'factor 9': choose from baseline"),
@@ -110,10 +110,10 @@ def test_a_table_without_its_place_is_named(tmp_path, text, says):
         ({"command": "python /home/me/run.py"}, "absolute path"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, change, says):
+def test_invalid_fields_are_named(tmp_path, change, message):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({**GOOD, **change}))
-    with pytest.raises(UserError, match=rf"x\.json: .*{says}"):
+    with pytest.raises(UserError, match=rf"x\.json: .*{message}"):
         Measurement.read(path)
     path.write_text("{")
     with pytest.raises(UserError, match=r"x\.json: cannot be read as JSON"):
