@@ -19,6 +19,7 @@ from common.runtime.worker_pool import map_in_processes
 from wav2vec2.audio.packed import FLOAT32, INT16, SCALE, Header, address, read_audio, read_header
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, list_failures
+from wav2vec2.cli.flags import check_at_least
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.filelists import OWN_FOLDER, Manifest, Utterance, read_manifest, write_manifest
 from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
@@ -50,9 +51,7 @@ class PackOptions:
     """Compare the packed --subsets in --output_dir with their checksums, and pack nothing."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_mib", "num_workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "shard_mib", "num_workers")
         if not self.subsets:
             raise UserError("--subsets: names no filelist")
         if len(set(self.subsets)) < len(self.subsets):

@@ -14,7 +14,7 @@ import numpy as np
 from common.runtime.randomness import numpy_generator
 from utils.checkpoints.tune_decoder import TuneOptions, decode_emissions, measure
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, check_at_least, from_flags
 from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.files.filelists import read_labels, read_manifest
@@ -39,9 +39,7 @@ class DecoderBenchmarkOptions:
     """Number of random eight-word sentences for the language model."""
 
     def __post_init__(self) -> None:
-        for name in ("words", "sentences"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "words", "sentences")
 
 
 def make_words(known: Sequence[str], vocabulary: Vocabulary, count: int) -> list[str]:

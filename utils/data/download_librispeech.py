@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
 
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
@@ -66,8 +66,7 @@ class DownloadOptions:
             raise UserError(
                 f"--base_url {self.base_url}: not an address like https://www.openslr.org/..."
             )
-        if self.retries < 0:
-            raise UserError(f"--retries {self.retries}: must be at least 0")
+        check_at_least(self, 0, "retries")
 
 
 def fetch_archive(url: str, part: Path, retries: int, pause: float = 2.0) -> None:

@@ -35,7 +35,7 @@ from wav2vec2.audio.recordings import (
 )
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, check_at_least, field_help, from_flags
 from wav2vec2.files.filelists import letters
 from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
@@ -78,10 +78,8 @@ class WorkOptions:
     """Print this many transcripts before and after the clean-up, and write nothing."""
 
     def __post_init__(self) -> None:
-        if self.dry_run < 0:
-            raise UserError(f"--dry_run {self.dry_run}: must not be negative")
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers}: must be at least 1")
+        check_at_least(self, 0, "dry_run")
+        check_at_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from common.runtime.worker_pool import map_in_processes
 from utils.data.existing_output import was_made_with
 from wav2vec2.audio.resample import SAMPLE_RATE, resample
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
 from wav2vec2.files.output import write_lines
 
 WORDS = (
@@ -83,10 +83,9 @@ class CorpusOptions:
     def __post_init__(self) -> None:
         if self.minutes <= 0:
             raise UserError(f"--minutes {self.minutes}: must be positive")
-        dev, test = ("dev_utterances", len(DEV_VOICES)), ("test_utterances", len(TEST_VOICES))
-        for name, least in (dev, test, ("workers", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        check_at_least(self, len(DEV_VOICES), "dev_utterances")
+        check_at_least(self, len(TEST_VOICES), "test_utterances")
+        check_at_least(self, 1, "workers")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Literal
 import sentencepiece
 
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, check_at_least, parse_dataclasses
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.files.output import write_chunks, write_lines
 from wav2vec2.text.subwords import SubwordModel
@@ -49,8 +49,7 @@ class SentencepieceOptions:
     """Share of the text that the pieces must cover, 0.98 to 1; rarer characters are unknown."""
 
     def __post_init__(self) -> None:
-        if self.vocab_size < 1:
-            raise UserError(f"--vocab_size {self.vocab_size}: must be at least 1")
+        check_at_least(self, 1, "vocab_size")
         if not 0.98 <= self.character_coverage <= 1:
             raise UserError(
                 f"--character_coverage {self.character_coverage}: must lie between 0.98 and 1"
