@@ -1,1 +1,1 @@
-"""Training data: token-budget batches and the datasets that crop, pad and draw."""
+"""Training data: token-budget batches, datasets that crop, pad and draw, and packed stores."""

@@ -1,1 +1,1 @@
-"""Processes: the process group, the launcher, signals, keyed randomness, the environment."""
+"""Processes: process group, launcher, signals, worker pool, randomness, environment, variables."""

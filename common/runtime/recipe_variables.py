@@ -1,8 +1,7 @@
 """Check a recipe's environment variables: `python -m common.runtime.recipe_variables SCRIPT`.
 
-A misspelt variable would silently train another recipe.  The names the recipes read, and what kind
-of value each has, are taken from the scripts themselves, from lines like
-`: "${MAX_UPDATE:=400000}"`.
+A misspelt variable would silently train another recipe.  The scripts themselves say which variables
+they read and what kind of value each has, in lines like `: "${MAX_UPDATE:=400000}"`.
 """
 
 import difflib
@@ -12,11 +11,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import editdistance
+
 from wav2vec2.cli.errors import UserError, run_command
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
-# Names from other implementations' scripts, and what they are called here.
+# Names in other implementations' scripts -> names here.
 ALIASES = {
     "AMP": "FP16",
     "EPOCHS": "MAX_UPDATE",
@@ -31,19 +32,26 @@ ALIASES = {
     "WARMUP": "WARMUP_UPDATES",
     "WARMUP_STEPS": "WARMUP_UPDATES",
 }
-# Words too common elsewhere to say that a variable is meant for a recipe.
+# Words that are too common elsewhere to show that a variable is meant for a recipe.
 COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
 FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
 AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
 SIMILAR = 0.81
+"""Least ratio of difflib at which a name of six letters or more counts as misspelt."""
+
+KINDS = {
+    r"[0-9]+": "a whole number such as {}",
+    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?": "a number such as {}",
+    "true|false": "true or false",
+}
+"""Pattern of a default -> what a value must be; it must match the first pattern that fits."""
 
 _SOURCED = re.compile(r"^source .*/([a-z0-9_]+\.sh)\b", flags=re.MULTILINE)
 _DECLARED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):?([-=?+])([^}\"]*)")
 
 
 def declared(script: Path) -> dict[str, str]:
-    """The variables that a script and what it sources read, with their defaults ('' where there is
-    none)."""
+    """Variable -> default (or '') of all that a script and the scripts it sources read."""
     text = script.read_text(encoding="utf-8")
     names = {n: default if mark == "=" else "" for n, mark, default in _DECLARED.findall(text)}
     for other in _SOURCED.findall(text):
@@ -52,21 +60,13 @@ def declared(script: Path) -> dict[str, str]:
 
 
 def one_edit_apart(a: str, b: str) -> bool:
-    """Whether one letter was left out, added, mistaken, or swapped with its neighbour."""
-    if len(a) > len(b):
-        a, b = b, a
-    start = 0
-    while start < len(a) and a[start] == b[start]:
-        start += 1
-    if len(a) < len(b):
-        return len(b) - len(a) == 1 and a[start:] == b[start + 1 :]
-    return a[start + 1 :] == b[start + 1 :] or (
-        a[start : start + 2] == b[start : start + 2][::-1] and a[start + 2 :] == b[start + 2 :]
-    )
+    """Whether at most one letter was dropped, added or replaced, or two letters swapped."""
+    distance = editdistance.eval(a, b)
+    return distance < 2 or (distance == 2 and sorted(a) == sorted(b))
 
 
 def resembles(name: str, known: set[str]) -> bool:
-    """Whether `name` looks as if it were meant for a recipe."""
+    """Whether `name` was probably meant to be one of `known`."""
     if any(len(name) > 3 and one_edit_apart(name, other) for other in known):
         return True
     if len(name) > 5 and difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
@@ -85,25 +85,17 @@ def resembles(name: str, known: set[str]) -> bool:
 
 
 def check_value(name: str, value: str, default: str) -> None:
-    """UserError for a value of another kind than the default's."""
-    if not value:
-        return
-    if re.fullmatch(r"\d+", default):
-        if not re.fullmatch(r"[0-9]+", value) or (name in AT_LEAST_ONE and int(value) == 0):
-            least = "of at least 1" if name in AT_LEAST_ONE else f"such as {default}"
-            raise UserError(f"{name}={value}: must be a whole number {least}")
-    elif re.fullmatch(r"[\d.]+(e-?\d+)?", default):
-        try:
-            float(value)
-        except ValueError:
-            raise UserError(f"{name}={value}: must be a number such as {default}") from None
-    elif default in ("true", "false") and value not in ("true", "false"):
-        raise UserError(f"{name}={value}: must be true or false")
+    """UserError for a value of another kind than the default's; an empty value is the default."""
+    kind = next((pattern for pattern in KINDS if re.fullmatch(pattern, default)), None)
+    if kind and value and not re.fullmatch(kind, value):
+        raise UserError(f"{name}={value}: must be {KINDS[kind].format(default)}")
+    if name in AT_LEAST_ONE and value and not value.strip("0"):
+        raise UserError(f"{name}={value}: must be a whole number of at least 1")
 
 
-def check(script: Path, environment: Mapping[str, str]) -> list[str]:
-    """Notes about variables this recipe does not read; UserError for a misspelt one or a value
-    that cannot be meant."""
+def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
+    """Notes about variables that this recipe does not read; UserError for a misspelt variable or an
+    impossible value."""
     own = declared(script)
     known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
     notes = []
@@ -125,7 +117,7 @@ def check(script: Path, environment: Mapping[str, str]) -> list[str]:
 def main() -> None:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m common.runtime.recipe_variables SCRIPT")
-    for note in check(Path(sys.argv[1]), os.environ):
+    for note in check_variables(Path(sys.argv[1]), os.environ):
         print(note, file=sys.stderr)
 
 

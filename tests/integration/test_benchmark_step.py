@@ -23,7 +23,6 @@ NOISE = ["--utterances", "2", "--seconds", "0.7", "--product_size", "64"]
 def measured(tmp_path_factory):
     """Baseline, factor 2 and transformers in turns, by the recipe's script."""
     pytest.importorskip("transformers")
-    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("benchmark")
     variables = {"CPU": "true", "DATASET_DIR": "", "MODEL": "mini", "NUM_CONCAT_BATCHES": "2"}
     result = script(
@@ -75,7 +74,7 @@ def test_everything_is_measured_on_the_same_batches(measured):
     assert content["environment"]["transformers"]
 
 
-def test_tables_and_figure(measured):
+def test_tables(measured):
     folder, out = measured
     table = Measurement.read(folder / "table.json")
     assert table.rows["baseline"] == {"throughput": 1.0, "memory": 100.0}
@@ -85,7 +84,6 @@ def test_tables_and_figure(measured):
     row = next(line for line in text.splitlines() if line.startswith("| factor 2 |"))
     assert row.endswith("| 1.25 | 70.98 |")
     assert "throughput against transformers fp32" in text
-    assert (folder / "benchmark_step.png").read_bytes().startswith(b"\x89PNG")
     records = (folder / "nvlog.json").read_text()
     for metric in ("ntokens/s", "frames/s", "audio_s/s", "updates/s", "memory", "flops/s"):
         assert f'"{metric}": ' in records

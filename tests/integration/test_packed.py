@@ -1,4 +1,4 @@
-"""A packed folder in the place of the filelists' folder, in every command."""
+"""Every command accepts a packed folder in place of the filelists' folder."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import torch
 
 import inference
 import train
+from common.data.packed import PackOptions, pack_filelists
 from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
@@ -20,17 +21,14 @@ from tests.integration.test_training import (  # noqa: F401 (fixtures)
     stop_during,
 )
 from utils.benchmarks import loader
-from utils.data import pack_dataset
 from wav2vec2.cli.errors import StoppedBySignal
 
 
 @pytest.fixture(scope="module")
 def packed(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
-    pack_dataset.pack(
-        pack_dataset.PackOptions(
-            str(folder), ("train", "dev"), str(corpus), shard_mib=1, num_workers=1
-        )
+    pack_filelists(
+        PackOptions(str(folder), ("train", "dev"), str(corpus), shard_mib=1, num_workers=1)
     )
     return folder
 
@@ -48,7 +46,7 @@ def test_training_is_the_same(corpus, packed, pretrained, finetuned, tmp_path, k
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path):  # noqa: F811
+def test_a_run_resumes_with_packed_data(corpus, packed, pretrained, tmp_path):  # noqa: F811
     recipe = parse_recipe(flags("pretrain", corpus, tmp_path))
     trainer = prepare_trainer(recipe, torch.device("cpu"))
     stop_during(trainer, 2)
@@ -59,14 +57,14 @@ def test_a_run_goes_on_with_the_packed_data(corpus, packed, pretrained, tmp_path
 
 
 def test_transcripts_are_the_same(corpus, packed, command, random_recogniser, tmp_path):
-    heard = []
+    results = []
     for name, folder in (("files", corpus), ("packed", packed)):
         arguments = ["--checkpoint", random_recogniser, "--cpu", "--format", "json"]
         arguments += ["--output_dir", tmp_path / name, "--filelist", folder / "dev.tsv"]
         assert command(inference.main, "transcribe", *arguments)[0] == 0
         found = {p.name: json.loads(p.read_text()) for p in (tmp_path / name).glob("*.json")}
-        heard.append({n: {**result, "file": ""} for n, result in found.items()})
-    assert len(heard[0]) == 5 and heard[0] == heard[1]
+        results.append({n: {**result, "file": ""} for n, result in found.items()})
+    assert len(results[0]) == 5 and results[0] == results[1]
 
 
 def test_a_mixture_of_packed_and_other_filelists(corpus, packed, tmp_path):

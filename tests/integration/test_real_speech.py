@@ -88,7 +88,7 @@ def both_languages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(both_languages, tmp_path_factory):
-    """A MINI model trained a little on both languages."""
+    """A MINI model trained briefly on both languages."""
     output = tmp_path_factory.mktemp("pretrained")
     arguments = flags(
         "pretrain",
@@ -121,17 +121,17 @@ def subset_texts(folder: Path, subset: str) -> dict[str, str]:
 
 def test_every_prompt_is_imported_or_accounted_for(english):
     folder, done, rows = english
-    left_out = [json.loads(line) for line in (folder / "left_out.jsonl").read_text().splitlines()]
+    skipped = [json.loads(line) for line in (folder / "left_out.jsonl").read_text().splitlines()]
     texts = {}
     for subset in ("train", "valid", "test"):
         texts |= subset_texts(folder, subset)
-    assert len(texts) + len(left_out) == len(rows)
+    assert len(texts) + len(skipped) == len(rows)
     assert len(texts) > 500 and len(subset_texts(folder, "train")) > 450
-    # Listed, and not in the package: a failure.  Tones, symbols and long ones: skipped by rule.
-    missing = [entry for entry in left_out if entry["failed"]]
+    # Listed, and not in the package: a failure.  Tones, symbols and long ones: skipped by rules.
+    missing = [entry for entry in skipped if entry["failed"]]
     assert all(not Path(entry["source"]).exists() for entry in missing)
     assert done.returncode == (1 if missing else 0), done.stderr
-    reasons = {Path(entry["source"]).stem: entry["reason"] for entry in left_out}
+    reasons = {Path(entry["source"]).stem: entry["reason"] for entry in skipped}
     assert reasons["beep"] == "transcript: no words"
     assert reasons["demo-enterkeywords"] == "transcript: symbol"
     assert reasons["demo-instruct"] == "too long"
@@ -174,8 +174,8 @@ def few(english, tmp_path_factory):
     return folder
 
 
-def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
-    """Twenty prompts to WER 0: audio, transcripts and their pairing survive the whole way."""
+def test_a_few_prompts_can_be_memorised(few, pretrained, tmp_path, command):
+    """Twenty prompts to WER 0: audio, transcripts and their pairing survive the pipeline."""
     arguments = flags(
         "finetune",
         few,
@@ -206,7 +206,5 @@ def test_real_speech_can_be_learnt_by_heart(few, pretrained, tmp_path, command):
         *[ENGLISH / "vm-youhave.g722", ENGLISH / "auth-thankyou.g722"],
     )
     assert code == 0
-    transcripts = [
-        line.split("\t")[1] for line in out.splitlines()[-2:]
-    ]  # training printed the rest
-    assert transcripts == ["YOU HAVE", "THANK YOU"]
+    texts = [line.split("\t")[1] for line in out.splitlines()[-2:]]  # training printed the rest
+    assert texts == ["YOU HAVE", "THANK YOU"]

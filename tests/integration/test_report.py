@@ -1,4 +1,4 @@
-"""utils/reporting/report.py on real runs, looked at in a real browser."""
+"""utils/reporting/report.py on real runs, shown in a real browser."""
 
 import json
 import math
@@ -95,11 +95,11 @@ def test_bad_input_is_one_line(runs, tmp_path, command):
     output = ["--output", tmp_path / "page.html"]
     code, _, err = command(report.main, cut, *output)
     assert code == 0 and err.splitlines() == [
-        "note: cut.json: 1 line is no log lines, or cut off; skipped"
+        "note: cut.json: lines cut off or no log records, skipped: 1"
     ]
     code, _, err = command(report.main, cut, empty, foreign, tmp_path / "none", *output)
     assert code == 1 and len(err.splitlines()) == 4
-    assert err.count("; left out") == 3 and "empty.json: is empty" in err
+    assert err.count("; skipped") == 3 and "empty.json: is empty" in err
     for arguments in ([empty], [foreign], [tmp_path], [], ["--update-readme", cut]):
         code, _, err = command(report.main, *arguments, *output)
         assert code == 2 and len(err.splitlines()) == 1, err
@@ -164,15 +164,17 @@ def test_the_page_in_a_browser(evaluated, tmp_path, command, browser):
     )
     assert all(span == [0, 6] for section, span in spans if section == "section 0")
     # Every diagram of a kind of run tells its values where the pointer is in one of them.
-    told = "report.charts.slice(0, 2).map((c) => c.legend.firstChild.textContent)"
-    assert browser.evaluate(told) == ["last", "last"]
+    shown_at = "report.charts.slice(0, 2).map((c) => c.legend.firstChild.textContent)"
+    assert browser.evaluate(shown_at) == ["last", "last"]
     browser.open(page)
     browser.evaluate("report.charts[0].element.scrollIntoView()")
     x, y = browser.evaluate(
         "(({left, top}) => [left + 3, top + 9])(report.charts[0].plot.over.getBoundingClientRect())"
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-    assert browser.evaluate(f"new Promise((f) => setTimeout(() => f({told}), 50))") == ["at 0"] * 2
+    assert (
+        browser.evaluate(f"new Promise((f) => setTimeout(() => f({shown_at}), 50))") == ["at 0"] * 2
+    )
     # A zoom is followed by the diagrams of the same kind of run, and by no other.
     x = "report.charts.map((c) => [c.section, c.plot.scales.x.min])"
     browser.evaluate("report.charts[0].plot.setScale('x', {min: 1.5, max: 3})")

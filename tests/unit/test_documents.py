@@ -44,7 +44,7 @@ def missing_files(text):
     for name in re.findall(rf"(?<![\w/])({OUR_PATH})", text):
         if not (ROOT / name.rstrip(".")).exists():
             yield name
-    for module in re.findall(r"python3? -m ((?:utils|common)\.\w+)", text):
+    for module in re.findall(r"python3? -m ((?:utils|common)\.[\w.]+\w)", text):
         if not (ROOT / f"{module.replace('.', '/')}.py").exists():
             yield module
 
@@ -117,7 +117,7 @@ def receiver(script):
             return ("train.py", found[1])
         if found := re.search(r"inference\.py (\w+)", line):
             return ("inference.py", found[1])
-        if found := re.search(r"-m (utils\.\w+)", line):
+        if found := re.search(r"-m (utils\.[\w.]+\w)", line):
             return ("-m", found[1])
         if found := re.search(r"^run_recipe (\S+)", line):
             return receiver(found[1])

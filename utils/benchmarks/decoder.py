@@ -1,7 +1,7 @@
-"""How fast beam search is with a large lexicon and language model, made up for the purpose.
+"""Speed of beam search with a large lexicon and language model, made up for the purpose.
 
-The words are the subset's own and random ones; the 4-gram model is that of its transcripts and of
-random sentences.  Sizes are real, probabilities are not, so the error rates mean nothing.
+The words are those of the subset and random ones; the 4-gram model is made of its transcripts and
+of random sentences.  Sizes are realistic, probabilities are not: error rates mean nothing.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from common.runtime.randomness import numpy_generator
 from utils.checkpoints.tune_decoder import TuneOptions, compute_emissions, score_decoder
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import DecodingOptions
 from wav2vec2.files.filelists import read_labels, read_manifest
@@ -28,24 +28,22 @@ BACKOFF = -0.4
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
+class DecoderBenchmarkOptions:
     """Benchmark"""
 
     output_dir: str = "results/benchmark_decoder"
     """Folder for lexicon.txt and 4gram.arpa."""
     words: int = 20_000
-    """Words of the lexicon."""
+    """Number of words in the lexicon."""
     sentences: int = 15_000
-    """Random sentences of eight words that the language model is made of."""
+    """Number of random eight-word sentences for the language model."""
 
     def __post_init__(self) -> None:
-        for name in ("words", "sentences"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 1")
+        require_at_least(self, words=1, sentences=1)
 
 
 def make_words(known: Sequence[str], vocabulary: Vocabulary, count: int) -> list[str]:
-    """`known` words, and random ones of two to ten letters, `count` in all."""
+    """`known` words and random ones of two to ten letters, `count` in total."""
     generator = numpy_generator("benchmark words")
     letters = [s for s in vocabulary.symbols[len(SPECIALS) :] if s != WORD_END]
     words = dict.fromkeys(known)
@@ -56,7 +54,7 @@ def make_words(known: Sequence[str], vocabulary: Vocabulary, count: int) -> list
 
 
 def make_sentences(words: Sequence[str], count: int) -> list[list[str]]:
-    """Sentences of eight words, the n-th of which is said in proportion to 1 / n."""
+    """Sentences of eight words; the n-th word occurs in proportion to 1 / n."""
     generator = numpy_generator("benchmark sentences")
     shares = 1 / np.arange(1, len(words) + 1)
     drawn = generator.choice(len(words), size=(count, 8), p=shares / shares.sum())
@@ -64,7 +62,7 @@ def make_sentences(words: Sequence[str], count: int) -> list[list[str]]:
 
 
 def arpa_lines(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> Iterator[str]:
-    """An ARPA file of all `words` and of the n-grams in `sentences`."""
+    """The lines of an ARPA file with all `words` and the n-grams of `sentences`."""
     counts: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(ORDER)]
     counts[0].update((word,) for word in ("<unk>", *words))
     for sentence in sentences:
@@ -83,15 +81,16 @@ def arpa_lines(words: Sequence[str], sentences: Sequence[Sequence[str]]) -> Iter
     yield from ("", "\\end\\")
 
 
-def benchmark(
+def benchmark_decoder(
     options: RecogniserOptions,
     tuning: TuneOptions,
-    made: BenchmarkOptions,
+    made: DecoderBenchmarkOptions,
     decoding: DecodingOptions,
 ) -> None:
+    """Decode the subset with a made-up lexicon and language model, and print the speed."""
     recogniser = Recogniser.load(options)
     if recogniser.vocabulary.spelling is not Spelling.LETTERS:
-        raise UserError(f"{options.checkpoint}: words are made up of letters; give a letter model")
+        raise UserError(f"{options.checkpoint}: not a letter model; give one")
     folder = prepare_folder("--output_dir", made.output_dir)
     manifest = read_manifest(tuning.dataset_dir, tuning.subset)
     transcripts = [line.split() for line in read_labels(manifest, "wrd").values()]
@@ -119,12 +118,13 @@ def main() -> None:
     parser = ArgumentParser(prog="utils.benchmarks.decoder", description=__doc__.splitlines()[0])
     add_flags(parser, RecogniserOptions)
     add_flags(parser, TuneOptions, without=("lm_weights", "word_scores"))
-    add_flags(parser, BenchmarkOptions)
+    add_flags(parser, DecoderBenchmarkOptions)
     add_flags(parser, DecodingOptions, without=("decoder", "lm", "lexicon"))
-    parser.set_defaults(decoder="beam", lexicon="made below")
+    # The lexicon is written later; its flag must be set for --decoder beam to be valid.
+    parser.set_defaults(decoder="beam", lexicon="lexicon.txt")
     namespace = parser.parse_args()
-    classes = (RecogniserOptions, TuneOptions, BenchmarkOptions, DecodingOptions)
-    benchmark(*(from_flags(cls, namespace) for cls in classes))
+    classes = (RecogniserOptions, TuneOptions, DecoderBenchmarkOptions, DecodingOptions)
+    benchmark_decoder(*(from_flags(cls, namespace) for cls in classes))
 
 
 if __name__ == "__main__":

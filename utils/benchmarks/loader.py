@@ -22,8 +22,8 @@ import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest
 from common.data.dataset import UtteranceDataset
+from common.data.packed import PackOptions, pack_filelists
 from tasks.pretraining import CropOptions, DrawSubBatch
-from utils.data.pack_dataset import PackOptions, pack
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
@@ -97,7 +97,7 @@ def write_forms(folder: Path, waveforms: Iterator[np.ndarray]) -> dict[str, list
             listed.append((name, len(waveform)))
     for form, listed in files.items():
         write_manifest(folder, form, folder, listed)
-    pack(PackOptions(str(folder / "packed"), ("wav",), str(folder), num_workers=1))
+    pack_filelists(PackOptions(str(folder / "packed"), ("wav",), str(folder), num_workers=1))
     lists = {"flac": (folder, "flac"), "wav": (folder, "wav"), "packed": (folder / "packed", "wav")}
     return {form: list(read_manifest(*where).utterances) for form, where in lists.items()}
 

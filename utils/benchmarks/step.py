@@ -22,7 +22,7 @@ What is counted:
 - the machine's rate: of a large square product in each precision, which takes its turn as well.
 
 Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
-benchmark_step.md (the tables), benchmark_step.png and, with --profile, where the time of an update
+benchmark_step.md (the tables) and, with --profile, where the time of an update
 goes by operators; to --json the table of hourglass factors as docs/results keeps it.
 """
 
@@ -46,12 +46,11 @@ from utils.benchmarks.step_tables import (
     Configuration,
     Result,
     factor_rows,
-    line,
     medians,
-    plot,
     product_rates,
-    summary,
-    tables,
+    result_tables,
+    summarise_result,
+    turn_record,
     versions_of,
 )
 from utils.reporting.results import Measurement
@@ -103,7 +102,7 @@ class StepOptions:
     """Rows and columns of the square product that measures the machine; 0: 2048 on a CPU, 8192 on
     a GPU."""
     output_dir: str = "results/benchmark_step"
-    """Folder for nvlog.json and benchmark_step.json, .md and .png."""
+    """Folder for nvlog.json, benchmark_step.json and benchmark_step.md."""
     json: str = ""
     """File for the table of factors, in the form of docs/results; '': none."""
 
@@ -283,7 +282,7 @@ def measure_steps(
         for number in range(1, options.rounds + 1):
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
-                telemetry.log([number, position, len(started)], line(result, -1))
+                telemetry.log([number, position, len(started)], turn_record(result, -1))
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -365,7 +364,7 @@ def write_results(
             "dataset_dir": Path(recipe.data.dataset_dir).name,
             "output_dir": None,
         },
-        "results": [summary(result, peaks) for result in results],
+        "results": [summarise_result(result, peaks) for result in results],
         "rounds": [
             {"name": str(result.configuration), "warmup": result.warmup, "turns": result.turns}
             for result in results
@@ -373,7 +372,7 @@ def write_results(
     }
     write_lines(folder / "benchmark_step.json", json.dumps(content, indent=1).splitlines())
     text = [described(options, recipe, results)]
-    for table in tables(results):
+    for table in result_tables(results):
         text += ["", f"**{table.title}**", "", *table.markdown().splitlines()]
     write_lines(folder / "benchmark_step.md", text)
     print("\n".join(text))
@@ -431,11 +430,10 @@ def main() -> None:
         results = measure_steps(options, flags, recipe.run.cpu, runs, telemetry)
     peaks = product_rates(results)
     for number, result in enumerate(results, start=1):
-        figures = summary(result, peaks)
+        figures = summarise_result(result, peaks)
         telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
     telemetry.close()
     write_results(options, recipe, results, folder)
-    plot(results, folder / "benchmark_step.png")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""The training step's benchmark: what each configuration was measured at -> tables and a plot."""
+"""Measurements of the training step's benchmark -> its tables and records."""
 
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from utils.reporting.plots import COLORS
 from utils.reporting.tables import PUBLISHED_POOLING, Table
+
+RATES = {
+    "ntokens/s": "ntokens",
+    "frames/s": "frames",
+    "audio_s/s": "audio_seconds",
+    "flops/s": "flops",
+}
+"""Name of a rate in the log -> the measure of an update that it is of."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What takes turns."""
+    """One of the configurations that take turns."""
 
     kind: Literal["ours", "transformers", "product"]
     precision: str
@@ -22,7 +27,7 @@ class Configuration:
 
     @property
     def row(self) -> str:
-        """Its row in the tables: `baseline`, `factor 4`, `transformers`."""
+        """Its row in the tables, such as `baseline`, `factor 4` or `transformers`."""
         if self.kind == "ours":
             return "baseline" if self.factor == 1 else f"factor {self.factor}"
         return self.kind
@@ -38,7 +43,7 @@ class Configuration:
 
 @dataclass
 class Result:
-    """What was measured of a configuration."""
+    """The measurements of a configuration."""
 
     configuration: Configuration
     ready: dict[str, Any]
@@ -47,24 +52,27 @@ class Result:
 
     @property
     def memory(self) -> float:
-        """MiB."""
+        """Peak memory in MiB."""
         return self.turns[-1]["memory"] - self.ready["memory_before"]
 
     @property
     def counted_share(self) -> float:
-        """What torch's counter found, against the formula."""
+        """Operations that torch counted, relative to the formula."""
         first = self.warmup["updates"][0]
         return first["counted_flops"] / first["flops"]
 
     def rates(self, measure: str) -> list[float]:
-        """`frames`, `ntokens`, `audio_seconds` or `flops` a second in each round."""
+        """`frames`, `ntokens`, `audio_seconds` or `flops` per second in each round."""
         return [total(turn, measure) / total(turn, "took") for turn in self.turns]
 
-    def updates_per_second(self) -> list[float]:
-        return [len(turn["updates"]) / total(turn, "took") for turn in self.turns]
+    def all_rates(self) -> dict[str, list[float]]:
+        """The rates of each round under the log's names."""
+        updates = [len(turn["updates"]) / total(turn, "took") for turn in self.turns]
+        return {name: self.rates(m) for name, m in RATES.items()} | {"updates/s": updates}
 
 
 def total(turn: dict[str, Any], measure: str) -> float:
+    """The sum of a measure over a turn's updates."""
     return sum(update[measure] for update in turn["updates"])
 
 
@@ -82,28 +90,24 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(ours: Result, other: Result) -> float:
-    """How many times as fast: the median of the rounds' ratios."""
+    """How many times as fast `ours` is: the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(ours.rates("frames"), other.rates("frames")))
 
 
-def line(result: Result, turn: int) -> dict[str, Any]:
-    """A turn for the log."""
+def turn_record(result: Result, turn: int) -> dict[str, Any]:
+    """The log record of a turn."""
     metrics: dict[str, Any] = {"configuration": str(result.configuration)}
     if result.configuration.kind == "product":
         return {**metrics, "flops/s": result.turns[turn]["flops/s"]}
     return {
         **metrics,
         "took": total(result.turns[turn], "took"),
-        "ntokens/s": result.rates("ntokens")[turn],
-        "frames/s": result.rates("frames")[turn],
-        "audio_s/s": result.rates("audio_seconds")[turn],
-        "updates/s": result.updates_per_second()[turn],
-        "flops/s": result.rates("flops")[turn],
+        **{name: values[turn] for name, values in result.all_rates().items()},
         "memory": result.memory,
     }
 
 
-def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
+def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
     """A configuration's figures over all rounds, with their spread."""
     configuration = result.configuration
     named = {**asdict(configuration), "name": str(configuration)}
@@ -115,13 +119,9 @@ def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
         **named,
         "parameters": result.ready["parameters"],
         "seconds_per_update": spread(took),
-        "ntokens/s": spread(result.rates("ntokens")),
-        "frames/s": spread(result.rates("frames")),
-        "audio_s/s": spread(result.rates("audio_seconds")),
-        "updates/s": spread(result.updates_per_second()),
+        **{name: spread(values) for name, values in result.all_rates().items()},
         "memory": result.memory,
         "flops": statistics.median(total(t, "flops") / len(t["updates"]) for t in result.turns),
-        "flops/s": spread(result.rates("flops")),
         "share_of_product_rate": spread(shares),
         "counted_by_torch": result.counted_share,
         "loss": result.turns[-1]["updates"][-1]["loss"],
@@ -130,14 +130,8 @@ def summary(result: Result, peaks: dict[str, list[float]]) -> dict[str, Any]:
 
 def baseline_of(results: list[Result], result: Result) -> Result | None:
     """Our plain encoder of the same precision and batch."""
-    return next(
-        (
-            other
-            for other in results
-            if other.configuration == replace(result.configuration, kind="ours", factor=1)
-        ),
-        None,
-    )
+    wanted = replace(result.configuration, kind="ours", factor=1)
+    return next((other for other in results if other.configuration == wanted), None)
 
 
 def factor_rows(results: list[Result], setting: tuple[str, int]) -> dict[str, dict[str, float]]:
@@ -155,16 +149,16 @@ def factor_rows(results: list[Result], setting: tuple[str, int]) -> dict[str, di
     return rows
 
 
-def tables(results: list[Result]) -> list[Table]:
-    """Everything, then factors and peers."""
+def result_tables(results: list[Result]) -> list[Table]:
+    """A table of all configurations, then tables of factors and peers."""
     measured = [result for result in results if result.configuration.kind != "product"]
     peaks = product_rates(results)
     columns = ["", "masked frames/s", "frames/s", "audio, s/s", "updates/s", "update, s"]
-    columns += ["quartiles", "min to max", "memory, MiB", "GFLOP an update", "GFLOP/s"]
+    columns += ["quartiles", "min to max", "memory, MiB", "GFLOP per update", "GFLOP/s"]
     columns += ["of the product's, %", "counted by torch"]
     rows = []
     for result in measured:
-        figures = summary(result, peaks)
+        figures = summarise_result(result, peaks)
         took = figures["seconds_per_update"]
         rows.append(
             [
@@ -214,30 +208,26 @@ def factor_table(rows: dict[str, dict[str, float]], precision: str, concat: int)
 
 
 def peer_tables(measured: list[Result]) -> list[Table]:
-    """Ours against each peer: how many times as fast, and how much of its memory."""
+    """Relative throughput and memory against each peer."""
     found = []
     for concat in dict.fromkeys(result.configuration.concat for result in measured):
         here = [result for result in measured if result.configuration.concat == concat]
         peers = [result for result in here if result.configuration.kind != "ours"]
         if not peers:
             continue
-        columns = [""]
+        columns, rows = [""], [[str(result.configuration)] for result in here]
         for peer in peers:
             name = f"{peer.configuration.row} {peer.configuration.precision}"
             columns += [f"throughput against {name}", f"memory, % of {name}"]
-        rows = []
-        for result in here:
-            cells = [str(result.configuration)]
-            for peer in peers:
-                share = 100 * result.memory / peer.memory
-                cells += [f"{ratio(result, peer):.2f}", f"{share:.1f}"]
-            rows.append(cells)
+            for result, cells in zip(here, rows):
+                cells.append(f"{ratio(result, peer):.2f}")
+                cells.append(f"{100 * result.memory / peer.memory:.1f}")
         found.append(Table("Against others", columns, rows))
     return found
 
 
 def product_rates(results: list[Result]) -> dict[str, list[float]]:
-    """Precision -> operations a second of the square product in each round."""
+    """Precision -> operations per second of the square product in each round."""
     return {
         result.configuration.precision: [turn["flops/s"] for turn in result.turns]
         for result in results
@@ -246,70 +236,13 @@ def product_rates(results: list[Result]) -> dict[str, list[float]]:
 
 
 def versions_of(results: list[Result]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for result in results:
-        surroundings = result.ready["environment"]
-        names = ("python", "torch", "cuda", "transformers")
-        found |= {name: surroundings[name] for name in names if name in surroundings}
-    return found
+    """Versions of the software that was measured."""
+    names = ("python", "torch", "cuda", "transformers")
+    environments = [result.ready["environment"] for result in results]
+    return {name: found[name] for found in environments for name in names if name in found}
 
 
 def medians(figures: dict[str, Any]) -> dict[str, float]:
-    """Of a summary, under the log's names."""
-    names = ("ntokens/s", "frames/s", "audio_s/s", "updates/s", "flops/s")
-    found = {name: figures[name]["median"] for name in names if name in figures}
+    """The medians of a summary, under the log's names."""
+    found = {n: figures[n]["median"] for n in (*RATES, "updates/s") if n in figures}
     return found | ({"memory": figures["memory"]} if "memory" in figures else {})
-
-
-def plot(results: list[Result], path: Path) -> None:
-    """Throughput of every configuration, and the factors beside the published ones."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("note: no figure, matplotlib is not installed; pip install matplotlib",
-              file=sys.stderr)  # fmt: skip
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    measured = [result for result in results if result.configuration.kind != "product"]
-    figure, axes = pyplot.subplots(1, 3, figsize=(13.8, 2.2 + 0.25 * len(measured)))
-    names = [str(result.configuration) for result in measured]
-    for position, result in enumerate(measured):
-        rates = spread(result.rates("audio_seconds"))
-        low, high = rates["median"] - rates["min"], rates["max"] - rates["median"]
-        color = COLORS[0 if result.configuration.kind == "ours" else 1]
-        axes[0].barh(position, rates["median"], xerr=[[low], [high]], color=color, height=0.7,
-                     error_kw={"lw": 0.8, "capsize": 2})  # fmt: skip
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].invert_yaxis()
-    axes[0].set_title("audio (s/s), min to max", fontsize=10, loc="left")
-    settings = dict.fromkeys(result.configuration.setting for result in measured)
-    shown = {f"{p} x {c}" if c > 1 else p: factor_rows(results, (p, c)) for p, c in settings}
-    published = {
-        row: {"throughput": throughput, "memory": memory}
-        for row, (throughput, memory) in PUBLISHED_POOLING.items()
-    }
-    titles = {"throughput": "throughput against the baseline", "memory": "memory (% of it)"}
-    for axis, (measure, title) in zip(axes[1:], titles.items()):
-        for color, (label, rows) in zip(COLORS, shown.items()):
-            points = [(factor_of(row), figures[measure]) for row, figures in sorted(rows.items())]
-            axis.plot(*zip(*sorted(points)) if points else ([], []), "-o", ms=2.5, lw=1.2,
-                      color=color, label=label)  # fmt: skip
-        points = [(factor_of(row), figures[measure]) for row, figures in published.items()]
-        axis.plot(*zip(*points), "o", ms=3, color="#5b6470", label="published, bf16")
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.set_xlabel("factor", fontsize=8)
-        axis.legend(fontsize=7, frameon=False)
-    for axis in axes:
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def factor_of(row: str) -> int:
-    return 1 if row == "baseline" else int(row.split()[1])

@@ -1,4 +1,4 @@
-"""How much memory `inference.py transcribe` takes, and how long, by the length of a recording.
+"""Memory and speed of `inference.py transcribe` by the length of a recording.
 
 The model has random weights and the recordings are noise: neither matters for time and memory.
 """
@@ -27,39 +27,27 @@ from wav2vec2.text.vocabulary import Vocabulary
 
 INFERENCE = Path(__file__).parents[2] / "inference.py"
 UNITS = [*"|ABCDEFGHIJKLMNOPQRSTUVWXYZ'"]
-"""LibriSpeech's; with the special symbols 32."""
+"""LibriSpeech's units; with the special symbols 32."""
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """Measurement"""
+class TranscriptionBenchmarkOptions:
+    """Benchmark"""
 
     output_dir: str = "results/measure_transcription"
-    """Folder for checkpoint, recordings (FLAC, 80 MB an hour) and transcripts."""
+    """Folder for checkpoint, recordings (FLAC, 80 MB per hour) and transcripts."""
     model: Literal["base", "large", "mini"] = "base"
     """Architecture of the model."""
     minutes: tuple[float, ...] = (10.0, 30.0, 60.0)
     """Lengths of the recordings."""
-    flags: str = ""
-    """Flags of `inference.py transcribe`, separated by spaces."""
 
     def __post_init__(self) -> None:
         if not self.minutes or min(self.minutes) <= 0:
             raise UserError("--minutes: give lengths above 0")
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One run of the command."""
-
-    seconds: float
-    """Wall-clock time, loading included."""
-    peak: float
-    """Most resident memory, MiB."""
-
-
 def write_model(path: Path, name: str) -> None:
-    """A fine-tuned checkpoint of random weights."""
+    """Write a fine-tuned checkpoint with random weights."""
     torch.manual_seed(0)
     architecture, vocabulary = PRESETS[name], Vocabulary(UNITS)
     model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
@@ -68,7 +56,7 @@ def write_model(path: Path, name: str) -> None:
 
 
 def write_noise(path: Path, minutes: float) -> None:
-    """A minute of noise again and again, 16 kHz FLAC of 16 bits."""
+    """Write one minute of noise, repeated, as 16-bit FLAC at 16 kHz."""
     noise = numpy_generator("noise").standard_normal(60 * SAMPLE_RATE) / 100
     left = round(minutes * len(noise))
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
@@ -77,23 +65,23 @@ def write_noise(path: Path, minutes: float) -> None:
             left -= len(noise)
 
 
-def measure(model: Path, recording: Path, output_dir: Path, flags: list[str]) -> Measurement:
-    """Transcribe `recording` in a process of its own."""
-    command = [sys.executable, str(INFERENCE), "transcribe", "--checkpoint", str(model)]
-    command += ["--format", "json", "--output_dir", str(output_dir), *flags, str(recording)]
+def time_transcription(model: Path, recording: Path, output_dir: Path) -> tuple[float, float]:
+    """Transcribe `recording` in its own process: seconds with loading, peak resident MiB."""
+    command = [sys.executable, str(INFERENCE), "transcribe", "--checkpoint", str(model), "--cpu"]
+    command += ["--format", "json", "--output_dir", str(output_dir), str(recording)]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if code := os.waitstatus_to_exitcode(status):
         raise UserError(f"{' '.join(command)}: failed with exit code {code}")
-    return Measurement(time.perf_counter() - begin, usage.ru_maxrss / 1024)
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024
 
 
 def main() -> None:
     parser = ArgumentParser(
-        prog="python -m utils.benchmarks.transcription", description=__doc__.splitlines()[0]
+        prog="utils.benchmarks.transcription", description=__doc__.splitlines()[0]
     )
-    (options,) = parse_dataclasses(parser, [MeasureOptions])
+    (options,) = parse_dataclasses(parser, [TranscriptionBenchmarkOptions])
     folder = prepare_folder("--output_dir", options.output_dir)
     model = folder / f"{options.model}.pt"
     write_model(model, options.model)
@@ -101,8 +89,8 @@ def main() -> None:
     for minutes in options.minutes:
         recording = folder / f"{minutes:g}.flac"
         write_noise(recording, minutes)
-        found = measure(model, recording, folder, ["--cpu", *options.flags.split()])
-        print(f"{minutes:7g} {found.peak:9.0f} {60 * minutes / found.seconds:12.1f}", flush=True)
+        seconds, peak = time_transcription(model, recording, folder)
+        print(f"{minutes:7g} {peak:9.0f} {60 * minutes / seconds:12.1f}", flush=True)
 
 
 if __name__ == "__main__":

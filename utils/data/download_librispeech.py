@@ -1,8 +1,8 @@
-"""Download LibriSpeech: resumable, verified, and extracted safely.
+"""Download LibriSpeech: resumes, verifies checksums, and extracts safely.
 
     python -m utils.data.download_librispeech --output_dir /datasets --subsets dev-clean test-clean
 
-Leaves `<output_dir>/LibriSpeech/<subset>/...`.  Nothing is extracted before its MD5 agrees.
+Writes `<output_dir>/LibriSpeech/<subset>/...`.  Extracts no archive whose MD5 differs.
 """
 
 import difflib
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
@@ -37,8 +37,10 @@ MD5 = {
 }
 CORPUS = "LibriSpeech"
 BLOCK = 1 << 20
-TIMEOUT = 60  # seconds without a byte
-BUSY = (408, 429)  # HTTP answers that mean "later", like those from 500 on
+TIMEOUT = 60
+"""Seconds without a byte."""
+BUSY = (408, 429)
+"""HTTP codes below 500 that mean "try again later"."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,15 @@ class DownloadOptions:
     """Download"""
 
     output_dir: str = "/datasets"
-    """Folder that will hold LibriSpeech/."""
+    """Folder to create LibriSpeech/ in."""
     subsets: tuple[str, ...] = tuple(MD5)
-    """Subsets to fetch; all seven take about 60 GB to download and 70 GB more unpacked."""
+    """Subsets to download; all seven take about 60 GB, and 70 GB more when unpacked."""
     base_url: str = "https://www.openslr.org/resources/12/"
-    """Address the archives lie under."""
+    """Address of the folder of archives."""
     keep_archives: bool = False
     """Keep the .tar.gz files after extraction."""
     retries: int = 5
-    """New attempts after dropped connections, each resuming where the last one stopped; they count
-    from zero again whenever one brought something."""
+    """Attempts in a row that may bring nothing new; each resumes where the last one stopped."""
 
     def __post_init__(self) -> None:
         if not self.subsets:
@@ -65,14 +66,13 @@ class DownloadOptions:
             raise UserError(
                 f"--base_url {self.base_url}: not an address like https://www.openslr.org/..."
             )
-        if self.retries < 0:
-            raise UserError(f"--retries {self.retries}: must be at least 0")
+        require_at_least(self, retries=0)
 
 
-def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
-    """Download `url` to `part`, continuing what is there already.
+def fetch_archive(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
+    """Download `url` to `part`, resuming after the bytes that it holds.
 
-    `retries` counts attempts in a row that brought nothing new; the wait before each doubles from
+    `retries`: attempts in a row that may bring nothing new; the wait before each doubles from
     `pause` seconds.  UserError if the address cannot be reached or the disk is too small.
     """
     failures = 0
@@ -81,22 +81,17 @@ def fetch(url: str, part: Path, retries: int, pause: float = 2.0) -> None:
         try:
             _fetch_once(url, part)
             return
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in BUSY:
-                raise UserError(f"{url}: {error.code} {error.reason}; check --base_url") from None
-            reason = f"{error.code} {error.reason}"
-        except InvalidURL as error:
-            raise UserError(f"{url}: not an address ({error}); check --base_url") from None
-        except urllib.error.URLError as error:
-            reason = str(error.reason)
-        except (ConnectionError, TimeoutError, HTTPException) as error:
+        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
+            code = getattr(error, "code", 500)  # only an HTTPError has one
+            if isinstance(error, InvalidURL) or code < 500 and code not in BUSY:
+                raise UserError(f"{url}: {error}; check --base_url") from None
             reason = str(error) or type(error).__name__
         if _size(part) > most:
             failures, most = 0, _size(part)
         if failures == retries:
             raise UserError(
                 f"{url}: not reached in {failures + 1} attempts ({reason}); {_size(part)} bytes "
-                f"are kept in {part}, run the command again to continue"
+                f"are kept in {part}, run the command again to resume"
             )
         time.sleep(pause * 2**failures)
         failures += 1
@@ -107,23 +102,23 @@ def _size(path: Path) -> int:
 
 
 def _fetch_once(url: str, part: Path) -> None:
-    """One connection's worth; ConnectionError if it ended before the file did."""
+    """Append what one connection brings; ConnectionError if it ends before the file does."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # nothing after what we have; the MD5 has the last word
+        if have and error.code == 416:  # nothing follows what we have; the MD5 decides
             return
         raise
     with response:
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if response.status != 206 or not resumed:  # the whole file: from the start
+        if response.status != 206 or not resumed:  # the server sends the whole file
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         if total is not None:
-            # FLAC does not compress further: unpacked, the archive needs its own size again.
+            # FLAC does not compress further: unpacking takes the archive's size once more.
             check_space(part.parent, total - have + total)
         with (
             open(part, "ab" if have else "wb") as file,
@@ -137,8 +132,8 @@ def _fetch_once(url: str, part: Path) -> None:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """A response's bytes.  Not every network error is a ConnectionError: here they become one, so
-    that they are told from errors of the disk."""
+    """A response's bytes; every network error becomes a ConnectionError, unlike errors of the
+    disk."""
     try:
         while block := response.read(BLOCK):
             yield block
@@ -152,20 +147,20 @@ def check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise UserError(
             f"--output_dir {folder}: {needed / 2**30:.1f} GiB are needed to download and unpack, "
-            f"{free / 2**30:.1f} GiB are free; make room or choose another folder"
+            f"{free / 2**30:.1f} GiB are free; free space or choose another folder"
         )
 
 
-def verify(archive: Path, expected: str) -> None:
-    """UserError, with nothing deleted or extracted, if the archive's MD5 is not `expected`."""
+def verify_archive(archive: Path, expected: str) -> None:
+    """UserError if the archive's MD5 is not `expected`; the archive stays."""
     digest = hashlib.md5(usedforsecurity=False)
+    size = archive.stat().st_size
     with (
-        open(archive, "rb") as file,
-        tqdm(total=archive.stat().st_size, unit="B", unit_scale=True, desc="checking") as bar,
+        open(archive, "rb") as content,
+        tqdm.wrapattr(content, "read", total=size, desc="checking") as file,
     ):
         while block := file.read(BLOCK):
             digest.update(block)
-            bar.update(len(block))
     if digest.hexdigest() != expected:
         raise UserError(
             f"{archive}: MD5 is {digest.hexdigest()}, expected {expected}; nothing was extracted: "
@@ -173,10 +168,10 @@ def verify(archive: Path, expected: str) -> None:
         )
 
 
-def extract(archive: Path, output_dir: Path, subset: str) -> None:
-    """Unpack `LibriSpeech/<subset>` of the archive into `output_dir`, whole or not at all.
+def extract_archive(archive: Path, output_dir: Path, subset: str) -> None:
+    """Unpack `LibriSpeech/<subset>` of the archive into `output_dir`, completely or not at all.
 
-    UserError for an archive whose members are links, devices, or lie outside its own folder.
+    UserError for an archive with links, devices, or members outside its own folder.
     """
     target = output_dir / CORPUS / subset
     building = output_dir / CORPUS / f".{subset}.extracting"
@@ -190,35 +185,34 @@ def extract(archive: Path, output_dir: Path, subset: str) -> None:
                 if not (member.isfile() or member.isdir()) or not place.is_relative_to(inside):
                     raise UserError(
                         f"{archive}: member {member.name!r} is a link or leads outside the "
-                        "archive's folder; nothing was kept: fetch it from the original address"
+                        "archive's folder; nothing was kept: download it from openslr.org"
                     )
                 if member.isdir():
                     place.mkdir(parents=True, exist_ok=True)
                     continue
-                # Contents alone, neither owners nor modes; tarfile's own filters for that are
-                # missing from Debian 12's Python.
+                # Only contents, no owners or modes; Debian 12's Python lacks tarfile's filters.
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as source, open(place, "wb") as file:
-                    shutil.copyfileobj(source, file, 2**20)
+                    shutil.copyfileobj(source, file, BLOCK)
         unpacked = building / CORPUS
         if not (unpacked / subset).is_dir():
-            raise UserError(f"{archive}: holds no {CORPUS}/{subset}; fetch it again")
+            raise UserError(f"{archive}: holds no {CORPUS}/{subset}; download it again")
         for extra in unpacked.iterdir():  # README.TXT, SPEAKERS.TXT and the like
             if extra.is_file():
                 os.replace(extra, output_dir / CORPUS / extra.name)
         os.replace(unpacked / subset, target)
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(
-            f"{archive}: not a whole .tar.gz ({error}); nothing was kept: fetch it again"
+            f"{archive}: not a complete .tar.gz ({error}); nothing was kept: download it again"
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def download(
+def download_subsets(
     options: DownloadOptions, checksums: Mapping[str, str] = MD5, pause: float = 2.0
 ) -> None:
-    """Fetch, verify and extract every subset not yet there."""
+    """Download, verify and extract every subset that is missing."""
     for subset in options.subsets:
         if subset not in checksums:
             near = difflib.get_close_matches(subset, list(checksums), n=1)
@@ -229,24 +223,24 @@ def download(
         (output_dir / CORPUS).mkdir(parents=True, exist_ok=True)
         for subset in options.subsets:
             if (output_dir / CORPUS / subset).is_dir():
-                print(f"{output_dir / CORPUS / subset}: already there, left as it is")
+                print(f"{output_dir / CORPUS / subset}: exists, skipped")
                 continue
             archive = output_dir / f"{subset}.tar.gz"
             if not archive.exists():
                 part = output_dir / f"{subset}.tar.gz.part"
-                fetch(
+                fetch_archive(
                     f"{options.base_url.rstrip('/')}/{subset}.tar.gz", part, options.retries, pause
                 )
                 os.replace(part, archive)
-            verify(archive, checksums[subset])
-            extract(archive, output_dir, subset)
+            verify_archive(archive, checksums[subset])
+            extract_archive(archive, output_dir, subset)
             if not options.keep_archives:
                 archive.unlink()
             print(f"{output_dir / CORPUS / subset}: done")
     except OSError as error:
         raise UserError(
             f"--output_dir {output_dir}: {error.strerror or error}; "
-            "make room, or choose a folder that can be written"
+            "free space, or choose a folder that can be written"
         ) from None
 
 
@@ -255,7 +249,7 @@ def main() -> None:
         prog="utils.data.download_librispeech", description=__doc__.splitlines()[0]
     )
     (options,) = parse_dataclasses(parser, [DownloadOptions])
-    download(options)
+    download_subsets(options)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
     python -m utils.data.make_filelists --corpus_dir CORPUS --subsets dev-clean dev-other
 
-For each subset: `<subset>.tsv` (audio files and their lengths), `.wrd` (words) and `.ltr`
-(letters), and `dict.ltr.txt` counted over the training subset.  Everything is read and checked
-before anything is written.
+Writes for each subset `<subset>.tsv` (audio files and their lengths), `.wrd` (words) and `.ltr`
+(letters), and on request `dict.ltr.txt`.  Reads and checks everything before it writes anything.
 """
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from wav2vec2.files.output import write_lines
 from wav2vec2.text.vocabulary import WORD_END, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
-FETCH_AGAIN = "fetch the archive again, or remove what is damaged"
+FETCH_AGAIN = "download the archive again, or remove what is damaged"
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,18 @@ class FilelistOptions:
     output_dir: str = ""
     """Folder to write to; the corpus folder if empty."""
     combine: tuple[str, ...] = ()
-    """Lists to write of several subsets together, like train-full-960=train-clean-100,train-..."""
+    """Lists of several subsets together, like train-full-960=train-clean-100,train-..."""
     dictionary_from: str = ""
-    """Subset or combined list whose letters make dict.ltr.txt; none is written if empty."""
+    """Subset or combined list whose letters form dict.ltr.txt; no dictionary if empty."""
 
     def __post_init__(self) -> None:
         if not self.subsets:
-            raise UserError("--subsets: names none; name the folders in --corpus_dir to list")
+            raise UserError("--subsets: names none; give folders in --corpus_dir")
         names = (*self.subsets, *(text.partition("=")[0] for text in self.combine))
         for name, count in Counter(names).items():
             if count > 1:
                 raise UserError(
-                    f"{name}: named {count} times in --subsets and --combine; once each"
+                    f"{name}: named {count} times in --subsets and --combine; name it once"
                 )
 
 
@@ -60,13 +59,13 @@ class Entry:
     """One utterance of a subset."""
 
     path: str
-    """Relative to the subset's folder."""
+    """Relative to the root of its filelist."""
     samples: int
     words: str
 
 
 def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
-    """Utterance id -> (words, where it stands), from every `*.trans.txt` below `folder`."""
+    """Utterance id -> (words, file:line), from every `*.trans.txt` below `folder`."""
     transcripts: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.rglob("*.trans.txt")):
         try:
@@ -86,15 +85,15 @@ def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
                 )
             if key in transcripts:
                 raise UserError(
-                    f"{path}:{number}: utterance id {key!r} already stands in "
-                    f"{transcripts[key][1]}; remove one"
+                    f"{path}:{number}: utterance id {key!r} is also in {transcripts[key][1]}; "
+                    "remove one"
                 )
             transcripts[key] = (" ".join(words.split()), f"{path}:{number}")
     return transcripts
 
 
-def samples_of(path: Path) -> int:
-    """Length of an audio file, from its header; UserError if it cannot be trained on."""
+def read_length(path: Path) -> int:
+    """Samples of an audio file, from its header; UserError if it cannot be trained on."""
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
     try:
@@ -109,17 +108,12 @@ def samples_of(path: Path) -> int:
             "convert the corpus with utils/data/import_corpus.py"
         )
     if info.frames in (0, UNKNOWN_LENGTH):
-        raise UserError(f"{path}: its header tells of no samples; {FETCH_AGAIN}")
+        raise UserError(f"{path}: its header gives no number of samples; {FETCH_AGAIN}")
     return info.frames
 
 
-def lengths_of(files: Sequence[Path], title: str) -> list[int]:
-    """`samples_of` each file, in parallel: reading headers waits for the disk, not for Python."""
-    with ThreadPoolExecutor(8) as pool:
-        return list(tqdm(pool.map(samples_of, files), total=len(files), desc=title, disable=None))
-
-
 def first_few(ids: Sequence[str]) -> str:
+    """The first three ids, for messages."""
     return ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
 
 
@@ -129,21 +123,21 @@ def unique_by_stem(files: Iterable[Path]) -> dict[str, Path]:
     for path in files:
         if path.stem in stems:
             raise UserError(
-                f"{path}: utterance id {path.stem!r} is also that of {stems[path.stem]}; ids must "
-                "be unique within a list: remove or rename one"
+                f"{path}: utterance id {path.stem!r} is also that of {stems[path.stem]}; remove or "
+                "rename one, ids must be unique within a filelist"
             )
         stems[path.stem] = path
     return stems
 
 
 def subset_folder(corpus_dir: Path, subset: str) -> Path:
-    """Where a subset lies; UserError, saying what there is, if it does not."""
+    """The folder of a subset; UserError, naming the folders there are, if it is missing."""
     folder = corpus_dir / subset
     if not folder.is_dir():
         found = sorted(p.name for p in corpus_dir.glob("*") if p.is_dir())
         raise UserError(
             f"{folder}: no such subset; {corpus_dir} holds {', '.join(found) or 'no folder'}: "
-            "fetch it with scripts/download_data.sh or name another"
+            "download it with scripts/download_data.sh or name another"
         )
     return folder
 
@@ -153,27 +147,27 @@ def read_subset(folder: Path) -> list[Entry]:
     subset = folder.name
     files = sorted(folder.rglob("*.flac"))
     if not files:
-        raise UserError(f"{folder}: holds no .flac file; fetch it with scripts/download_data.sh")
+        raise UserError(f"{folder}: holds no .flac file; run scripts/download_data.sh")
     stems = unique_by_stem(files)
     transcripts = read_transcripts(folder)
-    silent = [key for key in stems if key not in transcripts]
-    if silent:
+    if lacking := [key for key in stems if key not in transcripts]:
         raise UserError(
-            f"{stems[silent[0]]}: no transcript; {len(silent)} of {len(stems)} files of {subset} "
-            f"have no line like {TRANSCRIPT_EXAMPLE} in a .trans.txt ({first_few(silent)}): "
+            f"{stems[lacking[0]]}: no transcript; {len(lacking)} of {len(stems)} files of {subset} "
+            f"have no line like {TRANSCRIPT_EXAMPLE} in a .trans.txt ({first_few(lacking)}): "
             f"{FETCH_AGAIN}"
         )
-    unheard = [key for key in transcripts if key not in stems]
-    if unheard:
+    if lacking := [key for key in transcripts if key not in stems]:
         raise UserError(
-            f"{transcripts[unheard[0]][1]}: no audio file of this id; {len(unheard)} of "
-            f"{len(transcripts)} transcripts of {subset} have none ({first_few(unheard)}): "
+            f"{transcripts[lacking[0]][1]}: no audio file of this id; {len(lacking)} of "
+            f"{len(transcripts)} transcripts of {subset} have none ({first_few(lacking)}): "
             f"{FETCH_AGAIN}"
         )
-    return [
-        Entry(str(path.relative_to(folder)), samples, transcripts[path.stem][0])
-        for path, samples in zip(files, lengths_of(files, subset))
-    ]
+    with ThreadPoolExecutor(8) as pool:  # reading headers waits for the disk, not for Python
+        lengths = tqdm(pool.map(read_length, files), total=len(files), desc=subset, disable=None)
+        return [
+            Entry(str(path.relative_to(folder)), samples, transcripts[path.stem][0])
+            for path, samples in zip(files, lengths)
+        ]
 
 
 def parse_combinations(texts: Sequence[str], subsets: Sequence[str]) -> dict[str, list[str]]:
@@ -191,7 +185,7 @@ def parse_combinations(texts: Sequence[str], subsets: Sequence[str]) -> dict[str
 
 
 def check_writable(folder: Path) -> None:
-    """UserError if files cannot be made in `folder`; better known before an hour of reading."""
+    """UserError if files cannot be created in `folder`: known before an hour of reading."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(
@@ -199,13 +193,27 @@ def check_writable(folder: Path) -> None:
         )
 
 
-def write_subset(output_dir: Path, subset: str, root: Path, entries: Sequence[Entry]) -> None:
-    """Write `<subset>.tsv`, `.wrd` and `.ltr`."""
-    write_manifest(output_dir, subset, root, [(e.path, e.samples) for e in entries])
-    write_lines(output_dir / f"{subset}.wrd", (e.words for e in entries))
-    write_lines(output_dir / f"{subset}.ltr", (letters(e.words) for e in entries))
-    hours = sum(e.samples for e in entries) / SAMPLE_RATE / 3600
-    print(f"{output_dir / subset}.tsv: {len(entries)} utterances, {hours:.2f} h")
+def word_labels(transcripts: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Extension -> label lines: words (`wrd`) and letters (`ltr`)."""
+    return {"wrd": transcripts, "ltr": [letters(words) for words in transcripts]}
+
+
+def write_subset(
+    folder: str | Path,
+    subset: str,
+    root: Path,
+    files: Sequence[tuple[str, int]],
+    labels: Mapping[str, Sequence[str]],
+) -> None:
+    """Write `<subset>.tsv` and one file per kind of labels, and print the subset's size.
+
+    `files`: (path relative to `root` or absolute, samples); `labels`: extension -> lines.
+    """
+    path = write_manifest(folder, subset, root, files)
+    for extension, lines in labels.items():
+        write_lines(path.with_suffix(f".{extension}"), lines)
+    hours = sum(samples for _, samples in files) / SAMPLE_RATE / 3600
+    print(f"{path}: {len(files)} utterances, {hours:.3f} h")
 
 
 def main() -> None:
@@ -228,7 +236,6 @@ def main() -> None:
     check_writable(output_dir)
 
     folders = {subset: subset_folder(corpus_dir, subset) for subset in options.subsets}
-
     lists = {subset: (folder, read_subset(folder)) for subset, folder in folders.items()}
     for name, parts in combinations.items():
         entries = [
@@ -239,10 +246,10 @@ def main() -> None:
         unique_by_stem(Path(entry.path) for entry in entries)
         lists[name] = (corpus_dir, entries)
     for name, (root, entries) in lists.items():
-        write_subset(output_dir, name, root, entries)
-    if options.dictionary_from:
-        entries = lists[options.dictionary_from][1]
-        write_dictionary(output_dir / "dict.ltr.txt", (letters(e.words) for e in entries))
+        labels = word_labels([entry.words for entry in entries])
+        write_subset(output_dir, name, root, [(e.path, e.samples) for e in entries], labels)
+        if name == options.dictionary_from:
+            write_dictionary(output_dir / "dict.ltr.txt", labels["ltr"])
 
 
 if __name__ == "__main__":

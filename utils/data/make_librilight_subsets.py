@@ -3,8 +3,8 @@
     python -m utils.data.make_librilight_subsets --librilight_dir /datasets/librispeech_finetuning
 
 Libri-light's folder only says which utterances belong: train-1h has those below `1h/`, train-10h
-those below `1h/` and `9h/`.  Audio and labels are LibriSpeech's own, matched by the files' stems to
-train-full-960, in its order; the dictionary stays as it is.
+those below `1h/` and `9h/`.  Audio and labels are LibriSpeech's own: utterances are found by id in
+train-full-960 and keep its order.  The dictionary does not change.
 """
 
 import os
@@ -12,15 +12,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.make_filelists import first_few, unique_by_stem
-from wav2vec2.audio.resample import SAMPLE_RATE
+from utils.data.make_filelists import first_few, unique_by_stem, write_subset
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
-from wav2vec2.files.filelists import Manifest, read_labels, read_manifest, write_manifest
-from wav2vec2.files.output import write_lines
+from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
 
 PARTS = {"train-1h": ("1h",), "train-10h": ("1h", "9h")}
-"""The folders of Libri-light that make each subset."""
+"""Subset -> the folders of Libri-light that form it."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,6 @@ class LibrilightOptions:
     """Folder librispeech_finetuning of Libri-light, which holds 1h and 9h."""
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists; results go there too."""
-    subset: str = "train-full-960"
-    """Filelist that holds all the utterances."""
     labels: tuple[str, ...] = ("wrd", "ltr")
     """Label files to write beside the filelists, copied line by line."""
 
@@ -53,7 +49,7 @@ def read_librilight(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def check_all_known(parts: dict[str, dict[str, Path]], manifest: Manifest) -> None:
-    """UserError if `manifest` lacks utterances; all of them are listed on standard error."""
+    """UserError if `manifest` lacks utterances, after listing them on standard error."""
     known = {utterance.id for utterance in manifest.utterances}
     files = [path for part in parts.values() for path in part.values()]
     unmatched = [path for path in files if path.stem not in known]
@@ -63,8 +59,8 @@ def check_all_known(parts: dict[str, dict[str, Path]], manifest: Manifest) -> No
         print(f"not in {manifest.path}: {path}", file=sys.stderr)
     raise UserError(
         f"{manifest.path}: lacks {len(unmatched)} of {len(files)} Libri-light utterances "
-        f"({first_few([path.stem for path in unmatched])}); write it of all three training subsets "
-        "with scripts/generate_filelists.sh"
+        f"({first_few([path.stem for path in unmatched])}); write the filelist of all three "
+        "training subsets with scripts/generate_filelists.sh"
     )
 
 
@@ -74,20 +70,17 @@ def main() -> None:
     )
     (options,) = parse_dataclasses(parser, [LibrilightOptions])
     parts = read_librilight(Path(options.librilight_dir))
-    manifest = read_manifest(options.dataset_dir, options.subset)
+    manifest = read_manifest(options.dataset_dir, "train-full-960")
     labels = {extension: read_labels(manifest, extension) for extension in options.labels}
     check_all_known(parts, manifest)
 
     for subset, names in PARTS.items():
         ids = {key for name in names for key in parts[name]}
         chosen = [utterance for utterance in manifest.utterances if utterance.id in ids]
-        # Below the list's root as they stand there, absolute where they are absolute there.
+        # Paths stay as in the source filelist: relative to its root, or absolute.
         files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
-        path = write_manifest(options.dataset_dir, subset, manifest.root, files)
-        for extension, lines in labels.items():
-            write_lines(path.with_suffix(f".{extension}"), (lines[u.id] for u in chosen))
-        hours = sum(u.samples for u in chosen) / SAMPLE_RATE / 3600
-        print(f"{path}: {len(chosen)} utterances, {hours:.2f} h")
+        lines = {kind: [by_id[u.id] for u in chosen] for kind, by_id in labels.items()}
+        write_subset(options.dataset_dir, subset, manifest.root, files, lines)
 
 
 if __name__ == "__main__":

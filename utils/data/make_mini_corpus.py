@@ -3,9 +3,9 @@
     python -m utils.data.make_mini_corpus --output_dir datasets/mini
 
 Phrases of 2 to 6 words are spoken by the espeak-ng synthesiser that the wheel `espeakng-loader`
-carries (a separate program under the GPL-3, driven here through its C interface; its licence does
-not cover the speech it makes).  Voices of the dev and test subsets never occur in train.
-Everything is a function of the seed, whatever the number of workers.
+carries.  (It is a separate program under the GPL-3, driven here through its C interface; its
+licence does not cover the speech that it makes.)  Voices of the dev and test subsets never occur in
+train.  The corpus is a function of the flags and does not depend on the number of workers.
 """
 
 import ctypes
@@ -13,23 +13,21 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from common.runtime.randomness import numpy_generator
+from common.runtime.worker_pool import map_in_processes
+from utils.data.existing_output import was_made_with
 from wav2vec2.audio.resample import SAMPLE_RATE, resample
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.files.output import write_lines
 
 WORDS = (
@@ -42,10 +40,10 @@ WORDS = (
     .split()
 )
 
-# Accents and variants of espeak-ng's voices that are plainly intelligible, one a speaker.  A
-# variant is the timbre: no variant of dev or test occurs in train, nor one of the same formants.
-# Dev and test hold ordinary voices; the odd ones (a child's pitch, a Klatt synthesiser, formants
-# far off) are for training only: heard or not, they are another task.
+# Intelligible accents and variants of espeak-ng's voices, one per speaker.  A variant is the
+# timbre: no variant of dev or test occurs in train, nor one of the same formants.  Dev and test
+# hold ordinary voices.  Unusual ones (a child's pitch, a Klatt synthesiser, distant formants) are
+# in train only, because recognising them is another task.
 TRAIN_VOICES = (
     "en-us+m1", "en+m2", "en-us+m4", "en-us+zac", "en-us+m7", "en-gb-x-rp+m8",
     "en-us+f1", "en+f3", "en-gb-x-rp+shelby", "en-gb-x-rp+f5",
@@ -70,7 +68,7 @@ class CorpusOptions:
     """Mini corpus"""
 
     output_dir: str
-    """Folder to create; an equal corpus found there is reused."""
+    """Folder to create; an equal corpus in it is reused."""
     minutes: float = 30.0
     """Audio in train-mini."""
     dev_utterances: int = 100
@@ -78,46 +76,34 @@ class CorpusOptions:
     test_utterances: int = 240
     """Utterances in test-mini."""
     seed: int = 1
-    """Seed of phrases and of each utterance's rate, pitch and loudness."""
+    """Seed of the phrases and of each utterance's rate, pitch and loudness."""
+    workers: int = os.cpu_count() or 1
+    """Processes that synthesise; the result does not depend on their number."""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0:
             raise UserError(f"--minutes {self.minutes}: must be positive")
-        for name, voices in (("dev_utterances", DEV_VOICES), ("test_utterances", TEST_VOICES)):
-            if getattr(self, name) < len(voices):
-                raise UserError(
-                    f"--{name} {getattr(self, name)}: must be at least {len(voices)}, one a voice"
-                )
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Work"""
-
-    workers: int = os.cpu_count() or 1
-    """Processes that synthesise; the result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers {self.workers}: must be at least 1")
+        require_at_least(self, dev_utterances=len(DEV_VOICES))
+        require_at_least(self, test_utterances=len(TEST_VOICES))
+        require_at_least(self, workers=1)
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice's share of a subset: so many seconds, or so many utterances."""
+    """One voice's share of a subset: it speaks until both minima are reached."""
 
     subset: str
     number: int
     voice: str
-    seconds: float | None
-    utterances: int | None
+    seconds: float
+    utterances: int
     seed: int
 
 
-class Spoken(NamedTuple):
-    """What was synthesised of one speaker."""
+class SpokenShare(NamedTuple):
+    """What was synthesised for one speaker."""
 
-    speaker: Speaker
+    subset: str
     utterances: int
     seconds: float
     words: set[str]
@@ -126,10 +112,10 @@ class Spoken(NamedTuple):
 class Synthesiser:
     """espeak-ng through ctypes, from text to samples in memory.
 
-    The library keeps state between utterances in its global variables, which neither its
-    parameters nor starting it again resets.  So each synthesiser loads a copy of the library of
-    its own, and what it says depends on nothing but what it said before.  Breathy voices draw from
-    the C library's `rand` as well, so only the newest synthesiser of a process may be used.
+    The library keeps state between utterances in global variables, which neither its parameters
+    nor a restart reset.  So each synthesiser loads its own copy of the library, and its speech
+    depends only on what it spoke before.  Breathy voices also draw from the C library's `rand`, so
+    only the newest synthesiser of a process may be used.
     """
 
     _SYNCHRONOUS, _DONT_EXIT, _CHARS_UTF8, _POSITION_CHARACTER = 2, 0x8000, 1, 1
@@ -142,7 +128,7 @@ class Synthesiser:
         import espeakng_loader
 
         original = espeakng_loader.get_library_path()
-        # A library that is loaded cannot be removed everywhere; elsewhere it lives on unnamed.
+        # Some systems cannot remove a loaded library; on others it stays usable without a name.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             own = shutil.copy(original, folder)
             try:
@@ -158,12 +144,12 @@ class Synthesiser:
         )
         if self.rate <= 0:
             raise UserError(
-                f"{data}: espeak-ng cannot be started from here; install espeakng-loader anew, "
-                "in a folder of a short name (espeak-ng takes some 150 characters)"
+                f"{data}: espeak-ng cannot start from here; reinstall espeakng-loader, in a folder "
+                "with a short path (espeak-ng allows about 150 characters)"
             )
-        self._library.srand(1)  # found in the C library, on which this one depends
+        self._library.srand(1)  # resolved in the C library that it is linked to
         self._blocks: list[np.ndarray] = []
-        self._callback = self._CALLBACK(self._collect)  # kept: C holds only a pointer to it
+        self._callback = self._CALLBACK(self._collect)  # kept alive: C holds only a pointer
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _collect(self, samples, count: int, events) -> int:
@@ -172,20 +158,16 @@ class Synthesiser:
         return 0
 
     def speak(
-        self,
-        text: str,
-        voice: str,
-        *,
-        words_a_minute: int,
-        pitch: int,
-        pitch_range: int,
-        noise_seed: int,
+        self, text: str, voice: str, *, rate: int, pitch: int, pitch_range: int, seed: int
     ) -> np.ndarray:
-        """The spoken text as float32 `[samples]` at `self.rate` Hz; pitches within 0 ... 100."""
+        """The spoken text, float32 `[samples]` at `self.rate` Hz.
+
+        `rate`: words per minute; pitches lie in 0 ... 100; `seed`: of the noise in breathy voices.
+        """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UserError(f"espeak-ng lacks the voice {voice}; install espeakng-loader anew")
+            raise UserError(f"espeak-ng lacks the voice {voice}; reinstall espeakng-loader")
         settings = {
-            self._RATE: words_a_minute,
+            self._RATE: rate,
             self._PITCH: pitch,
             self._RANGE: pitch_range,
             self._VOLUME: 50,  # some voices clip at the default of 100
@@ -193,7 +175,7 @@ class Synthesiser:
         for parameter, value in settings.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         self._blocks.clear()
-        self._library.espeak_ng_SetRandSeed(ctypes.c_long(noise_seed))  # for breathy voices
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         encoded = text.encode()
         self._library.espeak_Synth(
             encoded, len(encoded) + 1, 0, self._POSITION_CHARACTER, 0, self._CHARS_UTF8, None, None
@@ -202,8 +184,8 @@ class Synthesiser:
         return np.concatenate(self._blocks).astype(np.float32) / 32768
 
 
-def speak_speaker(speaker: Speaker, folder: Path) -> Spoken:
-    """Synthesise one speaker's utterances and write them with their transcripts."""
+def write_speaker(speaker: Speaker, folder: Path) -> SpokenShare:
+    """Synthesise one speaker's utterances, and write them and their transcripts to `folder`."""
     synthesiser = Synthesiser()
     own = numpy_generator("mini corpus speaker", speaker.seed, speaker.number)
     base_rate, base_pitch = own.integers(135, 185), own.integers(30, 70)
@@ -211,18 +193,16 @@ def speak_speaker(speaker: Speaker, folder: Path) -> Spoken:
     directory = folder / speaker.subset / str(speaker.number) / str(chapter)
     directory.mkdir(parents=True)
     lines, seconds, words = [], 0.0, set()
-    while (speaker.utterances is not None and len(lines) < speaker.utterances) or (
-        speaker.seconds is not None and seconds < speaker.seconds
-    ):
+    while len(lines) < speaker.utterances or seconds < speaker.seconds:
         draw = numpy_generator("mini corpus utterance", speaker.seed, speaker.number, len(lines))
         phrase = [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 7))]
         audio = synthesiser.speak(
             " ".join(phrase).lower(),
             speaker.voice,
-            words_a_minute=int(base_rate * draw.uniform(0.88, 1.14)),
+            rate=int(base_rate * draw.uniform(0.88, 1.14)),
             pitch=int(base_pitch + draw.integers(-12, 13)),
             pitch_range=int(draw.integers(30, 71)),
-            noise_seed=int(draw.integers(2**31)),
+            seed=int(draw.integers(2**31)),
         )
         audio = resample(audio, synthesiser.rate)
         audio *= draw.uniform(0.3, 0.9) / np.abs(audio).max()
@@ -232,112 +212,72 @@ def speak_speaker(speaker: Speaker, folder: Path) -> Spoken:
         words.update(phrase)
         seconds += len(audio) / SAMPLE_RATE
     write_lines(directory / f"{speaker.number}-{chapter}.trans.txt", lines)
-    return Spoken(speaker, len(lines), seconds, words)
+    return SpokenShare(speaker.subset, len(lines), seconds, words)
 
 
 def plan_speakers(options: CorpusOptions) -> list[Speaker]:
-    """Who speaks how much in which subset."""
+    """The speakers of all subsets, with equal shares of each subset."""
     speakers = []
-    for subset, voices, total in (
-        ("train-mini", TRAIN_VOICES, None),
-        ("dev-mini", DEV_VOICES, options.dev_utterances),
-        ("test-mini", TEST_VOICES, options.test_utterances),
+    for subset, voices, minutes, total in (
+        ("train-mini", TRAIN_VOICES, options.minutes, 0),
+        ("dev-mini", DEV_VOICES, 0, options.dev_utterances),
+        ("test-mini", TEST_VOICES, 0, options.test_utterances),
     ):
         for index, voice in enumerate(voices):
-            seconds = utterances = None
-            if total is None:
-                seconds = 60 * options.minutes / len(voices)
-            else:
-                utterances = total // len(voices) + (index < total % len(voices))
+            seconds = 60 * minutes / len(voices)
+            utterances = total // len(voices) + (index < total % len(voices))
             number = FIRST_SPEAKER[subset] + index
             speakers.append(Speaker(subset, number, voice, seconds, utterances, options.seed))
     return speakers
 
 
-def synthesise(speakers: Sequence[Speaker], folder: Path, workers: int) -> list[Spoken]:
-    """All speakers, in their order; UserError if a worker dies."""
-    # Ctrl-C reaches the whole group; the workers leave the answer to it to this process.
-    with ProcessPoolExecutor(
-        min(workers, len(speakers)),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    ) as pool:
-        try:
-            spoken = pool.map(speak_speaker, speakers, [folder] * len(speakers))
-            return list(
-                tqdm(spoken, total=len(speakers), desc="mini corpus", unit="voice", disable=None)
-            )
-        except BrokenProcessPool:
-            raise UserError(
-                "a process that synthesises was killed, perhaps for want of memory; "
-                f"use fewer --workers than {workers}"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error nothing more is spoken
-
-
-def existing(options: CorpusOptions, output_dir: Path) -> bool:
-    """Whether an equal corpus already lies there; UserError if something else does."""
-    if not output_dir.exists():
-        return False
-    try:
-        found = json.loads((output_dir / "corpus.json").read_text(encoding="utf-8"))
-        found = {key: found["settings"].get(key) for key in settings(options)}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        if not output_dir.is_dir() or any(output_dir.iterdir()):
-            raise UserError(
-                f"--output_dir {output_dir}: exists and holds no mini corpus; "
-                "choose another folder or remove it"
-            ) from None
-        return False
-    differing = [f"{k} {found[k]}" for k, v in settings(options).items() if found[k] != v]
-    if differing:
-        raise UserError(
-            f"--output_dir {output_dir}: holds a mini corpus made with other settings "
-            f"({', '.join(differing)}); choose another folder or remove it"
-        )
-    return True
-
-
-def settings(options: CorpusOptions) -> dict:
-    """What the corpus is a function of."""
+def corpus_settings(options: CorpusOptions) -> dict:
+    """All that the corpus is a function of."""
     values = asdict(options)
-    del values["output_dir"]
+    del values["output_dir"], values["workers"]
     constants = json.dumps([WORDS, TRAIN_VOICES, DEV_VOICES, TEST_VOICES]).encode()
     return {**values, "words_and_voices": hashlib.blake2b(constants, digest_size=4).hexdigest()}
 
 
+def build_corpus(options: CorpusOptions, folder: Path) -> dict[str, dict]:
+    """Synthesise the corpus in `folder`: subset -> its minutes, utterances, voices and words."""
+    write = partial(write_speaker, folder=folder)
+    speakers = plan_speakers(options)
+    results = map_in_processes(write, speakers, options.workers, flag="--workers", unit="voice")
+    shares, subsets = list(results), {}
+    for subset in FIRST_SPEAKER:
+        own = [share for share in shares if share.subset == subset]
+        subsets[subset] = {
+            "minutes": round(sum(share.seconds for share in own) / 60, 2),
+            "utterances": sum(share.utterances for share in own),
+            "voices": len(own),
+            "words": len(set().union(*(share.words for share in own))),
+        }
+    content = {"settings": corpus_settings(options), "subsets": subsets}
+    write_lines(folder / "corpus.json", json.dumps(content, indent=2).splitlines())
+    return subsets
+
+
 def main() -> None:
     parser = ArgumentParser(prog="utils.data.make_mini_corpus", description=__doc__.splitlines()[0])
-    options, work = parse_dataclasses(parser, [CorpusOptions, WorkerOptions])
+    (options,) = parse_dataclasses(parser, [CorpusOptions])
     output_dir = Path(options.output_dir)
-    if existing(options, output_dir):
-        print(f"{output_dir}: the mini corpus is there already")
+    if was_made_with(corpus_settings(options), output_dir, "corpus.json", "mini corpus"):
+        print(f"{output_dir}: the mini corpus exists already")
         return
     try:
         import espeakng_loader  # noqa: F401
     except ImportError:
         raise UserError("the synthesiser is missing: pip install espeakng-loader") from None
 
-    # Built beside its place and renamed when whole: half a corpus is never taken for one.
+    # Built beside its place and renamed when complete: half a corpus is never mistaken for one.
     place = output_dir.resolve()
     building = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         building.mkdir(parents=True)
-        results = synthesise(plan_speakers(options), building, work.workers)
-        subsets = {}
-        for subset in FIRST_SPEAKER:
-            own = [spoken for spoken in results if spoken.speaker.subset == subset]
-            subsets[subset] = {
-                "minutes": round(sum(spoken.seconds for spoken in own) / 60, 2),
-                "utterances": sum(spoken.utterances for spoken in own),
-                "voices": len(own),
-                "words": len(set().union(*(spoken.words for spoken in own))),
-            }
-        content = {"settings": settings(options), "subsets": subsets}
-        write_lines(building / "corpus.json", json.dumps(content, indent=2).splitlines())
+        subsets = build_corpus(options, building)
         if place.exists():
-            place.rmdir()  # empty, see `existing`
+            place.rmdir()  # empty, see `was_made_with`
         building.rename(place)
     except OSError as error:
         raise UserError(

@@ -1,7 +1,7 @@
-"""A run's log in DLLogger's lines -> its configuration and curves, in bounded memory.
+"""A run's log in DLLogger's format -> its configuration and curves, in little memory.
 
-Lines are read one at a time.  Of each value, the update and the number are kept, 8 bytes in all;
-what is returned is thinned for drawing.
+Lines are read one at a time.  Each value takes 8 bytes, for its update and itself.  Curves are
+thinned for drawing.
 """
 
 import json
@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -19,27 +19,27 @@ from wav2vec2.cli.errors import UserError
 LOG = "nvlog.json"
 
 LONGEST_LINE = 1 << 20
-"""Bytes; a longer line is no log line."""
+"""Bytes; a longer line is not a log line."""
 
 MOST_METRICS = 300
 MOST_UPDATES = 2**32 - 1
 MARK = b"DLLL"
 
 POINTS = 1_000
-"""Of a curve, at most."""
+"""Most points of a curve."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric over updates; each point stands for the log lines since the point before it."""
+    """A metric over updates; each point summarises the log lines since the point before it."""
 
     update: np.ndarray
-    """`[points]`, rising: of the last line that the point stands for."""
+    """`[points]`, rising: the update of the last line that a point summarises."""
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
     lines: int
-    """Log lines in all, each update counted once."""
+    """Number of log lines, each update counted once."""
     median: float
 
     @property
@@ -52,10 +52,9 @@ class Curve:
 
     @classmethod
     def of(cls, updates: np.ndarray, values: np.ndarray, points: int = POINTS) -> "Curve":
-        """Of values in the order in which they were logged: of an update, the last one counts.
+        """The curve of values in logged order; the last value of an update counts.
 
-        With more than `points` updates they are joined in equal spans of updates; means are of a
-        span, lows and highs are kept.
+        More than `points` updates are divided into equal spans, each with its mean, low and high.
         """
         if len(updates) > 1 and not (np.diff(updates.astype(np.int64)) > 0).all():
             order = np.argsort(updates, kind="stable")
@@ -82,42 +81,50 @@ class Curve:
 
 @dataclass
 class RunLog:
-    """What one log says."""
+    """The content of one log."""
 
     parameters: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     summary: dict[str, float] = field(default_factory=dict)
     """The last record of step `[]`."""
     latencies: list[dict[str, float]] = field(default_factory=list)
-    """Of a benchmark of inference, a record a batch size."""
+    """One record per batch size of an inference benchmark."""
     started: str = ""
-    """When the first line was written, as the log has it."""
+    """Date and time of the first line, as logged."""
     seconds: float = 0.0
-    """In all its jobs together."""
+    """Total duration of all jobs."""
     jobs: int = 1
-    """Times that it was started."""
+    """How often the run was started."""
     notes: list[str] = field(default_factory=list)
-    """What was left out, and what else a reader should know; a line each."""
+    """What was skipped, and other remarks, one line each."""
 
     @property
     def updates(self) -> int:
-        """The last update there is."""
+        """The last logged update."""
         return max((int(curve.update[-1]) for curve in self.curves.values()), default=0)
 
 
-def lines_of(file: BinaryIO) -> Iterator[bytes | None]:
-    """Each line, None for one that is too long to be a log's."""
-    while line := file.readline(LONGEST_LINE):
-        if len(line) < LONGEST_LINE or line.endswith(b"\n"):
-            yield line
-            continue
-        while (line := file.readline(LONGEST_LINE)) and not line.endswith(b"\n"):
-            pass
-        yield None
+def read_records(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield each record of a log, and None for each broken part of a line.
+
+    A line may hold several records, where processes wrote over each other.
+    """
+    try:
+        with open(path, "rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                rest = line
+                while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
+                    rest = file.readline(LONGEST_LINE)
+                if (record := parse_record(line.removeprefix(MARK))) is not None:
+                    yield record
+                else:
+                    yield from (parse_record(p) for p in line.split(MARK) if p.strip())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; name a run's folder") from None
 
 
-def parse(text: bytes) -> dict[str, Any] | None:
-    """The record of a line without its mark, None if it is none."""
+def parse_record(text: bytes) -> dict[str, Any] | None:
+    """The record in a line without its mark; None if there is none."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):
@@ -127,121 +134,108 @@ def parse(text: bytes) -> dict[str, Any] | None:
     return record
 
 
-class Reader:
-    """Takes a log's lines in their order."""
+class RunLogBuilder:
+    """Collects a log's records, in their order, into a RunLog."""
 
     def __init__(self) -> None:
         self.run = RunLog()
-        self._values: dict[str, tuple[array, array]] = {}
-        self._positions = array("I")  # of training lines, as they came
-        self._waiting: list[tuple[int, dict[str, Any]]] = []  # epochs whose length is not known yet
-        self._per_epoch = 0
-        self._epoch, self._update = 0, 0  # of the last training line
-        self._elapsed = 0.0
-        self._first_parameter: str | None = None
         self.skipped = self.records = 0
+        self._values: dict[str, tuple[array, array]] = {}
+        self._positions = array("I")  # updates of the training records, as logged
+        self._waiting: list[tuple[int, dict[str, Any]]] = []  # epochs of still unknown length
+        self._per_epoch = 0
+        self._epoch, self._update = 0, 0  # of the last training record
+        self._elapsed = 0.0
 
-    def take(self, line: bytes | None) -> None:
-        """A line; in one where records of several processes ran together, each that is whole."""
-        if line is not None and not line.strip():
-            return
-        record = parse(line.strip().removeprefix(MARK)) if line else None
-        if record is not None:
-            self._record(record)
-        elif line is None or line.count(MARK) < 2:
+    def add(self, record: dict[str, Any] | None) -> None:
+        """Add a record; None counts as skipped."""
+        if record is None:
             self.skipped += 1
-        else:
-            for part in line.split(MARK):
-                record = parse(part)
-                if record is not None:
-                    self._record(record)
-                elif part.strip():
-                    self.skipped += 1
-
-    def _record(self, record: dict[str, Any]) -> None:
+            return
         self.records += 1
-        self._clock(record)
+        self._add_time(record)
+        step, data = record.get("step"), record.get("data")
+        counts = step if is_counts(step) else None
         if record["type"] == "METADATA":
             return
-        step, data = record.get("step"), record.get("data")
         if not isinstance(data, dict):
             self.skipped += 1
         elif step == "PARAMETER":
-            self._parameter(data)
-        elif step == []:
+            self._add_parameters(data)
+        elif counts == []:
             self.run.summary = numbers(data)
-        elif is_counts(step) and len(step) == 3:
-            self._epoch, self._per_epoch = step[0], step[2]
-            self._update = max(step[0] - 1, 0) * step[2] + step[1]
+        elif counts and len(counts) == 3:
+            self._epoch, iteration, self._per_epoch = counts
+            self._update = max(self._epoch - 1, 0) * self._per_epoch + iteration
             self._positions.append(min(self._update, MOST_UPDATES))
             for epoch, waiting in self._waiting:
-                self._keep(min(epoch * self._per_epoch, MOST_UPDATES), waiting)
+                self._add_values(min(epoch * self._per_epoch, MOST_UPDATES), waiting)
             self._waiting.clear()
-            self._keep(self._update, data)
-        elif is_counts(step) and len(step) == 1 and "batch_size" in data:
+            self._add_values(self._update, data)
+        elif counts and len(counts) == 1 and "batch_size" in data:
             self.run.latencies.append(numbers(data))
-        elif is_counts(step) and len(step) == 1:
-            self._epoch_record(step[0], data)
+        elif counts and len(counts) == 1:
+            self._add_epoch(counts[0], data)
         else:
             self.skipped += 1
 
-    def _epoch_record(self, epoch: int, data: dict[str, Any]) -> None:
-        """Means of an epoch and validations stand at the training line before them; the first
-        ones of a job have none, and stand where their epoch ends."""
+    def _add_epoch(self, epoch: int, data: dict[str, Any]) -> None:
+        """Add means of an epoch or a validation, at the update of the training record before it.
+
+        The first ones of a job have no such record, and stand at the end of their epoch.
+        """
         if epoch == self._epoch and self._positions:
-            self._keep(self._update, data)
+            self._add_values(self._update, data)
         elif epoch == 0 or self._per_epoch:
-            self._keep(epoch * self._per_epoch, data)
+            self._add_values(epoch * self._per_epoch, data)
         else:
             self._waiting.append((epoch, data))
 
-    def _keep(self, update: int, data: dict[str, Any]) -> None:
+    def _add_values(self, update: int, data: dict[str, Any]) -> None:
         if update > MOST_UPDATES:
             self.skipped += 1
             return
         for name, value in numbers(data).items():
-            found = self._values.get(name)
-            if found is None:
+            if name not in self._values:
                 if len(self._values) == MOST_METRICS:
                     continue
-                found = self._values[name] = (array("I"), array("f"))
-            found[0].append(update)
-            found[1].append(value)
+                self._values[name] = (array("I"), array("f"))
+            updates, values = self._values[name]
+            updates.append(update)
+            values.append(value)
 
-    def _parameter(self, data: dict[str, Any]) -> None:
+    def _add_parameters(self, data: dict[str, Any]) -> None:
+        parameters = self.run.parameters
         for name, value in data.items():
-            if self._first_parameter is None:
-                self._first_parameter, self.run.jobs = name, 0
-            self.run.jobs += name == self._first_parameter
-            self.run.parameters[name] = value
+            if name == next(iter(parameters), None):  # the first one again: another job
+                self.run.jobs += 1
+            parameters[name] = value
 
-    def _clock(self, record: dict[str, Any]) -> None:
+    def _add_time(self, record: dict[str, Any]) -> None:
         try:
             elapsed = float(record["elapsedtime"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return
         if not math.isfinite(elapsed):
             return
-        if elapsed < self._elapsed:  # another job, or another process a moment behind
-            self.run.seconds += self._elapsed if elapsed < 0.5 * self._elapsed else 0.0
+        if elapsed < 0.5 * self._elapsed:  # another job, not another process a moment behind
+            self.run.seconds += self._elapsed
         self._elapsed = elapsed
-        if not self.run.started:
-            self.run.started = str(record.get("datetime", ""))[:40]
+        self.run.started = self.run.started or str(record.get("datetime", ""))[:40]
 
     def finish(self) -> RunLog:
-        """What the lines amount to."""
+        """The log of all records added."""
         run = self.run
         run.seconds += self._elapsed
-        for epoch, waiting in self._waiting:  # without a training line, epochs are all there is
-            self._keep(epoch, waiting)
+        for epoch, waiting in self._waiting:  # without training records, positions are epochs
+            self._add_values(epoch, waiting)
         for name in sorted(self._values):
             updates, values = self._values.pop(name)
             curve = Curve.of(np.frombuffer(updates, np.uint32), np.frombuffer(values, np.float32))
             run.curves[name] = curve
         self._note_repeats()
         if self.skipped:
-            lines = "1 line is" if self.skipped == 1 else f"{self.skipped:,} lines are"
-            run.notes.append(f"{lines} no log lines, or cut off; skipped")
+            run.notes.append(f"lines cut off or no log records, skipped: {self.skipped:,}")
         return run
 
     def _note_repeats(self) -> None:
@@ -251,7 +245,7 @@ class Reader:
             return
         backwards = int((np.diff(positions) <= 0).sum())
         how = (
-            "in mixed order, as if several processes had written to this file"
+            "in mixed order, as if several processes wrote to this file"
             if backwards > max(self.run.jobs, 1)
             else "by a run that was started again"
         )
@@ -261,7 +255,7 @@ class Reader:
 
 
 def numbers(data: dict[str, Any]) -> dict[str, float]:
-    """The values that are finite numbers and fit a curve."""
+    """The values that are finite numbers in the range of float32."""
     return {
         name: value
         for name, value in data.items()
@@ -270,21 +264,18 @@ def numbers(data: dict[str, Any]) -> dict[str, float]:
 
 
 def is_counts(step: Any) -> bool:
+    """Whether a record's step is a list of numbers such as [epoch, iteration, per epoch]."""
     return isinstance(step, list) and all(type(n) is int and n >= 0 for n in step)
 
 
 def read_log(path: Path) -> RunLog:
-    """UserError, in one line, if there is nothing in it to report."""
-    reader = Reader()
-    try:
-        with open(path, "rb") as file:
-            for line in lines_of(file):
-                reader.take(line)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; name a run's folder") from None
-    if not reader.records and not reader.skipped:
+    """Read a run's log; UserError if it holds nothing to report."""
+    builder = RunLogBuilder()
+    for record in read_records(path):
+        builder.add(record)
+    if not builder.records and not builder.skipped:
         raise UserError(f"{path}: is empty: the run has not logged anything yet")
-    run = reader.finish()
+    run = builder.finish()
     if not run.curves and not run.parameters and not run.summary:
-        raise UserError(f"{path}: none of its {reader.skipped:,} lines is a log line of a run")
+        raise UserError(f"{path}: none of its {builder.skipped:,} lines is a log line of a run")
     return run

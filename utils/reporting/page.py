@@ -1,7 +1,7 @@
-"""Runs -> one HTML file that needs nothing else: templates under assets/, data as JSON in it.
+"""Runs -> one self-contained HTML file: the templates in assets/, with the data as JSON.
 
-What comes from logs is never HTML here: it is JSON in which `<`, `>` and `&` are escaped, and the
-script makes text of it, not elements.
+Text from logs never becomes HTML.  It is JSON in which `<`, `>` and `&` are escaped, and the page's
+script turns it into text, not into elements.
 """
 
 import json
@@ -25,32 +25,31 @@ EMBEDDED = {
     "library": "uPlot.min.js",
     "script": "page.js",
 }
-"""Place in page.html -> the file that belongs there."""
+"""Placeholder in page.html -> the file that replaces it."""
 
 
 def sections(runs: list[Run]) -> list[tuple[str, list[int], list[Table]]]:
-    """Title, indices of the runs, and tables of each kind of run there is."""
+    """(title, indices of the runs, tables) of each kind of run that occurs."""
     found = []
     for kind, title in KINDS.items():
         chosen = [number for number, run in enumerate(runs) if run.kind == kind]
-        logged = [runs[n] for n in chosen if runs[n].log.curves or runs[n].log.parameters]
-        if not chosen:
-            continue
-        made: list[Table | None] = []
-        if logged:
-            made = [tables.facts(logged)]
-        made.append(tables.results([runs[n] for n in chosen]))
-        if logged:
-            made += [tables.throughput(logged)]
-            made += [tables.pooling(logged)] if kind == "pretrain" else []
-            made += [tables.differences(logged)]
-        made.append(tables.latency([runs[n] for n in chosen]))
-        found.append((title, chosen, [table for table in made if table]))
+        shown = [runs[n] for n in chosen]
+        logged = [run for run in shown if run.log.curves or run.log.parameters]
+        made = [
+            tables.facts(logged),
+            tables.results(shown),
+            tables.throughput(logged),
+            tables.pooling(logged) if kind == "pretrain" else None,
+            tables.differences(logged),
+            tables.latency(shown),
+        ]
+        if chosen:
+            found.append((title, chosen, [table for table in made if table]))
     return found
 
 
-def markdown(runs: list[Run]) -> str:
-    """The tables of the page."""
+def render_markdown(runs: list[Run]) -> str:
+    """The tables of the page in markdown."""
     parts = []
     for title, _, made in sections(runs):
         parts.append(f"## {title}")
@@ -59,14 +58,12 @@ def markdown(runs: list[Run]) -> str:
 
 
 def rounded(values: Any) -> list[float]:
-    """Six digits are more than a diagram shows."""
+    """Values with six digits, more than a diagram shows."""
     return [float(f"{value:.6g}") for value in values]
 
 
 def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, Any]:
-    """A diagram in plain types.  `spans` numbers the updates of curves: metrics that are logged
-    together share theirs."""
-    panel = diagram.panel
+    """A diagram in plain types.  `spans` numbers the lists of updates, which metrics share."""
     lines = []
     for line in diagram.lines:
         curve = line.curve
@@ -82,9 +79,7 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
             entry |= {"low": rounded(curve.low), "high": rounded(curve.high)}
         lines.append(entry)
     return {
-        "title": panel.title,
-        "unit": panel.unit,
-        "section": panel.section,
+        **vars(diagram.panel),
         "lines": lines,
         "band": diagram.band,
         "level": diagram.level,
@@ -93,27 +88,24 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
 
 
 def evaluation_data(evaluation: Evaluation, run: str) -> dict[str, Any]:
+    """An evaluation in plain types."""
     return {
+        **{name: getattr(evaluation, name) for name in ("subset", "utterances", "wrong", "shown")},
+        **{rate: tables.number(evaluation.summary.get(rate)) for rate in ("wer", "uer")},
         "run": run,
-        "subset": evaluation.subset,
-        "utterances": evaluation.utterances,
-        "wrong": evaluation.wrong,
-        "shown": evaluation.shown,
-        "wer": tables.number(evaluation.summary.get("wer")),
-        "uer": tables.number(evaluation.summary.get("uer")),
     }
 
 
 def as_json(data: Any) -> str:
-    """JSON that cannot end the element it stands in."""
+    """JSON that cannot end the HTML element around it."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def page(runs: list[Run], notes: list[str]) -> str:
-    """The whole file; `notes`: what could not be read."""
+def render_page(runs: list[Run], notes: list[str]) -> str:
+    """The HTML file; `notes`: what was skipped or could not be read."""
     parts = []
     spans: dict[tuple[int, ...], int] = {}
     for title, chosen, made in sections(runs):
@@ -140,5 +132,5 @@ def page(runs: list[Run], notes: list[str]) -> str:
     }
     contents["data"] = as_json(data)
     template = (ASSETS / "page.html").read_text(encoding="utf-8")
-    # In one pass: what is filled in is not looked through again.
+    # In one pass: placeholders in what is filled in stay as they are.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: contents[found[1]], template)

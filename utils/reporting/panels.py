@@ -1,7 +1,7 @@
-"""Which curves are drawn in which panel, the same on the page and in the figures."""
+"""Which curves are drawn in which panel, on the page and in the figures alike."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ PUBLISHED_ACCURACY = {
 """Update -> contrastive accuracy of NVIDIA's Base, mean and deviation over 8 seeds, bf16."""
 
 HEALTHY_CODES = 0.2
-"""Share of the codebooks' entries that a healthy run has in use at least."""
+"""Least share of the codebooks' entries that a healthy run uses."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Panel:
     """A diagram: metrics of one unit over updates."""
 
     ending: str
-    """Of the metrics' names: `loss` draws train_loss, val_loss, val_ema_loss, ..."""
+    """End of the metrics' names: `loss` draws train_loss, val_loss, val_ema_loss, ..."""
     title: str
     unit: str
     section: str
@@ -45,10 +45,10 @@ PANELS = (
     Panel("lr", "Learning rate", "", "Optimisation"),
     Panel("grad_norm", "Gradient norm", "", "Optimisation"),
     Panel("loss_scale", "Loss scale", "", "Optimisation"),
-    Panel("audio_s/s", "Audio a second", "s/s", "Speed"),
-    Panel("frames/s", "Encoder frames a second", "1/s", "Speed"),
-    Panel("ntokens/s", "Targets a second", "1/s", "Speed"),
-    Panel("updates/s", "Updates a second", "1/s", "Speed"),
+    Panel("audio_s/s", "Audio per second", "s/s", "Speed"),
+    Panel("frames/s", "Encoder frames per second", "1/s", "Speed"),
+    Panel("ntokens/s", "Targets per second", "1/s", "Speed"),
+    Panel("updates/s", "Updates per second", "1/s", "Speed"),
     Panel("memory", "Peak memory", "MiB", "Speed"),
     Panel("data_wait", "Waiting for data", "%", "Speed"),
 )
@@ -63,7 +63,7 @@ class Line:
     run: int
     """Index of its run."""
     label: str
-    """`train`, `validation`, `average of weights`, with the filelist if it is one of several."""
+    """`train`, `validation` or `average of weights`, and the filelist if it is one of several."""
     style: str
     """`solid`, `dashed` or `dotted`."""
     curve: Curve
@@ -71,14 +71,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Diagram:
-    """A panel with what is drawn in it."""
+    """A panel and what is drawn in it."""
 
     panel: Panel
     lines: list[Line]
     band: tuple[float, float] | None = None
-    """The range in which a healthy run is."""
+    """The range of a healthy run."""
     level: tuple[str, float] | None = None
-    """A value to compare with, and its name."""
+    """Name and value of a level to compare with."""
     published: dict[int, tuple[float, float]] | None = None
     """Update -> mean and deviation of published runs."""
 
@@ -90,11 +90,11 @@ SOURCES = (
     ("val_", "validation", "dashed"),
     ("eval_", "evaluation", "dashed"),
 )
-"""Prefix of a metric, what it is of, and how it is drawn; the first that fits."""
+"""(prefix of a metric, label, line style); the first prefix that fits counts."""
 
 
-def place(metric: str) -> tuple[Panel, str, str] | None:
-    """The panel of a metric, its label and style; None if it has none."""
+def panel_of(metric: str) -> tuple[Panel, str, str] | None:
+    """(panel, label, line style) of a metric; None if it is not drawn."""
     bare = ("", "", "solid")
     prefix, label, style = next((s for s in SOURCES if metric.startswith(s[0])), bare)
     name = metric.removeprefix(prefix)
@@ -108,34 +108,27 @@ def place(metric: str) -> tuple[Panel, str, str] | None:
     return _PANELS[ending], " ".join(part for part in (label, subset) if part), style
 
 
-def order(line: Line) -> tuple[int, int]:
-    """Runs as they were named, training before validation."""
-    return line.run, ("solid", "dashed", "dotted").index(line.style)
-
-
-def diagrams(runs: list[Run], chosen: Iterable[int]) -> list[Diagram]:
-    """The panels of the runs with the indices `chosen`, overlaid, as far as there are curves."""
-    chosen = list(chosen)
+def diagrams(runs: list[Run], chosen: Sequence[int]) -> list[Diagram]:
+    """The panels with curves of the runs with the indices `chosen`, overlaid."""
     lines: dict[Panel, list[Line]] = {}
     for number in chosen:
         curves = runs[number].log.curves
         for metric, curve in curves.items():
-            found = place(metric)
-            # Means of epochs say nothing that the lines between them do not.
+            found = panel_of(metric)
+            # Means of epochs add nothing to the log lines that they summarise.
             finer = metric.replace("train_avg_", "train_")
             if found and (metric == finer or finer not in curves):
                 panel, label, style = found
                 lines.setdefault(panel, []).append(Line(number, label, style, curve))
+    styles = ("solid", "dashed", "dotted")  # training before validation
+    for drawn in lines.values():
+        drawn.sort(key=lambda line: (line.run, styles.index(line.style)))
     shown = [runs[number] for number in chosen]
-    return [
-        decorate(panel, sorted(lines[panel], key=order), shown)
-        for panel in [*PANELS, SHARES]
-        if panel in lines
-    ]
+    return [decorate(p, lines[p], shown) for p in [*PANELS, SHARES] if p in lines]
 
 
 def decorate(panel: Panel, lines: list[Line], runs: list[Run]) -> Diagram:
-    """What to compare a panel's curves with, where it holds for all of `runs`."""
+    """A diagram with what its curves can be compared with, where that holds for all of `runs`."""
     band = level = published = None
     if panel.ending.endswith("perplexity"):
         codes = {codebook_entries(run.log.parameters) for run in runs}
@@ -153,19 +146,15 @@ def decorate(panel: Panel, lines: list[Line], runs: list[Run]) -> Diagram:
 
 
 def codebook_entries(parameters: dict[str, Any]) -> int | None:
-    """All entries of all codebooks; other recipes name them as fairseq does."""
+    """Number of entries of all codebooks, by our names or by fairseq's."""
     sizes = parameters.get("architecture")
     sizes = {**parameters, **sizes} if isinstance(sizes, dict) else parameters
-    for groups, entries in (
-        ("codebook_groups", "codebook_entries"),
-        ("latent_groups", "latent_vars"),
-    ):
-        if type(sizes.get(groups)) is int and type(sizes.get(entries)) is int:
-            return sizes[groups] * sizes[entries]
-    return None
+    groups = sizes.get("codebook_groups", sizes.get("latent_groups"))
+    entries = sizes.get("codebook_entries", sizes.get("latent_vars"))
+    return groups * entries if type(groups) is int and type(entries) is int else None
 
 
 def chance_bits(parameters: dict[str, Any]) -> float | None:
-    """The loss of a guess among the distractors."""
+    """The contrastive loss of guessing."""
     count = parameters.get("distractors", parameters.get("num_negatives"))
     return math.log2(1 + count) if type(count) is int and count > 0 else None

@@ -1,4 +1,4 @@
-"""The diagrams of a report as figures, one a kind of run.  Needs matplotlib."""
+"""The diagrams of a report as figures, one per kind of run.  Needs matplotlib."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ STYLES = {"solid": "-", "dashed": "--", "dotted": ":"}
 COLORS = ("#0072b2", "#d55e00", "#008a63", "#b4508f", "#8a6d00", "#2f9fd0", "#7b4fc9", "#5f6b73")
 
 
-def plot(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
-    """Write pre-training.png, fine-tuning.png, ... to `folder`, as far as there are such runs."""
+def write_figures(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
+    """Write pre-training.png, fine-tuning.png, ... to `folder`, for the kinds of run that occur."""
     try:
         import matplotlib
     except ImportError:
         raise UserError("--plots: matplotlib is not installed; pip install matplotlib") from None
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "wav2vec2"  # the same figure, the same file
+    matplotlib.rcParams["svg.hashsalt"] = "wav2vec2"  # the same figure gives the same file
     matplotlib.rcParams["svg.fonttype"] = "none"  # text as text, not as outlines
     from matplotlib import pyplot
 
@@ -35,7 +35,7 @@ def plot(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         for axis, diagram in zip(axes.flat, shown):
-            draw(axis, diagram, [runs[n].name for n in range(len(runs))], len(chosen) > 1)
+            draw_diagram(axis, diagram, [run.name for run in runs], len(chosen) > 1)
         figure.tight_layout()
         path = folder / f"{title.lower().replace(' ', '-')}.{suffix}"
         metadata = {"Date": None} if suffix == "svg" else None
@@ -49,8 +49,8 @@ def plot(runs: list[Run], folder: Path, suffix: str) -> list[Path]:
     return written
 
 
-def draw(axis, diagram: Diagram, names: list[str], several: bool) -> None:
-    """A diagram on matplotlib's `axis`."""
+def draw_diagram(axis, diagram: Diagram, names: list[str], several: bool) -> None:
+    """Draw a diagram on matplotlib's `axis`; `names`: of all runs; `several`: it shows several."""
     for line in diagram.lines:
         curve, color = line.curve, COLORS[line.run % len(COLORS)]
         parts = [names[line.run]] if several or not line.label else []

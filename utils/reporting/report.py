@@ -1,7 +1,7 @@
 """Report runs in one page: `python -m utils.reporting.report results/quickstart --output FILE`
 
-Reads the nvlog.json of each RUN, ours or another recipe's in DLLogger's format, and what
-evaluations left beside it: curves overlaid, tables, configurations, errors coloured.
+Reads each RUN's nvlog.json (ours, or another recipe's in DLLogger's format) and the evaluations
+beside it.  The page shows overlaid curves, tables, configurations and word errors.
 """
 
 import sys
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.reporting.page import markdown, page
-from utils.reporting.plots import plot
+from utils.reporting.page import render_markdown, render_page
+from utils.reporting.plots import write_figures
 from utils.reporting.results import update_readme
 from utils.reporting.runs import Run, find_runs, name_runs
 from wav2vec2.cli.errors import ExitCode, UserError, list_failures, run_command
@@ -19,30 +19,30 @@ from wav2vec2.files.output import prepare_folder, write_lines
 
 
 @dataclass(frozen=True)
-class Options:
+class ReportOptions:
     """Report"""
 
     output: str = "report.html"
-    """The page to write; '': none."""
+    """The page to write; '' writes none."""
     markdown: str = ""
-    """File for the tables in markdown, too."""
+    """File to write the tables to in markdown."""
     plots: str = ""
-    """Folder for the diagrams as figures, too, one a kind of run; needs matplotlib."""
+    """Folder to write the diagrams to as figures, one per kind of run; needs matplotlib."""
     plot_format: Literal["png", "svg", "pdf"] = "png"
-    """Of the figures of --plots."""
+    """Format of the figures of --plots."""
 
 
-def collect(paths: list[Path]) -> tuple[list[Run], list[str]]:
-    """The runs at `paths`, named; and what could not be read, a line each."""
+def collect_runs(paths: list[Path]) -> tuple[list[Run], list[str]]:
+    """The runs at `paths`, named, and what could not be read, one line each."""
     runs: list[Run] = []
     failures = []
     for path in paths:
         try:
             found, failed = find_runs(path)
+            runs += found
+            failures += failed
         except UserError as error:
-            found, failed = [], [str(error)]
-        runs += found
-        failures += failed
+            failures.append(str(error))
     if not runs:
         raise UserError("; ".join(failures))
     name_runs(runs)
@@ -50,7 +50,7 @@ def collect(paths: list[Path]) -> tuple[list[Run], list[str]]:
 
 
 def remarks(runs: list[Run]) -> list[str]:
-    """What was left out of the runs' files."""
+    """What was skipped in the runs' files."""
     return [
         f"{run.name}: {note}"
         for run in runs
@@ -58,7 +58,8 @@ def remarks(runs: list[Run]) -> list[str]:
     ]
 
 
-def write(flag: str, path: str, text: str) -> None:
+def write_text(flag: str, path: str, text: str) -> None:
+    """Write what `flag` asked for."""
     prepare_folder(flag, Path(path).parent)
     write_lines(Path(path), text.removesuffix("\n").split("\n"))
     print(f"report: {path}")
@@ -69,35 +70,37 @@ def main() -> int | None:
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", help="folder of a run or of several, or an nvlog.json"
     )
-    add_flags(parser, Options)
+    add_flags(parser, ReportOptions)
     parser.add_argument(
         "--update-readme",
         action="store_true",
-        help="rewrite README's measured tables from docs/results/*.json; takes no RUN",
+        help="rewrite the README's measured tables from docs/results/*.json; takes no RUN",
     )
     namespace = parser.parse_args()
-    options = from_flags(Options, namespace)
+    options = from_flags(ReportOptions, namespace)
     if namespace.update_readme:
         if namespace.runs:
-            raise UserError("--update-readme: takes no RUN; its figures are in docs/results")
+            raise UserError("--update-readme: takes no RUN; the figures are those in docs/results")
         update_readme()
         return None
     if not namespace.runs:
         raise UserError(
-            "utils.reporting.report: name at least one RUN, the output folder of a training"
+            "utils.reporting.report: name at least one RUN, the output folder of a training run"
         )
-    runs, failures = collect([Path(name) for name in namespace.runs])
+    runs, failures = collect_runs([Path(name) for name in namespace.runs])
     notes = remarks(runs)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if options.output:
-        write("--output", options.output, page(runs, [*failures, *notes]))
+        write_text("--output", options.output, render_page(runs, [*failures, *notes]))
     if options.markdown:
-        write("--markdown", options.markdown, markdown(runs))
+        write_text("--markdown", options.markdown, render_markdown(runs))
     if options.plots:
-        for path in plot(runs, prepare_folder("--plots", options.plots), options.plot_format):
+        for path in write_figures(
+            runs, prepare_folder("--plots", options.plots), options.plot_format
+        ):
             print(f"report: {path}")
-    return list_failures([f"{failure}; left out" for failure in failures]) or ExitCode.DONE
+    return list_failures([f"{failure}; skipped" for failure in failures]) or ExitCode.DONE
 
 
 if __name__ == "__main__":

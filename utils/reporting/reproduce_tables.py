@@ -1,9 +1,8 @@
-"""Run what a table of the README needs: `python -m utils.reporting.reproduce_tables TABLE`.
+"""Reproduce a table of the README: `python -m utils.reporting.reproduce_tables TABLE`.
 
-Steps are the recipes of scripts/, each with an output folder of its own under --runs_dir.  A step
-that has finished is not run again, one that was interrupted goes on from its checkpoint.  At the
-end the figures are collected into --output, which `utils.reporting.report --update-readme` puts
-into the README, and the table is printed beside the published one.
+Runs recipes of scripts/, each with its own output folder below --runs_dir.  Finished ones are not
+run again, interrupted ones resume.  At the end, the figures are written to --output and printed
+beside the published ones; `utils.reporting.report --update-readme` puts them into the README.
 """
 
 import json
@@ -20,7 +19,7 @@ import torch
 
 from common.runtime import environment
 from utils.reporting import results
-from utils.reporting.log import read_log
+from utils.reporting.log import LOG, read_log
 from utils.reporting.panels import PUBLISHED_ACCURACY
 from utils.reporting.tables import PUBLISHED_LATENCY
 from wav2vec2.cli.errors import UserError, run_command
@@ -28,10 +27,10 @@ from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.files.output import prepare_folder, write_lines
 
 FINISHED = "finished"
-"""File in a step's output folder that holds the command it finished with."""
+"""File in a step's output folder with the command that finished."""
 
 Fields = dict[str, Any]
-"""Of a Measurement, its rows at least."""
+"""Fields of a Measurement, at least its rows."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,20 @@ class ReproductionOptions:
     """Reproduction"""
 
     runs_dir: str = "results/tables"
-    """Folder of the runs, a folder a table."""
+    """Folder of the runs, with a folder per table."""
     output: str = ""
-    """File to write; empty: docs/results/TABLE.json."""
+    """File to write; docs/results/TABLE.json if empty."""
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
-    """Seeds of tables that have a run for each; the word error rate is their median's."""
+    """Seeds, each with its own run, of tables over several seeds."""
     gpus: tuple[int, ...] = (1, 4, 8)
-    """Numbers of GPUs of the throughput table."""
-    pretrained: str = "results/pretrain_base/wav2vec2_update400000.pt"
-    """Checkpoint that the throughput of fine-tuning starts from."""
-    finetuned: str = "results/finetune_base_960h/wav2vec2_best.pt"
-    """Checkpoint whose latency is measured."""
+    """Numbers of GPUs in the throughput table."""
     dry_run: bool = False
-    """Print the commands, one a line, and run nothing."""
+    """Print the commands, one per line, and run nothing."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A recipe with its variables."""
+    """A recipe with its variables and flags."""
 
     script: str
     folder: Path
@@ -64,72 +59,66 @@ class Step:
     variables: dict[str, Any] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        values = {**self.variables, "OUTPUT_DIR": self.folder}
+        return {name: str(value) for name, value in values.items()}
+
+    @property
+    def words(self) -> list[str]:
+        return ["bash", f"scripts/{self.script}", *self.arguments]
+
     def command(self) -> str:
-        """As a user would type it."""
-        variables = {**self.variables, "OUTPUT_DIR": self.folder}
-        pairs = [f"{name}={shlex.quote(str(value))}" for name, value in variables.items()]
-        return " ".join(
-            [*pairs, "bash", f"scripts/{self.script}", *map(shlex.quote, self.arguments)]
-        )
+        """The command as a user would type it."""
+        pairs = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*pairs, shlex.join(self.words)])
 
     def run(self) -> None:
-        """UserError if it does not finish."""
+        """Run it unless it has finished; UserError if it fails."""
         marker = self.folder / FINISHED
         if marker.is_file() and marker.read_text(encoding="utf-8").strip() == self.command():
-            print(f"== finished already: {self.command()}", flush=True)
+            print(f"== finished: {self.command()}", flush=True)
             return
         print(f"== {self.command()}", flush=True)
-        variables = {name: str(value) for name, value in self.variables.items()}
-        code = subprocess.run(
-            ["bash", f"scripts/{self.script}", *self.arguments],
-            env={**os.environ, **variables, "OUTPUT_DIR": str(self.folder)},
-            cwd=results.ROOT,
-        ).returncode
+        environment = {**os.environ, **self.environment}
+        code = subprocess.run(self.words, env=environment, cwd=results.ROOT).returncode
         if code:
             raise UserError(
-                f"{self.script} ended with exit code {code}, see above; once that is mended, give "
-                "the same command again: it goes on from there"
+                f"{self.script} ended with exit code {code}, see above; fix that, then run this "
+                "command again to resume"
             )
         write_lines(prepare_folder("--runs_dir", self.folder) / FINISHED, [self.command()])
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """How a table is made."""
+    """How a table is reproduced."""
 
     needs: str
     steps: Callable[[ReproductionOptions, Path], list[Step]]
-    collect: Callable[[ReproductionOptions, Path], Fields]
+    collect: Callable[[list[Step]], Fields]
+    """The figures that the finished steps left."""
     setting: str = "bf16"
 
 
-def seed_folders(options: ReproductionOptions, folder: Path) -> list[tuple[int, Path]]:
-    return [(seed, folder / f"seed_{seed}") for seed in options.seeds]
+def read_result(path: Path) -> Any:
+    return results.read_json(path, "remove its folder and run again")
 
 
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); remove its folder and run again"
-        ) from None
-
-
-def pretraining(options: ReproductionOptions, folder: Path) -> list[Step]:
+def pretraining_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [
-        Step("pretrain_base.sh", path, {"SEED": seed, "BF16": "true"})
-        for seed, path in seed_folders(options, folder)
+        Step("pretrain_base.sh", folder / f"seed_{seed}", {"SEED": seed, "BF16": "true"})
+        for seed in options.seeds
     ]
 
 
-def accuracies(options: ReproductionOptions, folder: Path) -> Fields:
+def collect_accuracies(steps: list[Step]) -> Fields:
     """Mean and deviation over the seeds of the validation nearest to each update."""
     rows, curves = {}, []
-    for _, path in seed_folders(options, folder):
-        curve = read_log(path / "nvlog.json").curves.get("val_accuracy")
+    for step in steps:
+        curve = read_log(step.folder / LOG).curves.get("val_accuracy")
         if curve is None:
-            raise UserError(f"{path / 'nvlog.json'}: holds no validation")
+            raise UserError(f"{step.folder / LOG}: holds no validation; remove it and run again")
         curves.append(curve)
     for update in PUBLISHED_ACCURACY:
         values = [float(c.mean[abs(c.update - update).argmin()]) for c in curves]
@@ -140,81 +129,67 @@ def accuracies(options: ReproductionOptions, folder: Path) -> Fields:
     return {"rows": rows}
 
 
-def recognisers(options: ReproductionOptions, folder: Path) -> list[Step]:
+def finetuning_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     steps = []
-    pretrained = pretraining(options, folder.parent / "pretraining_accuracy")
-    for start, (seed, path) in zip(pretrained, seed_folders(options, folder)):
+    for start in pretraining_steps(options, folder.parent / "pretraining_accuracy"):
+        own = folder / start.folder.name
         weights = start.folder / "wav2vec2_update400000.pt"
-        variables = {"SEED": seed, "BF16": "true", "PRETRAINED_MODEL": weights}
-        judged = {"FINETUNED_MODEL": path / "wav2vec2_best.pt", "SUBSETS": "dev-other"}
+        evaluated = {"FINETUNED_MODEL": own / "wav2vec2_best.pt", "SUBSETS": "dev-other"}
         steps += [
             start,
-            Step("finetune_base_960h.sh", path, variables),
-            Step("inference.sh", path / "dev-other", judged),
+            Step("finetune_base_960h.sh", own, {**start.variables, "PRETRAINED_MODEL": weights}),
+            Step("inference.sh", own / "dev-other", evaluated),
         ]
     return steps
 
 
-def word_error_rate(options: ReproductionOptions, folder: Path) -> Fields:
-    rates = [
-        read_json(path / "dev-other" / "summary_dev-other.json")["wer"]
-        for _, path in seed_folders(options, folder)
-    ]
+def collect_word_error_rate(steps: list[Step]) -> Fields:
+    """The median over the seeds."""
+    rates = [read_result(s.folder / "summary_dev-other.json")["wer"] for s in steps[2::3]]
     return {"rows": {"dev-other": {"wer": round(statistics.median(rates), 3)}}}
 
 
-def throughput_folders(options: ReproductionOptions, folder: Path) -> list[tuple[int, str, Path]]:
-    kinds = ("pretrain", "finetune")
-    return [(n, kind, folder / f"{kind}_{n}") for n in options.gpus for kind in kinds]
-
-
-def throughput(options: ReproductionOptions, folder: Path) -> list[Step]:
+def throughput_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     steps = []
-    for gpus, kind, path in throughput_folders(options, folder):
+    for gpus in options.gpus:
         variables = {"NUM_GPUS": gpus, "AUTO_GEOMETRY": "true", "BF16": "true"}
-        if kind == "finetune":
-            variables["PRETRAINED_MODEL"] = options.pretrained
-        steps.append(Step(f"{kind}_base_benchmark.sh", path, variables))
+        for kind in ("pretrain", "finetune"):
+            steps.append(Step(f"{kind}_base_benchmark.sh", folder / f"{kind}_{gpus}", variables))
     return steps
 
 
-def target_rates(options: ReproductionOptions, folder: Path) -> Fields:
+def collect_throughput(steps: list[Step]) -> Fields:
     rows: dict[str, dict[str, int]] = {}
-    for gpus, kind, path in throughput_folders(options, folder):
-        rate = read_log(path / "nvlog.json").summary.get("train_avg_ntokens/s")
+    for step in steps:
+        rate = read_log(step.folder / LOG).summary.get("train_avg_ntokens/s")
         if rate is None:
-            raise UserError(
-                f"{path / 'nvlog.json'}: holds no summary; remove its folder and run again"
-            )
-        rows.setdefault(f"{gpus} GPU{'s' * (gpus > 1)}", {})[kind] = round(rate)
+            raise UserError(f"{step.folder / LOG}: holds no summary; remove it and run again")
+        kind, _, gpus = step.folder.name.partition("_")
+        rows.setdefault(f"{gpus} GPU{'' if gpus == '1' else 's'}", {})[kind] = round(rate)
     return {"rows": rows}
 
 
-def factors(options: ReproductionOptions, folder: Path) -> list[Step]:
+def pooling_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [Step("hourglass_benchmark.sh", folder, {}, ("--json", str(folder / "table.json")))]
 
 
-def factor_table(options: ReproductionOptions, folder: Path) -> Fields:
-    """As the benchmark wrote it: it knows which device and precision it ran in."""
-    return read_json(folder / "table.json")
+def collect_pooling(steps: list[Step]) -> Fields:
+    """All fields as the benchmark wrote them: it knows its device and precision."""
+    return read_result(steps[0].folder / "table.json")
 
 
-def latency(options: ReproductionOptions, folder: Path) -> list[Step]:
-    variables = {
-        "FINETUNED_MODEL": options.finetuned,
-        "BATCH_SIZES": " ".join(map(str, PUBLISHED_LATENCY)),
-        "PRECISION": "bf16",
-    }
-    return [Step("inference_benchmark.sh", folder, variables)]
+def latency_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
+    sizes = " ".join(map(str, PUBLISHED_LATENCY))
+    return [Step("inference_benchmark.sh", folder, {"BATCH_SIZES": sizes, "PRECISION": "bf16"})]
 
 
-def latencies(options: ReproductionOptions, folder: Path) -> Fields:
+def collect_latencies(steps: list[Step]) -> Fields:
     names = {"mean": "mean", "p90": "0_9", "p95": "0_95", "p99": "0_99"}
     rows = {
         f"batch {entry['batch_size']}": {
             column: round(entry[f"data+dnn_latency_{name}"], 2) for column, name in names.items()
         }
-        for entry in read_json(folder / "latency_test-other.json")
+        for entry in read_result(steps[0].folder / "latency_test-other.json")
     }
     return {"rows": rows}
 
@@ -225,26 +200,18 @@ QUICKSTARTS = {
 }
 
 
-def quickstart_folder(folder: Path, number: int) -> Path:
-    return folder / f"run_{number}"
-
-
-def quickstarts(options: ReproductionOptions, folder: Path) -> list[Step]:
+def quickstart_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [
-        Step("quickstart.sh", quickstart_folder(folder, number), variables)
+        Step("quickstart.sh", folder / f"run_{number}", variables)
         for number, variables in enumerate(QUICKSTARTS.values(), start=1)
     ]
 
 
-def error_rates(options: ReproductionOptions, folder: Path) -> Fields:
-    summaries = (
-        read_json(quickstart_folder(folder, number) / "summary.json")
-        for number in range(1, len(QUICKSTARTS) + 1)
-    )
-    rows = {
-        row: {name: round(summary[name], 2) for name in ("wer", "uer")}
-        for row, summary in zip(QUICKSTARTS, summaries)
-    }
+def collect_error_rates(steps: list[Step]) -> Fields:
+    rows = {}
+    for row, step in zip(QUICKSTARTS, steps):
+        summary = read_result(step.folder / "summary.json")
+        rows[row] = {name: round(summary[name], 2) for name in ("wer", "uer")}
     return {"rows": rows}
 
 
@@ -253,49 +220,43 @@ LIBRISPEECH = "LibriSpeech as filelists in DATASET_DIR (130 GB with the archives
 REPRODUCTIONS = {
     "pooling_factor": Reproduction(
         f"{LIBRISPEECH}; 1 GPU (published on one of 80 GB); time not measured yet",
-        factors,
-        factor_table,
+        pooling_steps,
+        collect_pooling,
     ),
     "throughput": Reproduction(
-        f"{LIBRISPEECH}; as many GPUs as the largest of --gpus; a pre-trained checkpoint; 14 "
-        "epochs for each number of GPUs, time not measured yet",
-        throughput,
-        target_rates,
+        f"{LIBRISPEECH}; as many GPUs as the largest of --gpus; a pre-trained checkpoint "
+        "(PRETRAINED_MODEL); 14 epochs for each number of GPUs, time not measured yet",
+        throughput_steps,
+        collect_throughput,
     ),
     "pretraining_accuracy": Reproduction(
-        f"{LIBRISPEECH}; published: 8 GPUs of 80 GB and 48.1 hours a seed, stability being the "
-        "deviation over --seeds",
-        pretraining,
-        accuracies,
+        f"{LIBRISPEECH}; published: 8 GPUs of 80 GB and 48.1 hours per seed; the deviation is over "
+        "--seeds",
+        pretraining_steps,
+        collect_accuracies,
     ),
     "finetuning_wer": Reproduction(
-        f"{LIBRISPEECH}; published: 8 GPUs of 80 GB and, beyond pre-training, 6.5 hours a seed",
-        recognisers,
-        word_error_rate,
+        f"{LIBRISPEECH}; published: 8 GPUs of 80 GB and, after pre-training, 6.5 hours per seed",
+        finetuning_steps,
+        collect_word_error_rate,
     ),
     "latency": Reproduction(
-        "LibriSpeech's test-other as a filelist in DATASET_DIR; 1 GPU; a fine-tuned checkpoint; "
-        "minutes",
-        latency,
-        latencies,
+        "LibriSpeech's test-other as a filelist in DATASET_DIR; 1 GPU; a fine-tuned checkpoint "
+        "(FINETUNED_MODEL); minutes",
+        latency_steps,
+        collect_latencies,
     ),
     "quickstart": Reproduction(
         "no data and no GPU; 4 runs of about 5 minutes on 2 CPU cores",
-        quickstarts,
-        error_rates,
+        quickstart_steps,
+        collect_error_rates,
         "",
     ),
 }
 
 
-def listing() -> str:
-    width = max(map(len, REPRODUCTIONS))
-    return "\n".join(f"{name:{width}}  {r.needs}" for name, r in REPRODUCTIONS.items())
-
-
-def surroundings() -> dict[str, Any]:
-    """Hardware, versions and commit, as docs/results has them.  How many GPUs a run had, of those
-    that there are, its own row or recipe says."""
+def describe_environment() -> Fields:
+    """Hardware, versions and commit.  A run's row or recipe gives the number of its GPUs."""
     gpu = torch.cuda.is_available()
     found = environment.describe(torch.device("cuda" if gpu else "cpu"), 1)
     return {
@@ -307,7 +268,7 @@ def surroundings() -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        prog="utils.reporting.reproduce_tables", description=f"{(__doc__ or '').splitlines()[0]}"
+        prog="utils.reporting.reproduce_tables", description=__doc__.splitlines()[0]
     )
     parser.add_argument(
         "table", nargs="?", metavar="TABLE", help=f"one of {', '.join(REPRODUCTIONS)}"
@@ -316,12 +277,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     namespace = parser.parse_args(argv)
     options: ReproductionOptions = from_flags(ReproductionOptions, namespace)
     if namespace.table is None:
-        print(f"Which table?  Each needs:\n\n{listing()}")
+        print("Choose a TABLE.  Each needs:\n")
+        for name, reproduction in REPRODUCTIONS.items():
+            print(f"{name:{max(map(len, REPRODUCTIONS))}}  {reproduction.needs}")
         return
     if namespace.table not in REPRODUCTIONS:
-        raise UserError(
-            f"{namespace.table}: no table of that name; one of {', '.join(REPRODUCTIONS)}"
-        )
+        raise UserError(f"{namespace.table}: no such table; choose from {', '.join(REPRODUCTIONS)}")
     reproduction = REPRODUCTIONS[namespace.table]
     folder = Path(options.runs_dir) / namespace.table
     steps = reproduction.steps(options, folder)
@@ -337,12 +298,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "table": namespace.table,
         "command": f"bash scripts/reproduce_tables.sh {namespace.table}",
         "setting": reproduction.setting,
-        **surroundings(),
-        **reproduction.collect(options, folder),
+        **describe_environment(),
+        **reproduction.collect(steps),
     }
     write_lines(output, json.dumps(measurement, indent=1).splitlines())
     shape = results.TABLES[namespace.table]
-    print(f"\n{results.table(shape, [results.Measurement.read(output)])}\n\n{output}")
+    print(f"\n{results.measured_table(shape, [results.Measurement.read(output)])}\n\n{output}")
 
 
 if __name__ == "__main__":

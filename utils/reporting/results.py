@@ -1,13 +1,13 @@
 """docs/results/*.json -> the measured tables of the README, beside the published figures.
 
-A file holds one measurement: which of TABLES it belongs to, the figures by row and column, and the
-command, hardware, versions and commit that they come from.  Several files may fill one table; each
-adds its columns.  A table without a file says that it is not measured.
+A file holds one measurement: the name of its table, figures by row and column, and the command,
+hardware, versions and commit they come from.  Several files may fill one table; each adds columns.
+A table without a file says that it is not measured.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results"
 
-BEGIN = re.compile(r"<!-- measured tables: (.*?) -->")
-"""Opens a block of the README; names its tables, apart by commas."""
 END = "<!-- end of measured tables -->"
+BLOCK = re.compile(
+    rf"(?P<begin><!-- measured tables: (?P<names>.*?) -->).*?(?P<end>{END})", re.DOTALL
+)
+"""A block of the README; names its tables, separated by commas."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ class Shape:
 
     title: str
     rows: tuple[str, ...]
-    """As the first column has them; none: those of its files."""
+    """Cells of the first column; empty: the rows of its files."""
     columns: Mapping[str, str]
     """Key of a figure -> heading."""
     published: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Row -> a cell for each column."""
     source: str = ""
-    """Of the published figures."""
+    """Source of the published figures."""
 
 
 TABLES = {
@@ -57,7 +59,7 @@ TABLES = {
         "one A100, bf16",
     ),
     "throughput": Shape(
-        "Throughput: Base, masked frames (pre-training) and target letters (fine-tuning) a second",
+        "Throughput of Base: masked frames (pre-training), target letters (fine-tuning) per second",
         ("1 GPU", "4 GPUs", "8 GPUs"),
         {"pretrain": "pre-training", "finetune": "fine-tuning"},
         {
@@ -92,7 +94,7 @@ TABLES = {
         "one A100, bf16",
     ),
     "quickstart": Shape(
-        "The quickstart: word and unit error rate on voices never heard",
+        "The quickstart: word and unit error rate on voices not in training",
         (),
         {"wer": "WER, %", "uer": "UER, %"},
     ),
@@ -100,6 +102,14 @@ TABLES = {
 
 REQUIRED = {"table": str, "command": str, "hardware": str, "versions": dict, "rows": dict}
 OPTIONAL = {"commit": str, "setting": str, "date": str}
+
+
+def read_json(path: Path, how_to_fix: str) -> Any:
+    """Read a JSON file; UserError, which ends with `how_to_fix`, if that fails."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {how_to_fix}") from None
 
 
 @dataclass(frozen=True)
@@ -113,36 +123,15 @@ class Measurement:
     rows: dict[str, dict[str, float]]
     commit: str = ""
     setting: str = ""
-    """What heads its columns, where several files fill a table: `bf16`, say."""
+    """Heading of its columns where several files fill a table, such as `bf16`."""
     date: str = ""
 
     @classmethod
     def read(cls, path: Path) -> "Measurement":
-        """UserError, naming the file and the field, unless it fits TABLES."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: cannot be read as JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: must be a JSON object")
-        for name, kind in REQUIRED.items():
-            if not isinstance(content.get(name), kind):
-                raise UserError(f"{path}: {name!r} is missing, or of another type")
-        for name in content:
-            if not isinstance(content[name], {**REQUIRED, **OPTIONAL}.get(name, ())):
-                raise UserError(f"{path}: {name!r} is no field of it, or of another type")
-        shape = TABLES.get(content["table"])
-        if shape is None:
-            raise UserError(f"{path}: table {content['table']!r}: one of {', '.join(TABLES)}")
-        for row, figures in content["rows"].items():
-            if shape.rows and row not in shape.rows:
-                raise UserError(f"{path}: row {row!r}: one of {', '.join(shape.rows)}")
-            if not isinstance(figures, dict) or not set(figures) <= set(shape.columns):
-                raise UserError(f"{path}: row {row!r}: figures are {', '.join(shape.columns)}")
-            if not all(type(value) in (int, float) for value in figures.values()):
-                raise UserError(f"{path}: row {row!r}: a figure is not a number")
-        if re.search(r"(?<![\w.:])/(home|root|tmp|work|Users|mnt)\b", json.dumps(content)):
-            raise UserError(f"{path}: holds an absolute path of a machine; make it relative")
+        """Read a file; UserError, naming the file and the field, unless it fits TABLES."""
+        content = read_json(path, "write it again with scripts/reproduce_tables.sh")
+        for problem in _problems(content):
+            raise UserError(f"{path}: {problem}")
         return cls(**content)
 
     def source(self) -> str:
@@ -154,73 +143,91 @@ class Measurement:
         return f"{setting}{'; '.join(part for part in parts if part)}."
 
 
+def _problems(content: Any) -> Iterator[str]:
+    """What makes the content of a file no Measurement."""
+    if not isinstance(content, dict):
+        yield "must be a JSON object"
+    for name, kind in REQUIRED.items():
+        if not isinstance(content.get(name), kind):
+            yield f"{name!r} is missing, or of another type"
+    for name, value in content.items():
+        if not isinstance(value, {**REQUIRED, **OPTIONAL}.get(name, ())):
+            yield f"{name!r} is no field of it, or of another type"
+    if content["table"] not in TABLES:
+        yield f"table {content['table']!r}: choose from {', '.join(TABLES)}"
+    shape = TABLES[content["table"]]
+    for row, figures in content["rows"].items():
+        if shape.rows and row not in shape.rows:
+            yield f"row {row!r}: choose from {', '.join(shape.rows)}"
+        if not isinstance(figures, dict) or not set(figures) <= set(shape.columns):
+            yield f"row {row!r}: figures are {', '.join(shape.columns)}"
+        if not all(type(value) in (int, float) for value in figures.values()):
+            yield f"row {row!r}: a figure is not a number"
+    if re.search(r"(?<![\w.:])/(home|root|tmp|work|Users|mnt)\b", json.dumps(content)):
+        yield "holds an absolute path of a machine; make it relative"
+
+
 def figure(value: Any) -> str:
-    """As the file has it, thousands apart."""
+    """A figure with the digits of its file, and with thousands separators."""
     if value is None:
         return NONE
     return f"{value:,}" if isinstance(value, int) or abs(value) >= 1000 else str(value)
 
 
-def table(shape: Shape, measurements: list[Measurement]) -> str:
-    """Markdown of one table."""
-    columns, sources = [""], []
+def measured_table(shape: Shape, measurements: list[Measurement]) -> str:
+    """One table of the README in markdown."""
+    headings = list(shape.columns.values())
+    columns, sources = [""], [measurement.source() for measurement in measurements]
     for measurement in measurements:
         prefix = f"{measurement.setting}: " if measurement.setting else ""
-        columns += [prefix + heading for heading in shape.columns.values()]
-        sources.append(measurement.source())
+        columns += [prefix + heading for heading in headings]
     if not measurements:
-        columns += list(shape.columns.values())
+        columns += headings
     if shape.published:
-        columns += [f"published {heading}" for heading in shape.columns.values()]
+        columns += [f"published {heading}" for heading in headings]
         sources.append(f"Published: NVIDIA's recipe, {shape.source}.")
-    names = shape.rows or tuple(dict.fromkeys(row for m in measurements for row in m.rows))
+    unmeasured = [NOT_MEASURED] * len(headings)
     rows = []
-    for name in names:
-        cells = [name]
+    for name in shape.rows or dict.fromkeys(row for m in measurements for row in m.rows):
+        cells = [] if measurements else unmeasured
         for measurement in measurements:
             found = measurement.rows.get(name)
-            cells += [figure(found.get(key)) if found else NOT_MEASURED for key in shape.columns]
-        if not measurements:
-            cells += [NOT_MEASURED] * len(shape.columns)
-        rows.append(cells + list(shape.published.get(name, ())))
-    if not rows:
-        rows = [[NOT_MEASURED] + [NOT_MEASURED] * len(shape.columns)]
-    text = Table(shape.title, columns, rows).markdown()
+            cells = cells + ([figure(found.get(k)) for k in shape.columns] if found else unmeasured)
+        rows.append([name, *cells, *shape.published.get(name, ())])
+    text = Table(shape.title, columns, rows or [[NOT_MEASURED, *unmeasured]]).markdown()
     return f"**{shape.title}**\n\n{text}\n\n{' '.join(sources)}".strip()
 
 
-def tables(folder: Path = RESULTS) -> dict[str, str]:
+def measured_tables(folder: Path = RESULTS) -> dict[str, str]:
     """Each of TABLES in markdown, filled from the files in `folder`."""
-    found: dict[str, list[Measurement]] = {name: [] for name in TABLES}
-    for path in sorted(folder.glob("*.json")):
-        measurement = Measurement.read(path)
-        found[measurement.table].append(measurement)
-    return {name: table(TABLES[name], measurements) for name, measurements in found.items()}
+    found = [Measurement.read(path) for path in sorted(folder.glob("*.json"))]
+    return {
+        name: measured_table(shape, [m for m in found if m.table == name])
+        for name, shape in TABLES.items()
+    }
 
 
 def with_tables(readme: str, made: Mapping[str, str]) -> str:
-    """README's text with the tables of `made` in the blocks that name them.
+    """The README's text with the tables of `made` in the blocks that name them.
 
-    UserError unless each table has its place, once, and each block its end.
+    UserError unless each table has exactly one block.
     """
-    before, *rest = BEGIN.split(readme)  # [text, names of a block, what follows, names, ...]
-    text, placed = before, []
-    for names, following in zip(rest[::2], rest[1::2]):
-        wanted = [name.strip() for name in names.split(",")]
-        _, end, after = following.partition(END)
-        if not end:
-            raise UserError(f"README.md: the tables {names} lack their end, the line {END}")
+    placed: list[str] = []
+
+    def fill(block: re.Match[str]) -> str:
+        wanted = [name.strip() for name in block["names"].split(",")]
         for name in wanted:
             if name not in made:
-                raise UserError(f"README.md: table {name!r}: one of {', '.join(made)}")
-        placed += wanted
-        content = "\n\n".join(made[name] for name in wanted)
-        text += f"<!-- measured tables: {names} -->\n\n{content}\n\n{end}{after}"
+                raise UserError(f"README.md: table {name!r}: choose from {', '.join(made)}")
+        placed.extend(wanted)
+        return "\n\n".join([block["begin"], *(made[name] for name in wanted), block["end"]])
+
+    text = BLOCK.sub(fill, readme)
     for name in made:
         if placed.count(name) != 1:
             raise UserError(
-                f"README.md: table {name} has {placed.count(name)} places; it needs one, a line "
-                f"<!-- measured tables: {name} --> and further down {END}"
+                f"README.md: table {name} has {placed.count(name)} blocks; it needs one, such as "
+                f"<!-- measured tables: {name} --> ... {END}"
             )
     return text
 
@@ -228,7 +235,7 @@ def with_tables(readme: str, made: Mapping[str, str]) -> str:
 def update_readme(readme: Path = README, folder: Path = RESULTS) -> None:
     """Rewrite the measured tables of `readme` from the files in `folder`."""
     old = readme.read_text(encoding="utf-8")
-    new = with_tables(old, tables(folder))
+    new = with_tables(old, measured_tables(folder))
     if new != old:
         write_lines(readme, new.removesuffix("\n").split("\n"))
-    print(f"report: {readme.name} {'is as it was' if new == old else 'has the new tables'}")
+    print(f"report: {readme.name} {'is up to date' if new == old else 'has the new tables'}")

@@ -1,4 +1,4 @@
-"""The folders that a user names -> the runs in them, with their logs and evaluations."""
+"""Folders -> the runs in them, with their logs and evaluations."""
 
 import heapq
 import json
@@ -12,58 +12,57 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import Pair, pair_words
 
 SHOWN = 50
-"""Utterances of an evaluation that are shown: so many of the worst, and so many of the first."""
+"""Utterances of an evaluation that are shown: this many of the first, and of the worst."""
 
 
 @dataclass
 class Evaluation:
-    """What a model heard in a subset."""
+    """What a model transcribed in a subset."""
 
     subset: str
     summary: dict[str, Any] = field(default_factory=dict)
-    """summary_<subset>.json, as far as there is one."""
+    """Content of summary_<subset>.json; empty if there is none."""
     utterances: int = 0
     wrong: int = 0
     """Utterances with a word error."""
     shown: list[tuple[str, list[Pair]]] = field(default_factory=list)
-    """Id and word pairs of the utterances to show, in the order of the filelist."""
+    """(id, word pairs) of the utterances to show, in the order of the filelist."""
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Run:
-    """A log, evaluations, or both."""
+    """A log, evaluations, or both, of one output folder."""
 
     path: Path
     log: RunLog
     evaluations: list[Evaluation]
     name: str = ""
-    """What tells it from the others, see `name_runs`."""
+    """Distinguishes it from the other runs, see `name_runs`."""
 
     @property
     def kind(self) -> str:
-        """`pretrain`, `finetune`, or `other`: by its configuration, else by its metrics.  Only
-        recognisers are evaluated."""
+        """`pretrain`, `finetune` or `other`: by its configuration, else by its metrics."""
         command = self.log.parameters.get("command")
         if command in ("pretrain", "finetune"):
             return command
         metrics = " ".join([*self.log.curves, *self.log.summary])
         if "accuracy" in metrics or "perplexity" in metrics:
             return "pretrain"
-        if "wer" in metrics or "uer" in metrics or self.evaluations:
+        if "wer" in metrics or "uer" in metrics or self.evaluations:  # only recognisers have them
             return "finetune"
         return "other"
 
     def final(self, metric: str) -> float | None:
-        """The run's own summary of a metric, else its last value."""
+        """The value of a metric in the run's summary, else its last value."""
         if metric in self.log.summary:
             return float(self.log.summary[metric])
         return self.log.curves[metric].last if metric in self.log.curves else None
 
 
 def find_runs(path: Path) -> tuple[list[Run], list[str]]:
-    """The run at `path`, a log or a folder, or those in the folders below it; and what could not
-    be read, a line each.  UserError if nothing there is a run."""
+    """The run at `path` (a log or a folder), or the runs in its subfolders, and what could not be
+    read, one line each.  UserError if there is no run."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a run's folder, or its {LOG}")
     if not path.is_dir():
@@ -82,7 +81,7 @@ def find_runs(path: Path) -> tuple[list[Run], list[str]]:
             runs.append(Run(folder, log, evaluations))
         except UserError as error:
             failures.append(str(error))
-    runs.sort(key=lambda run: run.log.started or "~")  # what was evaluated without a log, last
+    runs.sort(key=lambda run: run.log.started or "~")  # evaluations without a log come last
     if not runs:
         reason = failures[0] if failures else f"{path}: holds no {LOG}; name a run's folder"
         raise UserError(reason)
@@ -90,9 +89,8 @@ def find_runs(path: Path) -> tuple[list[Run], list[str]]:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """Give each run as many of the last parts of its path as tell it from all others."""
-    # What was named as `.` or `..` has a name, too.
-    paths = [
+    """Name each run by as many last parts of its path as distinguish it from all others."""
+    paths = [  # resolved, so that `.` and `..` have a name
         (run.path.parent if run.path.name == LOG else run.path).resolve().parts for run in runs
     ]
     names = []
@@ -106,7 +104,7 @@ def name_runs(runs: list[Run]) -> None:
 
 
 def read_evaluations(folder: Path) -> Iterator[Evaluation]:
-    """Those that `inference.py evaluate` left in `folder`."""
+    """Yield the evaluations that `inference.py evaluate` wrote to `folder`."""
     for path in sorted(folder.glob("hypotheses_*.jsonl")):
         try:
             evaluation = read_hypotheses(path)
@@ -126,38 +124,36 @@ def read_evaluations(folder: Path) -> Iterator[Evaluation]:
 
 
 def read_hypotheses(path: Path) -> Evaluation:
-    """The utterances of a hypotheses_<subset>.jsonl, line by line."""
+    """Read a hypotheses_<subset>.jsonl line by line, keeping only the utterances to show."""
     evaluation = Evaluation(path.stem.removeprefix("hypotheses_"))
-    worst: list[tuple[int, int]] = []  # (errors, -number): of equally bad ones the first
+    worst: list[tuple[int, int]] = []  # a heap of (errors, -number): earlier ones win ties
+    first: dict[int, tuple[str, list[Pair]]] = {}
     kept: dict[int, tuple[str, list[Pair]]] = {}
     skipped = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             try:
                 result = json.loads(line)
-                key, said, heard = (str(result[k]) for k in ("id", "reference", "hypothesis"))
+                key, *texts = (str(result[k]) for k in ("id", "reference", "hypothesis"))
             except (ValueError, KeyError, TypeError, RecursionError):
                 skipped += bool(line.strip())
                 continue
             number = evaluation.utterances
             evaluation.utterances += 1
-            if said == heard and number >= SHOWN:
+            reference, hypothesis = (text.split() for text in texts)
+            if reference == hypothesis and number >= SHOWN:
                 continue
-            pairs = pair_words(heard.split(), said.split())
+            pairs = pair_words(hypothesis, reference)
             errors = sum(one != other for one, other in pairs)
             evaluation.wrong += errors > 0
             if number < SHOWN:
-                kept[number] = (key, pairs)
+                first[number] = (key, pairs)
             if errors:
                 kept[number] = (key, pairs)
-                out = (
-                    heapq.heappushpop(worst, (errors, -number))
-                    if len(worst) == SHOWN
-                    else heapq.heappush(worst, (errors, -number))
-                )
-                if out and -out[1] >= SHOWN:
-                    del kept[-out[1]]
-    evaluation.shown = [kept[number] for number in sorted(kept)]
+                heapq.heappush(worst, (errors, -number))
+            if len(worst) > SHOWN:
+                del kept[-heapq.heappop(worst)[1]]
+    evaluation.shown = [pairs for _, pairs in sorted((first | kept).items())]
     if skipped:
-        evaluation.notes.append(f"{path}: {skipped:,} lines are no hypotheses; skipped")
+        evaluation.notes.append(f"{path}: lines that are no hypotheses, skipped: {skipped:,}")
     return evaluation

@@ -1,14 +1,16 @@
 """Collect a quickstart's figures: `python -m utils.reporting.summarise_quickstart FOLDER`.
 
-Reads the logs and the evaluation its stages left, prints a few hypotheses and the word error rate,
+Reads the logs and the evaluation of its stages, prints a few hypotheses and the word error rate,
 and writes `summary.json`.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.reporting.log import LOG, read_records
+from utils.reporting.results import read_json
+from utils.reporting.runs import Evaluation, read_evaluations
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
@@ -18,71 +20,56 @@ STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
 SUBSET = "test-mini"
 
 
-@dataclass(frozen=True)
-class Validation:
-    """The validations a training log holds, oldest first."""
-
-    records: list[dict[str, float]]
-
-    @classmethod
-    def read(cls, log: Path) -> "Validation":
-        """From a DLLogger file; UserError if it holds none."""
-        records = []
-        for line in read(log).splitlines():
-            record = json.loads(line.removeprefix("DLLL "))
-            data = record.get("data", {})
-            if "val_accuracy" in data and record["step"]:
-                records.append(data)
-        if not records:
-            raise UserError(f"{log}: holds no validation; remove its folder and run again")
-        return cls(records)
+def find_evaluation(folder: Path) -> Evaluation:
+    """The quickstart's evaluation; UserError if it is missing."""
+    for evaluation in read_evaluations(folder):
+        if evaluation.subset == SUBSET and evaluation.summary:
+            return evaluation
+    raise UserError(f"{folder}: holds no evaluation of {SUBSET}; run scripts/quickstart.sh again")
 
 
-def read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); run scripts/quickstart.sh again"
-        ) from None
-
-
-def summarise(folder: Path) -> dict[str, Any]:
+def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     """The figures of a finished quickstart in `folder`."""
-    evaluation = json.loads(read(folder / f"summary_{SUBSET}.json"))
-    pretraining = Validation.read(folder / "pretrain" / "nvlog.json").records
+    log = folder / "pretrain" / LOG
+    validations = [
+        record["data"]
+        for record in read_records(log)
+        if record and record.get("step") and "val_accuracy" in record["data"]
+    ]
+    if not validations:
+        raise UserError(f"{log}: holds no validation; remove its folder and run again")
     codes = MINI.codebook_groups * MINI.codebook_entries
+    fix = "run scripts/quickstart.sh again"
     return {
-        "wer": evaluation["wer"],
-        "uer": evaluation["uer"],
-        "utterances": evaluation["utterances"],
-        "pretrain_accuracy_first": pretraining[0]["val_accuracy"],
-        "pretrain_accuracy_last": pretraining[-1]["val_accuracy"],
-        "pretrain_code_perplexity_share": min(r["val_code_perplexity"] for r in pretraining)
+        **{name: evaluation.summary[name] for name in ("wer", "uer", "utterances")},
+        "pretrain_accuracy_first": validations[0]["val_accuracy"],
+        "pretrain_accuracy_last": validations[-1]["val_accuracy"],
+        "pretrain_code_perplexity_share": min(v["val_code_perplexity"] for v in validations)
         / codes,
-        "seconds": {stage: float(read(folder / f"{stage}.seconds")) for stage in STAGES},
+        "seconds": {stage: float(read_json(folder / f"{stage}.seconds", fix)) for stage in STAGES},
     }
 
 
 def main() -> None:
     parser = ArgumentParser(
-        prog="utils.reporting.summarise_quickstart", description=(__doc__ or "").splitlines()[0]
+        prog="utils.reporting.summarise_quickstart", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="the quickstart's output folder")
     folder = parser.parse_args().folder
-    summary = summarise(folder)
+    evaluation = find_evaluation(folder)
+    summary = summarise(folder, evaluation)
     write_lines(folder / "summary.json", json.dumps(summary, indent=2).splitlines())
 
     print()
-    hypotheses = read(folder / f"hypotheses_{SUBSET}.jsonl").splitlines()
-    for line in hypotheses[:: max(len(hypotheses) // 5, 1)][:5]:
-        result = json.loads(line)
-        print(f"  said:  {result['reference']}\n  heard: {result['hypothesis']}\n")
+    shown = evaluation.shown
+    for _, pairs in shown[:: max(len(shown) // 5, 1)][:5]:
+        reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
+        print(f"  reference:  {reference}\n  hypothesis: {hypothesis}\n")
     first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
     print(
         f"pre-training accuracy {first:.3f} -> {last:.3f}; word error rate "
-        f"{summary['wer']:.2f} % on {summary['utterances']} utterances of voices never heard in "
-        f"training; {sum(summary['seconds'].values()):.0f} s in all"
+        f"{summary['wer']:.2f} % on {summary['utterances']} utterances of voices not in training; "
+        f"{sum(summary['seconds'].values()):.0f} s in total"
     )
     print(f"figures: {folder / 'summary.json'}")
 

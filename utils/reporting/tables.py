@@ -1,4 +1,4 @@
-"""Runs -> the tables of a report, as text: on the page and in markdown they are the same."""
+"""Runs -> the tables of a report as text, the same on the page and in markdown."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.reporting.runs import Run
+from wav2vec2.audio.resample import SAMPLE_RATE
 
 NOT_MEASURED = "not measured yet"
 NONE = "–"
@@ -19,7 +20,7 @@ PUBLISHED_POOLING = {
     "factor 5": (1.39, 60.00),
     "factor 6": (1.40, 59.61),
 }
-"""NVIDIA's Base pre-training on one A100, bf16: throughput, and memory in percent."""
+"""Relative throughput, and memory in percent, of NVIDIA's Base pre-training: one A100, bf16."""
 
 PUBLISHED_LATENCY = {
     1: (10.45, 11.02, 11.41, 12.42),
@@ -27,7 +28,7 @@ PUBLISHED_LATENCY = {
     8: (28.70, 40.06, 48.07, 74.59),
     16: (58.82, 88.78, 117.40, 151.37),
 }
-"""Batch size -> mean, p90, p95, p99 in ms: NVIDIA's on one A100, test-other, bf16."""
+"""Batch size -> mean, p90, p95, p99 in ms of NVIDIA's recipe on one A100, test-other, bf16."""
 
 RATES = (
     ("audio_s/s", "audio, s/s"),
@@ -35,16 +36,14 @@ RATES = (
     ("ntokens/s", "targets/s"),
     ("updates/s", "updates/s"),
 )
-"""Measures of throughput, the most comparable one first."""
-
-SAMPLE_RATE = 16_000
+"""(metric, heading) of measures of throughput, the most comparable one first."""
 
 QUANTILES = (("0_5", "median"), ("mean", "mean"), ("0_9", "p90"), ("0_95", "p95"), ("0_99", "p99"))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text; the first column names the rows."""
+    """A table of text; its first column names the rows."""
 
     title: str
     columns: Sequence[str]
@@ -59,15 +58,21 @@ class Table:
         return "\n".join([*lines, "", escape(self.note)] if self.note else lines)
 
 
+def table_by_run(title: str, runs: list[Run], rows: list[list[str]]) -> Table | None:
+    """A table with a column per run and the rows that hold a value; None if no row does."""
+    rows = [row for row in rows if any(cell != NONE for cell in row[1:])]
+    return Table(title, ["", *(run.name for run in runs)], rows) if rows else None
+
+
 def escape(text: str) -> str:
     """Text that markdown shows as it is."""
-    text = text.encode("utf-8", "replace").decode("utf-8")  # halves of pairs that JSON may hold
+    text = text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold lone surrogates
     text = re.sub(r"([\\|`*_<>\[\]#])", r"\\\1", text)
     return " ".join(text.split())
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """`1,234`, `0.0123`, `5e-07`: so many digits that count."""
+    """A number with `digits` significant digits: `1,234`, `0.0123`, `5e-07`."""
     if type(value) not in (int, float):
         return NONE
     if value and not 1e-4 <= abs(value) < 1e9:
@@ -78,14 +83,15 @@ def number(value: Any, digits: int = 4) -> str:
     return text
 
 
-def hours(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration -> dotted name -> JSON text."""
+    """A nested configuration as dotted names -> JSON text."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict) and value:
@@ -96,25 +102,26 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def sub(parameters: dict[str, Any], name: str) -> dict[str, Any]:
+def nested(parameters: dict[str, Any], name: str) -> dict[str, Any]:
+    """A dict among the parameters; empty if there is none."""
     found = parameters.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def precision(parameters: dict[str, Any]) -> str:
-    """`fp32`, `TF32`, `bf16` or `fp16`: of our flag, or of another recipe's switches."""
+    """`fp32`, `TF32`, `bf16` or `fp16`, from our flag or another recipe's switches."""
     for name in ("bf16", "fp16"):
         if parameters.get(name) is True or parameters.get("precision") == name:
             return name
     if not {"precision", "bf16", "fp16"} & set(parameters):
         return NONE
-    on_gpu = "cuda" in sub(parameters, "environment")
+    on_gpu = "cuda" in nested(parameters, "environment")
     return "TF32" if on_gpu and parameters.get("tf32") is True else "fp32"
 
 
 def hourglass(parameters: dict[str, Any]) -> str:
     """`[2,(8,4),2]`, `none`, or NONE if the log does not say."""
-    architecture = sub(parameters, "architecture")
+    architecture = nested(parameters, "architecture")
     if "hourglass" in architecture:
         found = architecture["hourglass"]
         if not isinstance(found, dict):
@@ -137,22 +144,22 @@ def factor(parameters: dict[str, Any]) -> str | None:
 
 
 def geometry(parameters: dict[str, Any]) -> str:
-    """`8 × 8 × 1`: processes, sub-batches concatenated, and those taken in turn."""
+    """`8 × 8 × 1`: processes, concatenated sub-batches, accumulated batches."""
     counts = (
-        parameters.get("ranks", sub(parameters, "environment").get("processes")),
+        parameters.get("ranks", nested(parameters, "environment").get("processes")),
         parameters.get("concat", parameters.get("num_concat_batches")),
         parameters.get("accumulate", parameters.get("update_freq")),
     )
     return NONE if None in counts else " × ".join(map(str, counts))
 
 
-def facts(runs: list[Run]) -> Table:
-    """What was run, a column a run."""
+def facts(runs: list[Run]) -> Table | None:
+    """What was run, a column per run."""
 
     def column(run: Run) -> dict[str, str]:
         p, log = run.log.parameters, run.log
-        environment = sub(p, "environment")
-        audio = p.get("train_samples")
+        environment = nested(p, "environment")
+        audio, most = p.get("train_samples"), p.get("max_update")
         versions = [
             f"{n} {environment[n]}" for n in ("torch", "cuda", "python") if n in environment
         ]
@@ -166,27 +173,25 @@ def facts(runs: list[Run]) -> Table:
             "hourglass": hourglass(p),
             "precision": precision(p),
             "data": f"{subsets or NONE}"
-            + (f", {hours(audio / SAMPLE_RATE)}" if type(audio) is int else ""),
-            "processes × concatenated × in turn": geometry(p),
+            + (f", {duration(audio / SAMPLE_RATE)}" if type(audio) is int else ""),
+            "processes × concatenated × accumulated": geometry(p),
             "optimizer, peak rate": f"{p.get('optimizer', NONE)}, {number(p.get('learning_rate'))}",
-            "updates": f"{log.updates:,}"
-            + (f" of {p['max_update']:,}" if type(p.get("max_update")) is int else ""),
+            "updates": f"{log.updates:,}" + (f" of {most:,}" if type(most) is int else ""),
             "seed": str(p.get("seed", NONE)),
             "hardware": hardware,
             "versions": ", ".join(versions) or NONE,
             "commit": str(environment.get("commit", NONE)),
             "started": log.started.split(".")[0] or NONE,
-            "time": hours(log.seconds) + (f" in {log.jobs} jobs" if log.jobs > 1 else ""),
+            "time": duration(log.seconds) + (f" in {log.jobs} jobs" if log.jobs > 1 else ""),
         }
 
     columns = [column(run) for run in runs]
-    rows = [[name, *(c[name] for c in columns)] for name in columns[0]]
-    rows = [row for row in rows if any(cell != NONE for cell in row[1:])]
-    return Table("What was run", ["", *(run.name for run in runs)], rows)
+    rows = [[name, *(c[name] for c in columns)] for name in (columns or [{}])[0]]
+    return table_by_run("What was run", runs, rows)
 
 
 def results(runs: list[Run]) -> Table | None:
-    """Where the runs stand at their end, and the best validations."""
+    """The last values of metrics, the best validations, and evaluations."""
     measures = (
         ("val_loss", "validation loss, bits", min),
         ("val_accuracy", "validation accuracy", max),
@@ -208,24 +213,17 @@ def results(runs: list[Run]) -> Table | None:
                 best = curve.low.min() if better is min else curve.high.max()
                 text += f" (best {number(float(best))})"
             cells.append(text)
-        if any(cell != NONE for cell in cells):
-            rows.append([title, *cells])
+        rows.append([title, *cells])
     for subset in sorted({e.subset for run in runs for e in run.evaluations}):
+        found = [{e.subset: e.summary for e in run.evaluations}.get(subset, {}) for run in runs]
         for rate in ("wer", "uer"):
-            cells = [
-                number(
-                    next((e.summary.get(rate) for e in r.evaluations if e.subset == subset), None)
-                )
-                for r in runs
-            ]
-            if any(cell != NONE for cell in cells):
-                rows.append([f"{subset}: {rate.upper()}, %", *cells])
-    return Table("Results", ["", *(run.name for run in runs)], rows) if rows else None
+            rows.append([f"{subset}: {rate.upper()}, %", *(number(s.get(rate)) for s in found)])
+    return table_by_run("Results", runs, rows)
 
 
 def rate(run: Run, name: str) -> float | None:
-    """A run's throughput: of its summary (with a benchmark, its measured epochs), else the median
-    of its lines."""
+    """A run's throughput: that of its summary (of a benchmark, of the measured epochs), else the
+    median of its log lines."""
     if (value := run.log.summary.get(f"train_avg_{name}")) is not None:
         return float(value)
     for metric in (f"train_{name}", f"train_avg_{name}"):
@@ -235,9 +233,9 @@ def rate(run: Run, name: str) -> float | None:
 
 
 def memory(run: Run) -> float | None:
-    """Peak MiB."""
-    peaks = [run.log.curves[m].high.max() for m in ("train_memory", "train_avg_memory")
-             if m in run.log.curves]  # fmt: skip
+    """Peak memory in MiB."""
+    curves = run.log.curves
+    peaks = [curves[m].high.max() for m in ("train_memory", "train_avg_memory") if m in curves]
     return float(max(peaks)) if peaks else None
 
 
@@ -268,10 +266,10 @@ def throughput(runs: list[Run]) -> Table | None:
             + [number(memory(run)), percent(memory(run), memory(runs[0]))]
         )
     note = (
-        "Geometry: processes × sub-batches concatenated × in turn. "
+        "Geometry: processes × concatenated sub-batches × accumulated batches. "
         f"Ratios are of {dict(RATES)[compared]} and of peak memory, against {runs[0].name}. "
         "Throughput is that of a run's summary (its last epoch; of a benchmark its measured "
-        "epochs), of a run without one the median of its log lines."
+        "epochs), or the median of its log lines."
     )
     return Table("Throughput and memory", columns, rows, note)
 
@@ -288,13 +286,13 @@ def pooling(runs: list[Run]) -> Table | None:
     key = next((key for key, _ in RATES if base and rate(base, key)), "")
     rows = []
     for name, (speed, share) in PUBLISHED_POOLING.items():
-        run, cells = measured.get(name), [NOT_MEASURED, NOT_MEASURED]
+        run, cells = measured.get(name), [NOT_MEASURED] * 2
         if base and run:
             cells = [ratio(rate(run, key), rate(base, key)), percent(memory(run), memory(base))]
         rows.append([name, *cells, f"{speed:.2f}", f"{share:.2f} %"])
     note = (
-        "Published: NVIDIA's Base, one A100, bf16. Only runs that differ in nothing but "
-        "HOURGLASS_CONFIG can be compared."
+        "Published: NVIDIA's Base, one A100, bf16. Compare only runs that differ in nothing but "
+        "HOURGLASS_CONFIG."
     )
     if not base:
         note += ' The ratios need a run with HOURGLASS_CONFIG="" beside these.'
@@ -303,7 +301,7 @@ def pooling(runs: list[Run]) -> Table | None:
 
 
 def latency(runs: list[Run]) -> Table | None:
-    """Percentiles of inference, beside the published ones."""
+    """Percentiles of inference latency beside the published ones."""
     rows = []
     for run in runs:
         logged = {**{k: c.last for k, c in run.log.curves.items()}, **run.log.summary}
@@ -318,19 +316,16 @@ def latency(runs: list[Run]) -> Table | None:
                     rows.append([title, part, batch, *cells])
     if not rows:
         return None
-    for batch, (mean, *tail) in PUBLISHED_LATENCY.items():
-        cells = [number(mean), *map(number, tail)]
-        rows.append(["published, one A100, bf16", "data+dnn", str(batch), NONE, *cells])
+    for batch, times in PUBLISHED_LATENCY.items():
+        cells = [str(batch), NONE, *map(number, times)]
+        rows.append(["published, one A100, bf16", "data+dnn", *cells])
     columns = ["", "part", "batch size", *(f"{title}, ms" for _, title in QUANTILES)]
     return Table("Latency", columns, rows)
 
 
 def differences(runs: list[Run]) -> Table | None:
-    """The configuration, where runs of a kind disagree."""
+    """The settings in which runs of a kind differ."""
     flats = [flat(run.log.parameters) for run in runs]
-    names = sorted(set().union(*flats))
-    rows = [[n, *(f.get(n, NONE) for f in flats)] for n in names]
+    rows = [[n, *(f.get(n, NONE) for f in flats)] for n in sorted(set().union(*flats))]
     rows = [row for row in rows if len(set(row[1:])) > 1]
-    if len(runs) < 2 or not rows:
-        return None
-    return Table("Where the configurations differ", ["", *(run.name for run in runs)], rows)
+    return table_by_run("Where the configurations differ", runs, rows)

@@ -1,12 +1,12 @@
 "use strict";
-// Draws the report from the JSON in #data.  Text from logs enters the page as text only.
+// Draws the report from the JSON in #data.  Text from logs enters the page only as text.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   for (const { diagrams } of data.sections) {
     for (const line of diagrams.flatMap((diagram) => diagram.lines)) line.x = data.spans[line.x];
   }
   const charts = [];
-  const hidden = new Set(); // indices of runs that are switched off
+  const hidden = new Set(); // indices of hidden runs
   const HEIGHT = 230;
 
   function make(tag, className, text) {
@@ -28,7 +28,7 @@
     return String(Number(value.toPrecision(digits)));
   }
 
-  // Ticks of an axis: as many digits as tell them from each other.
+  // Labels of an axis, with as many digits as distinguish them.
   function ticks(values) {
     const shown = values.filter((value) => value !== null);
     const largest = Math.max(...shown.map(Math.abs));
@@ -49,7 +49,7 @@
   }
 
   // The lines' points over all their updates: [updates, values of line 0, low, high, line 1, ...].
-  // `ends` are among the updates, so that diagrams with the same ends show the same span.
+  // Includes the updates `ends`, so that diagrams with the same ends show the same span.
   function align(lines, ends) {
     const all = new Set(ends);
     for (const line of lines) for (const x of line.x) all.add(x);
@@ -66,7 +66,7 @@
     return columns;
   }
 
-  // The value at or nearest to an index, for lines that have none at every update.
+  // The value at or nearest to an index; a line need not have a value at every update.
   function nearest(column, index) {
     for (let step = 0; step < column.length; step++) {
       if (column[index - step] !== null && column[index - step] !== undefined) return column[index - step];
@@ -110,7 +110,7 @@
       this.legend = make("div", "legend");
       this.element.append(caption, this.place, this.legend);
       this.columns = align(diagram.lines, ends);
-      this.off = new Set(); // indices of lines that are switched off here
+      this.off = new Set(); // indices of lines hidden in this chart
       this.outputs = [];
       this.buildLegend();
     }
@@ -145,7 +145,7 @@
       return texts;
     }
 
-    // uPlot's index of each line's mean; the low and high of a thinned one follow it.
+    // uPlot's index of each line's mean; the low and high of a thinned line follow.
     positions() {
       let next = 1;
       return this.diagram.lines.map((line) => {
@@ -258,12 +258,12 @@
         max = Math.max(max, mean + deviation);
       }
       if (this.logarithmic) return uPlot.rangeLog(min, max, 10, true);
-      // An axis starts at 0 where that costs little, or where 0 is what a value is held against.
+      // An axis starts at 0 where that costs little space, or where 0 is the value to compare with.
       if (min >= 0 && (unit === "%" || unit === "codes" || min < 0.4 * max)) {
         return [0, max > 0 ? max * 1.06 : 1];
       }
-      const room = (max - min || Math.abs(max) || 1) * 0.06;
-      return [min - room, max + room];
+      const margin = (max - min || Math.abs(max) || 1) * 0.06;
+      return [min - margin, max + margin];
     }
 
     draw() {
@@ -331,7 +331,7 @@
     header.append(head);
     element.append(header, body);
     scroll.append(element);
-    scroll.tabIndex = 0; // can be scrolled from the keyboard
+    scroll.tabIndex = 0; // so that the keyboard can scroll it
     scroll.setAttribute("role", "region");
     scroll.setAttribute("aria-label", content.title);
     part.append(scroll);
@@ -339,27 +339,29 @@
     return part;
   }
 
-  const KINDS = { substitution: "another word", insertion: "not said", deletion: "not heard" };
+  const KINDS = ["substitution", "insertion", "deletion"];
 
-  function word(said, heard) {
-    const kind = said === heard ? "" : said === null ? "insertion" : heard === null ? "deletion" : "substitution";
+  // A word of the reference above its counterpart in the hypothesis; null: it has none.
+  function word(reference, hypothesis) {
+    const [substitution, insertion, deletion] = KINDS;
+    const kind = reference === hypothesis ? "" : reference === null ? insertion : hypothesis === null ? deletion : substitution;
     const element = make("span", `word ${kind}`);
-    if (kind) element.title = KINDS[kind];
-    element.append(make("span", "said", said === null ? "·" : said), make("span", "heard", heard === null ? "·" : heard));
+    element.title = kind;
+    element.append(make("span", "reference", reference ?? "·"), make("span", "hypothesis", hypothesis ?? "·"));
     return element;
   }
 
   function evaluation(content) {
     const part = document.createDocumentFragment();
-    part.append(make("h3", "", `What was heard: ${content.run}, ${content.subset}`));
+    part.append(make("h3", "", `Transcripts: ${content.run}, ${content.subset}`));
     part.append(make("p", "note",
       `${content.wrong.toLocaleString("en")} of ${content.utterances.toLocaleString("en")} utterances have errors; ` +
-      `word error rate ${content.wer} %, unit error rate ${content.uer} %. Shown are the first and the worst; ` +
-      "what was said stands above what was heard."));
+      `word error rate ${content.wer} %, unit error rate ${content.uer} %. Shown are the first and the worst, ` +
+      "each reference above its hypothesis."));
     const keys = make("p", "keys");
-    for (const [kind, text] of Object.entries(KINDS)) {
+    for (const kind of KINDS) {
       const key = make("span", `word ${kind}`);
-      key.append(make("span", kind === "deletion" ? "said" : "heard", text));
+      key.append(make("span", kind === "deletion" ? "reference" : "hypothesis", kind));
       keys.append(key);
     }
     const label = make("label"), box = make("input");
@@ -369,9 +371,9 @@
     const pairs = make("div", "pairs");
     box.onchange = () => pairs.classList.toggle("only-wrong", box.checked);
     for (const [id, words] of content.shown) {
-      const faultless = words.every(([said, heard]) => said === heard);
-      const pair = make("div", faultless ? "pair faultless" : "pair"), line = make("p", "words");
-      line.append(...words.map(([said, heard]) => word(said, heard)));
+      const correct = words.every(([reference, hypothesis]) => reference === hypothesis);
+      const pair = make("div", correct ? "pair correct" : "pair"), line = make("p", "words");
+      line.append(...words.map(([reference, hypothesis]) => word(reference, hypothesis)));
       pair.append(make("span", "id", id), line);
       pairs.append(pair);
     }

@@ -1,6 +1,6 @@
 import pytest
 
-from common.runtime.recipe_variables import SCRIPTS, check, declared
+from common.runtime.recipe_variables import SCRIPTS, check_variables, declared
 from wav2vec2.cli.errors import UserError
 
 BASE = SCRIPTS / "pretrain_base.sh"
@@ -34,7 +34,7 @@ def test_a_recipe_built_on_another_reads_its_variables():
 def test_own_variables_and_strangers_pass():
     environment = {"MAX_UPDATE": "5", "NODE_RANK": "0", "CPU": "true"}
     environment |= dict.fromkeys(STRANGERS.split(), "1")
-    assert check(BASE, environment) == []
+    assert check_variables(BASE, environment) == []
 
 
 @pytest.mark.parametrize(
@@ -50,13 +50,14 @@ def test_own_variables_and_strangers_pass():
 )
 def test_values_of_another_kind(name, value, message):
     with pytest.raises(UserError, match=message):
-        check(BASE, {name: value})
-    assert check(BASE, {name: ""}) == []  # the default is taken then
+        check_variables(BASE, {name: value})
+    assert check_variables(BASE, {name: ""}) == []  # then the default applies
 
 
 def test_values_of_the_right_kind():
     environment = {"LEARNING_RATE": "1e-3", "CLIP_NORM": "10", "DROPOUT": "0", "SEED": "12"}
-    assert check(BASE, environment | {"HOURGLASS_CONFIG": "", "LOSS_WEIGHTS": "0.1 0"}) == []
+    environment |= {"HOURGLASS_CONFIG": "", "LOSS_WEIGHTS": "0.1 0"}
+    assert check_variables(BASE, environment) == []
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,9 @@ def test_values_of_the_right_kind():
 )
 def test_near_misses(name, meant):
     with pytest.raises(UserError, match=f"{name}: .* did you mean {meant}?"):
-        check(BASE, {name: "1"})
+        check_variables(BASE, {name: "1"})
 
 
 def test_another_recipes_variable_is_noted():
-    (note,) = check(BASE, {"FREEZE_FINETUNE_UPDATES": "5"})
+    (note,) = check_variables(BASE, {"FREEZE_FINETUNE_UPDATES": "5"})
     assert "FREEZE_FINETUNE_UPDATES" in note and "pretrain_base.sh does not read it" in note

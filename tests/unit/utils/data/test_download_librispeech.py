@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from utils.data import download_librispeech
-from utils.data.download_librispeech import CORPUS, MD5, DownloadOptions, download
+from utils.data.download_librispeech import CORPUS, MD5, DownloadOptions, download_subsets
 from wav2vec2.cli.errors import UserError
 
 SUBSET = "dev-clean"
@@ -24,14 +24,14 @@ AUDIO = bytes(range(256)) * 500
 
 @dataclass
 class Server:
-    """Serves `files`; what it was asked stands in `ranges`."""
+    """Serves `files` and records requests in `ranges`."""
 
     url: str
     files: dict[str, bytes]
     resumes: bool = True
-    """Whether it understands Range."""
+    """Whether it supports Range."""
     drops: list[int] = field(default_factory=list)
-    """The next answers end after so many bytes of their body."""
+    """The next answers end after this many bytes of their body."""
     failures: list[int] = field(default_factory=list)
     """The next answers are these HTTP errors."""
     ranges: list[str | None] = field(default_factory=list)
@@ -110,7 +110,7 @@ def fetch(server: Server, tmp_path: Path) -> Callable[..., None]:
     def run(checksum: str | None = None, **options) -> None:
         options = {"subsets": (SUBSET,), "base_url": server.url, "retries": 1, **options}
         content = server.files[f"{SUBSET}.tar.gz"]
-        download(
+        download_subsets(
             DownloadOptions(output_dir=str(tmp_path), **options),
             checksums={SUBSET: checksum or md5(content)},
             pause=0,
@@ -120,7 +120,7 @@ def fetch(server: Server, tmp_path: Path) -> Callable[..., None]:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """What lies there beside the corpus, hidden remains of an extraction included."""
+    """Names beside the corpus, with hidden remains of an extraction."""
     corpus = folder / CORPUS
     hidden = [path.name for path in corpus.iterdir() if path.name.startswith(".")]
     return sorted(path.name for path in folder.iterdir() if path != corpus) + hidden
@@ -159,7 +159,7 @@ def test_second_run_asks_for_nothing(fetch, server, tmp_path, capsys):
     fetch()
     assert server.ranges == [None]
     assert mark.exists()
-    assert "already there" in capsys.readouterr().out
+    assert "exists, skipped" in capsys.readouterr().out
 
 
 def test_an_archive_fetched_otherwise_is_used(fetch, server, tmp_path):
@@ -170,7 +170,7 @@ def test_an_archive_fetched_otherwise_is_used(fetch, server, tmp_path):
 
 
 @pytest.mark.parametrize("resumes", [True, False], ids=["with Range", "without Range"])
-def test_continues_an_earlier_download(fetch, server, tmp_path, resumes):
+def test_resumes_an_earlier_download(fetch, server, tmp_path, resumes):
     server.resumes = resumes
     (tmp_path / f"{SUBSET}.tar.gz.part").write_bytes(ARCHIVE[:1000])
     fetch()
@@ -209,7 +209,7 @@ def test_an_overloaded_server_is_asked_again(fetch, server, tmp_path):
 
 
 def test_missing_file_is_not_asked_for_again(fetch, server):
-    with pytest.raises(UserError, match=r"other/dev-clean.tar.gz: 404 .*check --base_url"):
+    with pytest.raises(UserError, match=r"other/dev-clean.tar.gz: HTTP Error 404.*check --base"):
         fetch(base_url=server.url + "other")
     assert len(server.ranges) == 1
 
@@ -237,7 +237,7 @@ def test_disk_space_is_checked_before_downloading(fetch, tmp_path, monkeypatch):
         free = len(ARCHIVE) + 1
 
     monkeypatch.setattr(download_librispeech.shutil, "disk_usage", lambda folder: Usage)
-    with pytest.raises(UserError, match=r"--output_dir .* GiB are free; make room"):
+    with pytest.raises(UserError, match=r"--output_dir .* GiB are free; free space"):
         fetch()
     assert leftovers(tmp_path) == []
 
@@ -284,10 +284,10 @@ def test_malicious_members_are_refused(fetch, server, tmp_path, member):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (ARCHIVE[: len(ARCHIVE) // 2], "not a whole .tar.gz"),
-        (b"no archive", "not a whole .tar.gz"),
-        (COMPRESSED[:600] + b"\xff" * 300 + COMPRESSED[900:], "not a whole .tar.gz"),
-        (COMPRESSED[:10] + b"\xff" * 300 + COMPRESSED[310:], "not a whole .tar.gz"),
+        (ARCHIVE[: len(ARCHIVE) // 2], "not a complete .tar.gz"),
+        (b"no archive", "not a complete .tar.gz"),
+        (COMPRESSED[:600] + b"\xff" * 300 + COMPRESSED[900:], "not a complete .tar.gz"),
+        (COMPRESSED[:10] + b"\xff" * 300 + COMPRESSED[310:], "not a complete .tar.gz"),
         (archive_of(subset="dev-other"), "holds no LibriSpeech/dev-clean"),
     ],
     ids=["truncated", "garbage", "checksum", "damaged", "another subset"],
@@ -312,7 +312,7 @@ def test_output_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
     options = DownloadOptions(output_dir=str(tmp_path / "file"), base_url=server.url)
     with pytest.raises(UserError, match="--output_dir .*choose a folder that can be written"):
-        download(options)
+        download_subsets(options)
     assert server.ranges == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from utils.data import import_corpus
-from utils.data.import_corpus import SelectionOptions, main, split_of
+from utils.data.import_corpus import SelectionOptions, assign_subsets, main
 from wav2vec2.audio.decode import read_recording
 from wav2vec2.audio.recordings import read_folder
 from wav2vec2.cli.errors import UserError
@@ -36,7 +36,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def left_out(folder):
+def skipped_entries(folder):
     lines = (folder / "left_out.jsonl").read_text().splitlines()
     return {Path(e["source"]).name: e for e in map(json.loads, lines)}
 
@@ -90,7 +90,7 @@ def test_clean(text, expected):
         ("  ", "no transcript"),
     ],
 )
-def test_clean_refuses_what_it_cannot_say(text, reason):
+def test_clean_refuses_what_it_cannot_spell(text, reason):
     with pytest.raises(Refused) as refused:
         clean(text, CleanupOptions())
     assert refused.value.reason == reason
@@ -192,7 +192,7 @@ def test_16_bit_sources_keep_their_samples(tmp_path, monkeypatch):
     assert np.array_equal(written, soundfile.read(source, dtype="int16")[0])
 
 
-def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
+def test_skipped_recordings_are_reported(tmp_path, monkeypatch, capsys):
     tone(tmp_path / "good.wav", 1)
     tone(tmp_path / "short.wav", 0.1)
     tone(tmp_path / "long.wav", 3)
@@ -214,7 +214,7 @@ def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     flags = ("--table", table, "--format", "jsonl", "--output_dir", out, "--max_seconds", "2")
     assert run(monkeypatch, *flags) == 1
-    entries = left_out(out)
+    entries = skipped_entries(out)
     assert {name: (e["reason"], e["failed"]) for name, e in entries.items()} == {
         "short.wav": ("too short", False),
         "long.wav": ("too long", False),
@@ -226,14 +226,14 @@ def test_what_is_left_out_is_reported(tmp_path, monkeypatch, capsys):
     }
     assert entries["gone.wav"]["where"] == f"{table}:7"
     assert [p.name for p in (out / "audio").glob("*.flac")] == ["good.flac"]
-    assert "left out, missing: 1" in capsys.readouterr().out
+    assert "skipped, missing: 1" in capsys.readouterr().out
 
 
 def test_exit_code_tells_failures_from_rules(tmp_path, monkeypatch):
     tone(tmp_path / "in/a.wav")
     tone(tmp_path / "in/short.wav", 0.1)
     flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
-    assert run(monkeypatch, *flags) == 0  # left out by a rule is no failure
+    assert run(monkeypatch, *flags) == 0  # skipped by a rule is no failure
     with pytest.raises(UserError, match="none of 2 recordings"):
         run(monkeypatch, *flags[:3], tmp_path / "none", "--min_seconds", "5")
 
@@ -274,7 +274,7 @@ def test_workers_do_not_change_a_byte(table, tmp_path, monkeypatch):
     assert one == two
 
 
-def test_a_stopped_import_continues(table, tmp_path, monkeypatch):
+def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
     real, done = import_corpus.read_recording, []
 
@@ -311,7 +311,7 @@ def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypat
     out = tmp_path / "out"
     assert run(monkeypatch, "--table", table, "--output_dir", out) == 0
     before = contents(out)
-    with pytest.raises(UserError, match="another case, seed; choose another folder"):
+    with pytest.raises(UserError, match=r"other settings \(case upper, seed 1\); choose another"):
         run(monkeypatch, "--table", table, "--output_dir", out, "--seed", "2", "--case", "lower")
     assert contents(out) == before
     with pytest.raises(UserError, match="holds no import"):
@@ -351,25 +351,30 @@ def recordings(count, speakers=0):
 
 def test_split_is_stable_and_of_the_shares_asked():
     selection = SelectionOptions(valid_share=0.1, test_share=0.2)
-    few, many = split_of(recordings(500), selection), split_of(recordings(2000), selection)
+    few, many = (
+        assign_subsets(recordings(500), selection),
+        assign_subsets(recordings(2000), selection),
+    )
     assert all(many[name] == subset for name, subset in few.items())
     shares = [list(many.values()).count(s) / 2000 for s in ("train", "valid", "test")]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
-    other = split_of(recordings(2000), SelectionOptions(valid_share=0.1, test_share=0.2, seed=2))
+    other = assign_subsets(
+        recordings(2000), SelectionOptions(valid_share=0.1, test_share=0.2, seed=2)
+    )
     assert other != many
 
 
 def test_no_speaker_in_two_subsets():
-    subsets = split_of(recordings(300, speakers=30), SelectionOptions(valid_share=0.2))
+    subsets = assign_subsets(recordings(300, speakers=30), SelectionOptions(valid_share=0.2))
     for speaker in range(30):
         assert len({subsets[f"u{i}"] for i in range(speaker, 300, 30)}) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_small_sets_have_something_to_train_on_and_to_watch(seed):
+def test_small_sets_have_train_and_valid(seed):
     selection = SelectionOptions(valid_share=0.05, test_share=0.9, seed=seed)
-    assert {"train", "valid"} <= set(split_of(recordings(3), selection).values())
-    assert set(split_of(recordings(1), selection).values()) == {"train"}
+    assert {"train", "valid"} <= set(assign_subsets(recordings(3), selection).values())
+    assert set(assign_subsets(recordings(1), selection).values()) == {"train"}
 
 
 def test_a_neighbour_of_the_same_stem_moves_no_one(tmp_path):

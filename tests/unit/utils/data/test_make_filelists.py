@@ -169,7 +169,7 @@ FAULTS = {
     ),
     "id twice in transcripts": (
         lambda c: transcript(c).write_text("20-1-0000 SO\n20-1-0000 NO\n"),
-        r"20-1\.trans\.txt:2: utterance id '20-1-0000' already stands in .*20-1\.trans\.txt:1",
+        r"20-1\.trans\.txt:2: utterance id '20-1-0000' is also in .*20-1\.trans\.txt:1",
     ),
     "id twice among audio": (
         lambda c: speak(c / "train-b/20/2/20-1-0000.flac", 9),
@@ -177,7 +177,7 @@ FAULTS = {
     ),
     "empty file": (
         lambda c: audio(c).write_bytes(b""),
-        r"20-1-0000\.flac: the file is empty; fetch",
+        r"20-1-0000\.flac: the file is empty; download",
     ),
     "garbage": (
         lambda c: audio(c).write_bytes(b"garbage" * 99),
@@ -185,7 +185,7 @@ FAULTS = {
     ),
     "no length in the header": (
         lambda c: streamed(audio(c)),
-        r"20-1-0000\.flac: its header tells of no samples",
+        r"20-1-0000\.flac: its header gives no number of samples",
     ),
     "8 kHz": (
         lambda c: speak(audio(c), 9, rate=8000),
@@ -197,7 +197,7 @@ FAULTS = {
     ),
     "no audio at all": (
         lambda c: audio(c).unlink(),
-        r"train-b: holds no \.flac file; fetch it",
+        r"train-b: holds no \.flac file; run scripts",
     ),
 }
 

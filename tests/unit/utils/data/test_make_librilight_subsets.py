@@ -37,7 +37,7 @@ def light(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
-    """Filelists of a whole LibriSpeech; audio is not opened and need not be there."""
+    """Filelists of LibriSpeech; audio is not opened and may be missing."""
     folder = tmp_path / "lists"
     files = [(f"train-clean-100/{key}.flac", 16000 + n) for n, key in enumerate(FULL)]
     files[3] = (f"/elsewhere/{FULL[3]}.flac", 99)

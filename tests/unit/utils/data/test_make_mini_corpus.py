@@ -19,7 +19,7 @@ from utils.data.make_mini_corpus import (
     Speaker,
     main,
     plan_speakers,
-    speak_speaker,
+    write_speaker,
 )
 from wav2vec2.cli.errors import UserError
 
@@ -100,40 +100,40 @@ def test_bytes_do_not_depend_on_the_workers(corpus, build, tmp_path):
 
 @needs_synthesiser
 @pytest.mark.parametrize("voice", ["en-us+m1", "en+f3", "en+Reed", "en+edward"])
-def test_a_speaker_does_not_depend_on_who_spoke_before(voice, tmp_path):
+def test_a_speaker_does_not_depend_on_earlier_speakers(voice, tmp_path):
     """Breathy voices (f3, Reed) draw noise from a generator that the process shares."""
-    speaker = Speaker("train-mini", 1, voice, seconds=None, utterances=3, seed=1)
-    speak_speaker(speaker, tmp_path / "first")
-    other = Speaker("train-mini", 2, "en+f3", seconds=None, utterances=2, seed=1)
-    speak_speaker(other, tmp_path / "between")
-    speak_speaker(speaker, tmp_path / "second")
+    speaker = Speaker("train-mini", 1, voice, seconds=0, utterances=3, seed=1)
+    write_speaker(speaker, tmp_path / "first")
+    other = Speaker("train-mini", 2, "en+f3", seconds=0, utterances=2, seed=1)
+    write_speaker(other, tmp_path / "between")
+    write_speaker(speaker, tmp_path / "second")
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
 
 
 @needs_synthesiser
-def test_another_seed_says_other_things(corpus, tmp_path):
+def test_another_seed_gives_other_phrases(corpus, tmp_path):
     speaker = plan_speakers(CorpusOptions("x", minutes=0.2, seed=2))[0]
-    speak_speaker(speaker, tmp_path)
-    said = transcripts(tmp_path, "train-mini")
+    write_speaker(speaker, tmp_path)
+    spoken = transcripts(tmp_path, "train-mini")
     first = transcripts(corpus, "train-mini")
-    assert said != {key: words for key, words in first.items() if key in said}
+    assert spoken != {key: words for key, words in first.items() if key in spoken}
 
 
 @needs_synthesiser
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_layout_and_audio(corpus, subset):
-    said = transcripts(corpus, subset)
+    spoken = transcripts(corpus, subset)
     files = {path.stem: path for path in (corpus / subset).glob("*/*/*.flac")}
-    assert set(files) == set(said)
+    assert set(files) == set(spoken)
     for key, path in files.items():
         speaker, chapter, _ = key.split("-")
         assert path.parent == corpus / subset / speaker / chapter
-        assert 2 <= len(said[key]) <= 6
-        assert set(said[key]) <= set(WORDS)
+        assert 2 <= len(spoken[key]) <= 6
+        assert set(spoken[key]) <= set(WORDS)
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
         audio, _ = soundfile.read(path)
-        assert 0.12 < info.duration / len(said[key]) < 1.0
+        assert 0.12 < info.duration / len(spoken[key]) < 1.0
         assert 0.29 < np.abs(audio).max() < 0.91  # never clipped
         assert 0.02 < np.sqrt(np.mean(audio**2)) < 0.3
 
@@ -142,10 +142,10 @@ def test_layout_and_audio(corpus, subset):
 def test_summary(corpus):
     facts = json.loads((corpus / "corpus.json").read_text())["subsets"]
     for subset in SUBSETS:
-        said = transcripts(corpus, subset)
-        assert facts[subset]["utterances"] == len(said)
-        assert facts[subset]["voices"] == len({key.split("-")[0] for key in said})
-        assert facts[subset]["words"] == len({word for words in said.values() for word in words})
+        spoken = transcripts(corpus, subset)
+        assert facts[subset]["utterances"] == len(spoken)
+        assert facts[subset]["voices"] == len({key.split("-")[0] for key in spoken})
+        assert facts[subset]["words"] == len({word for words in spoken.values() for word in words})
         seconds = sum(soundfile.info(f).duration for f in (corpus / subset).glob("*/*/*.flac"))
         assert facts[subset]["minutes"] == pytest.approx(seconds / 60, abs=0.006)
     assert facts["train-mini"]["minutes"] >= 0.2
@@ -171,7 +171,7 @@ def test_words():
 def test_an_equal_corpus_is_reused(corpus, build, capsys):
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
     build(corpus)
-    assert capsys.readouterr().out == f"{corpus}: the mini corpus is there already\n"
+    assert capsys.readouterr().out == f"{corpus}: the mini corpus exists already\n"
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
 
 

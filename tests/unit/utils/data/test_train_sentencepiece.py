@@ -102,7 +102,7 @@ def test_rare_characters_are_named(run, folder):
 MISTAKES = {
     "too many pieces": (["--vocab_size", "500"], "train.wrd give at most 12 pieces; lower it"),
     "too many bpe pieces": (["--vocab_size", "500", "--model_type", "bpe"], "give at most 2"),
-    "too few pieces": (["--vocab_size", "5"], "need 9 for single characters alone; raise it"),
+    "too few pieces": (["--vocab_size", "5"], "need 9 for their characters; raise it"),
     "none": (["--vocab_size", "0"], "--vocab_size 0: must be at least 1"),
     "coverage": (["--character_coverage", "0.5"], "must lie between 0.98 and 1"),
     "no such subset": (["--subsets", "test"], "test.tsv: no such file"),
@@ -142,5 +142,5 @@ def test_another_model_is_not_written_over(run, folder):
     run()
     before = content(folder)
     code, _, err = run(size=11)
-    assert code == 2 and "spm.model: holds another model" in err and "--labels" in err
+    assert code == 2 and "spm.model: holds a model of other words" in err and "--labels" in err
     assert content(folder) == before

@@ -18,7 +18,7 @@ def points(curve):
     return dict(zip(curve.update.tolist(), curve.mean.tolist()))
 
 
-def test_later_lines_win_and_validations_stand_where_they_were_made(tmp_path):
+def test_later_lines_count_and_validations_have_their_update(tmp_path):
     text = parameters(seed=1) + line([0], val_loss=7.0)
     text += line([1, 5, 10], 5.0, train_loss=6.0) + line([1, 10, 10], 10.0, train_loss=5.0)
     text += line([1], 11.0, val_loss=5.5) + line([2, 5, 10], 15.0, train_loss=9.0)
@@ -43,7 +43,7 @@ def test_a_validation_before_the_first_training_line(tmp_path):
     assert points(run.curves["val_loss"]) == {30: 1.0}
 
 
-def test_broken_lines_are_counted_and_whole_ones_among_them_kept(tmp_path):
+def test_broken_lines_are_counted_and_complete_ones_kept(tmp_path):
     whole = line([1, 1, 9], train_loss=1.0).rstrip("\n")
     text = 'DLLL {"type": "LOG", "st' + whole + "\n"  # cut off by another process' line
     text += whole.replace("1, 1, 9", "1, 2, 9") + line([1, 3, 9], train_loss=3.0)
@@ -54,7 +54,7 @@ def test_broken_lines_are_counted_and_whole_ones_among_them_kept(tmp_path):
         tmp_path, text.encode() + b"\xff\xfe\0\n" + b"x" * (2 * LONGEST_LINE) + b'\nDLLL {"ty'
     )
     assert points(run.curves["train_loss"]) == {1: 1.0, 2: 1.0, 3: 3.0}
-    assert run.notes == ["10 lines are no log lines, or cut off; skipped"]
+    assert run.notes == ["lines cut off or no log records, skipped: 10"]
 
 
 def test_two_processes_in_one_file_are_noticed(tmp_path):
@@ -67,7 +67,7 @@ def test_two_processes_in_one_file_are_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, says",
+    "content, message",
     [
         (b"", "nvlog.json: is empty"),
         (b"hello\nworld\n", "none of its 2 lines is a log line"),
@@ -75,8 +75,8 @@ def test_two_processes_in_one_file_are_noticed(tmp_path):
         (b'{"type": "LOG", "step": [1, 2], "data": {"a": 1}}\n', "none of its 1 lines"),
     ],
 )
-def test_nothing_to_report_is_one_line(tmp_path, content, says):
-    with pytest.raises(UserError, match=says):
+def test_nothing_to_report_is_one_line(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
         read(tmp_path, content)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_log(tmp_path)

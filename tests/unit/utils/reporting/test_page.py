@@ -5,10 +5,10 @@ import pytest
 
 from tests.unit.utils.reporting.logs import line, parameters
 from utils.reporting import tables
-from utils.reporting.page import ASSETS, markdown, page, sections
-from utils.reporting.panels import diagrams, place
-from utils.reporting.plots import plot
-from utils.reporting.report import collect, remarks
+from utils.reporting.page import ASSETS, render_markdown, render_page, sections
+from utils.reporting.panels import diagrams, panel_of
+from utils.reporting.plots import write_figures
+from utils.reporting.report import collect_runs, remarks
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
 from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import pair_words
@@ -47,33 +47,33 @@ def of_title(runs, title):
     return next(t for _, _, made in sections(runs) for t in made if t.title == title)
 
 
-def test_nothing_that_a_log_says_becomes_html(tmp_path):
+def test_nothing_in_a_log_becomes_html(tmp_path):
     run = write_run(tmp_path / "<b>run", pretraining(4, note=HOSTILE, **{HOSTILE: HOSTILE}))
     other = write_run(tmp_path / "other", pretraining(4))
     result = {"id": HOSTILE, "reference": HOSTILE, "hypothesis": "a " + HOSTILE}
     (other / "hypotheses_x.jsonl").write_text(json.dumps(result) + "\n")
-    runs, _ = collect([run, other])
-    html = page(runs, [HOSTILE])
+    runs, _ = collect_runs([run, other])
+    html = render_page(runs, [HOSTILE])
     html.encode()  # can be written
     fixed = (ASSETS / "page.html").read_text()
     assert html.count("<script") == fixed.count("<script") and "alert(1)</script>" not in html
     data = embedded(html)
     assert data["notes"] == [HOSTILE] and data["runs"] == ["<b>run", "other"]
     assert data["sections"][0]["evaluations"][0]["shown"][0][0] == HOSTILE
-    text = markdown(runs)
+    text = render_markdown(runs)
     text.encode()
     assert "<script" not in text.replace("\\<", "")
     assert not re.search(r'(src|href)="(?!data:)', fixed)
     assert "default-src 'none'" in html
 
 
-def test_diagrams_overlay_runs_and_leave_out_what_lines_say_better(tmp_path):
-    runs, _ = collect(
+def test_diagrams_overlay_runs_and_skip_means_of_epochs(tmp_path):
+    runs, _ = collect_runs(
         [write_run(tmp_path / "a", pretraining(4)), write_run(tmp_path / "b", pretraining(2))]
     )
     shown = {d.panel.title: d for d in diagrams(runs, [0, 1])}
     assert set(shown) == {"Loss", "Contrastive loss", "Contrastive accuracy", "Code perplexity",
-                          "Audio a second", "Learning rate", "Peak memory"}  # fmt: skip
+                          "Audio per second", "Learning rate", "Peak memory"}  # fmt: skip
     assert [(x.run, x.label) for x in shown["Loss"].lines] == [
         (run, label) for run in (0, 1) for label in ("train", "validation", "average of weights")
     ]
@@ -86,8 +86,8 @@ def test_the_pages_data_are_the_curves(tmp_path):
     write_run(tmp_path / "a", pretraining(4))
     text = "".join(line([1, n, 5000], train_loss=float(n % 7), val_loss=1.0) for n in range(5000))
     write_run(tmp_path / "b", parameters(command="pretrain") + text)
-    runs, _ = collect([tmp_path])
-    data = embedded(page(runs, []))
+    runs, _ = collect_runs([tmp_path])
+    data = embedded(render_page(runs, []))
     lines = {
         (drawn["title"], entry["run"], entry["label"]): entry
         for drawn in data["sections"][0]["diagrams"]
@@ -116,14 +116,14 @@ def test_the_pages_data_are_the_curves(tmp_path):
     ],
 )
 def test_places(metric, title, label):
-    found = place(metric)
+    found = panel_of(metric)
     assert (found and (found[0].title, found[1])) == (title and (title, label))
 
 
 def test_tables(tmp_path):
     plain = write_run(tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1))
     short = write_run(tmp_path / "short", pretraining(4, memory=120.0, seed=2, bf16=True))
-    runs, _ = collect([plain, short])
+    runs, _ = collect_runs([plain, short])
     pooling = {row[0]: row[1:] for row in of_title(runs, "Pooling factor").rows}
     assert pooling["baseline"] == ["1.00", "100.00 %", "1.00", "100.00 %"]
     assert pooling["factor 4"] == ["2.00", "60.00 %", "1.37", "62.35 %"]
@@ -134,7 +134,7 @@ def test_tables(tmp_path):
     different = {row[0]: row[1:] for row in of_title(runs, "Where the configurations differ").rows}
     assert different["seed"] == ["1", "2"] and "distractors" not in different
     assert different["architecture.hourglass.factor"] == ["–", "4"]
-    assert "| seed | 1 | 2 |" in markdown(runs)
+    assert "| seed | 1 | 2 |" in render_markdown(runs)
     # Without a plain encoder to compare with, nothing is claimed.
     alone = {row[0]: row[1:] for row in of_title(runs[1:], "Pooling factor").rows}
     assert alone["factor 4"][:2] == ["not measured yet"] * 2
@@ -147,7 +147,7 @@ def test_nvidias_log(tmp_path):
         "train_ntokens/s": 30_000.0})  # fmt: skip
     text += line([], **{"train_avg_ntokens/s": 37_610.0})
     text += line([], **{"data+dnn_latency_0_5": 10.0, "data+dnn_latency_0_99": 12.0})
-    runs, _ = collect([write_run(tmp_path / "theirs", text)])
+    runs, _ = collect_runs([write_run(tmp_path / "theirs", text)])
     assert runs[0].kind == "pretrain"
     assert of_title(runs, "Throughput and memory").rows[0][2] == "[2,(8,4),2]"
     latency = of_title(runs, "Latency").rows
@@ -159,9 +159,11 @@ def test_nvidias_log(tmp_path):
 
 def test_hypotheses(tmp_path):
     lines = [f"a{n} b c" for n in range(3 * SHOWN)]
-    heard = [text if n % 3 else "x y" if n % 2 else text + " d" for n, text in enumerate(lines)]
+    hypotheses = [
+        text if n % 3 else "x y" if n % 2 else text + " d" for n, text in enumerate(lines)
+    ]
     text = "".join(
-        json.dumps({"id": str(n), "reference": lines[n], "hypothesis": heard[n]}) + "\n"
+        json.dumps({"id": str(n), "reference": lines[n], "hypothesis": hypotheses[n]}) + "\n"
         for n in range(3 * SHOWN)
     )
     path = tmp_path / "hypotheses_test.jsonl"
@@ -173,7 +175,7 @@ def test_hypotheses(tmp_path):
     pairs = dict(found.shown)
     assert pairs["3"] == pair_words(["x", "y"], ["a3", "b", "c"])
     assert pairs["6"][-1] == (None, "d")
-    assert found.notes == [f"{path}: 1 lines are no hypotheses; skipped"]
+    assert found.notes == [f"{path}: lines that are no hypotheses, skipped: 1"]
 
 
 def test_folders_of_runs_and_their_names(tmp_path):
@@ -183,14 +185,14 @@ def test_folders_of_runs_and_their_names(tmp_path):
     (tmp_path / "y/hypotheses_t.jsonl").write_text('{"id": 1, "reference": "a", "hypothesis": ""}')
     (tmp_path / "y/hypotheses_u.jsonl").mkdir()
     (tmp_path / "y/summary_t.json").write_text("[" * 100_000)
-    runs, failures = collect([tmp_path / "x/pretrain", tmp_path / "y"])
+    runs, failures = collect_runs([tmp_path / "x/pretrain", tmp_path / "y"])
     notes = " ".join(remarks(runs))
     assert "hypotheses_u.jsonl: cannot be read: Is a directory; skipped" in notes
     assert "summary_t.json: not an evaluation's summary; skipped" in notes
     assert sorted(run.name for run in runs) == ["finetune", "x/pretrain", "y", "y/pretrain"]
     assert {run.name: run.kind for run in runs}["y"] == "finetune"
     assert len(failures) == 1 and "is empty" in failures[0]
-    twice, _ = collect([tmp_path / "x/pretrain"] * 2)
+    twice, _ = collect_runs([tmp_path / "x/pretrain"] * 2)
     assert [run.name for run in twice] == ["pretrain (1)", "pretrain (2)"]
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="none: holds no nvlog.json"):
@@ -215,10 +217,10 @@ def test_configurations_in_words(parameters, precision, shape):
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_figures(tmp_path, suffix):
     pytest.importorskip("matplotlib")
-    runs, _ = collect([write_run(tmp_path / "a_$x", pretraining(4))])
-    (path,) = plot(runs, tmp_path, suffix)
+    runs, _ = collect_runs([write_run(tmp_path / "a_$x", pretraining(4))])
+    (path,) = write_figures(runs, tmp_path, suffix)
     first = path.read_bytes()
     assert path.name == f"pre-training.{suffix}" and len(first) > 5_000
-    assert plot(runs, tmp_path, suffix) == [path] and path.read_bytes() == first
+    assert write_figures(runs, tmp_path, suffix) == [path] and path.read_bytes() == first
     if suffix == "svg":
         assert b"Contrastive accuracy" in first and b"validation" in first

@@ -1,4 +1,4 @@
-"""Each table: what it would run, what it takes from finished runs, and how it is interrupted."""
+"""Each table: what it would run, what it takes from finished runs, and how it resumes."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_seeds_and_numbers_of_gpus(capsys):
 
 
 def test_no_such_table():
-    with pytest.raises(UserError, match="wer: no table of that name; one of pooling_factor"):
+    with pytest.raises(UserError, match="wer: no such table; choose from pooling_factor"):
         main(["wer"])
 
 
@@ -66,14 +66,14 @@ def log(folder, records, summary):
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch, capsys):
-    """Makes a table of runs that a function left; returns its rows, having checked what is said."""
+    """Makes a table from finished runs; returns its rows and checks the output."""
 
     def make(table, *flags):
         monkeypatch.setattr(reproduce_tables.Step, "run", lambda step: None)
         output = tmp_path / "out" / "table.json"
         main([table, "--runs_dir", str(tmp_path / "runs"), "--output", str(output), *flags])
-        said = capsys.readouterr().out
-        assert results.TABLES[table].title in said and str(output) in said
+        printed = capsys.readouterr().out
+        assert results.TABLES[table].title in printed and str(output) in printed
         return results.Measurement.read(output).rows
 
     return make
@@ -164,17 +164,17 @@ def scripts(tmp_path, monkeypatch):
     return [*arguments, "--output", str(tmp_path / "table.json")]
 
 
-def test_goes_on_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
+def test_resumes_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     monkeypatch.setenv("FAIL", "2")
-    with pytest.raises(UserError, match="quickstart.sh ended with exit code 7, see above; once"):
+    with pytest.raises(UserError, match="quickstart.sh ended with exit code 7, see above; fix"):
         main(scripts)
     assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 "]
     assert not (tmp_path / "table.json").exists()
     monkeypatch.delenv("FAIL")
     main(scripts)
     assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 ", "2 ", "3 ", "1 true"]
-    said = capfd.readouterr().out
-    assert said.count("== finished already: SEED=1 OUTPUT_DIR=") == 1
+    printed = capfd.readouterr().out
+    assert printed.count("== finished: SEED=1 OUTPUT_DIR=") == 1
     found = results.Measurement.read(tmp_path / "table.json")
     assert found.rows["seed 3"] == {"wer": 3.12, "uer": 0.5}
     assert found.command == "bash scripts/reproduce_tables.sh quickstart"

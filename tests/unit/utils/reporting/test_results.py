@@ -8,7 +8,7 @@ from utils.reporting.results import (
     RESULTS,
     TABLES,
     Measurement,
-    tables,
+    measured_tables,
     update_readme,
     with_tables,
 )
@@ -26,7 +26,7 @@ GOOD = {
 def test_readme_has_the_measured_tables():
     """`python -m utils.reporting.report --update-readme` writes them."""
     text = README.read_text(encoding="utf-8")
-    assert text == with_tables(text, tables())
+    assert text == with_tables(text, measured_tables())
 
 
 def test_results_name_neither_machines_nor_their_folders():
@@ -35,13 +35,13 @@ def test_results_name_neither_machines_nor_their_folders():
 
 
 def test_a_table_is_filled_and_the_rest_is_not(tmp_path):
-    empty = tables(tmp_path)
+    empty = measured_tables(tmp_path)
     assert list(empty) == list(TABLES)
     row = "| factor 4 | not measured yet | not measured yet | 1.37 | 62.35 |"
     assert row in empty["pooling_factor"]
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (tmp_path / "b.json").write_text(json.dumps({**GOOD, "setting": "bf16"}))
-    made = tables(tmp_path)
+    made = measured_tables(tmp_path)
     filled = made.pop("pooling_factor")
     assert "| baseline | 1.0 | 100.0 | 1.0 | 100.0 | 1.00 | 100.00 |" in filled
     assert "| factor 4 | 1.4 | – | 1.4 | – | 1.37 | 62.35 |" in filled
@@ -62,7 +62,7 @@ def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
     others = ", ".join(reversed(OTHERS))
     readme.write_text(f"before\n{block(others)}\nbetween\n{block(FIRST)}\nafter\n")
     (folder / "a.json").write_text(json.dumps(GOOD))
-    made = tables(folder)
+    made = measured_tables(folder)
     update_readme(readme, folder)
     first = readme.read_text()
     one = block(others, "\n" + "\n\n".join(made[name] for name in reversed(OTHERS)) + "\n")
@@ -72,34 +72,37 @@ def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
     assert readme.read_text() == first
     assert capsys.readouterr().out.splitlines() == [
         "report: README.md has the new tables",
-        "report: README.md is as it was",
+        "report: README.md is up to date",
     ]
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    "text, message",
     [
-        ("no marks", f"table {FIRST} has 0 places"),
-        (block(", ".join(OTHERS)), f"table {FIRST} has 0 places"),
-        (block(", ".join([*TABLES, FIRST])), f"table {FIRST} has 2 places"),
-        (block(", ".join(TABLES)) + block("speed"), "table 'speed': one of pooling_factor"),
-        (block(", ".join(TABLES)).removesuffix(END), "lack their end"),
-        (block(FIRST).removesuffix(END) + block(", ".join(OTHERS)), f"{FIRST} lack their end"),
+        ("no marks", f"table {FIRST} has 0 blocks"),
+        (block(", ".join(OTHERS)), f"table {FIRST} has 0 blocks"),
+        (block(", ".join([*TABLES, FIRST])), f"table {FIRST} has 2 blocks"),
+        (block(", ".join(TABLES)) + block("speed"), "table 'speed': choose from pooling_factor"),
+        (block(", ".join(TABLES)).removesuffix(END), f"has 0 blocks; .*{END}"),
+        (
+            block(FIRST).removesuffix(END) + block(", ".join(OTHERS)),
+            f"has 0 blocks; .*{END}",
+        ),
     ],
 )
-def test_a_table_without_its_place_is_named(tmp_path, text, says):
+def test_a_table_without_its_block_is_named(tmp_path, text, message):
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(UserError, match=f"README.md: .*{says}"):
+    with pytest.raises(UserError, match=f"README.md: .*{message}"):
         update_readme(readme, tmp_path)
     assert readme.read_text() == text
 
 
 @pytest.mark.parametrize(
-    "change, says",
+    "change, message",
     [
-        ({"table": "none"}, "table 'none': one of pooling_factor"),
-        ({"rows": {"factor 9": {}}}, "row 'factor 9': one of baseline"),
+        ({"table": "none"}, "table 'none': choose from pooling_factor"),
+        ({"rows": {"factor 9": {}}}, "row 'factor 9': choose from baseline"),
         ({"rows": {"baseline": {"speed": 1}}}, "figures are throughput, memory"),
         ({"rows": {"baseline": {"memory": "1"}}}, "not a number"),
         ({"hardware": None}, "'hardware' is missing"),
@@ -107,10 +110,10 @@ def test_a_table_without_its_place_is_named(tmp_path, text, says):
         ({"command": "python /home/me/run.py"}, "absolute path"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, change, says):
+def test_invalid_fields_are_named(tmp_path, change, message):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({**GOOD, **change}))
-    with pytest.raises(UserError, match=rf"x\.json: .*{says}"):
+    with pytest.raises(UserError, match=rf"x\.json: .*{message}"):
         Measurement.read(path)
     path.write_text("{")
     with pytest.raises(UserError, match=r"x\.json: cannot be read as JSON"):

@@ -10,10 +10,10 @@ import soundfile
 
 from common.data.batching import BatchPlan, Geometry
 from common.data.dataset import UtteranceDataset
+from common.data.packed import NotSixteenBit, PackOptions, encode, pack_filelists, verify_shards
 from utils.data import pack_dataset
-from utils.data.pack_dataset import PackOptions, encode, pack, verify
 from wav2vec2.audio.decode import read_utterance
-from wav2vec2.audio.packed import read_audio
+from wav2vec2.audio.packed import FLOAT32, INT16, read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.files.filelists import read_labels, read_manifest, write_manifest
@@ -60,7 +60,7 @@ def content(folder):
 
 @pytest.fixture
 def packed(corpus, tmp_path):
-    pack(options(corpus, tmp_path / "packed"))
+    pack_filelists(options(corpus, tmp_path / "packed"))
     return tmp_path / "packed"
 
 
@@ -116,12 +116,12 @@ def test_the_folder_can_be_moved(corpus, packed, tmp_path):
 
 
 def test_processes_change_nothing(corpus, packed, tmp_path):
-    pack(options(corpus, tmp_path / "two", num_workers=2))
+    pack_filelists(options(corpus, tmp_path / "two", num_workers=2))
     assert content(tmp_path / "two") == content(packed)
 
 
 def test_a_packed_folder_can_be_packed_again(corpus, packed, tmp_path):
-    pack(options(packed, tmp_path / "whole", shard_mib=100))
+    pack_filelists(options(packed, tmp_path / "whole", shard_mib=100))
     assert_same_audio(read_manifest(corpus, "train"), read_manifest(tmp_path / "whole", "train"))
     assert len(list((tmp_path / "whole").glob("*.pack"))) == 1
 
@@ -135,7 +135,7 @@ def test_filelists_in_folders_and_zip_members(corpus, tmp_path):
     offset = archive.read_bytes().index(source.read_bytes())
     member = f"a.zip:{offset}:{source.stat().st_size}"
     write_manifest(corpus / "english", "one", corpus, [(member, LENGTHS[2])])
-    pack(options(corpus, tmp_path / "out", "english/one"))
+    pack_filelists(options(corpus, tmp_path / "out", "english/one"))
     assert_same_audio(
         read_manifest(corpus, "english/one"), read_manifest(tmp_path / "out", "english/one")
     )
@@ -164,14 +164,14 @@ def wide(tmp_path):
 
 
 def test_more_than_16_bits_are_kept(wide, tmp_path):
-    pack(options(wide, tmp_path / "out"))
+    pack_filelists(options(wide, tmp_path / "out"))
     assert_same_audio(read_manifest(wide, "train"), read_manifest(tmp_path / "out", "train"))
     sizes = [p.stat().st_size for p in sorted((tmp_path / "out").glob("*.pack"))]
     assert sizes == [64 + 4 * 27_500, 64 + 2 * 600_000]
 
 
 def test_quantise_rounds_to_the_nearest_of_16_bits(wide, tmp_path):
-    pack(options(wide, tmp_path / "out", quantise=True))
+    pack_filelists(options(wide, tmp_path / "out", quantise=True))
     pairs = zip(
         read_manifest(wide, "train").utterances, read_manifest(tmp_path / "out", "train").utterances
     )
@@ -185,16 +185,16 @@ def test_quantise_rounds_to_the_nearest_of_16_bits(wide, tmp_path):
 @pytest.mark.parametrize("sample", [-0.0, 1.0, 1 / 65536, 2.0])
 def test_one_sample_that_16_bits_do_not_hold(sample):
     waveform = np.array([0.5, sample], dtype=np.float32)
-    with pytest.raises(pack_dataset._Wide):
-        encode(waveform, pack_dataset.INT16, False)
-    assert encode(waveform, pack_dataset.FLOAT32, False) == waveform.tobytes()
+    with pytest.raises(NotSixteenBit):
+        encode(waveform, INT16, False)
+    assert encode(waveform, FLOAT32, False) == waveform.tobytes()
 
 
 class Stopped(BaseException):
     pass
 
 
-def test_a_run_that_was_interrupted_goes_on(corpus, packed, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(corpus, packed, tmp_path, monkeypatch):
     output = tmp_path / "parts"
     replace, done = os.replace, []
 
@@ -208,28 +208,28 @@ def test_a_run_that_was_interrupted_goes_on(corpus, packed, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop_at_the_third)
         with pytest.raises(Stopped):
-            pack(options(corpus, output))
+            pack_filelists(options(corpus, output))
     with pytest.raises(UserError, match=r"train\.tsv: no such file"):
         read_manifest(output, "train")
     before = {p: p.stat().st_mtime_ns for p in output.glob("*.pack")}
     assert len(before) == 2
-    (output / ".train-00002.pack.123.tmp").write_bytes(b"what a killed process leaves behind")
-    pack(options(corpus, output))
+    (output / ".train-00002.pack.123.tmp").write_bytes(b"left by a killed process")
+    pack_filelists(options(corpus, output))
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert content(output) == content(packed)
 
 
-def test_unfinished_shards_of_something_else_are_made_anew(corpus, packed, tmp_path):
+def test_unfinished_shards_of_another_data_set_are_replaced(corpus, packed, tmp_path):
     output = tmp_path / "other"
-    pack(options(corpus, output, quantise=True))
+    pack_filelists(options(corpus, output, quantise=True))
     (output / "train.tsv").unlink()
-    pack(options(corpus, output))
+    pack_filelists(options(corpus, output))
     assert content(output) == content(packed)
 
 
 def test_packing_twice_does_nothing(corpus, packed, capsys):
     before = {p: p.stat().st_mtime_ns for p in packed.iterdir()}
-    pack(options(corpus, packed))
+    pack_filelists(options(corpus, packed))
     assert {p: p.stat().st_mtime_ns for p in packed.iterdir()} == before
     assert "was packed already" in capsys.readouterr().out
 
@@ -247,14 +247,14 @@ def test_another_data_set_is_not_overwritten(corpus, packed, tmp_path, change):
         write_lines(corpus / "train.tsv", [str(corpus / "audio"), *lines[1:]])
     before = content(packed)
     with pytest.raises(UserError, match=r"packed/train\.tsv: exists and is not what"):
-        pack(options(corpus, packed, **flags))
+        pack_filelists(options(corpus, packed, **flags))
     assert content(packed) == before
 
 
 def test_into_the_folder_of_the_filelists(corpus):
     before = content_of_files(corpus)
     with pytest.raises(UserError, match=r"corpus/train\.tsv: exists and is not what"):
-        pack(options(corpus, corpus))
+        pack_filelists(options(corpus, corpus))
     assert content_of_files(corpus) == before
 
 
@@ -266,7 +266,7 @@ def test_another_dictionary_is_not_overwritten(corpus, tmp_path):
     (tmp_path / "out").mkdir()
     write_lines(tmp_path / "out" / "dict.ltr.txt", ["B 1"])
     with pytest.raises(UserError, match=r"out/dict\.ltr\.txt: exists and differs from"):
-        pack(options(corpus, tmp_path / "out"))
+        pack_filelists(options(corpus, tmp_path / "out"))
     assert list(content(tmp_path / "out")) == ["dict.ltr.txt"]
 
 
@@ -276,13 +276,13 @@ def test_every_bad_file_is_named_and_the_rest_is_kept(corpus, packed, tmp_path, 
     gone = corpus / "audio" / "u.5.flac"
     gone.rename(tmp_path / "gone")
     with pytest.raises(UserError, match="2 utterances cannot be packed, as listed above"):
-        pack(options(corpus, tmp_path / "out"))
+        pack_filelists(options(corpus, tmp_path / "out"))
     errors = capsys.readouterr().err
     assert "u.3.flac: not decodable" in errors and "u.5.flac: cannot be opened" in errors
     assert not (tmp_path / "out" / "train.tsv").exists()
     (corpus / "audio" / "u.3.flac").write_bytes(good)
     (tmp_path / "gone").rename(gone)
-    pack(options(corpus, tmp_path / "out"))
+    pack_filelists(options(corpus, tmp_path / "out"))
     assert content(tmp_path / "out") == content(packed)
 
 
@@ -293,16 +293,16 @@ def test_a_full_disk(corpus, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match=r"00000\.pack: cannot be written \(No space left"):
-            pack(options(corpus, tmp_path / "out"))
+            pack_filelists(options(corpus, tmp_path / "out"))
     assert not list((tmp_path / "out").glob("*.pack*"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(LENGTHS)))
     with pytest.raises(UserError, match=r"GiB free where .* are needed"):
-        pack(options(corpus, tmp_path / "out"))
+        pack_filelists(options(corpus, tmp_path / "out"))
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(LENGTHS) + SHARDS * 64)
     )
-    pack(options(corpus, tmp_path / "out"))
+    pack_filelists(options(corpus, tmp_path / "out"))
 
 
 def test_checksums_are_those_of_sha256sum(packed):
@@ -315,19 +315,19 @@ def test_checksums_are_those_of_sha256sum(packed):
 
 def test_verify(corpus, packed, capsys):
     asked = options("", packed, verify=True)
-    assert verify(asked) == ExitCode.DONE
+    assert verify_shards(asked) == ExitCode.DONE
     assert "5 of 5 shards are as packed" in capsys.readouterr().out
     changed = bytearray((packed / "train-00001.pack").read_bytes())
     changed[5000] ^= 1
     (packed / "train-00001.pack").write_bytes(changed)
     (packed / "train-00003.pack").unlink()
-    assert verify(asked) == ExitCode.SOME_FAILED
+    assert verify_shards(asked) == ExitCode.SOME_FAILED
     out, errors = capsys.readouterr()
     assert "3 of 5 shards are as packed" in out
     assert "train-00001.pack: its SHA-256 is not that" in errors
     assert "train-00003.pack: cannot be read (No such file" in errors
     with pytest.raises(UserError, match=r"train\.sha256: cannot be read .*--verify needs"):
-        verify(options("", corpus, verify=True))
+        verify_shards(options("", corpus, verify=True))
 
 
 @pytest.mark.parametrize(

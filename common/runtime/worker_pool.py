@@ -1,0 +1,61 @@
+"""Work spread over processes, its results in the order of the tasks."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from wav2vec2.cli.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    *,
+    flag: str,
+    unit: str,
+    title: str = "",
+) -> Iterator[Result]:
+    """Yield `function(task)` for each task, in order, computed by up to `workers` processes.
+
+    With one worker or one task everything runs in this process.  A progress bar counts tasks in
+    `unit`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
+    """
+    bar = partial(tqdm, total=len(tasks), desc=title or None, unit=unit, disable=None)
+    if workers == 1 or len(tasks) < 2:
+        yield from bar(map(function, tasks))
+        return
+    context = multiprocessing.get_context("spawn")  # a fork copies the state of other threads
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
+    try:
+        yield from bar(pool.map(function, tasks))
+    except BrokenProcessPool:
+        raise UserError(
+            f"{flag} {workers}: a worker process was killed, perhaps because memory ran out; "
+            "run again with fewer"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error, nothing more is started
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
