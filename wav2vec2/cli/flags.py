@@ -235,12 +235,3 @@ def parse_dataclasses(
         add_flags(parser, cls)
     namespace = parser.parse_args(argv)
     return [from_flags(cls, namespace) for cls in classes]
-
-
-def require_at_least(options: Any, least: float, *names: str) -> None:
-    """UserError, naming the flag, if one of these fields of `options` is below `least`."""
-    for name in names:
-        value = getattr(options, name)
-        if min(value) < least if isinstance(value, tuple) else value < least:
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            raise UserError(f"--{name} {shown}: must be at least {least}")
