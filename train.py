@@ -43,10 +43,10 @@ from wav2vec2.config import (
     Masking,
     Regularisation,
 )
-from wav2vec2.encoder import compile_layers
 from wav2vec2.files.output import prepare_folder
 from wav2vec2.inference.device import check_supported, pick_device
 from wav2vec2.interop import checkpoints, native
+from wav2vec2.kernels import compile_layers
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from tasks.data import (
     validation_batches,
 )
 from tasks.mixture import add_apart, read_manifests, report_apart
+from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Masking, Regularisation
@@ -176,6 +177,7 @@ class FinetuningTask:
         if saved is None and not options.random_weights:
             native.load_pretrained_trunk(self.model, pretrained, options.pretrained_model)
         self.model.to(device)
+        kernels.install(self.model, device)
         self.recipe = recipe_of(
             "finetune",
             self.architecture,

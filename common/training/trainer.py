@@ -29,6 +29,7 @@ from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
 from common.training.schedule import ScheduleOptions
 from common.training.step import MicroBatchResult, run_update
+from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.cli.telemetry import Telemetry, peak_memory_mib
@@ -173,9 +174,8 @@ class Trainer:
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
         self.writer = checkpoint.CheckpointWriter()
-        for module in task.model.modules():
-            if hasattr(module, "recomputed"):  # it can be
-                module.recomputed = run.activation_checkpointing
+        if run.activation_checkpointing:
+            kernels.recompute_layers(task.model)
         self.weights = Weights(task.model, precision)
         self.scaler = LossScaler() if precision == "fp16" else None
         self.optimizer = optimizer_options.build(self.weights.parameters())

@@ -35,7 +35,7 @@ from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_cou
 from wav2vec2.files.output import write_chunks
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
-from wav2vec2.norms import GroupNorm
+from wav2vec2.numerics import GroupNorm
 from wav2vec2.text.vocabulary import BLANK
 from wav2vec2.trunk import Frames
 

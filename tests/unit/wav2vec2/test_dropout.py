@@ -1,4 +1,4 @@
-"""What is dropped; where each dropout acts, and where not."""
+"""Where each dropout of the model acts, and where not."""
 
 from dataclasses import fields, replace
 
@@ -9,7 +9,6 @@ import torch
 from wav2vec2.config import MINI, ContrastiveObjective, Regularisation
 from wav2vec2.contrastive import draw_distractors
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.kernels.dropout import LEVELS, Dropout, draw_kept
 from wav2vec2.masking import draw_time_masks
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
 
@@ -18,47 +17,6 @@ NONE = replace(NONE, feature_grad_mult=1.0)
 SAMPLES = 16_000
 FRAMES = 49
 OBJECTIVE = ContrastiveObjective(distractors=10)
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_share_and_factor(probability):
-    """Within five deviations, in every place of the 64 bits that four elements share."""
-    torch.manual_seed(0)
-    count = 200_000
-    kept, factor = draw_kept((count, 4), probability)
-    assert factor == pytest.approx(1 / (1 - probability), abs=1e-3)
-    bound = 5 * (probability * (1 - probability) / count) ** 0.5 + 1 / LEVELS
-    for place in kept.unbind(dim=1):
-        assert abs(1 - place.double().mean() - probability) < bound
-    pairs = (kept[:, 0] & kept[:, 1]).double().mean()
-    assert abs(pairs - (1 - probability) ** 2) < 5 * 0.5 / count**0.5
-
-
-def test_drops_forth_and_back():
-    torch.manual_seed(0)
-    x = torch.randn(7, 13, requires_grad=True)
-    y = Dropout(0.4)(x)
-    kept = y != 0
-    assert 0 < kept.sum() < x.numel()
-    torch.testing.assert_close(y, torch.where(kept, x / 0.6, 0.0), rtol=1e-4, atol=0.0)
-    (given,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(given, kept / 0.6, rtol=1e-4, atol=0.0)
-
-
-def test_nothing_and_everything_dropped():
-    x = torch.ones(3, 5)
-    assert torch.equal(Dropout(0.0)(x), x)
-    assert torch.equal(Dropout(1.0)(x), torch.zeros(3, 5))
-    assert torch.equal(Dropout(0.5).eval()(x), x)
-
-
-def test_the_same_draws_from_the_same_seed():
-    masks = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        masks.append(Dropout(0.5)(torch.ones(1001)))
-    assert torch.equal(*masks)
-    assert not torch.equal(masks[0], Dropout(0.5)(torch.ones(1001)))
 
 
 def pretraining(regularisation, training=True):
