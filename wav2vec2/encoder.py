@@ -22,6 +22,11 @@ def encoder_linear(inputs: int, outputs: int) -> nn.Linear:
     return linear
 
 
+def dropout_module(probability: float) -> nn.Module:
+    """torch's dropout; the identity for 0, for which torch would still draw and keep a mask."""
+    return nn.Dropout(probability) if probability > 0 else nn.Identity()
+
+
 def draw_kept_layers(layers: int, probability: float, generator: torch.Generator) -> list[bool]:
     """LayerDrop (arXiv 1909.11556): for each layer, whether this update runs it.
 
@@ -111,8 +116,8 @@ class TransformerLayer(nn.Module):
         self.fc1 = encoder_linear(dim, ffn_dim)
         self.fc2 = encoder_linear(ffn_dim, dim)
         self.final_layer_norm = LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.dropout = dropout_module(dropout)
+        self.activation_dropout = dropout_module(activation_dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """`[batch, frames, D]` -> the same; `valid` `[batch, frames]` or None for all."""
@@ -173,7 +178,7 @@ class Encoder(nn.Module):
         self.norm_first = norm_first
         self.pos_conv = PositionalConvolution(dim, position_kernel, position_groups)
         self.layer_norm = LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_module(dropout)
         self.stack = stack
 
     def forward(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.contrastive import chance_loss, contrastive_logits, contrastive_loss, count_correct
+from wav2vec2.encoder import dropout_module
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer, QuantizerOutput
 from wav2vec2.trunk import Frames, Wav2Vec2
@@ -100,7 +101,7 @@ class Wav2Vec2ForPretraining(nn.Module):
     ):
         super().__init__()
         self.wav2vec2 = wav2vec2
-        self.dropout_features = nn.Dropout(dropout_features)
+        self.dropout_features = dropout_module(dropout_features)
         self.quantizer = quantizer
         self.project_q = nn.Linear(final_dim, final_dim)
         self.final_proj = nn.Linear(dim, final_dim)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
-from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack
+from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack, dropout_module
 from wav2vec2.feature_extractor import FeatureExtractor, frame_count, scale_gradient, valid_steps
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.numerics import LayerNorm
@@ -81,7 +81,7 @@ class Wav2Vec2(nn.Module):
         self.feature_extractor = feature_extractor
         self.layer_norm = LayerNorm(channels)
         self.post_extract_proj = nn.Linear(channels, dim) if channels != dim else None
-        self.dropout_input = nn.Dropout(dropout_input)
+        self.dropout_input = dropout_module(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
         self.encoder = encoder
         self.feature_grad_mult = feature_grad_mult
