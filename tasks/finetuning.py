@@ -29,6 +29,7 @@ from tasks.data import (
     validation_batches,
 )
 from tasks.mixture import add_apart, read_manifests, report_apart
+from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ChannelMasking, Masking, Regularisation
@@ -173,6 +174,7 @@ class FinetuningTask:
         if resume_from is None and not options.random_weights:
             native.load_pretrained_trunk(self.model, pretrained, source)
         self.model.to(device)
+        kernels.install(self.model, device)
         self.recipe = self._recipe(utterances, masking, channel_masking, resume_from)
 
     def _check_hourglass(self, source: str) -> None:

@@ -26,6 +26,7 @@ from tasks.data import (
     validation_batches,
 )
 from tasks.mixture import add_apart, report_apart
+from wav2vec2 import kernels
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import (
     PRESETS,
@@ -190,6 +191,7 @@ class PretrainingTask:
         if weights is not None:
             native.load_pretraining(self.model, weights, init_from, architecture)
         self.model.to(device)
+        kernels.install(self.model, device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
         self.recipe = recipe_of(
             "pretrain",

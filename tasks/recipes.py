@@ -26,9 +26,9 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import EXIT_FILE, UserError
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.config import ChannelMasking, ContrastiveObjective, Masking, Regularisation
-from wav2vec2.encoder import compile_layers
 from wav2vec2.files.output import prepare_folder
 from wav2vec2.interop import checkpoints
+from wav2vec2.kernels import compile_layers
 
 
 @dataclass(frozen=True)

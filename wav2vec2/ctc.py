@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
-from wav2vec2.kernels.dropout import Dropout
+from wav2vec2.encoder import dropout_module
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.trunk import Wav2Vec2
 
@@ -32,7 +32,7 @@ class Wav2Vec2ForCTC(nn.Module):
     def __init__(self, wav2vec2: Wav2Vec2, *, dim: int, vocabulary: int, final_dropout: float):
         super().__init__()
         self.wav2vec2 = wav2vec2
-        self.final_dropout = Dropout(final_dropout)
+        self.final_dropout = dropout_module(final_dropout)
         self.proj = nn.Linear(dim, vocabulary)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)

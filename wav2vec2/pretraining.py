@@ -1,27 +1,27 @@
 """Contrastive pre-training (arXiv 2006.11477, section 3)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.contrastive import chance_loss, contrastive_logits, contrastive_loss, count_correct
-from wav2vec2.kernels.dropout import Dropout
+from wav2vec2.encoder import dropout_module
 from wav2vec2.numerics import at_least_fp32
-from wav2vec2.quantizer import GumbelQuantizer
-from wav2vec2.trunk import Wav2Vec2
+from wav2vec2.quantizer import GumbelQuantizer, QuantizerOutput
+from wav2vec2.trunk import Frames, Wav2Vec2
 
 
 @dataclass
 class SubBatch:
-    """What was drawn for the rows over which the loss' constants are defined."""
+    """The draws for some rows of a batch; the loss normalises over each sub-batch."""
 
     masked: Tensor
     """`[rows, M]`, int64: masked frames of each row, ascending."""
     distractors: Tensor
-    """`[rows, M, K]`, int64: which masked frames (0 ... M - 1) of the row distract."""
+    """`[rows, M, K]`, int64: which masked frames (0 ... M - 1) of the row are its distractors."""
     noise_seed: int
     """Seed of the Gumbel noise."""
 
@@ -35,18 +35,6 @@ class PretrainingBatch:
     sub_batches: Sequence[SubBatch]
     lengths: Tensor | None = None
     """`[batch]`, int64 on the CPU: samples of each row; None if no row is padded."""
-
-    def to(self, device: torch.device) -> "PretrainingBatch":
-        moved = [
-            replace(
-                s,
-                masked=s.masked.to(device, non_blocking=True),
-                distractors=s.distractors.to(device, non_blocking=True),
-            )
-            for s in self.sub_batches
-        ]
-        waveforms = self.waveforms.to(device, non_blocking=True)
-        return replace(self, waveforms=waveforms, sub_batches=moved)
 
 
 @dataclass
@@ -64,11 +52,13 @@ class PretrainingOutput:
     targets: int
     """Masked frames."""
     chance_loss: Tensor
-    """Scalar: the contrastive loss if all candidates looked alike."""
+    """Scalar: the contrastive loss if all candidates were equally similar."""
     correct: Tensor
     """Scalar: masked frames whose true target has the largest logit."""
     code_perplexity: Tensor
+    """Scalar: perplexity of the mean hard assignment."""
     prob_perplexity: Tensor
+    """Scalar: perplexity of the mean softmax."""
     code_counts: Tensor
     """`[G, V]`: hard assignments, summed."""
     prob_sums: Tensor
@@ -76,12 +66,27 @@ class PretrainingOutput:
 
 
 def take_frames(x: Tensor, indices: Tensor) -> Tensor:
-    """`x` `[rows, frames, dim]` at `indices` `[rows, M]` -> `[rows, M, dim]`."""
+    """Select the frames `indices` `[rows, M]` of `x` `[rows, frames, dim]`: `[rows, M, dim]`."""
     return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
 
 
+@dataclass
+class _Part:
+    """A sub-batch's rows of the batch's tensors."""
+
+    draws: SubBatch
+    raw: Tensor
+    """`[rows, frames, C]`: the extractor's output."""
+    features: Tensor
+    """`[rows, frames, C]`: the quantizer's input."""
+    context: Tensor
+    """`[rows, frames, D]`."""
+    valid: Tensor | None
+    """`[rows, frames]`; None if no frame is padding."""
+
+
 class Wav2Vec2ForPretraining(nn.Module):
-    """The trunk, the quantizer, and the projections into the contrastive space."""
+    """The trunk with the quantizer and the projections into the contrastive space."""
 
     def __init__(
         self,
@@ -96,7 +101,7 @@ class Wav2Vec2ForPretraining(nn.Module):
     ):
         super().__init__()
         self.wav2vec2 = wav2vec2
-        self.dropout_features = Dropout(dropout_features)
+        self.dropout_features = dropout_module(dropout_features)
         self.quantizer = quantizer
         self.project_q = nn.Linear(final_dim, final_dim)
         self.final_proj = nn.Linear(dim, final_dim)
@@ -133,71 +138,74 @@ class Wav2Vec2ForPretraining(nn.Module):
         temperature: float,
         kept_layers: Sequence[bool] | None = None,
     ) -> PretrainingOutput:
-        """Losses and measures of a batch.
+        """Compute the losses and metrics of a batch.
 
-        Extractor and encoder see all sub-batches as one batch; masks, quantizer statistics,
-        distractors, diversity loss and features penalty are each sub-batch' own, so the gradient
-        is that of the sub-batches one by one.  `temperature`: the Gumbel-softmax'; `kept_layers`:
-        see TransformerStack.
+        The extractor and the encoder process all sub-batches as one batch.  Masks, quantizer
+        statistics, distractors, diversity loss and features penalty belong to each sub-batch, so
+        the gradient is the sum of the sub-batches' own.  `temperature`: that of the
+        Gumbel-softmax; `kept_layers`: see TransformerStack.
         """
-        frames = self.wav2vec2.extract(batch.waveforms, batch.lengths)
+        frames = self.extract(batch)  # section 2, feature encoder
         quantizer_input = self.dropout_features(frames.features)
-        rows = [len(s.masked) for s in batch.sub_batches]
-        time_mask = torch.zeros(
-            frames.features.shape[:2], dtype=torch.bool, device=batch.waveforms.device
-        )
-        for part, sub_batch in zip(time_mask.split(rows), batch.sub_batches):
+        time_mask = self.mask(frames, batch.sub_batches)  # section 3.1
+        context = self.encode(frames, time_mask, kept_layers)  # section 2, context network
+        outputs = []
+        for part in _split(batch.sub_batches, frames, quantizer_input, context):
+            quantized = self.quantize(part, temperature)  # section 2, quantization module
+            logits = self.contrast(part, quantized)  # section 3.2, contrastive loss
+            outputs.append(self.sum_losses(part, quantized, logits))  # section 3.2, objective
+        return _sum_outputs(outputs)
+
+    def extract(self, batch: PretrainingBatch) -> Frames:
+        """Waveforms -> latent frames."""
+        return self.wav2vec2.extract(batch.waveforms, batch.lengths)
+
+    def mask(self, frames: Frames, sub_batches: Sequence[SubBatch]) -> Tensor:
+        """`[batch, frames]`, bool: the frames that the mask vector replaces."""
+        mask = torch.zeros_like(frames.features[..., 0], dtype=torch.bool)
+        rows = [len(sub_batch.masked) for sub_batch in sub_batches]
+        for part, sub_batch in zip(mask.split(rows), sub_batches):
             part.scatter_(1, sub_batch.masked, True)
-        context = self.wav2vec2.encode(frames, time_mask=time_mask, kept_layers=kept_layers)
+        return mask
 
-        # Split, not sliced: a slice's gradient is as large as the whole, zeros for the most part.
-        valid = [None] * len(rows) if frames.valid is None else frames.valid.split(rows)
-        parts = zip(
-            batch.sub_batches,
-            context.split(rows),
-            quantizer_input.split(rows),
-            map(self._penalty, frames.raw.split(rows), valid),
-        )
-        return _join([self._sub_batch(*part, temperature) for part in parts])
+    def encode(
+        self, frames: Frames, time_mask: Tensor, kept_layers: Sequence[bool] | None
+    ) -> Tensor:
+        """Masked frames -> context vectors `[batch, frames, D]`."""
+        return self.wav2vec2.encode(frames, time_mask=time_mask, kept_layers=kept_layers)
 
-    def _penalty(self, raw: Tensor, valid: Tensor | None) -> Tensor:
-        """Mean squared extractor output of a sub-batch' valid frames, in fp32."""
-        squares = at_least_fp32(raw).square()
-        if valid is None:
-            return squares.mean()
-        total = squares.masked_fill(~valid[..., None], 0.0).sum()
-        return total / (valid.sum() * squares.shape[-1])
-
-    def _sub_batch(
-        self,
-        sub_batch: SubBatch,
-        context: Tensor,
-        features: Tensor,
-        penalty: Tensor,
-        temperature: float,
-    ) -> PretrainingOutput:
+    def quantize(self, part: _Part, temperature: float) -> QuantizerOutput:
+        """Quantize the features of the masked frames: they are the targets."""
         generator = None
         if self.training:
-            generator = torch.Generator(context.device).manual_seed(sub_batch.noise_seed)
-        quantized = self.quantizer(take_frames(features, sub_batch.masked), temperature, generator)
-        logits = contrastive_logits(
-            self.final_proj(take_frames(context, sub_batch.masked)),
+            generator = torch.Generator(part.features.device).manual_seed(part.draws.noise_seed)
+        return self.quantizer(take_frames(part.features, part.draws.masked), temperature, generator)
+
+    def contrast(self, part: _Part, quantized: QuantizerOutput) -> Tensor:
+        """Logits `[rows, M, 1 + K]` of the true target (index 0) and the distractors."""
+        return contrastive_logits(
+            self.final_proj(take_frames(part.context, part.draws.masked)),
             self.project_q(quantized.vectors),
             quantized.codes,
-            sub_batch.distractors,
+            part.draws.distractors,
             self.logit_temperature,
         )
-        n = sub_batch.masked.numel()
+
+    def sum_losses(
+        self, part: _Part, quantized: QuantizerOutput, logits: Tensor
+    ) -> PretrainingOutput:
+        """Contrastive loss + weighted diversity loss + weighted features penalty."""
+        targets = part.draws.masked.numel()
         codes = self.quantizer.groups * self.quantizer.entries
         contrastive = contrastive_loss(logits)
-        diversity = self.diversity_weight * n * (codes - quantized.prob_perplexity) / codes
-        penalty = self.penalty_weight * n * penalty
+        diversity = self.diversity_weight * targets * (codes - quantized.prob_perplexity) / codes
+        penalty = self.penalty_weight * targets * mean_square(part.raw, part.valid)
         return PretrainingOutput(
             loss=contrastive + diversity + penalty,
             contrastive_loss=contrastive,
             diversity_loss=diversity,
             features_penalty=penalty,
-            targets=n,
+            targets=targets,
             chance_loss=chance_loss(logits),
             correct=count_correct(logits),
             code_perplexity=quantized.code_perplexity,
@@ -207,22 +215,33 @@ class Wav2Vec2ForPretraining(nn.Module):
         )
 
 
-def _join(outputs: Sequence[PretrainingOutput]) -> PretrainingOutput:
-    """One output from those of the sub-batches."""
+def mean_square(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean square of the `valid` `[rows, frames]` frames of `x` `[rows, frames, C]`, in fp32."""
+    squares = at_least_fp32(x).square()
+    if valid is None:
+        return squares.mean()
+    total = squares.masked_fill(~valid[..., None], 0.0).sum()
+    return total / (valid.sum() * squares.shape[-1])
 
-    def total(name: str) -> Tensor:
-        return torch.stack([getattr(output, name) for output in outputs]).sum(dim=0)
 
+def _split(
+    sub_batches: Sequence[SubBatch], frames: Frames, features: Tensor, context: Tensor
+) -> Iterator[_Part]:
+    """The rows of each sub-batch.
+
+    Tensors are split, not sliced: a slice's gradient is as large as the whole, mostly zeros.
+    """
+    rows = [len(sub_batch.masked) for sub_batch in sub_batches]
+    valid = [None] * len(rows) if frames.valid is None else frames.valid.split(rows)
+    tensors = frames.raw.split(rows), features.split(rows), context.split(rows), valid
+    yield from map(_Part, sub_batches, *tensors)
+
+
+def _sum_outputs(outputs: Sequence[PretrainingOutput]) -> PretrainingOutput:
+    """Add up the outputs of the sub-batches."""
     return PretrainingOutput(
-        loss=total("loss"),
-        contrastive_loss=total("contrastive_loss"),
-        diversity_loss=total("diversity_loss"),
-        features_penalty=total("features_penalty"),
-        targets=sum(output.targets for output in outputs),
-        chance_loss=total("chance_loss"),
-        correct=total("correct"),
-        code_perplexity=total("code_perplexity"),
-        prob_perplexity=total("prob_perplexity"),
-        code_counts=total("code_counts"),
-        prob_sums=total("prob_sums"),
+        **{
+            field.name: sum(getattr(output, field.name) for output in outputs)
+            for field in fields(PretrainingOutput)
+        }
     )

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, Regularisation
-from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack
+from wav2vec2.encoder import Encoder, TransformerLayer, TransformerStack, dropout_module
 from wav2vec2.feature_extractor import FeatureExtractor, frame_count, scale_gradient, valid_steps
 from wav2vec2.hourglass import HourglassStack
-from wav2vec2.kernels.dropout import Dropout
-from wav2vec2.norms import NORM_EPS, LayerNorm
+from wav2vec2.numerics import LayerNorm
 
 
 def build_encoder(architecture: Architecture, regularisation: Regularisation) -> Encoder:
@@ -80,9 +79,9 @@ class Wav2Vec2(nn.Module):
         super().__init__()
         channels = feature_extractor.channels
         self.feature_extractor = feature_extractor
-        self.layer_norm = LayerNorm(channels, eps=NORM_EPS)
+        self.layer_norm = LayerNorm(channels)
         self.post_extract_proj = nn.Linear(channels, dim) if channels != dim else None
-        self.dropout_input = Dropout(dropout_input)
+        self.dropout_input = dropout_module(dropout_input)
         self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
         self.encoder = encoder
         self.feature_grad_mult = feature_grad_mult

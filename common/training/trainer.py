@@ -29,6 +29,7 @@ from common.training.state import TrainingState
 from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
 from common.training.validator import Validator
+from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.cli.flags import require_at_least
@@ -128,9 +129,8 @@ class Trainer:
         self.max_update = schedule.max_update
         self.learning_rate = schedule.function()
         self.checkpoints = CheckpointFolder(run.output_dir, task.file_prefix)
-        for module in task.model.modules():
-            if hasattr(module, "recomputed"):  # it can be
-                module.recomputed = run.activation_checkpointing
+        if run.activation_checkpointing:
+            kernels.recompute_layers(task.model)
         weights = Weights(task.model, precision)
         self.state = TrainingState(
             weights=weights,

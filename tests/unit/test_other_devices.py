@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from common.training.precision import Weights
 from common.training.step import UpdateStep
 from common.training.task import MicroBatchResult
-from wav2vec2 import quantizer
+from wav2vec2 import kernels, quantizer
 from wav2vec2.config import BASE, LARGE, MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import frame_count
@@ -66,7 +66,7 @@ def as_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "autocast", Autocast)
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
-    monkeypatch.setattr(F, "dropout", lambda x, p: torch.native_dropout(x, p, True)[0])
+    monkeypatch.setattr(F, "dropout", lambda x, p, train, _: torch.native_dropout(x, p, train)[0])
     norm = torch.nn.utils.get_total_norm
     monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda tensors, foreach: norm(tensors))
     monkeypatch.setattr(
@@ -173,7 +173,7 @@ def test_a_value_would_be_missed():
 def test_pretraining_waits_once_an_update(precision, hourglass, monkeypatch):
     architecture = replace(MINI, hourglass=hourglass)
     model = Wav2Vec2ForPretraining.from_config(architecture, DROPOUT, ContrastiveObjective())
-    model.to(META).train()
+    kernels.install(model.to(META).train(), META)
 
     def forward(_):
         output = model(pretraining_batch(architecture, 2, 16_000, parts=2), temperature=2.0)
@@ -193,6 +193,7 @@ def test_finetuning_waits_once_an_update(precision, norm, lengths, monkeypatch):
         MINI, extractor_norm=norm, conv_bias=norm == "layer", hourglass=Hourglass(1, 2, 2, 1)
     )
     model = Wav2Vec2ForCTC.from_config(architecture, DROPOUT, 32).to(META).train()
+    kernels.install(model, META)
     frames = frame_count(16_000, architecture.conv_layers)
 
     def forward(_):
@@ -219,6 +220,7 @@ def memory(architecture, rows: int, samples: int, monkeypatch) -> tuple[int, int
             model = Wav2Vec2ForPretraining.from_config(
                 architecture, Regularisation(), ContrastiveObjective()
             ).train()
+        kernels.install(model, META)
 
         def forward(_):
             output = model(pretraining_batch(architecture, rows, samples), temperature=2.0)
@@ -255,6 +257,7 @@ def test_traffic():
     third of all when its group norm had its own, would exceed."""
     with META:
         model = Wav2Vec2ForPretraining.from_config(BASE, Regularisation(), ContrastiveObjective())
+    kernels.install(model, META)
     Weights(model.train(), "bf16")
     batch = pretraining_batch(BASE, 48, 250_000)
     with Held() as held:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from utils.benchmarks.transcription import UNITS
+from wav2vec2 import kernels
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
@@ -146,6 +147,7 @@ def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, W
             content = native.ctc_content(architecture, vocabulary, "ltr")
             content["model"] = {k: v.clone() for k, v in network.state_dict().items()}
         cast(network.eval(), precision)
+        kernels.install(network, torch.device("cpu"))
         networks[precision] = network
     return content, networks
 

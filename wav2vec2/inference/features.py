@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from wav2vec2 import kernels
 from wav2vec2.audio.decode import read_recording, stream_audio
 from wav2vec2.audio.recordings import Recording, recordings_at, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -103,13 +104,14 @@ class FeatureModel:
                 f"--output codes: {options.checkpoint} has no quantizer; give the pre-trained "
                 "checkpoint it was made from"
             )
+        kernels.install(trunk.to(device), device)
         layers = layer_count(trunk)
         layer = layers if options.layer is None else options.layer
         if not 0 <= layer <= layers:
             raise UserError(f"--layer {layer}: {options.checkpoint} has layers 0 to {layers}")
         architecture = native.architecture_of(content, options.checkpoint)
         return cls(
-            trunk=trunk.to(device),
+            trunk=trunk,
             quantizer=quantizer.to(device) if quantizer else None,
             normalize_input=architecture.normalize_input,
             device=device,

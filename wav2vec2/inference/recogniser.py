@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wav2vec2 import kernels
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.config import Architecture
@@ -85,6 +86,7 @@ class Recogniser:
             model, vocabulary = native.load_ctc(content, checkpoint)
             cast(model, precision)
             model = model.to(device)
+            kernels.install(model, device)
         architecture = native.architecture_of(content, checkpoint)
         return cls(model, architecture, vocabulary, content["labels"], device, checkpoint)
 

@@ -35,11 +35,10 @@ from wav2vec2.audio.decode import NORMALIZE_EPS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
-from wav2vec2.feature_extractor import FeatureExtractor, frame_count, sample_count, valid_steps
+from wav2vec2.feature_extractor import frame_count, sample_count, valid_steps
 from wav2vec2.files.output import write_chunks
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
-from wav2vec2.norms import GroupNorm
 from wav2vec2.trunk import Frames
 
 INPUTS = ("waveforms", "lengths")
@@ -83,7 +82,7 @@ class Graph(nn.Module):
         if self.normalize_input:
             valid = valid_steps(lengths, waveforms.shape[1], lengths.device)
             waveforms = standardise(waveforms, valid, NORMALIZE_EPS)
-        raw = _extract(trunk.feature_extractor, self._whole_groups(waveforms, frames), lengths)
+        raw = trunk.feature_extractor(self._whole_groups(waveforms, frames), lengths)
         counts = trunk.frames(lengths)
         context = trunk.encode(
             Frames(
@@ -108,25 +107,6 @@ class Graph(nn.Module):
         surplus = -frames % stack.factor + stack.factor
         spec = self.model.wav2vec2.feature_extractor.spec
         return F.pad(waveforms, (0, surplus * math.prod(stride for _, _, stride in spec)))
-
-
-def _extract(extractor: FeatureExtractor, waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """`[batch, samples]` -> `[batch, frames, C]`, with group norm over each row's valid steps."""
-    x = waveforms[:, None]
-    for index, block in enumerate(extractor.conv_layers):
-        if isinstance(block.norm, GroupNorm):
-            counts = frame_count(lengths, extractor.spec[: index + 1])
-            x = F.gelu(_group_norm(block.norm, block.conv(x), counts))
-        else:
-            x = block(x, None)
-    return x.transpose(1, 2)
-
-
-def _group_norm(norm: GroupNorm, x: Tensor, counts: Tensor) -> Tensor:
-    """Standardise each channel of `x` `[batch, channels, steps]` over its first `counts` steps."""
-    valid = valid_steps(counts, x.shape[-1], x.device)[:, None]
-    y = standardise(x, valid, norm.eps) * norm.weight[:, None] + norm.bias[:, None]
-    return y.masked_fill(~valid, 0.0)
 
 
 def export_graph(content: dict[str, Any], source: str) -> torch.export.ExportedProgram:

@@ -10,7 +10,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.files.model_folder import read_json
-from wav2vec2.norms import NORM_EPS
+from wav2vec2.numerics import NORM_EPS
 
 _NUMBERS = {
     "dim": "hidden_size",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from wav2vec2.norms import LayerNorm
+from wav2vec2.numerics import LayerNorm
 
 ROWS, CHANNELS = (4, 2000), 768
 

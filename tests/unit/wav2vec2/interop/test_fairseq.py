@@ -246,7 +246,7 @@ def test_dictionaries(save, tmp_path):
     given.write_text(DICTIONARY + "X 1\n")
     with pytest.raises(UserError, match=r"symbols\.txt: 9 symbols.* has 8"):
         checkpoints.read_checkpoint(path, given)
-    with pytest.raises(UserError, match="dictionary cannot be read"):
+    with pytest.raises(UserError, match="gone.txt: cannot be read"):
         checkpoints.read_checkpoint(path, tmp_path / "gone.txt")
     (tmp_path / "dict.ltr.txt").write_text("| 1\n")
     with pytest.raises(UserError, match=r"dict\.ltr\.txt: 5 symbols"):

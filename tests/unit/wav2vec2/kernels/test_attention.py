@@ -1,16 +1,20 @@
-"""Attention by matrix products, utterance by utterance, against the formula over the batch."""
+"""Attention on CPUs and GPUs against the formula over the batch."""
 
-import logging
 import math
 
 import pytest
 import torch
 
+from wav2vec2.encoder import SelfAttention
 from wav2vec2.kernels import attention
-from wav2vec2.kernels.attention import attend
+from wav2vec2.kernels.attention import LEVELS, CpuSelfAttention, GpuSelfAttention, draw_kept
 
 HEADS, FRAMES, DIM = 3, 11, 4
 COUNTS = [11, 1, 7]
+
+
+def attend(q, k, v, valid, dropout, variant=CpuSelfAttention):
+    return variant(HEADS * DIM, HEADS, dropout).attend(q, k, v, valid, dropout)
 
 
 @pytest.fixture
@@ -36,10 +40,10 @@ def gradients(result, inputs, valid, weights):
     return torch.autograd.grad((result * weights * valid[:, None, :, None]).sum(), inputs)
 
 
-@pytest.mark.parametrize("room", [1, 2 * 49, 2**21], ids=["one head", "some heads", "all"])
+@pytest.mark.parametrize("most", [1, 2 * 49, 2**21], ids=["one head", "some heads", "all"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_products(task, monkeypatch, room, padded, dropout):
+def test_products(task, monkeypatch, most, padded, dropout):
     """Result and gradients, the dropped weights being given, however many heads at a time."""
     inputs, valid, weights = task
     inputs = [x.requires_grad_() for x in inputs]
@@ -48,9 +52,9 @@ def test_products(task, monkeypatch, room, padded, dropout):
     kept = torch.rand(len(counts), HEADS, FRAMES, FRAMES) >= dropout
     draws = iter([(kept[row, :, :n, :n], 1 / (1 - dropout)) for row, n in enumerate(counts)])
     monkeypatch.setattr(attention, "draw_kept", lambda *_: next(draws))
-    monkeypatch.setattr(attention, "WEIGHTS", room)
-    monkeypatch.setattr(attention, "kernel_for", lambda *_: "products")
-    found = attend(*inputs, valid if padded else None, dropout)
+    monkeypatch.setattr(attention, "WEIGHTS", most)
+    counts = valid.sum(dim=1).tolist()
+    found = attention._Products.apply(*inputs, counts, dropout)
     expected = by_hand(*inputs, valid, kept, dropout)
     rows = valid[:, None, :, None]
     torch.testing.assert_close(found * rows, expected * rows)
@@ -59,14 +63,13 @@ def test_products(task, monkeypatch, room, padded, dropout):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("kernel", ["rows", "torch", "products"])
-def test_kernels_agree(task, monkeypatch, kernel):
+@pytest.mark.parametrize("variant", [SelfAttention, CpuSelfAttention, GpuSelfAttention])
+def test_variants_agree(task, variant):
     inputs, valid, weights = task
     inputs = [x.requires_grad_() for x in inputs]
-    monkeypatch.setattr(attention, "kernel_for", lambda *_: kernel)
     for given in (valid, None):
         all_valid = torch.ones_like(valid) if given is None else given
-        found, expected = attend(*inputs, given, 0.0), by_hand(*inputs, all_valid)
+        found, expected = attend(*inputs, given, 0.0, variant), by_hand(*inputs, all_valid)
         rows = all_valid[:, None, :, None]
         torch.testing.assert_close(found * rows, expected * rows)
         mine, theirs = (gradients(y, inputs, all_valid, weights) for y in (found, expected))
@@ -99,41 +102,30 @@ def test_dropout_keeps_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dropout", "kernel"),
+    ("dtype", "dropout", "products"),
     [
-        (torch.float32, 0.0, "rows"),
-        (torch.float32, 0.1, "products"),
-        (torch.bfloat16, 0.0, "products"),
-        (torch.float16, 0.0, "rows"),
+        (torch.float32, 0.0, False),
+        (torch.float32, 0.1, True),
+        (torch.bfloat16, 0.0, True),
+        (torch.float16, 0.0, False),
     ],
 )
-def test_choice(dtype, dropout, kernel):
-    assert attention.kernel_for(torch.ones(1, 1, 2, 4, dtype=dtype), dropout) == kernel
+def test_products_are_used_with_dropout_and_in_bf16(dtype, dropout, products, monkeypatch):
+    called = []
+    monkeypatch.setattr(attention._Products, "apply", lambda q, *_: called.append(q) or q)
+    x = torch.ones(1, 1, 2, 4, dtype=dtype)
+    attend(x, x, x, None, dropout)
+    assert bool(called) == products
 
 
-def test_another_device_and_autocast_are_torchs():
-    assert attention.kernel_for(torch.ones(1, 1, 2, 4, device="meta"), 0.1) == "torch"
+def test_under_autocast_attention_is_torchs(monkeypatch):
+    monkeypatch.setattr(attention._Products, "apply", None)
+    x = torch.ones(1, 1, 2, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        assert attention.kernel_for(torch.ones(1, 1, 2, 4), 0.1) == "torch"
+        attend(x, x, x, None, 0.1)
 
 
-def test_falls_back(task, monkeypatch, caplog):
-    """Where the products do not work, torch's kernel does the same, and the log says so."""
-    inputs, valid, _ = task
-    caplog.set_level(logging.INFO)
-    attention._cpu_kernel.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(attention, "_Rooms", None)
-        found = attend(*inputs, valid, 0.5)
-        bf16 = attend(*(x.bfloat16() for x in inputs), valid, 0.0)
-    attention._cpu_kernel.cache_clear()
-    assert found.shape == bf16.shape == inputs[0].shape
-    assert "attention of torch.float64: products does not work here: 'NoneType'" in caplog.text
-    assert "attention of torch.float64: torch" in caplog.text
-    assert "attention of torch.bfloat16: torch" in caplog.text
-
-
-def test_other_devices_leave_cudnns_kernel_out(monkeypatch):
+def test_on_gpus_cudnn_is_not_allowed(monkeypatch):
     """Whatever the process allows, which stays as it was."""
     seen, original = [], torch.nn.functional.scaled_dot_product_attention
 
@@ -142,8 +134,21 @@ def test_other_devices_leave_cudnns_kernel_out(monkeypatch):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", look)
-    monkeypatch.setattr(attention, "kernel_for", lambda *_: "torch")
     before = torch.backends.cuda.cudnn_sdp_enabled()
     x = torch.randn(1, 2, 5, 4)
-    attention.attend(x, x, x, None, 0.0)
+    attend(x, x, x, None, 0.0, GpuSelfAttention)
     assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_share_and_factor_of_dropout(probability):
+    """Within five deviations, in every place of the 64 bits that four elements share."""
+    torch.manual_seed(0)
+    count = 200_000
+    kept, factor = draw_kept((count, 4), probability)
+    assert factor == pytest.approx(1 / (1 - probability), abs=1e-3)
+    bound = 5 * (probability * (1 - probability) / count) ** 0.5 + 1 / LEVELS
+    for place in kept.unbind(dim=1):
+        assert abs(1 - place.double().mean() - probability) < bound
+    pairs = (kept[:, 0] & kept[:, 1]).double().mean()
+    assert abs(pairs - (1 - probability) ** 2) < 5 * 0.5 / count**0.5

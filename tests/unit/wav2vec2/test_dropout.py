@@ -1,4 +1,4 @@
-"""What is dropped; where each dropout acts, and where not."""
+"""Where each dropout of the model acts, and where not."""
 
 from dataclasses import fields, replace
 
@@ -9,7 +9,6 @@ import torch
 from wav2vec2.config import MINI, ContrastiveObjective, Regularisation
 from wav2vec2.contrastive import draw_distractors
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.kernels.dropout import LEVELS, Dropout, draw_kept
 from wav2vec2.masking import draw_time_masks
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
 
@@ -17,54 +16,22 @@ NONE = Regularisation(**dict.fromkeys((f.name for f in fields(Regularisation)), 
 NONE = replace(NONE, feature_grad_mult=1.0)
 SAMPLES = 16_000
 FRAMES = 49
-OBJECTIVE = ContrastiveObjective(distractors=10)
+OBJECTIVE = ContrastiveObjective(distractors=10, dropout_features=0.0)
 
 
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_share_and_factor(probability):
-    """Within five deviations, in every place of the 64 bits that four elements share."""
-    torch.manual_seed(0)
-    count = 200_000
-    kept, factor = draw_kept((count, 4), probability)
-    assert factor == pytest.approx(1 / (1 - probability), abs=1e-3)
-    bound = 5 * (probability * (1 - probability) / count) ** 0.5 + 1 / LEVELS
-    for place in kept.unbind(dim=1):
-        assert abs(1 - place.double().mean() - probability) < bound
-    pairs = (kept[:, 0] & kept[:, 1]).double().mean()
-    assert abs(pairs - (1 - probability) ** 2) < 5 * 0.5 / count**0.5
+def settings(name, probability=0.5):
+    """Regularisation, objective and final dropout with one of the dropouts, the others 0."""
+    regularisation = NONE if not hasattr(NONE, name) else replace(NONE, **{name: probability})
+    objective = OBJECTIVE
+    if name == "dropout_features":
+        objective = replace(OBJECTIVE, dropout_features=probability)
+    return regularisation, objective, probability if name == "final_dropout" else 0.0
 
 
-def test_drops_forth_and_back():
-    torch.manual_seed(0)
-    x = torch.randn(7, 13, requires_grad=True)
-    y = Dropout(0.4)(x)
-    kept = y != 0
-    assert 0 < kept.sum() < x.numel()
-    torch.testing.assert_close(y, torch.where(kept, x / 0.6, 0.0), rtol=1e-4, atol=0.0)
-    (given,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(given, kept / 0.6, rtol=1e-4, atol=0.0)
-
-
-def test_nothing_and_everything_dropped():
-    x = torch.ones(3, 5)
-    assert torch.equal(Dropout(0.0)(x), x)
-    assert torch.equal(Dropout(1.0)(x), torch.zeros(3, 5))
-    assert torch.equal(Dropout(0.5).eval()(x), x)
-
-
-def test_the_same_draws_from_the_same_seed():
-    masks = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        masks.append(Dropout(0.5)(torch.ones(1001)))
-    assert torch.equal(*masks)
-    assert not torch.equal(masks[0], Dropout(0.5)(torch.ones(1001)))
-
-
-def pretraining(regularisation, training=True):
+def pretraining(regularisation, objective=OBJECTIVE, final_dropout=0.0, training=True):
     """Everything a pre-training forward pass shows."""
     torch.manual_seed(0)
-    model = Wav2Vec2ForPretraining.from_config(MINI, regularisation, OBJECTIVE).train(training)
+    model = Wav2Vec2ForPretraining.from_config(MINI, regularisation, objective).train(training)
     torch.manual_seed(1)
     waveforms = torch.randn(2, SAMPLES)
     generator = np.random.default_rng(0)
@@ -81,10 +48,10 @@ def pretraining(regularisation, training=True):
     return seen | {"loss": output.loss}
 
 
-def ctc(regularisation, training=True):
+def ctc(regularisation, objective=OBJECTIVE, final_dropout=0.0, training=True):
     """The input of the output layer, and its logits."""
     torch.manual_seed(0)
-    model = Wav2Vec2ForCTC.from_config(MINI, regularisation, 10).train(training)
+    model = Wav2Vec2ForCTC.from_config(MINI, regularisation, 10, final_dropout).train(training)
     seen = {}
     model.final_dropout.register_forward_hook(lambda m, i, o: seen.update(context=i[0]))
     torch.manual_seed(1)
@@ -107,7 +74,7 @@ PLACES = {
 
 @pytest.mark.parametrize("name", list(PLACES))
 def test_in_pretraining(name):
-    without, with_it = pretraining(NONE), pretraining(replace(NONE, **{name: 0.5}))
+    without, with_it = pretraining(NONE), pretraining(*settings(name))
     changed = {part for part in without if not torch.equal(without[part], with_it[part])}
     assert changed - {"loss"} == PLACES[name]
     assert ("loss" in changed) == bool(PLACES[name])
@@ -115,7 +82,7 @@ def test_in_pretraining(name):
 
 @pytest.mark.parametrize("name", list(PLACES))
 def test_in_finetuning(name):
-    without, with_it = ctc(NONE), ctc(replace(NONE, **{name: 0.5}))
+    without, with_it = ctc(NONE), ctc(*settings(name))
     changed = {part for part in without if not torch.equal(without[part], with_it[part])}
     expected = {"context", "logits"} if "context" in PLACES[name] else set()
     assert changed == ({"logits"} if name == "final_dropout" else expected)
@@ -124,7 +91,9 @@ def test_in_finetuning(name):
 def test_none_in_evaluation():
     every = Regularisation(**{f.name: 0.5 for f in fields(Regularisation)})
     for run in (pretraining, ctc):
-        without, with_all = run(NONE, training=False), run(every, training=False)
+        objective = replace(OBJECTIVE, dropout_features=0.5)
+        without = run(NONE, training=False)
+        with_all = run(every, objective, 0.5, training=False)
         for part, value in without.items():
             assert torch.equal(value, with_all[part]), part
 

@@ -1,4 +1,4 @@
-"""What the layers keep for the backward pass, layers computed again instead, compiled layers."""
+"""Transformer layers: activation checkpointing and torch.compile."""
 
 import logging
 import shutil
@@ -8,17 +8,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from wav2vec2 import kernels
 from wav2vec2.config import MINI, Hourglass, Regularisation
-from wav2vec2.encoder import compile_layers
 from wav2vec2.trunk import build_encoder
 
 HOURGLASS = replace(MINI, hourglass=Hourglass(1, 2, 2, 1))
 
 
-def run(encoder, recomputed, valid):
+def run(encoder, valid):
     """Output, gradients of the input and of all parameters, and the bytes kept for them."""
-    for layer in encoder.stack.layers:
-        layer.recomputed = recomputed
     kept = {}
 
     def pack(tensor):
@@ -41,7 +39,9 @@ def test_computed_again(architecture, padded):
     """The same to the bit, dropout included, with less kept."""
     encoder = build_encoder(architecture, Regularisation(dropout=0.2, activation_dropout=0.2))
     valid = torch.arange(30) < torch.tensor([30, 17])[:, None] if padded else None
-    (plain, all_kept), (again, inputs_kept) = (run(encoder, r, valid) for r in (False, True))
+    plain, all_kept = run(encoder, valid)
+    kernels.recompute_layers(encoder)
+    again, inputs_kept = run(encoder, valid)
     assert len(plain) == len(again) > 20
     for a, b in zip(plain, again):
         assert torch.equal(a, b)
@@ -50,9 +50,8 @@ def test_computed_again(architecture, padded):
 
 def test_only_where_gradients_are_wanted(monkeypatch):
     encoder = build_encoder(MINI, Regularisation())
-    for layer in encoder.stack.layers:
-        layer.recomputed = True
-    monkeypatch.setattr("wav2vec2.encoder.checkpoint", None)
+    kernels.recompute_layers(encoder)
+    monkeypatch.setattr("wav2vec2.kernels.recomputation.checkpoint", None)
     with torch.no_grad():
         assert encoder(torch.randn(1, 9, MINI.dim), None).isfinite().all()
 
@@ -66,20 +65,20 @@ def test_compiled(caplog):
     """The same outputs and gradients."""
     torch._dynamo.reset()
     encoder = build_encoder(HOURGLASS, NO_DROPOUT)
-    plain, _ = run(encoder, False, None)
+    plain, _ = run(encoder, None)
     with caplog.at_level(logging.INFO):
-        compile_layers(encoder)
+        kernels.compile_layers(encoder)
     assert [r.message for r in caplog.records if r.name == "wav2vec2.kernels"] == [
-        "transformer layers: torch.compile"
+        "kernel in use: transformer layers by torch.compile"
     ]
-    compiled, _ = run(encoder, False, None)
+    compiled, _ = run(encoder, None)
     assert len(plain) == len(compiled)
     for a, b in zip(plain, compiled):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 
 
 def test_one_graph_for_all_layers_and_lengths(monkeypatch):
-    monkeypatch.setattr("wav2vec2.encoder.kernels.choose", lambda *_: "torch.compile")
+    monkeypatch.setattr(kernels, "works", lambda *_: True)
     torch._dynamo.reset()
     encoder, counter = build_encoder(HOURGLASS, NO_DROPOUT), CompileCounter()
     layer = type(encoder.stack.layers[0])
@@ -87,7 +86,7 @@ def test_one_graph_for_all_layers_and_lengths(monkeypatch):
     monkeypatch.setattr(layer, "compile", lambda self, **k: original(self, backend=counter, **k))
     inputs = [torch.randn(*size, MINI.dim) for size in [(2, 30), (3, 47), (5, 12), (2, 101)]]
     expected = [encoder(x, None) for x in inputs]
-    compile_layers(encoder)
+    kernels.compile_layers(encoder)
     for x, y in zip(inputs, expected):
         torch.testing.assert_close(encoder(x, None), y, rtol=1e-4, atol=1e-5)
     assert counter.frame_count == 1
@@ -107,6 +106,6 @@ def test_what_does_not_compile_stays_as_it_is(monkeypatch, caplog):
     x = torch.randn(1, 9, MINI.dim)
     expected = encoder(x, None)
     monkeypatch.setattr(torch, "compile", fail)
-    compile_layers(encoder)
-    assert "torch.compile does not work here: no compiler found" in caplog.text
+    kernels.compile_layers(encoder)
+    assert "transformer layers by torch.compile; plain torch is used (no comp" in caplog.text
     assert torch.equal(encoder(x, None), expected)
