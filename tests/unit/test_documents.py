@@ -209,7 +209,7 @@ def known_names():
     rooms = ("common", "tasks", "utils", "wav2vec2")
     for path in [
         *ROOT.glob("*.py"),
-        *(path for room in rooms for path in (ROOT / room).glob("*.py")),
+        *(path for room in rooms for path in (ROOT / room).rglob("*.py")),
     ]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ClassDef):  # fields of dataclasses become flags
