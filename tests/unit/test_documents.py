@@ -139,7 +139,10 @@ def usage(command):
         importlib.import_module(module).main()
     text = " ".join(shown.getvalue().split("\n\n")[0].split())
     flags = re.findall(r"(?<![\w-])(--[a-z][\w-]*)(?: \{(.*?)\})?", text)
-    return {flag: set(values.split(",")) if values else None for flag, values in flags}
+    found = {flag: set(values.split(",")) if values else None for flag, values in flags}
+    if "All other flags are those of train.py pretrain." in shown.getvalue():
+        found = usage(("train.py", "pretrain")) | found
+    return found
 
 
 def wrong_flags(program, words):
