@@ -42,7 +42,7 @@ from wav2vec2.files.filelists import Utterance
 from wav2vec2.interop import native
 from wav2vec2.masking import draw_time_masks
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
-from wav2vec2.quantizer import perplexity
+from wav2vec2.quantizer import gumbel_temperature, perplexity
 
 MIN_FRAMES = 3
 """The fewest frames that can hold two masked ones and an unmasked one."""
@@ -227,7 +227,7 @@ class PretrainingTask:
     def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
         output = self.model(
             PretrainingBatch(batch.waveforms, batch.draws),
-            temperature=self.objective.temperature(update),
+            temperature=gumbel_temperature(update, *self.objective.gumbel_temperature),
             kept_layers=self.kept_layers,
         )
         frames = frame_count(batch.waveforms.shape[1], self.architecture.conv_layers)

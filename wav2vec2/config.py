@@ -325,8 +325,3 @@ class ContrastiveObjective:
             start >= end > 0 and 0 < decay <= 1,
             f"--gumbel_temperature {start} {end} {decay}: needs start >= end > 0, 0 < decay <= 1",
         )
-
-    def temperature(self, update: int) -> float:
-        """Gumbel temperature during update `update`, counted from 1."""
-        start, end, decay = self.gumbel_temperature
-        return max(start * decay ** (update - 1), end)

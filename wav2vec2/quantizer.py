@@ -15,6 +15,12 @@ def perplexity(mean_assignment: Tensor) -> Tensor:
     return entropy.exp().sum()
 
 
+def gumbel_temperature(update: int, start: float, end: float, decay: float) -> float:
+    """Temperature during update `update`, counted from 1: `start`, times `decay` per update, at
+    least `end`."""
+    return max(start * decay ** (update - 1), end)
+
+
 def sample_gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard Gumbel noise of the shape, device and type of `like`."""
     uniform = torch.empty_like(like, memory_format=torch.legacy_contiguous_format)

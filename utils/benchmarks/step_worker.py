@@ -48,6 +48,7 @@ from wav2vec2.files.output import prepare_folder
 from wav2vec2.inference.device import check_supported, pick_device
 from wav2vec2.interop.huggingface_config import config_of_architecture
 from wav2vec2.pretraining import SubBatch
+from wav2vec2.quantizer import gumbel_temperature
 
 PRODUCT_SIZES = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the square matrices whose product measures the machine."""
@@ -256,7 +257,8 @@ class TransformersTask:
         self.ours.begin_update(update)
         kept = [n for n, keep in zip(self.layers, self.kept_layers) if keep]
         self.model.wav2vec2.encoder.layers = torch.nn.ModuleList(kept)
-        self.model.set_gumbel_temperature(self.ours.objective.temperature(update))
+        temperature = gumbel_temperature(update, *self.ours.objective.gumbel_temperature)
+        self.model.set_gumbel_temperature(temperature)
 
     @property
     def kept_layers(self) -> list[bool]:

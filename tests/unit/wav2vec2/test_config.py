@@ -115,10 +115,3 @@ def test_span_distributions_that_are_possible():
     Masking(mask_distribution="normal")  # a deviation of 0: all spans are alike
     Masking(mask_distribution="normal", mask_other=2.5)
     Masking(mask_distribution="poisson")
-
-
-def test_gumbel_temperature_is_annealed_per_update():
-    objective = ContrastiveObjective(gumbel_temperature=(2.0, 0.5, 0.9))
-    assert objective.temperature(1) == 2.0
-    assert objective.temperature(2) == pytest.approx(1.8)
-    assert objective.temperature(1000) == 0.5

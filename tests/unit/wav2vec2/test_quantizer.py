@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from wav2vec2.quantizer import GumbelQuantizer, perplexity, sample_gumbel
+from wav2vec2.quantizer import GumbelQuantizer, gumbel_temperature, perplexity, sample_gumbel
 
 
 def make(groups=2, entries=5, dim=6, output=8):
@@ -89,3 +89,10 @@ def test_half_precision_inputs_are_quantized_in_fp32():
     output = quantizer(torch.randn(1, 3, 6).bfloat16(), 1.0)
     assert output.prob_sums.dtype == torch.float32
     assert output.vectors.dtype == torch.bfloat16
+
+
+def test_gumbel_temperature_is_annealed_per_update():
+    schedule = (2.0, 0.5, 0.9)
+    assert gumbel_temperature(1, *schedule) == 2.0
+    assert gumbel_temperature(2, *schedule) == pytest.approx(1.8)
+    assert gumbel_temperature(1000, *schedule) == 0.5
