@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from wav2vec2.quantizer import GumbelQuantizer, gumbel_temperature, perplexity, sample_gumbel
