@@ -1,8 +1,8 @@
-"""What a model is (`Architecture`) and what a recipe chooses about its training.
+"""Configuration: the architecture of a model, and what a recipe chooses about its training.
 
-The architecture says what the weights mean: it travels inside the checkpoint, and contradicting it
-is an error.  Everything else here always comes from the recipe, never from a checkpoint.
-Field comments carry unit and source; numbers without a source are those of the paper.
+The architecture is stored in the checkpoint, and contradicting it is an error.  Everything else
+always comes from the recipe.  Each field has its unit and source; numbers without a source are
+those of the paper.
 """
 
 import math
@@ -17,7 +17,7 @@ def _check(condition: bool, message: str) -> None:
 
 
 def _check_finite(config: Any) -> None:
-    """Every number of a dataclass of flags: NaN passes comparisons unseen, infinity many."""
+    """ValueError if a number in a dataclass of flags is NaN or infinite."""
     for item in fields(config):
         value = getattr(config, item.name)
         numbers = value if isinstance(value, tuple) else (value,)
@@ -28,7 +28,7 @@ def _check_finite(config: Any) -> None:
 
 
 def _as_flag(value: Any) -> str:
-    """A value as the user wrote it."""
+    """Format a value as it is written on the command line."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -45,7 +45,7 @@ class Hourglass:
     post: int
     """Layers at full frame rate after up-sampling."""
     resampling: Literal["naive", "linear"] = "naive"
-    """`naive` pools by mean and repeats; `linear` learns both maps."""
+    """`naive` pools by the mean and repeats frames; `linear` learns both maps."""
 
     def __post_init__(self) -> None:
         _check(
@@ -67,7 +67,7 @@ class Hourglass:
 
     @classmethod
     def parse(cls, text: str, resampling: str = "naive") -> "Hourglass | None":
-        """`[2,(8,4),2]` -> Hourglass(2, 8, 4, 2); an empty text -> None, the plain encoder."""
+        """Parse `[2,(8,4),2]` to Hourglass(2, 8, 4, 2), and an empty text to None (plain)."""
         if not text.strip():
             return None
         match = re.fullmatch(
@@ -82,7 +82,7 @@ class Hourglass:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shapes and norms of a model.  The defaults are Base; presets state differences."""
+    """Shapes and norms of a model.  The defaults are Base; presets state the differences."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = (
         (512, 10, 5),
@@ -95,7 +95,7 @@ class Architecture:
     conv_bias: bool = False
     """Whether the extractor's convolutions have a bias."""
     normalize_input: bool = False
-    """Whether each utterance is brought to zero mean and unit variance first."""
+    """Whether each utterance is normalised to zero mean and unit variance."""
     dim: int = 768
     """Encoder width D."""
     ffn_dim: int = 3072
@@ -103,11 +103,11 @@ class Architecture:
     heads: int = 12
     """Attention heads."""
     layers: int = 12
-    """Transformer layers, an hourglass' three parts together."""
+    """Transformer layers; of an hourglass, the sum of its three parts."""
     norm_first: bool = False
     """Pre-LN with a final LayerNorm, instead of post-LN."""
     position_kernel: int = 128
-    """Frames under the positional convolution."""
+    """Kernel of the positional convolution, in frames."""
     position_groups: int = 16
     """Groups of the positional convolution."""
     hourglass: Hourglass | None = None
@@ -141,12 +141,12 @@ class Architecture:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for a checkpoint or a log."""
+        """Convert to plain JSON types, for a checkpoint or a log."""
         return {**asdict(self), "conv_layers": [list(layer) for layer in self.conv_layers]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":
-        """The inverse of `to_dict`; ValueError names a field this version does not know."""
+        """The inverse of `to_dict`; ValueError for a field that this version does not know."""
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         _check(not unknown, f"architecture has fields unknown to this version: {unknown}")
         values = dict(values)
@@ -171,9 +171,9 @@ LARGE = Architecture(
     final_dim=768,
 )
 
-# Small enough to learn a vocabulary of command words in minutes on two CPU cores.  Chosen by
-# measurement (docs/quickstart.md): pre-LN because small models train far faster so, the `group`
-# extractor because it costs half the time of `layer` and learns no slower.
+# Small enough to learn command words in minutes on two CPU cores.  Chosen by measurement
+# (docs/quickstart.md): small models train far faster with pre-LN, and the `group` extractor takes
+# half the time of `layer` and learns as fast.
 MINI = Architecture(
     conv_layers=((32, 10, 5), (64, 3, 2), (64, 3, 2), (96, 3, 2), (128, 3, 2), *((128, 2, 2),) * 2),
     normalize_input=True,
@@ -203,9 +203,9 @@ class Regularisation:
     activation_dropout: float = 0.0
     """Probability inside the feed-forward block, after GELU."""
     layerdrop: float = 0.05
-    """Probability that an update skips a transformer layer altogether."""
+    """Probability that an update skips a transformer layer."""
     feature_grad_mult: float = 0.1
-    """Factor on the gradient that flows back into the feature extractor; 0 freezes it."""
+    """Factor on the gradient of the feature extractor; 0 freezes it."""
 
     def __post_init__(self) -> None:
         _check_finite(self)
@@ -227,15 +227,15 @@ class Masking:
     """Span masks over time."""
 
     mask_prob: float = 0.65
-    """Share of the frames that would be masked if spans never overlapped; 0 masks none, which
-    only fine-tuning allows."""
+    """Share of the frames that would be masked if spans never overlapped.  0 masks none; only
+    fine-tuning allows it."""
     mask_span: int = 10
     """Frames in one time mask span (mean, for random span lengths)."""
     mask_distribution: SpanDistribution = "static"
     """Distribution of the span lengths."""
     mask_other: float = 0.0
-    """Second parameter of that distribution: least length (uniform, which needs one of at least 1)
-    or deviation (normal); the others have none."""
+    """Second parameter of that distribution: smallest length, at least 1 (uniform), or standard
+    deviation (normal); the others have none."""
 
     def __post_init__(self) -> None:
         _check_finite(self)
@@ -249,7 +249,7 @@ class Masking:
             f"--mask_distribution {self.mask_distribution}: choose "
             + ", ".join(get_args(SpanDistribution)),
         )
-        # The reference also takes 0 for `uniform`: spans of no frames, which mask less than asked.
+        # fairseq also accepts 0 for `uniform`: empty spans, which mask less than configured.
         if self.mask_distribution == "uniform":
             _check(
                 other == int(other) and 1 <= other <= longest,
@@ -291,7 +291,7 @@ def _check_spans(prefix: str, probability: float, span: int) -> None:
 
 @dataclass(frozen=True)
 class ContrastiveObjective:
-    """The pre-training task."""
+    """Contrastive objective of pre-training."""
 
     dropout_features: float = 0.1
     """Dropout probability on the features that enter the quantizer."""
@@ -300,7 +300,8 @@ class ContrastiveObjective:
     logit_temperature: float = 0.1
     """Divides the cosine similarities."""
     loss_weights: tuple[float, float] = (0.1, 10.0)
-    """Weights of the diversity loss and of the features penalty, each times the masked frames."""
+    """Weights of the diversity loss and of the features penalty; each is multiplied by the number
+    of masked frames."""
     gumbel_temperature: tuple[float, float, float] = field(default=(2.0, 0.5, 0.999995))
     """Start, end, and decay per update of the Gumbel-softmax temperature."""
 

@@ -1,4 +1,4 @@
-"""Fine-tuned recogniser: the trunk and a CTC output layer (arXiv 2006.11477, section 4.3)."""
+"""Fine-tuned model: the trunk and a CTC output layer (arXiv 2006.11477, section 4.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,19 @@ BLANK = 0
 
 @dataclass
 class CTCOutput:
-    """Frame-wise unit scores."""
+    """Logits of each frame."""
 
     logits: Tensor
     """`[batch, frames, vocabulary]`."""
     frame_lengths: Tensor
-    """`[batch]`, int64 on the CPU: valid frames of each row."""
+    """`[batch]`, int64 on the CPU: number of valid frames of each row."""
 
 
 class Wav2Vec2ForCTC(nn.Module):
-    """Waveforms -> unit logits; an utterance's own do not depend on what it is batched with."""
+    """Waveforms -> logits of the units.
+
+    An utterance's logits do not depend on the other utterances in the batch.
+    """
 
     def __init__(self, wav2vec2: Wav2Vec2, *, dim: int, vocabulary: int, final_dropout: float):
         super().__init__()
@@ -53,7 +56,7 @@ class Wav2Vec2ForCTC(nn.Module):
         )
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames that `samples` (any shape) give."""
+        """Number of frames that `samples` (any shape) give."""
         return self.wav2vec2.frames(samples)
 
     def forward(
@@ -66,11 +69,12 @@ class Wav2Vec2ForCTC(nn.Module):
         kept_layers: Sequence[bool] | None = None,
         freeze_encoder: bool = False,
     ) -> CTCOutput:
-        """Logits of `waveforms` `[batch, samples]`, zeros after each row's own `lengths`.
+        """Compute the logits of `waveforms` `[batch, samples]`.
 
-        `lengths` `[batch]`, int64 on the CPU, each at least the receptive field; None if no row
-        is padded.  Masks and `kept_layers`: see Wav2Vec2.encode.  `freeze_encoder`: the trunk
-        runs without gradient, its dropout and masks still acting.
+        `lengths` `[batch]`, int64 on the CPU: samples of each row, followed by zeros, at least
+        the receptive field; None if no row is padded.  Masks and `kept_layers`: see
+        Wav2Vec2.encode.  `freeze_encoder`: the trunk gets no gradient; its dropout and masks still
+        act.
         """
         learns = torch.is_grad_enabled() and not freeze_encoder
         with torch.set_grad_enabled(learns):
@@ -87,12 +91,12 @@ class Wav2Vec2ForCTC(nn.Module):
 def ctc_loss(
     logits: Tensor, frame_lengths: Tensor, labels: Tensor, label_lengths: Tensor
 ) -> Tensor:
-    """CTC loss (Graves et al. 2006) in nats, summed over the batch, infinite ones zeroed.
+    """CTC loss (Graves et al. 2006) in nats, summed over the batch; infinite losses count as 0.
 
-    `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64; both lengths
-    `[batch]` on the CPU, wherever the logits are: torch's own CTC reads them there, and copies them
-    to a GPU by itself, for which it waits, in each direction.  Computed in fp32 at least; on the
-    CPU where torch is to be deterministic, because CUDA's gradient is not.
+    `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64.  Both lengths
+    are `[batch]` on the CPU, wherever the logits are, because torch's CTC reads them there; from a
+    GPU it would copy them and wait.  Computed in fp32.  If torch has to be deterministic it runs
+    on the CPU, because the gradient of CUDA's CTC is not.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
     if torch.are_deterministic_algorithms_enabled():

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 from wav2vec2.numerics import LayerNorm, fp32_conv1d
 
 LINEAR_STD = 0.02
-"""Deviation of the initial weights of every linear layer inside the encoder; biases start at 0."""
+"""Standard deviation of the initial weights of the encoder's linear layers; biases start at 0."""
 
 
 def encoder_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -28,9 +28,9 @@ def dropout_module(probability: float) -> nn.Module:
 
 
 def draw_kept_layers(layers: int, probability: float, generator: torch.Generator) -> list[bool]:
-    """LayerDrop (arXiv 1909.11556): for each layer, whether this update runs it.
+    """LayerDrop (arXiv 1909.11556): draw for each layer whether this update runs it.
 
-    Drawn once an update from a generator keyed by it, so every process and micro-batch agrees.
+    Drawn once per update from a generator keyed by it, so every process and micro-batch agrees.
     """
     return (torch.rand(layers, generator=generator) >= probability).tolist()
 
@@ -143,7 +143,7 @@ def run_layers(
 
 
 class TransformerStack(nn.Module):
-    """The plain encoder's layers."""
+    """The transformer layers of the plain encoder."""
 
     def __init__(self, layers: Sequence[TransformerLayer]):
         super().__init__()
@@ -154,8 +154,8 @@ class TransformerStack(nn.Module):
     ) -> Tensor:
         """`[batch, frames, D]` -> the same.
 
-        `valid` `[batch, frames]` is False on padding, None when there is none; `kept_layers` says
-        for each layer whether to run it (LayerDrop), None runs all.
+        `valid` `[batch, frames]` is False on padding, None if there is none.  `kept_layers`: for
+        each layer, whether to run it (LayerDrop); None runs all.
         """
         return run_layers(self.layers, x, valid, kept_layers)
 

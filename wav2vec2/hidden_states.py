@@ -1,4 +1,4 @@
-"""What any layer of the encoder gives."""
+"""Hidden states: the output of any transformer layer of the encoder."""
 
 from torch import Tensor, nn
 
@@ -7,26 +7,25 @@ from wav2vec2.trunk import Frames, Wav2Vec2
 
 
 def layer_count(model: Wav2Vec2) -> int:
-    """Transformer layers of the encoder."""
+    """Number of transformer layers of the encoder."""
     return len(model.encoder.stack.layers)
 
 
 def shortening(model: Wav2Vec2, layer: int) -> int:
-    """Frames of the extractor under one of `hidden_states`' of this layer: 1, but in the middle of
-    an hourglass."""
+    """Extractor frames per frame of `hidden_states`: above 1 only in the middle of an hourglass."""
     stack = model.encoder.stack
     middle = isinstance(stack, HourglassStack) and stack.pre < layer <= stack.post_start
     return stack.factor if middle and layer < layer_count(model) else 1
 
 
 def hidden_states(model: Wav2Vec2, frames: Frames, layer: int) -> Tensor:
-    """The output of layer `layer`, `[batch, frames, D]`; of an hourglass' middle layers
-    `[batch, ceil(frames / factor), D]`.
+    """Compute the output of layer `layer`, `[batch, frames, D]`.
 
-    Numbered as transformers' `hidden_states` are: 0 is the first layer's input (after the
-    positional convolution and, post-LN, the norm), the last layer's number the encoder's output
-    (pre-LN: after its final norm, which transformers 5 shows in `last_hidden_state` alone; of an
-    hourglass: at the full rate in any case).  Layers after `layer` are not run.
+    The middle layers of an hourglass give `[batch, ceil(frames / factor), D]`.  Numbers are those
+    of transformers' `hidden_states`.  0 is the first layer's input, after the positional
+    convolution and, in post-LN models, the norm.  The last number is the encoder's output: always
+    at the full rate, and in pre-LN models after the final norm, which transformers 5 has in
+    `last_hidden_state` only.  Layers after `layer` are not run.
     """
     if layer == layer_count(model):
         return model.encode(frames)

@@ -10,8 +10,10 @@ from wav2vec2.encoder import TransformerLayer, encoder_linear, run_layers, zero_
 
 
 class HourglassStack(nn.Module):
-    """Same interface as TransformerStack; `layers` are numbered through, so that parameter names
-    and LayerDrop's layer numbers are those of the plain stack."""
+    """Transformer layers, of which the middle ones run on pooled frames.
+
+    Interface, parameter names and LayerDrop's layer numbers are those of TransformerStack.
+    """
 
     def __init__(
         self,
@@ -23,7 +25,7 @@ class HourglassStack(nn.Module):
         factor: int,
         resampling: Literal["naive", "linear"],
     ):
-        """`pre` and `middle` count layers; the rest of `layers` comes after up-sampling."""
+        """`pre`, `middle`: numbers of layers; the rest of `layers` comes after up-sampling."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.pre, self.post_start = pre, pre + middle
@@ -40,15 +42,15 @@ class HourglassStack(nn.Module):
         kept = kept_layers if kept_layers is not None else [True] * len(self.layers)
         a, b = self.pre, self.post_start
         x = run_layers(self.layers[:a], x, valid, kept[:a])
-        # Padded frames must be zero before they are pooled, or an utterance's result would depend
-        # on what it is batched with.
+        # Padded frames must be zero before pooling, or an utterance's result would depend on the
+        # other utterances in the batch.
         short = self.shorten(zero_padding(x, valid))
         short = run_layers(self.layers[a:b], short, self.shorten_valid(valid), kept[a:b])
         x = x + self.upsample(short, x.shape[1])
         return run_layers(self.layers[b:], x, valid, kept[b:])
 
     def shorten(self, x: Tensor) -> Tensor:
-        """`[batch, frames, D]` -> `[batch, ceil(frames / factor), D]`."""
+        """Pool frames: `[batch, frames, D]` -> `[batch, ceil(frames / factor), D]`."""
         batch, frames, dim = x.shape
         short = self._short(frames)
         x = F.pad(x, (0, 0, 0, short * self.factor - frames))
@@ -57,11 +59,11 @@ class HourglassStack(nn.Module):
         return x.view(batch, short, self.factor, dim).mean(dim=2)
 
     def _short(self, frames: int) -> int:
-        """ceil(frames / factor), in a form that export can follow where frames is a symbol."""
+        """ceil(frames / factor), written for torch.export, where `frames` is a symbol."""
         return (frames + self.factor - 1) // self.factor
 
     def shorten_valid(self, valid: Tensor | None) -> Tensor | None:
-        """A shortened frame is padding only if all frames under it are."""
+        """Pool the mask: a shortened frame is padding only if all its frames are."""
         if valid is None:
             return None
         batch, frames = valid.shape
@@ -70,7 +72,7 @@ class HourglassStack(nn.Module):
         return padded.view(batch, short, self.factor).any(dim=2)
 
     def upsample(self, x: Tensor, frames: int) -> Tensor:
-        """`[batch, ceil(frames / factor), D]` -> `[batch, frames, D]`."""
+        """Back to the full rate: `[batch, ceil(frames / factor), D]` -> `[batch, frames, D]`."""
         batch, short, dim = x.shape
         if self.upsample_linear is not None:
             x = self.upsample_linear(x).view(batch, short * self.factor, dim)

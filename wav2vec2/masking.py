@@ -1,4 +1,4 @@
-"""Span masks over time (arXiv 2006.11477, section 3.1) and channels, from explicit generators."""
+"""Draw span masks over time (arXiv 2006.11477, section 3.1) and over channels."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def _span_lengths(
     other: float,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Lengths of `spans` spans, `[spans]`, each at least 1 (0 is possible for `poisson`)."""
+    """Draw the lengths of `spans` spans, each at least 1 (`poisson` can give 0)."""
     if distribution == "static":
         return np.full(spans, span)
     if distribution == "uniform":
@@ -26,7 +26,7 @@ def _span_lengths(
 
 
 def _covered(positions: int, first: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Which of `positions` lie in any of the spans first ... end - 1, bool `[positions]`."""
+    """Positions inside any span `first` ... `end` - 1, as bool `[positions]`."""
     begun, ended = (
         np.bincount(np.minimum(edges, positions), minlength=positions + 1) for edges in (first, end)
     )
@@ -42,14 +42,14 @@ def _mask_row(
     generator: np.random.Generator,
     min_masked: int,
 ) -> np.ndarray:
-    """Ascending masked positions of one row of `positions`; spans may overlap."""
+    """Draw the masked positions, ascending, of one row of `positions`; spans may overlap."""
     if spans == 0 or positions <= 1:
         return np.empty(0, dtype=np.int64)
     lengths = _span_lengths(spans, span, distribution, other, generator)
     if lengths.sum() == 0:
         lengths[0] = min(span, positions - 1)
     shortest = int(lengths.min())
-    # In a short row there are fewer starts than spans: take spans + 1 and cut at the row's end.
+    # A short row has fewer starts than spans: take spans + 1 starts and cut at the row's end.
     starts = positions - shortest if positions - shortest > spans else spans + 1
     first = generator.choice(starts, spans, replace=False)
     mask = _covered(positions, first, first + lengths)
@@ -66,7 +66,7 @@ def _span_count(positions: int, probability: float, span: int, offset: float, mi
 
 
 def _thin(rows: list[np.ndarray], generator: np.random.Generator) -> list[np.ndarray]:
-    """Every row thinned at random to the length of the shortest."""
+    """Remove random positions until every row has as many as the shortest."""
     fewest = min(map(len, rows))
     return [
         row if len(row) == fewest else np.sort(generator.choice(row, fewest, replace=False))
@@ -86,14 +86,14 @@ def draw_time_masks(
     min_spans: int = 2,
     min_masked: int = 2,
 ) -> list[np.ndarray]:
-    """Masked frames of each row of a sub-batch, ascending, all rows of the same number M.
+    """Draw the masked frames of each row of a sub-batch, ascending; all rows get the same number M.
 
     `frame_counts`: valid frames of each row.  The number of spans is floor(probability x frames /
-    span + u) and at least `min_spans`, u uniform in [0, 1), drawn once for the sub-batch, or for
-    each row if rows are `padded`.  Starts are drawn without replacement; no row is masked
-    entirely.  Where random span lengths leave a row fewer than `min_masked` masked frames, single
-    ones are added, as far as the row has them and stays unmasked somewhere: so rows of at least 3
-    frames always have the 2 that a distractor takes.  With probability 0 nothing is masked.
+    span + u), at least `min_spans`.  u is uniform in [0, 1), drawn once for the sub-batch, or per
+    row if rows are `padded`.  Starts are drawn without replacement.  No row is masked entirely.
+    If a row has fewer than `min_masked` masked frames, single frames are added while one stays
+    unmasked.  So rows of at least 3 frames have the 2 masked frames that distractors need.  With
+    probability 0 nothing is masked.
     """
     if probability == 0:
         return [np.empty(0, dtype=np.int64) for _ in frame_counts]
@@ -110,7 +110,7 @@ def draw_time_masks(
 def draw_channel_masks(
     rows: int, channels: int, *, probability: float, span: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Channels to zero, bool `[rows, channels]`: the same procedure, without a minimum."""
+    """Draw the channels to zero, bool `[rows, channels]`; no minimum number of spans."""
     masks = np.zeros((rows, channels), dtype=bool)
     if probability > 0:
         spans = _span_count(channels, probability, span, generator.random(), 0)

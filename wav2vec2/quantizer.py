@@ -10,7 +10,7 @@ from wav2vec2.numerics import exact_matmul
 
 
 def perplexity(mean_assignment: Tensor) -> Tensor:
-    """exp(entropy) of each codebook's distribution `[G, V]`, summed over codebooks; a scalar."""
+    """Perplexity, exp(entropy), of each codebook's distribution `[G, V]`, summed over codebooks."""
     entropy = -(mean_assignment * torch.log(mean_assignment + 1e-7)).sum(dim=-1)
     return entropy.exp().sum()
 
@@ -22,14 +22,14 @@ def gumbel_temperature(update: int, start: float, end: float, decay: float) -> f
 
 
 def sample_gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise of the shape, device and type of `like`."""
+    """Draw standard Gumbel noise of the shape, device and type of `like`."""
     uniform = torch.empty_like(like, memory_format=torch.legacy_contiguous_format)
     return -uniform.exponential_(generator=generator).log()
 
 
 @dataclass
 class QuantizerOutput:
-    """Quantized vectors and what they were chosen from."""
+    """Quantized vectors, their codes, and statistics of the choice."""
 
     vectors: Tensor
     """`[batch, masked, output_dim]`."""
@@ -46,10 +46,10 @@ class QuantizerOutput:
 
 
 class GumbelQuantizer(nn.Module):
-    """Chooses one entry from each of G codebooks and concatenates them."""
+    """Choose one entry of each of G codebooks per frame and concatenate them."""
 
     keeps_fp32 = True
-    """Half precision leaves its parameters alone: rounding would change which code is chosen."""
+    """Its parameters stay fp32 in half precision: rounding would change which code is chosen."""
 
     def __init__(self, input_dim: int, groups: int, entries: int, output_dim: int):
         super().__init__()
@@ -65,8 +65,8 @@ class GumbelQuantizer(nn.Module):
     ) -> QuantizerOutput:
         """Quantize `x` `[batch, masked, input_dim]`.
 
-        In training the entry is drawn by hard Gumbel-softmax at `temperature` with noise from
-        `generator`, the gradient being the soft one's; in evaluation it is the arg-max.
+        In training the entry is drawn by hard Gumbel-softmax at `temperature`, with noise from
+        `generator` and the gradient of the soft choice.  In evaluation it is the arg-max.
         """
         batch, masked, _ = x.shape
         logits = exact_matmul(x.reshape(batch * masked, -1), self.weight_proj.weight.T)
@@ -78,7 +78,7 @@ class GumbelQuantizer(nn.Module):
             noisy = (logits + self.gumbel_noise(logits, generator)) / temperature
             soft = noisy.softmax(dim=-1)
             drawn = F.one_hot(soft.argmax(dim=-1), self.entries).to(soft.dtype)
-            assignment = drawn + (soft - soft.detach())  # one-hot to the bit
+            assignment = drawn + (soft - soft.detach())  # exactly one-hot
         # One entry of each codebook: [G, frames, V] x [G, V, d] -> [G, frames, d]
         codebooks = self.vars.view(self.groups, self.entries, -1)
         vectors = exact_matmul(assignment.transpose(0, 1), codebooks)
@@ -92,5 +92,5 @@ class GumbelQuantizer(nn.Module):
         )
 
     def gumbel_noise(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Noise for `logits` `[frames, G, V]`; a method so that a test can hand in its own."""
+        """Noise for `logits` `[frames, G, V]`; a method, so that a test can replace it."""
         return sample_gumbel(logits, generator)

@@ -14,7 +14,7 @@ from wav2vec2.numerics import LayerNorm
 
 
 def build_encoder(architecture: Architecture, regularisation: Regularisation) -> Encoder:
-    """The plain or the hourglass encoder of a configuration."""
+    """Build the plain or the hourglass encoder of a configuration."""
     layers = [
         TransformerLayer(
             architecture.dim,
@@ -52,7 +52,7 @@ def build_encoder(architecture: Architecture, regularisation: Regularisation) ->
 
 @dataclass
 class Frames:
-    """What comes before the encoder."""
+    """The extractor's frames of a batch: the encoder's input."""
 
     raw: Tensor
     """`[batch, frames, C]`: the extractor's output, before LayerNorm (features penalty)."""
@@ -61,11 +61,11 @@ class Frames:
     valid: Tensor | None
     """`[batch, frames]`, bool on the device; None if no frame is padding."""
     counts: Tensor | None
-    """`[batch]`, int64 on the CPU: valid frames of each row; None if no frame is padding."""
+    """`[batch]`, int64 on the CPU: number of valid frames of each row; None if none is padding."""
 
 
 class Wav2Vec2(nn.Module):
-    """Feature extractor, projection, masks and encoder."""
+    """Feature extractor, projection, mask vector and encoder."""
 
     def __init__(
         self,
@@ -99,11 +99,14 @@ class Wav2Vec2(nn.Module):
         )
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames that `samples` (any shape) give."""
+        """Number of frames that `samples` (any shape) give."""
         return frame_count(samples, self.feature_extractor.spec)
 
     def extract(self, waveforms: Tensor, lengths: Tensor | None) -> Frames:
-        """Waveforms `[batch, samples]` -> frames; `lengths` `[batch]` int64 on the CPU, or None."""
+        """Waveforms `[batch, samples]` -> frames.
+
+        `lengths` `[batch]`, int64 on the CPU: samples of each row, None if no row is padded.
+        """
         if lengths is not None and bool((lengths == waveforms.shape[1]).all()):
             lengths = None
         learns = torch.is_grad_enabled() and self.feature_grad_mult > 0
@@ -112,7 +115,7 @@ class Wav2Vec2(nn.Module):
         if learns:
             raw = scale_gradient(raw, self.feature_grad_mult)
         counts = valid = None
-        # Rows of other lengths may still have as many frames, and then attention needs no mask.
+        # Rows of different lengths may have equally many frames; attention then needs no mask.
         if lengths is not None and not bool((self.frames(lengths) == raw.shape[1]).all()):
             counts = self.frames(lengths)
             valid = valid_steps(counts, raw.shape[1], raw.device)
@@ -128,8 +131,8 @@ class Wav2Vec2(nn.Module):
     ) -> Tensor:
         """Frames -> context vectors `[batch, frames, D]`.
 
-        `time_mask` `[batch, frames]` marks frames replaced by the mask vector, `channel_mask`
-        `[batch, D]` channels zeroed afterwards; `kept_layers` see TransformerStack.
+        The mask vector replaces the frames of `time_mask` `[batch, frames]`; then the channels of
+        `channel_mask` `[batch, D]` become zeros.  `kept_layers`: see TransformerStack.
         """
         x = frames.features
         if self.post_extract_proj is not None:
