@@ -151,9 +151,11 @@ class Wav2Vec2ForPretraining(nn.Module):
         context = self.encode(frames, time_mask, kept_layers)  # section 2, context network
         outputs = []
         for part in _split(batch.sub_batches, frames, quantizer_input, context):
+            # First, so that its backward pass runs last, when less memory is in use.
+            penalty = mean_square(part.raw, part.valid)
             quantized = self.quantize(part, temperature)  # section 2, quantization module
             logits = self.contrast(part, quantized)  # section 3.2, contrastive loss
-            outputs.append(self.sum_losses(part, quantized, logits))  # section 3.2, objective
+            outputs.append(self.sum_losses(quantized, logits, penalty))  # section 3.2, objective
         return _sum_outputs(outputs)
 
     def extract(self, batch: PretrainingBatch) -> Frames:
@@ -192,14 +194,14 @@ class Wav2Vec2ForPretraining(nn.Module):
         )
 
     def sum_losses(
-        self, part: _Part, quantized: QuantizerOutput, logits: Tensor
+        self, quantized: QuantizerOutput, logits: Tensor, penalty: Tensor
     ) -> PretrainingOutput:
         """Contrastive loss + weighted diversity loss + weighted features penalty."""
-        targets = part.draws.masked.numel()
+        targets = logits[..., 0].numel()
         codes = self.quantizer.groups * self.quantizer.entries
         contrastive = contrastive_loss(logits)
         diversity = self.diversity_weight * targets * (codes - quantized.prob_perplexity) / codes
-        penalty = self.penalty_weight * targets * mean_square(part.raw, part.valid)
+        penalty = self.penalty_weight * targets * penalty
         return PretrainingOutput(
             loss=contrastive + diversity + penalty,
             contrastive_loss=contrastive,
