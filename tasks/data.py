@@ -6,22 +6,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
 from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import distributed
-from common.runtime.randomness import torch_generator
+from common.runtime.randomness import numpy_generator, torch_generator
 from common.training.checkpoint import ResumePoint
 from tasks.mixture import Mixture, read_manifests
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
-from wav2vec2.config import Architecture
+from wav2vec2.config import Architecture, Masking
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
 from wav2vec2.files.torch_file import weights_digest
 from wav2vec2.inference.batches import load_batches
+from wav2vec2.masking import draw_time_masks
 
 FILE_PREFIX = "wav2vec2"
 """Begins the names of checkpoint files."""
@@ -250,6 +252,21 @@ def digest_of_start(path: str, resume_from: ResumePoint | None, name: str) -> st
     if resume_from is None or Path(path).exists():
         return weights_digest(path)
     return resume_from.content.get("recipe", {}).get(name)
+
+
+def draw_masks(
+    masking: Masking, frames: Sequence[int], purpose: str, key: tuple[int, ...]
+) -> list[np.ndarray]:
+    """The masked frames of each row of a sub-batch, whose rows have so many `frames`."""
+    return draw_time_masks(
+        frames,
+        probability=masking.mask_prob,
+        span=masking.mask_span,
+        distribution=masking.mask_distribution,
+        other=masking.mask_other,
+        generator=numpy_generator(f"{purpose} mask", *key),
+        padded=len(set(frames)) > 1,
+    )
 
 
 def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:
