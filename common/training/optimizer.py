@@ -71,16 +71,8 @@ class Lamb(torch.optim.Optimizer):
     where there is no weight decay.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[torch.nn.Parameter],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], **defaults: Any):
+        """`defaults`: lr, betas, eps and weight_decay, as of torch's Adam; all are required."""
         super().__init__(parameters, defaults)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.runtime import distributed
 from common.runtime.signals import uninterrupted
-from common.training.meter import Sums
+from common.training.meter import COUNTS, Sums
 from common.training.precision import LossScaler, Weights
 from common.training.task import MicroBatchResult
 from wav2vec2.cli.errors import UserError, one_line, out_of_memory
@@ -102,15 +102,7 @@ class UpdateStep:
                 (result.loss * self._loss_scale).backward()
                 self.weights.collect_gradients()
                 targets += result.targets
-                sums.add(
-                    {
-                        **result.sums,
-                        "targets": result.targets,
-                        "tokens": result.tokens,
-                        "frames": result.frames,
-                        "audio_seconds": result.audio_seconds,
-                    }
-                )
+                sums.add(result.sums | {name: getattr(result, name) for name in COUNTS})
                 result = None  # and with it the graph, before the next one is built
         except UserError as failure:
             error = failure

@@ -28,7 +28,7 @@ from common.training.schedule import ScheduleOptions
 from common.training.state import TrainingState
 from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
-from common.training.validator import Validator
+from common.training.validator import validate
 from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
@@ -171,7 +171,6 @@ class Trainer:
         self.writer = CheckpointWriter()
         self.telemetry = Telemetry(Path(run.output_dir), enabled=distributed.is_main())
         self.telemetry.parameters({**self.state.recipe, **(configuration or {})})
-        self.validator = Validator(task, self.state, self.telemetry, device)
 
     def train(self) -> dict[str, float]:
         """Train to the last update; returns the run's summary.
@@ -313,7 +312,7 @@ class Trainer:
             self._validate(epoch)
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        metrics, is_best = self.validator.run(epoch)
+        metrics, is_best = validate(self.task, self.state, self.telemetry, self.device, epoch)
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
             self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
