@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from utils.benchmarks.transcription import UNITS
+from utils.benchmarks.turns import measure_in_turns
 from wav2vec2 import kernels
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
@@ -160,12 +162,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each call, all of them taking turns."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            seconds = seconds_of(call)
-            if number:
-                taken[name].append(seconds)
+    timed = {name: partial(seconds_of, call) for name, call in calls.items()}
+    taken = measure_in_turns(timed, rounds)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from utils.reporting.tables import PUBLISHED_POOLING, Table
 
 RATES = {
@@ -78,15 +80,8 @@ def total(turn: dict[str, Any], measure: str) -> float:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and extremes."""
-    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else ()
-    low, high = (quartiles[0], quartiles[2]) if quartiles else (values[0], values[0])
-    return {
-        "median": statistics.median(values),
-        "lower_quartile": low,
-        "upper_quartile": high,
-        "min": min(values),
-        "max": max(values),
-    }
+    names = ("median", "lower_quartile", "upper_quartile", "min", "max")
+    return dict(zip(names, np.quantile(values, (0.5, 0.25, 0.75, 0, 1)).tolist()))
 
 
 def ratio(ours: Result, other: Result) -> float:
@@ -126,6 +121,12 @@ def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str,
         "counted_by_torch": result.counted_share,
         "loss": result.turns[-1]["updates"][-1]["loss"],
     }
+
+
+def summaries(results: list[Result]) -> list[dict[str, Any]]:
+    """The figures of all configurations."""
+    peaks = product_rates(results)
+    return [summarise_result(result, peaks) for result in results]
 
 
 def baseline_of(results: list[Result], result: Result) -> Result | None:

@@ -19,9 +19,10 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -338,11 +339,14 @@ def prepare(kind: str, recipe: PretrainingRecipe, precision: str, device: torch.
     return Trainer(task, recipe.run, recipe.optimizer, recipe.schedule, device)
 
 
-def rates_of_products(device: torch.device, precision: str, size: int) -> Iterator[dict[str, Any]]:
-    """Turn by turn the operations per second of a large square product."""
+def product_turn(
+    device: torch.device, precision: str, size: int
+) -> Callable[..., dict[str, float]]:
+    """A function that measures the operations per second of a large square product."""
     dtype = AUTOCAST.get(precision, torch.float32)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    while True:
+
+    def turn(**_: Any) -> dict[str, float]:
         taken = []
         for _ in range(PRODUCTS + 1):
             start = time.perf_counter()
@@ -350,7 +354,9 @@ def rates_of_products(device: torch.device, precision: str, size: int) -> Iterat
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - start)
-        yield {"flops/s": 2 * size**3 / min(taken[1:])}
+        return {"flops/s": 2 * size**3 / min(taken[1:])}
+
+    return turn
 
 
 def import_before(kind: str) -> None:
@@ -381,21 +387,16 @@ def serve(channel: Channel) -> None:
     }
     if kind == "product":
         size = request.get("size") or PRODUCT_SIZES[device.type]
-        rates = rates_of_products(device, precision, size)
-        channel.answer({**ready, "size": size})
-        while True:
-            channel.next()
-            channel.answer(next(rates))
-    trainer = prepare(kind, recipe, precision, device)
-    if kind == "transformers":
-        from importlib.metadata import version
-
-        ready["environment"]["transformers"] = version("transformers")
-    stepper = Stepper(trainer)
-    parameters = sum(p.numel() for p in trainer.task.model.parameters())
-    channel.answer({**ready, "parameters": parameters})
+        turn, ready["size"] = product_turn(device, precision, size), size
+    else:
+        trainer = prepare(kind, recipe, precision, device)
+        if kind == "transformers":
+            ready["environment"]["transformers"] = version("transformers")
+        ready["parameters"] = sum(p.numel() for p in trainer.task.model.parameters())
+        turn = Stepper(trainer).turn
+    channel.answer(ready)
     while True:
-        channel.answer(stepper.turn(**channel.next()))
+        channel.answer(turn(**channel.next()))
 
 
 def main() -> None:
