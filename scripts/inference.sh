@@ -15,7 +15,6 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-flags=()
 add_flags inference.sh
 start=("$PYTHON")
 if [[ $NUM_GPUS != 1 ]]; then

@@ -28,6 +28,7 @@ share_cores() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
 }
 
+flags=()
 # add_flags SCRIPT: append to `flags` those of the variables that scripts/SCRIPT declares.
 add_flags() {
     local variable words

@@ -78,7 +78,7 @@ class DataOptions:
             raise UserError("--auto_geometry: needs --batches_per_update, the size to reach")
 
     def geometry(self) -> Geometry:
-        """How the processes there are share an update."""
+        """How this run's processes share an update."""
         processes, concat = distributed.world_size(), self.num_concat_batches
         wanted, accumulate = self.batches_per_update, self.update_freq
         if self.auto_geometry:
@@ -158,16 +158,16 @@ class _SingleRows(GroupRequest):
 
 def plan_batches(
     corpora: dict[str, list[Utterance]],
-    lengths: Sequence[int],
     data: DataOptions,
     seed: int,
-    *,
-    cropping: bool,
-) -> tuple[Mixture, BatchPlan]:
-    """The training batches; prints what an epoch holds and what is lost.
+    max_samples: int | None = None,
+) -> tuple[list[Utterance], Mixture, BatchPlan]:
+    """All utterances and the training batches; prints what an epoch holds and what is lost.
 
-    `lengths`: samples of each utterance as batched, corpus after corpus.
+    `max_samples`: the longest that a row can be where rows are cropped, None where they are padded.
     """
+    utterances = [u for corpus in corpora.values() for u in corpus]
+    lengths = [min(u.samples, max_samples or u.samples) for u in utterances]
     mixture = Mixture.of(corpora, data.train_weights, data.train_alpha)
     plan = BatchPlan(
         lengths,
@@ -183,7 +183,6 @@ def plan_batches(
             f"{data.num_concat_batches} batches of --max_tokens {data.max_tokens}, which run as "
             "one; lower --num_concat_batches or --max_tokens, or remove it"
         )
-    utterances = [u for corpus in corpora.values() for u in corpus]
     hours = sum(mixture.hours)
     if len(corpora) > 1:
         notice(mixture.describe())
@@ -203,14 +202,14 @@ def plan_batches(
     if plan.unused:
         never = len(plan.unused)
         text += f" (of them the {never} shortest utterances in every epoch: no full group)"
-    if cropping:
+    if max_samples:
         groups = [[n for batch in group for n in batch] for group in plan.groups]
         kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)
         batched = sum(utterances[n].samples for group in groups for n in group)
         lost = 100 * (1 - kept / batched)
         text += f"; cropping loses {lost:.2f} % of the audio, elsewhere in each epoch"
     notice(text)
-    return mixture, plan
+    return utterances, mixture, plan
 
 
 def recipe_of(
@@ -225,7 +224,7 @@ def recipe_of(
     """What defines a training, in plain types: a resumed run must agree with all of it.
 
     `choices`: the other groups of options.  How the effective batch size is spread over processes
-    and accumulation is not part of it, nor is where the data lie.
+    and accumulation is not part of it, nor is the folder of the data.
     """
     recipe = {
         "command": command,

@@ -214,7 +214,7 @@ class FinetuningTask:
             *(options, self.regularisation, recipe.masking, recipe.channel_masking),
         )
         del self.recipe["hourglass_config"]  # only confirms the architecture
-        # The content of the files counts, not where they lie.
+        # The content of the files counts, not their place.
         self.recipe["pretrained_model"] = digest_of_start(
             options.pretrained_model, resume_from, "pretrained_model"
         )
@@ -251,11 +251,7 @@ class FinetuningTask:
             encoded = self._encode(manifest, read_labels(manifest, self.options.labels))
             corpora[name] = self._trainable(manifest, encoded)
             labels += [encoded[u.id] for u in corpora[name]]
-        utterances = [u for corpus in corpora.values() for u in corpus]
-        lengths = [u.samples for u in utterances]
-        self.mixture, self.plan = plan_batches(
-            corpora, lengths, data, self.run.seed, cropping=False
-        )
+        utterances, self.mixture, self.plan = plan_batches(corpora, data, self.run.seed)
         return utterances, labels
 
     def _read_validation_sets(self) -> None:

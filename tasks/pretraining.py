@@ -197,9 +197,9 @@ class PretrainingTask:
             lambda u: frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES,
             "are too short to mask and are skipped",
         )
-        utterances = [u for corpus in corpora.values() for u in corpus]
-        lengths = [min(u.samples, crop.max_sample_size) for u in utterances]
-        self.mixture, self.plan = plan_batches(corpora, lengths, data, run.seed, cropping=True)
+        utterances, self.mixture, self.plan = plan_batches(
+            corpora, data, run.seed, crop.max_sample_size
+        )
         self.dataset = self._dataset(utterances, "train")
         self.valid_datasets = {name: self._dataset(u, "valid") for name, u in valid_corpora.items()}
 
@@ -278,7 +278,7 @@ class PretrainingTask:
         }
 
     def collapse_reason(self, totals: Totals) -> str | None:
-        """A collapsed codebook: few codes, with which the task becomes trivial or hopeless."""
+        """A collapsed codebook: too few codes to learn from."""
         metrics = self.summarise(totals)
         codes, accuracy = metrics["code_perplexity"], metrics["accuracy"]
         groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries

@@ -86,9 +86,8 @@ class Lamb(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = 0
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                    moments = {n: torch.zeros_like(parameter) for n in ("exp_avg", "exp_avg_sq")}
+                    state.update(step=0, **moments)
                 state["step"] += 1
                 mean, square = state["exp_avg"], state["exp_avg_sq"]
                 mean.lerp_(parameter.grad, 1 - beta1)

@@ -14,7 +14,7 @@ FORTH_AND_BACK = 3
 
 
 def extractor_flops(architecture: Architecture, rows: int, samples: int, learns: bool) -> int:
-    """The convolutions forwards and, if the extractor `learns`, backwards; nobody asks for the
+    """The convolutions forwards and, if the extractor `learns`, backwards; there is no
     gradient of the waveforms."""
     total, channels, steps = 0, 1, samples
     for index, (width, kernel, stride) in enumerate(architecture.conv_layers):

@@ -1,4 +1,4 @@
-"""How fast a recogniser is beside transformers and its own exported graphs, in one run.
+"""Speed of a recogniser, of transformers and of the exported graphs, measured in one run.
 
 `python -m utils.benchmarks.inference`
 
@@ -35,7 +35,7 @@ from wav2vec2.numerics import Precision, cast
 from wav2vec2.text.vocabulary import Vocabulary
 
 Contestant = Callable[[Tensor, Tensor], Any]
-"""Waveforms `[batch, samples]` and their lengths `[batch]` -> whatever."""
+"""Waveforms `[batch, samples]` and their lengths `[batch]` -> its output, in any form."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class InferenceBenchmarkOptions:
     model: Literal["base", "large", "mini"] = "base"
     """Architecture, with random weights."""
     hourglass_config: str = "[2,(8,4),2]"
-    """Hourglass measured beside the plain encoder; empty: none."""
+    """Hourglass to compare with the plain encoder; empty: none."""
     utterances: int = 4
-    """Utterances of a batch."""
+    """Utterances per batch."""
     seconds: float = 10.0
     """Length of each."""
     rounds: int = 5
@@ -57,7 +57,7 @@ class InferenceBenchmarkOptions:
     exported: bool = False
     """Also the graph as torch.export's archive."""
     compiled: bool = False
-    """Also our model through torch.compile, which needs a C++ compiler, and minutes of it."""
+    """Also our model through torch.compile, which needs a C++ compiler and takes minutes."""
     mixed: int = 32
     """Utterances of mixed lengths, 1 to 20 s, sorted and batched against a padded loop in their
     order; 0: without."""
@@ -113,7 +113,7 @@ def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contesta
 
 def through_export(content: dict[str, Any], path: Path) -> Contestant:
     exported.write_exported(content, path)
-    return torch.export.load(path).module()  # of our own making: reading a stranger's may run code
+    return torch.export.load(path).module()  # our own file: another's may run code
 
 
 def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, Contestant]:

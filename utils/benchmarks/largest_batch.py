@@ -4,8 +4,8 @@
 
 Two updates of train.py's own trainer on a batch of noise, in a process of its own for each size,
 doubled until memory runs out and then narrowed down.  What fits is one sub-batch; a recipe fills
-the same room with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU, whose memory has no
-edge, --memory_mib sets one: how far the peak of the resident size may rise from after the imports.
+the same memory with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU,
+--memory_mib sets a limit: how far the peak of the resident size may rise after the imports.
 
 Written to --output_dir: largest_batch.json and largest_batch.md.
 """
@@ -103,8 +103,8 @@ def search(options: SearchOptions, flags: Sequence[str]) -> list[dict[str, Any]]
         def fits(utterances: int, configuration=configuration, taken=taken) -> bool:
             taken[utterances] = memory_of(configuration, options, flags, utterances)
             memory = taken[utterances]
-            said = "too much" if memory is None else f"{memory:,.0f} MiB"
-            print(f"{configuration}, {utterances} x {options.seconds:g} s: {said}", flush=True)
+            result = "too much" if memory is None else f"{memory:,.0f} MiB"
+            print(f"{configuration}, {utterances} x {options.seconds:g} s: {result}", flush=True)
             return memory is not None
 
         utterances = largest(fits)

@@ -1,4 +1,4 @@
-"""How fast a pre-training update is, and what it takes: hourglass factors, precisions, peers.
+"""Time and memory of a pre-training update: hourglass factors, precisions, peers.
 
 `python -m utils.benchmarks.step --cpu --factors 1 4 --precision fp32 bf16 --peer transformers`
 
@@ -10,7 +10,7 @@ masks, distractors and skipped layers, as checksums in the result show.
 
 What is counted:
 
-- time: whole updates as utils/benchmarks/step_worker.py says, loading left out;
+- time: whole updates as utils/benchmarks/step_worker.py says, without loading;
 - throughput: `frames/s` encoder frames before shortening, `ntokens/s` masked ones (the published
   tables' unit), `audio_s/s` seconds of audio, `updates/s`;
 - memory: on a GPU the most that was allocated; on a CPU how far the peak of the resident size rises
@@ -22,8 +22,8 @@ What is counted:
 - the machine's rate: of a large square product in each precision, which takes its turn as well.
 
 Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
-benchmark_step.md (the tables) and, with --profile, where the time of an update
-goes by operators; to --json the table of hourglass factors as docs/results keeps it.
+benchmark_step.md (the tables) and, with --profile, the time of each operator in an
+update; to --json the table of hourglass factors as docs/results keeps it.
 """
 
 import json
@@ -81,7 +81,7 @@ class StepOptions:
     concat: tuple[int, ...] = (1,)
     """Sub-batches that run as one batch (NUM_CONCAT_BATCHES), each a configuration of its own."""
     peer: tuple[Literal["transformers"], ...] = ()
-    """Other implementations beside ours: the plain encoder, trained alike, on the same batches."""
+    """Other implementations to compare with: the plain encoder, trained alike, on equal batches."""
     rounds: int = 5
     """Rounds that count; every configuration has a turn in each."""
     updates: int = 1
@@ -260,7 +260,7 @@ def measure_steps(
         for number in range(1, options.rounds + 1):
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
-                telemetry.log([number, position, len(started)], turn_record(result, -1))
+                telemetry.log([number, position, len(started)], turn_record(result))
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -319,7 +319,7 @@ def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Res
         else f"sub-batches of {options.utterances} x {options.seconds:g} s"
     )
     versions = versions_of(results)
-    threads = "" if "cuda" in versions else f", {results[0].ready['threads']} threads"
+    threads = "" if "cuda" in versions else f", {surroundings['threads']} threads"
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{options.model}, {batch}; medians of {options.rounds} rounds; "
@@ -331,10 +331,9 @@ def write_results(
     options: StepOptions, recipe: PretrainingRecipe, results: list[Result], folder: Path
 ) -> None:
     """The raw figures, the tables, and what docs/results keeps."""
-    surroundings = {**results[0].ready["environment"], "threads": results[0].ready["threads"]}
     content = {
         "command": command_line(),
-        "environment": surroundings | versions_of(results),
+        "environment": results[0].ready["environment"] | versions_of(results),
         "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
         "recipe": {
             **configuration_of(recipe),
@@ -354,14 +353,13 @@ def write_results(
     write_lines(folder / "benchmark_step.md", text)
     print("\n".join(text))
     if options.json:
-        write_table(options, results, Path(options.json), surroundings)
+        write_table(options, results, Path(options.json))
 
 
-def write_table(
-    options: StepOptions, results: list[Result], path: Path, surroundings: dict[str, Any]
-) -> None:
+def write_table(options: StepOptions, results: list[Result], path: Path) -> None:
     """The table of factors, in the form of docs/results."""
     (precision,), (concat,) = options.precision, options.concat
+    surroundings = results[0].ready["environment"]
     content = {
         "table": "pooling_factor",
         "setting": precision if "cuda" in surroundings else f"CPU, {precision}",

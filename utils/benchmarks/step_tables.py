@@ -57,12 +57,6 @@ class Result:
         """Peak memory in MiB."""
         return self.turns[-1]["memory"] - self.ready["memory_before"]
 
-    @property
-    def counted_share(self) -> float:
-        """Operations that torch counted, relative to the formula."""
-        first = self.warmup["updates"][0]
-        return first["counted_flops"] / first["flops"]
-
     def rates(self, measure: str) -> list[float]:
         """`frames`, `ntokens`, `audio_seconds` or `flops` per second in each round."""
         return [total(turn, measure) / total(turn, "took") for turn in self.turns]
@@ -89,15 +83,15 @@ def ratio(ours: Result, other: Result) -> float:
     return statistics.median(a / b for a, b in zip(ours.rates("frames"), other.rates("frames")))
 
 
-def turn_record(result: Result, turn: int) -> dict[str, Any]:
-    """The log record of a turn."""
+def turn_record(result: Result) -> dict[str, Any]:
+    """The log record of the last turn."""
     metrics: dict[str, Any] = {"configuration": str(result.configuration)}
     if result.configuration.kind == "product":
-        return {**metrics, "flops/s": result.turns[turn]["flops/s"]}
+        return {**metrics, "flops/s": result.turns[-1]["flops/s"]}
     return {
         **metrics,
-        "took": total(result.turns[turn], "took"),
-        **{name: values[turn] for name, values in result.all_rates().items()},
+        "took": total(result.turns[-1], "took"),
+        **{name: values[-1] for name, values in result.all_rates().items()},
         "memory": result.memory,
     }
 
@@ -108,6 +102,7 @@ def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str,
     named = {**asdict(configuration), "name": str(configuration)}
     if configuration.kind == "product":
         return {**named, "flops/s": spread([turn["flops/s"] for turn in result.turns])}
+    first = result.warmup["updates"][0]
     shares = [a / b for a, b in zip(result.rates("flops"), peaks[configuration.precision])]
     took = [total(turn, "took") / len(turn["updates"]) for turn in result.turns]
     return {
@@ -118,7 +113,7 @@ def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str,
         "memory": result.memory,
         "flops": statistics.median(total(t, "flops") / len(t["updates"]) for t in result.turns),
         "share_of_product_rate": spread(shares),
-        "counted_by_torch": result.counted_share,
+        "counted_by_torch": first["counted_flops"] / first["flops"],
         "loss": result.turns[-1]["updates"][-1]["loss"],
     }
 

@@ -1,4 +1,4 @@
-"""What training costs beside the training itself: the loop, a checkpoint, a second process.
+"""The overhead of training: the loop, a checkpoint, a second process.
 
 `python -m utils.benchmarks.training loop|save|processes`
 
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ UPDATES = 120
 def write_corpus(folder: Path, utterances: int = 240) -> None:
     """Filelists `train`, of so many recordings of noise, and `valid`."""
     generator = np.random.default_rng(0)
-    for subset, count in (("train", utterances), ("valid", 4)):
-        seconds = 2.5 * generator.uniform(0.7, 1.3, size=count)
+    for subset, size in (("train", utterances), ("valid", 4)):
+        seconds = 2.5 * generator.uniform(0.7, 1.3, size=size)
         write_noise(folder, subset, (SAMPLE_RATE * seconds).astype(int).tolist())
 
 
@@ -78,7 +78,7 @@ def measure_loop(folder: Path) -> None:
         trainer = prepare_trainer(recipe, torch.device("cpu"))
     trainer.task.model.train()
     plan, whole, bare = trainer.task.plan, [], []
-    requests = (request for epoch in range(UPDATES) for request in plan.requests(epoch))
+    requests = chain.from_iterable(map(plan.requests, count()))
     for _ in range(UPDATES):
         group = islice(requests, plan.geometry.accumulate)
         batches = [trainer.task.dataset.load(request) for request in group]
