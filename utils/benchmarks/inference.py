@@ -21,18 +21,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from utils.benchmarks.transcription import UNITS
+from utils.benchmarks.transcription import random_model
 from utils.benchmarks.turns import measure_in_turns
 from wav2vec2 import kernels
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
-from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
+from wav2vec2.config import PRESETS, Architecture, Hourglass
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.inference.batches import sorted_batches
-from wav2vec2.interop import exported, huggingface, native, onnx
-from wav2vec2.numerics import Precision, cast
-from wav2vec2.text.vocabulary import Vocabulary
+from wav2vec2.interop import exported, huggingface, onnx
+from wav2vec2.numerics import TYPES, Precision, cast
 
 Contestant = Callable[[Tensor, Tensor], Any]
 """Waveforms `[batch, samples]` and their lengths `[batch]` -> its output, in any form."""
@@ -89,12 +88,12 @@ def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Conte
     logging.disable_progress_bar()
     if not folder.exists():
         huggingface.write_huggingface(content, folder)
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=types[precision]).eval()
+    dtype = TYPES[precision]
+    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval()
 
     def run(waveforms: Tensor, lengths: Tensor) -> Any:
         # As the library asks for models of the Base kind: zeros, and no mask.
-        return peer(waveforms.to(types[precision])).logits
+        return peer(waveforms.to(dtype)).logits
 
     return run
 
@@ -140,14 +139,9 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
 
 def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
     """Random weights, as a checkpoint's content and as networks of both precisions."""
-    vocabulary = Vocabulary(UNITS)
     networks: dict[Precision, Wav2Vec2ForCTC] = {}
     for precision in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        network = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
-        if precision == "fp32":
-            content = native.ctc_content(architecture, vocabulary, "ltr")
-            content["model"] = {k: v.clone() for k, v in network.state_dict().items()}
+        content, network = random_model(architecture)
         cast(network.eval(), precision)
         kernels.install(network, torch.device("cpu"))
         networks[precision] = network
