@@ -34,7 +34,6 @@ class CheckpointWriter:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None
 
     def save(self, path: Path, content: dict[str, Any], then: Callable[[], None]) -> None:
@@ -46,13 +45,17 @@ class CheckpointWriter:
             save_checkpoint(path, copy)
             then()
 
-        self._written = self._thread.submit(write)
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._written = pool.submit(write)
+        pool.shutdown(wait=False)  # the thread ends with its task: loader workers may be forked
 
     def wait(self) -> None:
         """Wait until everything is written; UserError if that failed."""
-        written, self._written = self._written, None
-        if written is not None:
-            written.result()
+        if self._written is not None:
+            error = self._written.exception()  # a signal handler may raise here: wait again then
+            self._written = None
+            if error is not None:
+                raise error
 
 
 @dataclass(frozen=True)
