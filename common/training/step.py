@@ -1,7 +1,7 @@
 """One update: forward, backward, reduce, normalise, clip, check finite, apply."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class UpdateReport:
     """Counts and measures of this process' micro-batches."""
 
 
+@dataclass
 class UpdateStep:
     """Applies updates to `weights` by `optimizer`.
 
@@ -37,21 +38,16 @@ class UpdateStep:
     every process; one that does not require a gradient is not updated.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
-        *,
-        clip_norm: float = 0.0,
-        scaler: LossScaler | None = None,
-        memory_hint: str = "make batches smaller",
-    ):
-        """`clip_norm`: largest norm of the gradient, 0 for no limit; `scaler`: scales the loss
-        before and the gradient after the backward pass (fp16); `memory_hint`: what to change when
-        memory runs out."""
-        self.weights, self.optimizer, self.device = weights, optimizer, device
-        self.clip_norm, self.scaler, self.memory_hint = clip_norm, scaler, memory_hint
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    _: KW_ONLY
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0: no limit."""
+    scaler: LossScaler | None = None
+    """Scales the loss before and the gradient after the backward pass (fp16)."""
+    memory_hint: str = "make batches smaller"
+    """What to change when memory runs out."""
 
     def run(
         self,
