@@ -34,6 +34,5 @@ OTHER_NAMES+=(
     [PRECISIONS]=precision [PEERS]=peer [NUM_CONCAT_BATCHES]=concat
 )
 LISTS+=" NUM_CONCAT_BATCHES "
-flags=()
 add_flags hourglass_benchmark.sh
 "$PYTHON" -m utils.benchmarks.step "${flags[@]}" "$@"

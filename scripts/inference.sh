@@ -15,14 +15,10 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-flags=()
 add_flags inference.sh
 start=("$PYTHON")
 if [[ $NUM_GPUS != 1 ]]; then
-    if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-        share=$(($(nproc) / NUM_GPUS))
-        export OMP_NUM_THREADS=$((share > 0 ? share : 1))
-    fi
+    share_cores
     start+=(-m common.runtime.launcher --standalone --nproc_per_node "$NUM_GPUS")
 fi
 "${start[@]}" inference.py evaluate "${flags[@]}" "$@"

@@ -14,6 +14,5 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-flags=()
 add_flags inference_benchmark.sh
 "$PYTHON" inference.py benchmark "${flags[@]}" "$@"

@@ -24,7 +24,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
-# launch COMMAND [FLAG ...]: run train.py with the shared flags; returns its exit code.
+# launch COMMAND [FLAG ...]: run train.py with the flags all recipes share; returns its exit code.
 launch() {
     local precision=fp32 flags=()
     if [[ $FP16 == true ]]; then precision=fp16; fi
@@ -34,12 +34,7 @@ launch() {
         return 2
     fi
     add_flags launch.sh
-    local train valid
-    read -ra train <<<"$TRAIN_SUBSET"
-    read -ra valid <<<"$VALID_SUBSET"
-    local arguments=("$1" --output_dir "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"
-        --train_subset ${train[@]+"${train[@]}"} --valid_subset ${valid[@]+"${valid[@]}"}
-        "${flags[@]}" --precision "$precision" "${@:2}")
+    local arguments=("$1" "${flags[@]}" --precision "$precision" "${@:2}")
 
     if [[ " $* " == *" --dry_run "* ]]; then
         # Nothing is trained: one process prints for all.
@@ -52,11 +47,8 @@ launch() {
         "$PYTHON" train.py "${arguments[@]}"
         return
     fi
-    if [[ -z ${OMP_NUM_THREADS:-} ]]; then
-        # torchrun would give each process a single thread, and no choice all threads to each.
-        local share=$(($(nproc) / NUM_GPUS))
-        export OMP_NUM_THREADS=$((share > 0 ? share : 1))
-    fi
+    # torchrun would give each process a single thread, and torch all threads to each.
+    share_cores
     local rendezvous=(--standalone)
     if [[ $NUM_NODES != 1 ]]; then
         # The machines wait for each other as long as the processes do.

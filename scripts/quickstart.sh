@@ -21,6 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 CPU=true
 geometry=(--num_concat_batches 1 --update_freq "$UPDATE_FREQ" --batches_per_update 2)
+data=(--dataset_dir "$DATASET_DIR" --train_subset train-mini --valid_subset dev-mini)
 
 : "${HOURGLASS_CONFIG:=[1,(2,2),1]}"
 : "${PRETRAIN_UPDATES:=1000}"
@@ -56,7 +57,7 @@ corpus() {
 }
 
 pretrain_mini() {
-    OUTPUT_DIR=$OUTPUT_DIR/pretrain LOG_FREQUENCY=50 launch pretrain \
+    LOG_FREQUENCY=50 launch pretrain --output_dir "$OUTPUT_DIR/pretrain" "${data[@]}" \
         --model mini --hourglass_config "$HOURGLASS_CONFIG" \
         --max_tokens "$PRETRAIN_MAX_TOKENS" "${geometry[@]}" \
         --min_sample_size 8000 --max_sample_size 48000 --mask_span 5 \
@@ -68,7 +69,8 @@ pretrain_mini() {
 }
 
 finetune_mini() {
-    OUTPUT_DIR=$OUTPUT_DIR/finetune LOG_FREQUENCY=50 VALIDATE_FREQUENCY=2 launch finetune \
+    LOG_FREQUENCY=50 VALIDATE_FREQUENCY=2 launch finetune \
+        --output_dir "$OUTPUT_DIR/finetune" "${data[@]}" \
         --pretrained_model "$OUTPUT_DIR/pretrain/wav2vec2_update$PRETRAIN_UPDATES.pt" \
         --random_weights "$RANDOM_WEIGHTS" \
         --max_tokens "$FINETUNE_MAX_TOKENS" "${geometry[@]}" \
@@ -86,8 +88,6 @@ evaluate() {
 }
 
 prepare_python requirements-quickstart.txt
-TRAIN_SUBSET=train-mini
-VALID_SUBSET=dev-mini
 source scripts/launch.sh
 stage corpus corpus
 stage filelists filelists

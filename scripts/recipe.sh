@@ -22,6 +22,13 @@ declare -A OTHER_NAMES=(
     [SUBSETS]=subset [BENCHMARK_SUBSET]=subset
 )
 
+# share_cores: without OMP_NUM_THREADS, an equal share of the cores for each of NUM_GPUS processes.
+share_cores() {
+    local share=$(($(nproc) / NUM_GPUS))
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
+}
+
+flags=()
 # add_flags SCRIPT: append to `flags` those of the variables that scripts/SCRIPT declares.
 add_flags() {
     local variable words

@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-: "${CONTAINER_USER:=12345:12345}"   # not root, and nobody the image knows
+: "${CONTAINER_USER:=12345:12345}"   # not root, and no user of the image
 if [[ $(id -u) != 0 || ! -f /etc/debian_version ]]; then
     echo "error: scripts/test_container.sh: needs root on Debian" >&2
     exit 2
@@ -29,18 +29,18 @@ CONF
 export CONTAINERS_STORAGE_CONF=$work/storage.conf BUILDAH_ISOLATION=chroot
 export CONTAINER_ENGINE=buildah CONTAINER_USER
 
-# said MESSAGE: with the seconds since the start.
-said() {
+# report MESSAGE: print it with the seconds since the start.
+report() {
     echo "== $1 (after $SECONDS s)"
 }
 
-said "wheels"
+report "wheels"
 "$PYTHON" -m pip wheel -qq -w "$work/wheels" "torch==$TORCH_VERSION" \
     ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"}
 "$PYTHON" -m pip wheel -qq -w "$work/wheels" --find-links "$work/wheels" -r requirements-quickstart.txt
 "$PYTHON" -m pip download -qq -d "$work/wheels" --only-binary :all: -r requirements-decode.txt || true
 
-said "base image"
+report "base image"
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" \
     'Origin: Debian' | head -1)
@@ -58,7 +58,7 @@ buildah run -v "$work/wheels:/opt/wheels:ro" "$container" -- \
     python3 -m pip install -q --no-cache-dir --break-system-packages --root-user-action ignore "torch==$TORCH_VERSION"
 buildah commit -q --rm "$container" localhost/base:torch >/dev/null
 
-said "image"
+report "image"
 bash scripts/docker/build.sh --build-arg FROM_IMAGE_NAME=localhost/base:torch \
     --volume "$work/wheels:/opt/wheels:ro"
 buildah inspect --type image --format '{{.Docker.Config.Healthcheck}} {{.Docker.Config.Labels}}' \
@@ -69,9 +69,9 @@ grep -q "org.opencontainers.image.licenses:Apache-2.0" "$work/about"
 mkdir "$work/data" "$work/results"
 chown "$CONTAINER_USER" "$work/data" "$work/results"
 export DATA_DIR=$work/data RESULTS_DIR=$work/results
-said "health check"
+report "health check"
 bash scripts/docker/run.sh python3 -c 'import torch, soundfile, common, wav2vec2; print(torch.__version__)'
-said "quickstart"
+report "quickstart"
 MINUTES=3 PRETRAIN_UPDATES=30 FINETUNE_UPDATES=60 DATASET_DIR=/datasets/mini \
     bash scripts/docker/run.sh bash scripts/quickstart.sh
 "$PYTHON" - "$work/results/quickstart" "${CONTAINER_USER%%:*}" <<'PYTHON'
@@ -85,4 +85,4 @@ assert summary["utterances"] >= 200 and 0 < summary["wer"] <= 100, summary
 owners = {path.stat().st_uid for path in [results, *results.rglob("*")]}
 assert owners == {user}, f"results belong to {owners}, not to {user} alone"
 PYTHON
-said "the image works: quickstart run as user $CONTAINER_USER, its results belong to it"
+report "the image works: quickstart run as user $CONTAINER_USER, its results belong to it"

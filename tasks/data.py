@@ -6,22 +6,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
 from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import distributed
-from common.runtime.randomness import torch_generator
+from common.runtime.randomness import numpy_generator, torch_generator
 from common.training.checkpoint import ResumePoint
 from tasks.mixture import Mixture, read_manifests
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
-from wav2vec2.config import Architecture
+from wav2vec2.config import Architecture, Masking
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
 from wav2vec2.files.torch_file import weights_digest
 from wav2vec2.inference.batches import load_batches
+from wav2vec2.masking import draw_time_masks
 
 FILE_PREFIX = "wav2vec2"
 """Begins the names of checkpoint files."""
@@ -76,7 +78,7 @@ class DataOptions:
             raise UserError("--auto_geometry: needs --batches_per_update, the size to reach")
 
     def geometry(self) -> Geometry:
-        """How the processes there are share an update."""
+        """How this run's processes share an update."""
         processes, concat = distributed.world_size(), self.num_concat_batches
         wanted, accumulate = self.batches_per_update, self.update_freq
         if self.auto_geometry:
@@ -156,16 +158,16 @@ class _SingleRows(GroupRequest):
 
 def plan_batches(
     corpora: dict[str, list[Utterance]],
-    lengths: Sequence[int],
     data: DataOptions,
     seed: int,
-    *,
-    cropping: bool,
-) -> tuple[Mixture, BatchPlan]:
-    """The training batches; prints what an epoch holds and what is lost.
+    max_samples: int | None = None,
+) -> tuple[list[Utterance], Mixture, BatchPlan]:
+    """All utterances and the training batches; prints what an epoch holds and what is lost.
 
-    `lengths`: samples of each utterance as batched, corpus after corpus.
+    `max_samples`: the longest that a row can be where rows are cropped, None where they are padded.
     """
+    utterances = [u for corpus in corpora.values() for u in corpus]
+    lengths = [min(u.samples, max_samples or u.samples) for u in utterances]
     mixture = Mixture.of(corpora, data.train_weights, data.train_alpha)
     plan = BatchPlan(
         lengths,
@@ -181,7 +183,6 @@ def plan_batches(
             f"{data.num_concat_batches} batches of --max_tokens {data.max_tokens}, which run as "
             "one; lower --num_concat_batches or --max_tokens, or remove it"
         )
-    utterances = [u for corpus in corpora.values() for u in corpus]
     hours = sum(mixture.hours)
     if len(corpora) > 1:
         notice(mixture.describe())
@@ -201,14 +202,14 @@ def plan_batches(
     if plan.unused:
         never = len(plan.unused)
         text += f" (of them the {never} shortest utterances in every epoch: no full group)"
-    if cropping:
+    if max_samples:
         groups = [[n for batch in group for n in batch] for group in plan.groups]
         kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)
         batched = sum(utterances[n].samples for group in groups for n in group)
         lost = 100 * (1 - kept / batched)
         text += f"; cropping loses {lost:.2f} % of the audio, elsewhere in each epoch"
     notice(text)
-    return mixture, plan
+    return utterances, mixture, plan
 
 
 def recipe_of(
@@ -223,7 +224,7 @@ def recipe_of(
     """What defines a training, in plain types: a resumed run must agree with all of it.
 
     `choices`: the other groups of options.  How the effective batch size is spread over processes
-    and accumulation is not part of it, nor is where the data lie.
+    and accumulation is not part of it, nor is the folder of the data.
     """
     recipe = {
         "command": command,
@@ -250,6 +251,21 @@ def digest_of_start(path: str, resume_from: ResumePoint | None, name: str) -> st
     if resume_from is None or Path(path).exists():
         return weights_digest(path)
     return resume_from.content.get("recipe", {}).get(name)
+
+
+def draw_masks(
+    masking: Masking, frames: Sequence[int], purpose: str, key: tuple[int, ...]
+) -> list[np.ndarray]:
+    """The masked frames of each row of a sub-batch, whose rows have so many `frames`."""
+    return draw_time_masks(
+        frames,
+        probability=masking.mask_prob,
+        span=masking.mask_span,
+        distribution=masking.mask_distribution,
+        other=masking.mask_other,
+        generator=numpy_generator(f"{purpose} mask", *key),
+        padded=len(set(frames)) > 1,
+    )
 
 
 def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:

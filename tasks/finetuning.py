@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import randomness
 from common.training.checkpoint import ResumePoint
 from common.training.meter import Sums, Totals
+from common.training.optimizer import OptimizerOptions
+from common.training.precision import PrecisionOptions
+from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
 from tasks.data import (
@@ -23,6 +26,7 @@ from tasks.data import (
     DataOptions,
     digest_of_start,
     draw_layers,
+    draw_masks,
     filter_utterances,
     plan_batches,
     recipe_of,
@@ -41,7 +45,7 @@ from wav2vec2.files.filelists import Manifest, Utterance, read_labels
 from wav2vec2.files.torch_file import digest
 from wav2vec2.inference.recognition import Score, recognise
 from wav2vec2.interop import checkpoints, native
-from wav2vec2.masking import draw_channel_masks, draw_time_masks
+from wav2vec2.masking import draw_channel_masks
 from wav2vec2.text.error_rate import ErrorCounts
 from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
 
@@ -77,6 +81,47 @@ class FinetuneOptions:
             raise UserError(f"--final_dropout {self.final_dropout}: must be within [0, 1)")
 
 
+@dataclass(frozen=True)
+class FinetuningRecipe:
+    """CTC training on transcribed audio, by default of Base on 100 hours."""
+
+    command: ClassVar[str] = "finetune"
+
+    data: DataOptions = DataOptions(
+        train_subset=("train-clean-100",),
+        max_tokens=3_200_000,
+        num_concat_batches=1,
+        batches_per_update=8,
+    )
+    finetune: FinetuneOptions = FinetuneOptions()
+    regularisation: Regularisation = Regularisation(
+        dropout=0.0,
+        dropout_input=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.1,
+        layerdrop=0.1,
+        feature_grad_mult=0.0,
+    )
+    masking: Masking = Masking()
+    channel_masking: ChannelMasking = ChannelMasking()
+    optimizer: OptimizerOptions = OptimizerOptions(adam_eps=1e-8, weight_decay=0.0, clip_norm=0.0)
+    schedule: ScheduleOptions = ScheduleOptions(
+        learning_rate=3e-5,
+        schedule="three_stage",
+        max_update=80_000,
+        warmup_updates=8_000,
+        hold_updates=32_000,
+    )
+    precision: PrecisionOptions = PrecisionOptions()
+    run: RunOptions = RunOptions(output_dir="results/finetune_base_100h", save_frequency=10)
+
+    def build_task(
+        self, device: torch.device, resume_from: ResumePoint | None = None
+    ) -> "FinetuningTask":
+        """The task on `device`; a resumed one does not need the pre-trained model any more."""
+        return FinetuningTask(self, device, resume_from)
+
+
 @dataclass
 class MaskDraws:
     """The masks of a sub-batch."""
@@ -97,24 +142,14 @@ class DrawMasks:
 
     def __call__(self, lengths: list[int], key: tuple[int, ...]) -> MaskDraws:
         frames = [frame_count(n, self.architecture.conv_layers) for n in lengths]
-        masking, channels = self.masking, self.channel_masking
         time_mask = np.zeros((len(frames), max(frames)), dtype=bool)
-        masked = draw_time_masks(
-            frames,
-            probability=masking.mask_prob,
-            span=masking.mask_span,
-            distribution=masking.mask_distribution,
-            other=masking.mask_other,
-            generator=randomness.numpy_generator("train mask", *key),
-            padded=len(set(frames)) > 1,
-        )
-        for row, positions in zip(time_mask, masked):
+        for row, positions in zip(time_mask, draw_masks(self.masking, frames, "train", key)):
             row[positions] = True
         channel_mask = draw_channel_masks(
             len(frames),
             self.architecture.dim,
-            probability=channels.mask_channel_prob,
-            span=channels.mask_channel_span,
+            probability=self.channel_masking.mask_channel_prob,
+            span=self.channel_masking.mask_channel_span,
             generator=randomness.numpy_generator("train channel mask", *key),
         )
         return MaskDraws(time_mask, channel_mask)
@@ -127,20 +162,14 @@ class FinetuningTask:
 
     def __init__(
         self,
-        data: DataOptions,
-        options: FinetuneOptions,
-        regularisation: Regularisation,
-        masking: Masking,
-        channel_masking: ChannelMasking,
-        run: RunOptions,
-        max_update: int,
+        recipe: FinetuningRecipe,
         device: torch.device,
-        *,
         resume_from: ResumePoint | None = None,
     ):
         """`resume_from`: the checkpoint of this task to resume; the pre-trained one is then not
         needed any more."""
-        self.data, self.options, self.regularisation = data, options, regularisation
+        options, run, max_update = recipe.finetune, recipe.run, recipe.schedule.max_update
+        self.data, self.options, self.regularisation = recipe.data, options, recipe.regularisation
         self.run, self.device = run, device
         if options.freeze_finetune_updates >= max_update:
             notice(
@@ -164,18 +193,34 @@ class FinetuningTask:
             crop=False,
             normalize_input=self.architecture.normalize_input,
             labels=labels,
-            draw=DrawMasks(self.architecture, masking, channel_masking),
+            draw=DrawMasks(self.architecture, recipe.masking, recipe.channel_masking),
         )
 
         randomness.reseed("weights", run.seed)
         self.model = Wav2Vec2ForCTC.from_config(
-            self.architecture, regularisation, len(self.vocabulary), options.final_dropout
+            self.architecture, self.regularisation, len(self.vocabulary), options.final_dropout
         )
         if resume_from is None and not options.random_weights:
             native.load_pretrained_trunk(self.model, pretrained, source)
         self.model.to(device)
         kernels.install(self.model, device)
-        self.recipe = self._recipe(utterances, masking, channel_masking, resume_from)
+        self.recipe = recipe_of(
+            recipe.command,
+            self.architecture,
+            self.data,
+            utterances,
+            self.mixture,
+            self.plan,
+            *(options, self.regularisation, recipe.masking, recipe.channel_masking),
+        )
+        del self.recipe["hourglass_config"]  # only confirms the architecture
+        # The content of the files counts, not their place.
+        self.recipe["pretrained_model"] = digest_of_start(
+            options.pretrained_model, resume_from, "pretrained_model"
+        )
+        subwords = self.vocabulary.subwords
+        dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")
+        self.recipe["dictionary"] = digest(dictionary)
 
     def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
@@ -206,11 +251,7 @@ class FinetuningTask:
             encoded = self._encode(manifest, read_labels(manifest, self.options.labels))
             corpora[name] = self._trainable(manifest, encoded)
             labels += [encoded[u.id] for u in corpora[name]]
-        utterances = [u for corpus in corpora.values() for u in corpus]
-        lengths = [u.samples for u in utterances]
-        self.mixture, self.plan = plan_batches(
-            corpora, lengths, data, self.run.seed, cropping=False
-        )
+        utterances, self.mixture, self.plan = plan_batches(corpora, data, self.run.seed)
         return utterances, labels
 
     def _read_validation_sets(self) -> None:
@@ -232,32 +273,6 @@ class FinetuningTask:
                 crop=False,
                 normalize_input=self.architecture.normalize_input,
             )
-
-    def _recipe(
-        self,
-        utterances: Sequence[Utterance],
-        masking: Masking,
-        channel_masking: ChannelMasking,
-        resume_from: ResumePoint | None,
-    ) -> dict[str, Any]:
-        recipe = recipe_of(
-            "finetune",
-            self.architecture,
-            self.data,
-            utterances,
-            self.mixture,
-            self.plan,
-            *(self.options, self.regularisation, masking, channel_masking),
-        )
-        del recipe["hourglass_config"]  # only confirms the architecture
-        # The content of the files counts, not where they lie.
-        recipe["pretrained_model"] = digest_of_start(
-            self.options.pretrained_model, resume_from, "pretrained_model"
-        )
-        subwords = self.vocabulary.subwords
-        dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")
-        recipe["dictionary"] = digest(dictionary)
-        return recipe
 
     def _encode(self, manifest: Manifest, lines: dict[str, str]) -> dict[str, list[int]]:
         """Label lines -> ids by utterance; symbols the dictionary lacks are refused or counted."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from common.data.dataset import TrainingBatch, UtteranceDataset
 from common.runtime import randomness
 from common.training.checkpoint import ResumePoint
 from common.training.meter import Sums, Totals
+from common.training.optimizer import OptimizerOptions
+from common.training.precision import PrecisionOptions
+from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
 from tasks.data import (
@@ -20,6 +23,7 @@ from tasks.data import (
     DataOptions,
     digest_of_start,
     draw_layers,
+    draw_masks,
     plan_batches,
     read_corpora,
     recipe_of,
@@ -39,8 +43,7 @@ from wav2vec2.config import (
 from wav2vec2.contrastive import draw_distractors
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.filelists import Utterance
-from wav2vec2.interop import native
-from wav2vec2.masking import draw_time_masks
+from wav2vec2.interop import checkpoints, native
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
 from wav2vec2.quantizer import gumbel_temperature, perplexity
 
@@ -111,6 +114,30 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class PretrainingRecipe:
+    """Contrastive pre-training on audio alone."""
+
+    command: ClassVar[str] = "pretrain"
+
+    data: DataOptions = DataOptions()
+    crop: CropOptions = CropOptions()
+    model: ModelOptions = ModelOptions()
+    regularisation: Regularisation = Regularisation()
+    masking: Masking = Masking()
+    objective: ContrastiveObjective = ContrastiveObjective()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    schedule: ScheduleOptions = ScheduleOptions()
+    precision: PrecisionOptions = PrecisionOptions()
+    run: RunOptions = RunOptions()
+
+    def build_task(
+        self, device: torch.device, resume_from: ResumePoint | None = None
+    ) -> "PretrainingTask":
+        """The task on `device`; a resumed one takes its architecture from the checkpoint."""
+        return PretrainingTask(self, device, resume_from)
+
+
+@dataclass(frozen=True)
 class DrawSubBatch:
     """Draws a sub-batch's masks and distractors, inside a loader worker."""
 
@@ -121,15 +148,7 @@ class DrawSubBatch:
 
     def __call__(self, lengths: list[int], key: tuple[int, ...]) -> SubBatch:
         frames = [frame_count(n, self.conv_layers) for n in lengths]
-        masked = draw_time_masks(
-            frames,
-            probability=self.masking.mask_prob,
-            span=self.masking.mask_span,
-            distribution=self.masking.mask_distribution,
-            other=self.masking.mask_other,
-            generator=randomness.numpy_generator(f"{self.purpose} mask", *key),
-            padded=len(set(frames)) > 1,
-        )
+        masked = draw_masks(self.masking, frames, self.purpose, key)
         distractors = draw_distractors(
             len(frames),
             len(masked[0]),
@@ -147,21 +166,19 @@ class PretrainingTask:
 
     def __init__(
         self,
-        data: DataOptions,
-        crop: CropOptions,
-        architecture: Architecture,
-        regularisation: Regularisation,
-        masking: Masking,
-        objective: ContrastiveObjective,
-        run: RunOptions,
+        recipe: PretrainingRecipe,
         device: torch.device,
-        *,
-        init_from: str = "",
-        weights: dict[str, Any] | None = None,
         resume_from: ResumePoint | None = None,
     ):
-        """`init_from`: checkpoint to start from, `weights`: its content; `resume_from`: the
-        checkpoint of this task to resume, which then has the weights."""
+        """`resume_from`: the checkpoint of this task to resume, which then has the weights."""
+        data, crop, run, masking = recipe.data, recipe.crop, recipe.run, recipe.masking
+        regularisation, objective = recipe.regularisation, recipe.objective
+        init_from, weights = recipe.model.init_from, None
+        if resume_from is not None:
+            architecture = recipe.model.architecture(resume_from.content, str(resume_from.path))
+        else:
+            weights = checkpoints.read_checkpoint(init_from) if init_from else None
+            architecture = recipe.model.architecture(weights, init_from)
         check_settings(data, crop, architecture, masking)
         self.data, self.crop, self.architecture = data, crop, architecture
         self.regularisation, self.masking, self.objective = regularisation, masking, objective
@@ -180,9 +197,9 @@ class PretrainingTask:
             lambda u: frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES,
             "are too short to mask and are skipped",
         )
-        utterances = [u for corpus in corpora.values() for u in corpus]
-        lengths = [min(u.samples, crop.max_sample_size) for u in utterances]
-        self.mixture, self.plan = plan_batches(corpora, lengths, data, run.seed, cropping=True)
+        utterances, self.mixture, self.plan = plan_batches(
+            corpora, data, run.seed, crop.max_sample_size
+        )
         self.dataset = self._dataset(utterances, "train")
         self.valid_datasets = {name: self._dataset(u, "valid") for name, u in valid_corpora.items()}
 
@@ -194,7 +211,7 @@ class PretrainingTask:
         kernels.install(self.model, device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)
         self.recipe = recipe_of(
-            "pretrain",
+            recipe.command,
             architecture,
             data,
             utterances,
@@ -261,7 +278,7 @@ class PretrainingTask:
         }
 
     def collapse_reason(self, totals: Totals) -> str | None:
-        """A collapsed codebook: few codes, with which the task becomes trivial or hopeless."""
+        """A collapsed codebook: too few codes to learn from."""
         metrics = self.summarise(totals)
         codes, accuracy = metrics["code_perplexity"], metrics["accuracy"]
         groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries

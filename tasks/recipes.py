@@ -1,124 +1,28 @@
-"""The recipes as typed configurations, and the trainer that a recipe describes.
+"""A command line -> a recipe, and the trainer that it describes.
 
 A recipe is composed of groups of options; each field of a group is a flag of train.py.  The
-defaults here are the Base recipes on LibriSpeech; the scripts state their differences.
+defaults are the Base recipes on LibriSpeech; the scripts state their differences.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import asdict, fields
+from typing import Any
 
 import torch
 
 from common.runtime import distributed, environment
-from common.training.checkpoint import CheckpointFolder, ResumePoint
-from common.training.optimizer import OptimizerOptions
-from common.training.precision import PrecisionOptions
-from common.training.schedule import ScheduleOptions
-from common.training.task import Task
-from common.training.trainer import RunOptions, Trainer
-from tasks.data import FILE_PREFIX, DataOptions
-from tasks.finetuning import FinetuneOptions, FinetuningTask
-from tasks.pretraining import CropOptions, ModelOptions, PretrainingTask
+from common.training.checkpoint import CheckpointFolder
+from common.training.trainer import Trainer
+from tasks.data import FILE_PREFIX
+from tasks.finetuning import FinetuningRecipe
+from tasks.pretraining import PretrainingRecipe
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import EXIT_FILE, UserError
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.config import ChannelMasking, ContrastiveObjective, Masking, Regularisation
 from wav2vec2.files.output import prepare_folder
-from wav2vec2.interop import checkpoints
 from wav2vec2.kernels import compile_layers
-
-
-@dataclass(frozen=True)
-class PretrainingRecipe:
-    """Contrastive pre-training on audio alone."""
-
-    command: ClassVar[str] = "pretrain"
-
-    data: DataOptions = DataOptions()
-    crop: CropOptions = CropOptions()
-    model: ModelOptions = ModelOptions()
-    regularisation: Regularisation = Regularisation()
-    masking: Masking = Masking()
-    objective: ContrastiveObjective = ContrastiveObjective()
-    optimizer: OptimizerOptions = OptimizerOptions()
-    schedule: ScheduleOptions = ScheduleOptions()
-    precision: PrecisionOptions = PrecisionOptions()
-    run: RunOptions = RunOptions()
-
-    def build_task(self, device: torch.device, resume_from: ResumePoint | None = None) -> Task:
-        """The task on `device`; a resumed one takes its architecture from the checkpoint."""
-        init_from = self.model.init_from
-        weights = checkpoints.read_checkpoint(init_from) if init_from and not resume_from else None
-        if resume_from:
-            architecture = self.model.architecture(resume_from.content, str(resume_from.path))
-        else:
-            architecture = self.model.architecture(weights, init_from)
-        return PretrainingTask(
-            self.data,
-            self.crop,
-            architecture,
-            self.regularisation,
-            self.masking,
-            self.objective,
-            self.run,
-            device,
-            init_from=init_from,
-            weights=weights,
-            resume_from=resume_from,
-        )
-
-
-@dataclass(frozen=True)
-class FinetuningRecipe:
-    """CTC training on transcribed audio, by default of Base on 100 hours."""
-
-    command: ClassVar[str] = "finetune"
-
-    data: DataOptions = DataOptions(
-        train_subset=("train-clean-100",),
-        max_tokens=3_200_000,
-        num_concat_batches=1,
-        batches_per_update=8,
-    )
-    finetune: FinetuneOptions = FinetuneOptions()
-    regularisation: Regularisation = Regularisation(
-        dropout=0.0,
-        dropout_input=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.1,
-        layerdrop=0.1,
-        feature_grad_mult=0.0,
-    )
-    masking: Masking = Masking()
-    channel_masking: ChannelMasking = ChannelMasking()
-    optimizer: OptimizerOptions = OptimizerOptions(adam_eps=1e-8, weight_decay=0.0, clip_norm=0.0)
-    schedule: ScheduleOptions = ScheduleOptions(
-        learning_rate=3e-5,
-        schedule="three_stage",
-        max_update=80_000,
-        warmup_updates=8_000,
-        hold_updates=32_000,
-    )
-    precision: PrecisionOptions = PrecisionOptions()
-    run: RunOptions = RunOptions(output_dir="results/finetune_base_100h", save_frequency=10)
-
-    def build_task(self, device: torch.device, resume_from: ResumePoint | None = None) -> Task:
-        """The task on `device`; a resumed one does not need the pre-trained model any more."""
-        return FinetuningTask(
-            self.data,
-            self.finetune,
-            self.regularisation,
-            self.masking,
-            self.channel_masking,
-            self.run,
-            self.schedule.max_update,
-            device,
-            resume_from=resume_from,
-        )
-
 
 Recipe = PretrainingRecipe | FinetuningRecipe
 RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)

@@ -5,7 +5,7 @@ losses do not depend on how many loader workers there are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class TrainingBatch(AudioBatch):
         return replace(self, waveforms=move(self.waveforms), draws=draws)
 
 
+@dataclass(eq=False)
 class UtteranceDataset(Dataset):
     """Decoded, normalised, cropped or padded batches.
 
@@ -63,25 +64,15 @@ class UtteranceDataset(Dataset):
     `max_samples` is cropped at a random offset.
     """
 
-    def __init__(
-        self,
-        utterances: Sequence[Utterance],
-        *,
-        seed: int,
-        crop: bool,
-        max_samples: int | None = None,
-        normalize_input: bool = False,
-        labels: Sequence[Sequence[int]] | None = None,
-        draw: Draw | None = None,
-    ):
-        """`labels`: unit ids of each utterance, in the order of `utterances`."""
-        self.utterances = utterances
-        self.seed = seed
-        self.crop = crop
-        self.max_samples = max_samples
-        self.normalize_input = normalize_input
-        self.labels = labels
-        self.draw = draw
+    utterances: Sequence[Utterance]
+    _: KW_ONLY
+    seed: int
+    crop: bool
+    max_samples: int | None = None
+    normalize_input: bool = False
+    labels: Sequence[Sequence[int]] | None = None
+    """Unit ids of each utterance, in the order of `utterances`."""
+    draw: Draw | None = None
 
     def __len__(self) -> int:
         return len(self.utterances)

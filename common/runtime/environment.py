@@ -16,7 +16,7 @@ def describe(device: torch.device, processes: int) -> dict[str, Any]:
     """Hardware, cores, versions and commit, as plain types without host names or paths; what is
     unknown has no entry."""
     found: dict[str, Any] = {
-        "hardware": accelerator(device) or processor(),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -29,10 +29,6 @@ def describe(device: torch.device, processes: int) -> dict[str, Any]:
         "commit": commit(),
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def accelerator(device: torch.device) -> str | None:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def processor(information: Path = Path("/proc/cpuinfo")) -> str:

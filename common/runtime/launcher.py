@@ -107,23 +107,18 @@ def main(argv: list[str]) -> int:
             # In some containers the name of the machine does not resolve.
             arguments.local_addr = "127.0.0.1"
         arguments.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-        started = threading.Event()
+        started, failures = threading.Event(), {}
         threading.Thread(target=watch, args=(arguments, started), daemon=True).start()
         try:
             torchrun.run(arguments)
             return ExitCode.DONE
         except ChildFailedError as error:
-            reason, code = explain(record, error.failures)
+            failures = error.failures
         except SignalException as error:
-            if record.exists():
-                reason, code = explain(record, {})
-            else:
-                reason, code = f"stopped by {error.sigval.name}", 128 + error.sigval
+            reason, code = f"stopped by {error.sigval.name}", 128 + error.sigval
         except (RendezvousError, DistError) as error:
             why = one_line(error).split(" Exception raised from ")[0] or type(error).__name__
-            if record.exists():
-                reason, code = explain(record, {})
-            elif started.is_set():
+            if started.is_set():
                 reason = (
                     f"another machine is gone ({why}); start it again to resume from the last "
                     "checkpoint"
@@ -131,6 +126,8 @@ def main(argv: list[str]) -> int:
                 code = ExitCode.PEER_LOST
             else:
                 reason, code = not_connected(arguments.nnodes, why), ExitCode.USER_ERROR
+        if failures or record.exists():
+            reason, code = explain(record, failures)
     print(f"error: {reason}", file=sys.stderr, flush=True)
     return int(code)
 

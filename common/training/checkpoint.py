@@ -2,8 +2,8 @@
 
 import os
 import re
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,7 @@ class CheckpointWriter:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: UserError | None = None
+        self._written: Future[None] | None = None
 
     def save(self, path: Path, content: dict[str, Any], then: Callable[[], None]) -> None:
         """Write a copy of `content`, then call `then`; waits for the previous write."""
@@ -43,23 +42,20 @@ class CheckpointWriter:
         copy = _copied(content)
 
         def write() -> None:
-            try:
-                save_checkpoint(path, copy)
-                then()
-            except UserError as error:
-                self._error = error
+            save_checkpoint(path, copy)
+            then()
 
-        self._thread = threading.Thread(target=write, name="checkpoint")
-        self._thread.start()
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._written = pool.submit(write)
+        pool.shutdown(wait=False)  # the thread ends with its task: loader workers may be forked
 
     def wait(self) -> None:
         """Wait until everything is written; UserError if that failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._written is not None:
+            error = self._written.exception()  # a signal handler may raise here: wait again then
+            self._written = None
+            if error is not None:
+                raise error
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from wav2vec2.cli.telemetry import peak_memory_mib
 
 Item = TypeVar("Item")
 
+COUNTS = ("targets", "tokens", "frames", "audio_seconds")
+"""What every task counts in a micro-batch: fields of MicroBatchResult and of Totals."""
+
 MAX_PENDING = 64
 """Values of a name that are kept before they are added up: adding each at once would launch a
 small kernel per value."""
@@ -81,8 +84,7 @@ class Totals:
     def over_ranks(cls, sums: Sums, device: torch.device) -> "Totals":
         """The totals of what an UpdateStep counted; every process calls this together."""
         own = sums.total(device)
-        counted = [own.pop(name) for name in ("targets", "tokens", "frames", "audio_seconds")]
-        return cls(*counted, sums=own)
+        return cls(**{name: own.pop(name) for name in COUNTS}, sums=own)
 
 
 class Meter:

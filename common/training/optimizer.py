@@ -71,16 +71,8 @@ class Lamb(torch.optim.Optimizer):
     where there is no weight decay.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[torch.nn.Parameter],
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-    ):
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], **defaults: Any):
+        """`defaults`: lr, betas, eps and weight_decay, as of torch's Adam; all are required."""
         super().__init__(parameters, defaults)
 
     @torch.no_grad()
@@ -94,9 +86,8 @@ class Lamb(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = 0
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                    moments = {n: torch.zeros_like(parameter) for n in ("exp_avg", "exp_avg_sq")}
+                    state.update(step=0, **moments)
                 state["step"] += 1
                 mean, square = state["exp_avg"], state["exp_avg_sq"]
                 mean.lerp_(parameter.grad, 1 - beta1)

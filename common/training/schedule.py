@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from wav2vec2.cli.errors import UserError
@@ -18,28 +19,23 @@ def polynomial(update: int, *, peak: float, warmup: int, total: int, power: floa
     return peak * (1 - (done - warmup) / (total - warmup)) ** power
 
 
-def three_stage(
-    update: int,
-    *,
-    peak: float,
-    warmup: int,
-    hold: int,
-    decay: int,
-    start_scale: float = 0.01,
-    end_scale: float = 0.05,
-) -> float:
-    """Linear from `start_scale * peak`, constant, then exponential decay to `end_scale * peak`.
+START_SCALE, END_SCALE = 0.01, 0.05
+"""Where `three_stage` starts and ends, relative to the peak."""
+
+
+def three_stage(update: int, *, peak: float, warmup: int, hold: int, decay: int) -> float:
+    """Linear from `START_SCALE * peak`, constant, then exponential decay to `END_SCALE * peak`.
 
     The schedule of wav2vec 2.0 fine-tuning (arXiv 2006.11477, section 4.3).
     """
     done = update - 1
     if done < warmup:
-        return peak * (start_scale + (1 - start_scale) * done / warmup)
+        return peak * (START_SCALE + (1 - START_SCALE) * done / warmup)
     if done < warmup + hold:
         return peak
     if done < warmup + hold + decay:
-        return peak * end_scale ** ((done - warmup - hold) / decay)
-    return peak * end_scale
+        return peak * END_SCALE ** ((done - warmup - hold) / decay)
+    return peak * END_SCALE
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,9 @@ class ScheduleOptions:
 
     def function(self) -> Callable[[int], float]:
         """The schedule: update, counted from 1 -> learning rate."""
+        peak, warmup, hold = self.learning_rate, self.warmup_updates, self.hold_updates
+        total = self.max_update
         if self.schedule == "polynomial":
-            return lambda update: polynomial(
-                update,
-                peak=self.learning_rate,
-                warmup=self.warmup_updates,
-                total=self.max_update,
-                power=self.power,
-            )
-        return lambda update: three_stage(
-            update,
-            peak=self.learning_rate,
-            warmup=self.warmup_updates,
-            hold=self.hold_updates,
-            decay=self.max_update - self.warmup_updates - self.hold_updates,
-        )
+            return partial(polynomial, peak=peak, warmup=warmup, total=total, power=self.power)
+        decay = total - warmup - hold
+        return partial(three_stage, peak=peak, warmup=warmup, hold=hold, decay=decay)

@@ -1,7 +1,7 @@
 """One update: forward, backward, reduce, normalise, clip, check finite, apply."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.runtime import distributed
 from common.runtime.signals import uninterrupted
-from common.training.meter import Sums
+from common.training.meter import COUNTS, Sums
 from common.training.precision import LossScaler, Weights
 from common.training.task import MicroBatchResult
 from wav2vec2.cli.errors import UserError, one_line, out_of_memory
@@ -29,6 +29,7 @@ class UpdateReport:
     """Counts and measures of this process' micro-batches."""
 
 
+@dataclass
 class UpdateStep:
     """Applies updates to `weights` by `optimizer`.
 
@@ -37,21 +38,16 @@ class UpdateStep:
     every process; one that does not require a gradient is not updated.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        optimizer: torch.optim.Optimizer,
-        device: torch.device,
-        *,
-        clip_norm: float = 0.0,
-        scaler: LossScaler | None = None,
-        memory_hint: str = "make batches smaller",
-    ):
-        """`clip_norm`: largest norm of the gradient, 0 for no limit; `scaler`: scales the loss
-        before and the gradient after the backward pass (fp16); `memory_hint`: what to change when
-        memory runs out."""
-        self.weights, self.optimizer, self.device = weights, optimizer, device
-        self.clip_norm, self.scaler, self.memory_hint = clip_norm, scaler, memory_hint
+    weights: Weights
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    _: KW_ONLY
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0: no limit."""
+    scaler: LossScaler | None = None
+    """Scales the loss before and the gradient after the backward pass (fp16)."""
+    memory_hint: str = "make batches smaller"
+    """What to change when memory runs out."""
 
     def run(
         self,
@@ -102,15 +98,7 @@ class UpdateStep:
                 (result.loss * self._loss_scale).backward()
                 self.weights.collect_gradients()
                 targets += result.targets
-                sums.add(
-                    {
-                        **result.sums,
-                        "targets": result.targets,
-                        "tokens": result.tokens,
-                        "frames": result.frames,
-                        "audio_seconds": result.audio_seconds,
-                    }
-                )
+                sums.add(result.sums | {name: getattr(result, name) for name in COUNTS})
                 result = None  # and with it the graph, before the next one is built
         except UserError as failure:
             error = failure

@@ -28,7 +28,7 @@ from common.training.schedule import ScheduleOptions
 from common.training.state import TrainingState
 from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
-from common.training.validator import Validator
+from common.training.validator import validate
 from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
@@ -55,7 +55,7 @@ class RunOptions:
     save_every_updates: int = 0
     """Updates between checkpoints, in addition; 0: none."""
     keep_checkpoints: int = 2
-    """Newest checkpoints to keep, beside the best one and those nearest to the milestones."""
+    """Newest checkpoints to keep, besides the best one and those nearest to the milestones."""
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000)
     """Updates whose nearest checkpoint is kept, too."""
     validate_frequency: int = 1
@@ -102,11 +102,6 @@ class RunOptions:
             )
         if self.benchmark_warmup_epochs and not self.benchmark_epochs_num:
             raise UserError("--benchmark_warmup_epochs: needs --benchmark_epochs_num, too")
-
-    @property
-    def epochs(self) -> int:
-        """After how many epochs this job ends; 0: when the training does."""
-        return self.epochs_this_job or self.benchmark_warmup_epochs + self.benchmark_epochs_num
 
 
 class Trainer:
@@ -171,7 +166,6 @@ class Trainer:
         self.writer = CheckpointWriter()
         self.telemetry = Telemetry(Path(run.output_dir), enabled=distributed.is_main())
         self.telemetry.parameters({**self.state.recipe, **(configuration or {})})
-        self.validator = Validator(task, self.state, self.telemetry, device)
 
     def train(self) -> dict[str, float]:
         """Train to the last update; returns the run's summary.
@@ -221,6 +215,8 @@ class Trainer:
         summary: dict[str, float] = {}
         measured: deque[dict[str, float]] = deque(maxlen=run.benchmark_epochs_num or 1)
         epochs_done = 0
+        # 0: all that the training has.
+        most_epochs = run.epochs_this_job or run.benchmark_warmup_epochs + run.benchmark_epochs_num
         self.task.model.train()
         self.interval.reset(), self.epoch.reset()
         while state.update < self.max_update:
@@ -248,7 +244,7 @@ class Trainer:
                     f"stopped by {name} after update {state.update}; start it again to resume"
                 )
             epochs_done += end_of_epoch
-            if end_of_epoch and epochs_done == run.epochs:
+            if end_of_epoch and epochs_done == most_epochs:
                 self.save()
                 break
         self.telemetry.log([], summary)
@@ -313,7 +309,7 @@ class Trainer:
             self._validate(epoch)
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        metrics, is_best = self.validator.run(epoch)
+        metrics, is_best = validate(self.task, self.state, self.telemetry, self.device, epoch)
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
             self.writer.save(self.checkpoints.best_file, content, then=lambda: None)

@@ -1,4 +1,4 @@
-# Sourced by the Slurm jobs: one task a node runs the recipe, and a job that was stopped after saving,
+# Sourced by the Slurm jobs: one task per node runs the recipe.  A job that was stopped after saving,
 # or lost a process, goes back into the queue.  Every other reason would recur: it ends the job.
 
 cd "${SLURM_SUBMIT_DIR:?this is a Slurm job: submit it with sbatch from the repository}"

@@ -21,6 +21,6 @@ def test_a_measure_prints_its_line(tmp_path, monkeypatch, capfd, what):
     monkeypatch.setattr(training, "UPDATES", 12)
     monkeypatch.setattr(training, "ROUNDS", 1)
     monkeypatch.setattr(training, "BASE", MINI)
-    training.write_noise(tmp_path, utterances=24)
+    training.write_corpus(tmp_path, utterances=24)
     training.MEASURES[what](tmp_path)
     assert re.match(LINES[what], capfd.readouterr().out.splitlines()[-1])

@@ -125,4 +125,4 @@ def test_the_benchmark_prints_its_table(corpus, command, given):
     assert [row[1].strip() for row in rows] == ["flac", "wav", "packed"]
     rates = [[float(cell.split()[0].replace(",", "")) for cell in row[2:-1]] for row in rows]
     assert np.isfinite(rates).all() and np.min(rates) > 0
-    assert out.count("s of audio a second take") == 3
+    assert out.count("s of audio per second take") == 3

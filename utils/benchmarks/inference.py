@@ -1,4 +1,4 @@
-"""How fast a recogniser is beside transformers and its own exported graphs, in one run.
+"""Speed of a recogniser, of transformers and of the exported graphs, measured in one run.
 
 `python -m utils.benchmarks.inference`
 
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,20 +21,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from utils.benchmarks.transcription import UNITS
+from utils.benchmarks.transcription import random_model
+from utils.benchmarks.turns import measure_in_turns
 from wav2vec2 import kernels
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
-from wav2vec2.config import PRESETS, Architecture, Hourglass, Regularisation
+from wav2vec2.config import PRESETS, Architecture, Hourglass
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.inference.batches import sorted_batches
-from wav2vec2.interop import exported, huggingface, native, onnx
-from wav2vec2.numerics import Precision, cast
-from wav2vec2.text.vocabulary import Vocabulary
+from wav2vec2.interop import exported, huggingface, onnx
+from wav2vec2.numerics import TYPES, Precision, cast
 
 Contestant = Callable[[Tensor, Tensor], Any]
-"""Waveforms `[batch, samples]` and their lengths `[batch]` -> whatever."""
+"""Waveforms `[batch, samples]` and their lengths `[batch]` -> its output, in any form."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class InferenceBenchmarkOptions:
     model: Literal["base", "large", "mini"] = "base"
     """Architecture, with random weights."""
     hourglass_config: str = "[2,(8,4),2]"
-    """Hourglass measured beside the plain encoder; empty: none."""
+    """Hourglass to compare with the plain encoder; empty: none."""
     utterances: int = 4
-    """Utterances of a batch."""
+    """Utterances per batch."""
     seconds: float = 10.0
     """Length of each."""
     rounds: int = 5
@@ -55,7 +56,7 @@ class InferenceBenchmarkOptions:
     exported: bool = False
     """Also the graph as torch.export's archive."""
     compiled: bool = False
-    """Also our model through torch.compile, which needs a C++ compiler, and minutes of it."""
+    """Also our model through torch.compile, which needs a C++ compiler and takes minutes."""
     mixed: int = 32
     """Utterances of mixed lengths, 1 to 20 s, sorted and batched against a padded loop in their
     order; 0: without."""
@@ -87,12 +88,12 @@ def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Conte
     logging.disable_progress_bar()
     if not folder.exists():
         huggingface.write_huggingface(content, folder)
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=types[precision]).eval()
+    dtype = TYPES[precision]
+    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval()
 
     def run(waveforms: Tensor, lengths: Tensor) -> Any:
         # As the library asks for models of the Base kind: zeros, and no mask.
-        return peer(waveforms.to(types[precision])).logits
+        return peer(waveforms.to(dtype)).logits
 
     return run
 
@@ -111,7 +112,7 @@ def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contesta
 
 def through_export(content: dict[str, Any], path: Path) -> Contestant:
     exported.write_exported(content, path)
-    return torch.export.load(path).module()  # of our own making: reading a stranger's may run code
+    return torch.export.load(path).module()  # our own file: another's may run code
 
 
 def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, Contestant]:
@@ -138,14 +139,9 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
 
 def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
     """Random weights, as a checkpoint's content and as networks of both precisions."""
-    vocabulary = Vocabulary(UNITS)
     networks: dict[Precision, Wav2Vec2ForCTC] = {}
     for precision in ("fp32", "bf16"):
-        torch.manual_seed(0)
-        network = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
-        if precision == "fp32":
-            content = native.ctc_content(architecture, vocabulary, "ltr")
-            content["model"] = {k: v.clone() for k, v in network.state_dict().items()}
+        content, network = random_model(architecture)
         cast(network.eval(), precision)
         kernels.install(network, torch.device("cpu"))
         networks[precision] = network
@@ -160,12 +156,8 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each call, all of them taking turns."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            seconds = seconds_of(call)
-            if number:
-                taken[name].append(seconds)
+    timed = {name: partial(seconds_of, call) for name, call in calls.items()}
+    taken = measure_in_turns(timed, rounds)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

@@ -4,14 +4,15 @@
 
 Two updates of train.py's own trainer on a batch of noise, in a process of its own for each size,
 doubled until memory runs out and then narrowed down.  What fits is one sub-batch; a recipe fills
-the same room with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU, whose memory has no
-edge, --memory_mib sets one: how far the peak of the resident size may rise from after the imports.
+the same memory with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU,
+--memory_mib sets a limit: how far the peak of the resident size may rise after the imports.
 
 Written to --output_dir: largest_batch.json and largest_batch.md.
 """
 
 import json
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,14 +25,13 @@ from utils.benchmarks.step import (
     Worker,
     command_line,
     configuration_flags,
+    noise_flags,
     parse_options,
-    write_noise,
 )
 from utils.benchmarks.step_tables import Configuration, Result
 from utils.reporting.tables import Table
-from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, require_at_least
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.files.output import prepare_folder, write_lines
 
 
@@ -69,12 +69,7 @@ def largest(fits: Callable[[int], bool]) -> int:
     low, high = 0, 1
     while fits(size(high)):
         low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(size(middle)):
-            low = middle
-        else:
-            high = middle
+    low += bisect_left(range(low + 1, high), True, key=lambda index: not fits(size(index)))
     return size(low) if low else 0
 
 
@@ -82,11 +77,9 @@ def memory_of(
     configuration: Configuration, options: SearchOptions, flags: Sequence[str], utterances: int
 ) -> float | None:
     """MiB that two updates of so many utterances take at most; None: more than there is."""
-    samples = round(options.seconds * SAMPLE_RATE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = write_noise(folder, utterances, options.seconds)
-        data += ["--max_tokens", str(utterances * samples)]
+        data = noise_flags(folder, utterances, options.seconds, utterances)
         own = configuration_flags(configuration, options.model, [*flags, *data], folder / "run")
         try:
             with closing(Worker(configuration, own, folder, 0)) as worker:
@@ -110,8 +103,8 @@ def search(options: SearchOptions, flags: Sequence[str]) -> list[dict[str, Any]]
         def fits(utterances: int, configuration=configuration, taken=taken) -> bool:
             taken[utterances] = memory_of(configuration, options, flags, utterances)
             memory = taken[utterances]
-            said = "too much" if memory is None else f"{memory:,.0f} MiB"
-            print(f"{configuration}, {utterances} x {options.seconds:g} s: {said}", flush=True)
+            result = "too much" if memory is None else f"{memory:,.0f} MiB"
+            print(f"{configuration}, {utterances} x {options.seconds:g} s: {result}", flush=True)
             return memory is not None
 
         utterances = largest(fits)
@@ -127,14 +120,9 @@ def search(options: SearchOptions, flags: Sequence[str]) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m utils.benchmarks.largest_batch",
-        description=__doc__.splitlines()[0],
-        epilog="All other flags are those of train.py pretrain.",
-    )
-    options, flags, recipe = parse_options(parser, SearchOptions)
+    options, flags, recipe = parse_options("largest_batch", __doc__, SearchOptions)
     if recipe.data.dataset_dir:
-        raise UserError("--dataset_dir: the batches are of noise; leave it out")
+        raise UserError("--dataset_dir: the batches are of noise; remove this flag")
     if recipe.run.cpu and not options.memory_mib:
         raise UserError("--cpu: its memory has no limit; say with --memory_mib how much there is")
     if not recipe.run.cpu and not torch.cuda.is_available():
@@ -142,13 +130,8 @@ def main() -> None:
     folder = prepare_folder("--output_dir", options.output_dir)
     found = search(options, flags)
     rows = [
-        [
-            row["configuration"],
-            str(row["utterances"]),
-            f"{row['audio_seconds']:,.0f}",
-            f"{row['memory']:,.0f}",
-        ]
-        for row in found
+        [name, *(f"{figure:,.0f}" for figure in figures)]
+        for name, *figures in map(dict.values, found)
     ]
     edge = f"{options.memory_mib:,.0f} MiB" if options.memory_mib else "the GPU's memory"
     table = Table(

@@ -20,10 +20,11 @@ import numpy as np
 import soundfile
 import torch
 
-from common.data.batching import BatchPlan, Geometry, GroupRequest
+from common.data.batching import BatchPlan, Geometry
 from common.data.dataset import UtteranceDataset
 from common.data.packed import PackOptions, pack_filelists
 from tasks.pretraining import CropOptions, DrawSubBatch
+from utils.benchmarks.turns import measure_in_turns
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
@@ -32,7 +33,6 @@ from wav2vec2.config import BASE, ContrastiveObjective, Masking
 from wav2vec2.files.filelists import Utterance, read_manifest, write_manifest
 from wav2vec2.inference.batches import load_batches
 
-FORMS = ("flac", "wav", "packed")
 MAX_TOKENS = 1_400_000
 """Samples of a batch: a sub-batch of the Base recipe."""
 
@@ -102,29 +102,23 @@ def write_forms(folder: Path, waveforms: Iterator[np.ndarray]) -> dict[str, list
     return {form: list(read_manifest(*where).utterances) for form, where in lists.items()}
 
 
-def batch_requests(utterances: Sequence[Utterance]) -> list[GroupRequest]:
-    """An epoch of the Base recipe's batches, each alone."""
+def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
+    """What is measured, on an epoch of the Base recipe's batches, each alone -> a function that
+    does it once and returns seconds of audio per second."""
     longest = CropOptions().max_sample_size
     lengths = [min(u.samples, longest) for u in utterances]
     plan = BatchPlan(lengths, max_tokens=MAX_TOKENS, seed=0, geometry=Geometry(), flags="--seconds")
-    return list(plan.requests(0))
-
-
-def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
-    """What is measured -> a function that does it once, and returns seconds of audio a second."""
-    requests = batch_requests(utterances)
+    requests = list(plan.requests(0))
+    draw = DrawSubBatch(BASE.conv_layers, Masking(), ContrastiveObjective().distractors, "train")
 
     def dataset(normalised: bool) -> UtteranceDataset:
-        drawn = DrawSubBatch(
-            BASE.conv_layers, Masking(), ContrastiveObjective().distractors, "train"
-        )
         return UtteranceDataset(
             utterances,
             seed=0,
             crop=True,
-            max_samples=CropOptions().max_sample_size,
+            max_samples=longest,
             normalize_input=normalised,
-            draw=drawn,
+            draw=draw,
         )
 
     def read() -> float:
@@ -149,7 +143,7 @@ def measures(utterances: Sequence[Utterance]) -> dict[str, Callable[[], float]]:
 
 
 def rate(loaded: Iterable[float]) -> float:
-    """Seconds of audio a second, of an iterable that says how many it has loaded."""
+    """Seconds of audio per second, of an iterable that says how many it has loaded."""
     start = time.perf_counter()
     seconds = sum(loaded)
     return seconds / (time.perf_counter() - start)
@@ -158,19 +152,13 @@ def rate(loaded: Iterable[float]) -> float:
 def measure(
     forms: dict[str, list[Utterance]], rounds: int
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    """Form -> measure -> (median, spread) of seconds of audio a second."""
+    """Measure -> form -> (median, spread) of seconds of audio per second."""
     functions = {form: measures(utterances) for form, utterances in forms.items()}
-    rates: dict[str, dict[str, list[float]]] = {form: {} for form in forms}
-    for counted in range(rounds + 1):
-        for name in functions[FORMS[0]]:
-            for form in forms:
-                found = functions[form][name]()
-                if counted:
-                    rates[form].setdefault(name, []).append(found)
-    return {
-        form: {name: (statistics.median(values), spread(values)) for name, values in own.items()}
-        for form, own in rates.items()
-    }
+    calls = {(n, form): functions[form][n] for n in functions["flac"] for form in forms}
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for (name, form), rates in measure_in_turns(calls, rounds).items():
+        found.setdefault(name, {})[form] = statistics.median(rates), spread(rates)
+    return found
 
 
 def spread(values: Sequence[float]) -> float:
@@ -188,20 +176,20 @@ def main() -> None:
         results = measure(forms, options.rounds)
     seconds = sum(u.samples for u in forms["wav"]) / SAMPLE_RATE
     print(
-        f"{len(forms['wav'])} recordings, {seconds:.0f} s; seconds of audio a second on one core, "
-        f"medians of {options.rounds} rounds in turns"
+        f"{len(forms['wav'])} recordings, {seconds:.0f} s; seconds of audio per second on one "
+        f"core, medians of {options.rounds} rounds in turns"
     )
-    columns = list(results[FORMS[0]])
-    print(f"| form | {' | '.join(columns)} |")
-    print("|---|" + "---|" * len(columns))
-    for form, own in results.items():
-        cells = (f"{own[name][0]:,.0f} ± {own[name][1]:.0f} %" for name in columns)
+    print(f"| form | {' | '.join(results)} |")
+    print("|---|" + "---|" * len(results))
+    for form in forms:
+        rates = (own[form] for own in results.values())
+        cells = (f"{median:,.0f} ± {spread:.0f} %" for median, spread in rates)
         print(f"| {form} | {' | '.join(cells)} |")
     wanted = options.audio_seconds_per_second
     if wanted:
-        for form, own in results.items():
-            workers = math.ceil(wanted / own["1 worker"][0])
-            print(f"{form}: {wanted:,.0f} s of audio a second take --num_workers {workers}")
+        for form, (rate_of_one, _) in results["1 worker"].items():
+            workers = math.ceil(wanted / rate_of_one)
+            print(f"{form}: {wanted:,.0f} s of audio per second take --num_workers {workers}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast a pre-training update is, and what it takes: hourglass factors, precisions, peers.
+"""Time and memory of a pre-training update: hourglass factors, precisions, peers.
 
 `python -m utils.benchmarks.step --cpu --factors 1 4 --precision fp32 bf16 --peer transformers`
 
@@ -10,7 +10,7 @@ masks, distractors and skipped layers, as checksums in the result show.
 
 What is counted:
 
-- time: whole updates as utils/benchmarks/step_worker.py says, loading left out;
+- time: whole updates as utils/benchmarks/step_worker.py says, without loading;
 - throughput: `frames/s` encoder frames before shortening, `ntokens/s` masked ones (the published
   tables' unit), `audio_s/s` seconds of audio, `updates/s`;
 - memory: on a GPU the most that was allocated; on a CPU how far the peak of the resident size rises
@@ -22,8 +22,8 @@ What is counted:
 - the machine's rate: of a large square product in each precision, which takes its turn as well.
 
 Written to --output_dir: nvlog.json (DLLogger lines), benchmark_step.json (everything),
-benchmark_step.md (the tables) and, with --profile, where the time of an update
-goes by operators; to --json the table of hourglass factors as docs/results keeps it.
+benchmark_step.md (the tables) and, with --profile, the time of each operator in an
+update; to --json the table of hourglass factors as docs/results keeps it.
 """
 
 import json
@@ -32,24 +32,21 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-import soundfile
-
 from tasks.recipes import PretrainingRecipe, configuration_of, parse_recipe
+from utils.benchmarks.noise import write_noise
 from utils.benchmarks.step_tables import (
     Configuration,
     Result,
     factor_rows,
     medians,
-    product_rates,
     result_tables,
-    summarise_result,
+    summaries,
     turn_record,
     versions_of,
 )
@@ -60,7 +57,6 @@ from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.config import PRESETS, Hourglass
-from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 
 Options = TypeVar("Options")
@@ -85,7 +81,7 @@ class StepOptions:
     concat: tuple[int, ...] = (1,)
     """Sub-batches that run as one batch (NUM_CONCAT_BATCHES), each a configuration of its own."""
     peer: tuple[Literal["transformers"], ...] = ()
-    """Other implementations beside ours: the plain encoder, trained alike, on the same batches."""
+    """Other implementations to compare with: the plain encoder, trained alike, on equal batches."""
     rounds: int = 5
     """Rounds that count; every configuration has a turn in each."""
     updates: int = 1
@@ -152,18 +148,14 @@ def hourglass(model: str, factor: int) -> str:
     return str(Hourglass(outer, layers - 2 * outer, factor, outer)) if factor > 1 else ""
 
 
-def write_noise(folder: Path, utterances: int, seconds: float) -> list[str]:
-    """A filelist of recordings of noise of one length; returns the flags to train on it."""
-    generator = np.random.default_rng(0)
+def noise_flags(folder: Path, utterances: int, seconds: float, batch: int) -> list[str]:
+    """Write utterances of noise of one length; returns the flags to train on `batch` at a time."""
     samples = round(seconds * SAMPLE_RATE)
-    for number in range(utterances):
-        noise = 0.1 * generator.standard_normal(samples).astype(np.float32)
-        soundfile.write(folder / f"{number}.wav", noise, SAMPLE_RATE, subtype="PCM_16")
-    files = [(f"{number}.wav", samples) for number in range(utterances)]
-    write_manifest(folder, "train", folder, files)
+    write_noise(folder, "train", [samples] * utterances)
     return [
         *("--dataset_dir", str(folder), "--train_subset", "train"),
         *("--min_sample_size", str(samples), "--max_sample_size", str(samples)),
+        *("--max_tokens", str(batch * samples)),
     ]
 
 
@@ -172,9 +164,7 @@ def data_flags(recipe: PretrainingRecipe, options: StepOptions, noise: Path) -> 
     if recipe.data.dataset_dir:
         return []
     count = options.utterances * max(options.concat) * recipe.data.update_freq
-    samples = round(options.seconds * SAMPLE_RATE)
-    flags = write_noise(noise, BATCHES_OF_NOISE * count, options.seconds)
-    return [*flags, "--max_tokens", str(options.utterances * samples)]
+    return noise_flags(noise, BATCHES_OF_NOISE * count, options.seconds, options.utterances)
 
 
 class Worker:
@@ -253,36 +243,24 @@ def configuration_flags(
     ]
 
 
-@contextmanager
-def workers(options: StepOptions, flags: Sequence[str], folder: Path) -> Iterator[list[Worker]]:
-    """The processes of all configurations, started; ended afterwards."""
-    started: list[Worker] = []
-    try:
-        for number, configuration in enumerate(configurations(options)):
-            own = configuration_flags(configuration, options.model, flags, folder / str(number))
-            started.append(Worker(configuration, own, folder, options.product_size))
-        yield started
-    finally:
-        for worker in started:
-            worker.close()
-
-
 def measure_steps(
     options: StepOptions, flags: Sequence[str], cpu: bool, folder: Path, telemetry: Telemetry
 ) -> list[Result]:
     """Warm-up, then the rounds, in which the configurations take turns."""
-    with workers(options, flags, folder) as started:
+    with ExitStack() as stack:
+        started = []
+        for number, configuration in enumerate(configurations(options)):
+            own = configuration_flags(configuration, options.model, flags, folder / str(number))
+            worker = Worker(configuration, own, folder, options.product_size)
+            started.append(stack.enter_context(closing(worker)))
         results = [Result(worker.configuration, worker.answer()) for worker in started]
         for worker, result in zip(started, results):
-            if worker.configuration.kind != "product":
-                result.warmup = worker.turn(options.warmup, count=True)
-            else:
-                worker.turn(1)
+            result.warmup = worker.turn(options.warmup, count=True)
         unmeasured = 0 if cpu else 1
         for number in range(1, options.rounds + 1):
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
-                telemetry.log([number, position, len(started)], turn_record(result, -1))
+                telemetry.log([number, position, len(started)], turn_record(result))
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -341,7 +319,7 @@ def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Res
         else f"sub-batches of {options.utterances} x {options.seconds:g} s"
     )
     versions = versions_of(results)
-    threads = "" if "cuda" in versions else f", {results[0].ready['threads']} threads"
+    threads = "" if "cuda" in versions else f", {surroundings['threads']} threads"
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{options.model}, {batch}; medians of {options.rounds} rounds; "
@@ -353,18 +331,16 @@ def write_results(
     options: StepOptions, recipe: PretrainingRecipe, results: list[Result], folder: Path
 ) -> None:
     """The raw figures, the tables, and what docs/results keeps."""
-    peaks = product_rates(results)
-    surroundings = {**results[0].ready["environment"], "threads": results[0].ready["threads"]}
     content = {
         "command": command_line(),
-        "environment": surroundings | versions_of(results),
+        "environment": results[0].ready["environment"] | versions_of(results),
         "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
         "recipe": {
             **configuration_of(recipe),
             "dataset_dir": Path(recipe.data.dataset_dir).name,
             "output_dir": None,
         },
-        "results": [summarise_result(result, peaks) for result in results],
+        "results": summaries(results),
         "rounds": [
             {"name": str(result.configuration), "warmup": result.warmup, "turns": result.turns}
             for result in results
@@ -377,14 +353,13 @@ def write_results(
     write_lines(folder / "benchmark_step.md", text)
     print("\n".join(text))
     if options.json:
-        write_table(options, results, Path(options.json), surroundings)
+        write_table(options, results, Path(options.json))
 
 
-def write_table(
-    options: StepOptions, results: list[Result], path: Path, surroundings: dict[str, Any]
-) -> None:
+def write_table(options: StepOptions, results: list[Result], path: Path) -> None:
     """The table of factors, in the form of docs/results."""
     (precision,), (concat,) = options.precision, options.concat
+    surroundings = results[0].ready["environment"]
     content = {
         "table": "pooling_factor",
         "setting": precision if "cuda" in surroundings else f"CPU, {precision}",
@@ -402,9 +377,15 @@ def write_table(
 
 
 def parse_options(
-    parser: ArgumentParser, own: type[Options]
+    name: str, documentation: str, own: type[Options]
 ) -> tuple[Options, list[str], PretrainingRecipe]:
-    """A command's `own` options, the other flags, which are train.py's, and their recipe."""
+    """The `own` options of the benchmark `name`, the other flags, which are train.py's, and their
+    recipe."""
+    parser = ArgumentParser(
+        prog=f"python -m utils.benchmarks.{name}",
+        description=documentation.splitlines()[0],
+        epilog="All other flags are those of train.py pretrain.",
+    )
     add_flags(parser, own)
     namespace, flags = parser.parse_known_args()
     flags = ["--dataset_dir", "", *flags]
@@ -414,12 +395,7 @@ def parse_options(
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m utils.benchmarks.step",
-        description=__doc__.splitlines()[0],
-        epilog="All other flags are those of train.py pretrain.",
-    )
-    options, flags, recipe = parse_options(parser, StepOptions)
+    options, flags, recipe = parse_options("step", __doc__, StepOptions)
     folder = prepare_folder("--output_dir", options.output_dir)
     telemetry = Telemetry(folder, tensorboard=False)
     telemetry.parameters({**configuration_of(recipe), **asdict(options)})
@@ -428,9 +404,7 @@ def main() -> None:
         noise.mkdir(), runs.mkdir()
         flags += data_flags(recipe, options, noise)
         results = measure_steps(options, flags, recipe.run.cpu, runs, telemetry)
-    peaks = product_rates(results)
-    for number, result in enumerate(results, start=1):
-        figures = summarise_result(result, peaks)
+    for number, figures in enumerate(summaries(results), start=1):
         telemetry.log([number], {"configuration": figures["name"], **medians(figures)}, quiet=True)
     telemetry.close()
     write_results(options, recipe, results, folder)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from utils.reporting.tables import PUBLISHED_POOLING, Table
 
 RATES = {
@@ -55,12 +57,6 @@ class Result:
         """Peak memory in MiB."""
         return self.turns[-1]["memory"] - self.ready["memory_before"]
 
-    @property
-    def counted_share(self) -> float:
-        """Operations that torch counted, relative to the formula."""
-        first = self.warmup["updates"][0]
-        return first["counted_flops"] / first["flops"]
-
     def rates(self, measure: str) -> list[float]:
         """`frames`, `ntokens`, `audio_seconds` or `flops` per second in each round."""
         return [total(turn, measure) / total(turn, "took") for turn in self.turns]
@@ -78,15 +74,8 @@ def total(turn: dict[str, Any], measure: str) -> float:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, quartiles and extremes."""
-    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else ()
-    low, high = (quartiles[0], quartiles[2]) if quartiles else (values[0], values[0])
-    return {
-        "median": statistics.median(values),
-        "lower_quartile": low,
-        "upper_quartile": high,
-        "min": min(values),
-        "max": max(values),
-    }
+    names = ("median", "lower_quartile", "upper_quartile", "min", "max")
+    return dict(zip(names, np.quantile(values, (0.5, 0.25, 0.75, 0, 1)).tolist()))
 
 
 def ratio(ours: Result, other: Result) -> float:
@@ -94,15 +83,15 @@ def ratio(ours: Result, other: Result) -> float:
     return statistics.median(a / b for a, b in zip(ours.rates("frames"), other.rates("frames")))
 
 
-def turn_record(result: Result, turn: int) -> dict[str, Any]:
-    """The log record of a turn."""
+def turn_record(result: Result) -> dict[str, Any]:
+    """The log record of the last turn."""
     metrics: dict[str, Any] = {"configuration": str(result.configuration)}
     if result.configuration.kind == "product":
-        return {**metrics, "flops/s": result.turns[turn]["flops/s"]}
+        return {**metrics, "flops/s": result.turns[-1]["flops/s"]}
     return {
         **metrics,
-        "took": total(result.turns[turn], "took"),
-        **{name: values[turn] for name, values in result.all_rates().items()},
+        "took": total(result.turns[-1], "took"),
+        **{name: values[-1] for name, values in result.all_rates().items()},
         "memory": result.memory,
     }
 
@@ -113,6 +102,7 @@ def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str,
     named = {**asdict(configuration), "name": str(configuration)}
     if configuration.kind == "product":
         return {**named, "flops/s": spread([turn["flops/s"] for turn in result.turns])}
+    first = result.warmup["updates"][0]
     shares = [a / b for a, b in zip(result.rates("flops"), peaks[configuration.precision])]
     took = [total(turn, "took") / len(turn["updates"]) for turn in result.turns]
     return {
@@ -123,9 +113,15 @@ def summarise_result(result: Result, peaks: dict[str, list[float]]) -> dict[str,
         "memory": result.memory,
         "flops": statistics.median(total(t, "flops") / len(t["updates"]) for t in result.turns),
         "share_of_product_rate": spread(shares),
-        "counted_by_torch": result.counted_share,
+        "counted_by_torch": first["counted_flops"] / first["flops"],
         "loss": result.turns[-1]["updates"][-1]["loss"],
     }
+
+
+def summaries(results: list[Result]) -> list[dict[str, Any]]:
+    """The figures of all configurations."""
+    peaks = product_rates(results)
+    return [summarise_result(result, peaks) for result in results]
 
 
 def baseline_of(results: list[Result], result: Result) -> Result | None:

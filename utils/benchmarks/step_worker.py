@@ -16,12 +16,15 @@ import ctypes
 import itertools
 import json
 import os
+import re
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +35,7 @@ from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.data.dataset import TrainingBatch
-from common.runtime import distributed, environment, randomness
+from common.runtime import environment, randomness
 from common.training.meter import Totals
 from common.training.precision import set_matmul_precision
 from common.training.task import MicroBatchResult
@@ -95,11 +98,9 @@ def operators(profiler: profile) -> list[tuple[str, int, float]]:
     # On a GPU the list holds its kernels, too, once more.
     totals = [t for t in profiler.key_averages() if t.device_type == DeviceType.CPU]
     on_device = any(total.self_device_time_total for total in totals)
-    found = []
-    for total in totals:
-        spent = total.self_device_time_total if on_device else total.self_cpu_time_total
-        found.append((total.key, total.count, spent / 1000))
-    return sorted(found, key=lambda entry: -entry[2])
+    spent = attrgetter("self_device_time_total" if on_device else "self_cpu_time_total")
+    totals.sort(key=spent, reverse=True)
+    return [(total.key, total.count, spent(total) / 1000) for total in totals]
 
 
 def memory_mib(device: torch.device) -> float:
@@ -108,12 +109,10 @@ def memory_mib(device: torch.device) -> float:
     Linux hands a new process its parent's peak in `ru_maxrss`; VmHWM is its own.
     """
     if device.type == "cpu":
-        try:
-            for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 2**10
-        except OSError:
-            pass
+        with suppress(OSError):
+            status = Path("/proc/self/status").read_text("utf-8")
+            if found := re.search(r"^VmHWM:\s*(\d+)", status, re.M):
+                return int(found[1]) / 2**10
     return peak_memory_mib(device)
 
 
@@ -140,16 +139,12 @@ class Stepper:
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.device = trainer, trainer.device
-        plan = trainer.task.plan
-        self.requests = (
-            request
-            for epoch in itertools.count()
-            for request in plan.requests(epoch, distributed.rank(), 0)
-        )
+        epochs = map(trainer.task.plan.requests, itertools.count())
+        self.requests = itertools.chain.from_iterable(epochs)
         trainer.task.model.train()
 
     def turn(self, updates: int, unmeasured: int, count: bool = False, profiled: bool = False):
-        """Some updates, of which the first `unmeasured` are left out of the answer."""
+        """Some updates, of which the answer skips the first `unmeasured`."""
         done = [self.update(count, profiled) for _ in range(unmeasured + updates)]
         answer = {"updates": done[unmeasured:], "memory": memory_mib(self.device)}
         give_memory_back(self.device)
@@ -312,7 +307,7 @@ def peer_config(
 
 
 class Channel:
-    """JSON lines, in and out; whatever else is printed goes to standard error."""
+    """JSON lines, in and out; all other output goes to standard error."""
 
     def __init__(self) -> None:
         self.output: IO[str] = os.fdopen(os.dup(1), "w", buffering=1)
@@ -340,11 +335,14 @@ def prepare(kind: str, recipe: PretrainingRecipe, precision: str, device: torch.
     return Trainer(task, recipe.run, recipe.optimizer, recipe.schedule, device)
 
 
-def rates_of_products(device: torch.device, precision: str, size: int) -> Iterator[dict[str, Any]]:
-    """Turn by turn the operations per second of a large square product."""
+def product_turn(
+    device: torch.device, precision: str, size: int
+) -> Callable[..., dict[str, float]]:
+    """A function that measures the operations per second of a large square product."""
     dtype = AUTOCAST.get(precision, torch.float32)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    while True:
+
+    def turn(**_: Any) -> dict[str, float]:
         taken = []
         for _ in range(PRODUCTS + 1):
             start = time.perf_counter()
@@ -352,7 +350,9 @@ def rates_of_products(device: torch.device, precision: str, size: int) -> Iterat
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - start)
-        yield {"flops/s": 2 * size**3 / min(taken[1:])}
+        return {"flops/s": 2 * size**3 / min(taken[1:])}
+
+    return turn
 
 
 def import_before(kind: str) -> None:
@@ -376,28 +376,20 @@ def serve(channel: Channel) -> None:
     device = pick_device(recipe.run.cpu)
     set_matmul_precision(recipe.precision.tf32)
     before = memory_mib(device) if device.type == "cpu" else 0.0
-    ready = {
-        "environment": environment.describe(device, 1),
-        "threads": torch.get_num_threads(),
-        "memory_before": before,
-    }
+    described = environment.describe(device, 1) | {"threads": torch.get_num_threads()}
+    ready = {"environment": described, "memory_before": before}
     if kind == "product":
         size = request.get("size") or PRODUCT_SIZES[device.type]
-        rates = rates_of_products(device, precision, size)
-        channel.answer({**ready, "size": size})
-        while True:
-            channel.next()
-            channel.answer(next(rates))
-    trainer = prepare(kind, recipe, precision, device)
-    if kind == "transformers":
-        from importlib.metadata import version
-
-        ready["environment"]["transformers"] = version("transformers")
-    stepper = Stepper(trainer)
-    parameters = sum(p.numel() for p in trainer.task.model.parameters())
-    channel.answer({**ready, "parameters": parameters})
+        turn, ready["size"] = product_turn(device, precision, size), size
+    else:
+        trainer = prepare(kind, recipe, precision, device)
+        if kind == "transformers":
+            described["transformers"] = version("transformers")
+        ready["parameters"] = sum(p.numel() for p in trainer.task.model.parameters())
+        turn = Stepper(trainer).turn
+    channel.answer(ready)
     while True:
-        channel.answer(stepper.turn(**channel.next()))
+        channel.answer(turn(**channel.next()))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What training costs beside the training itself: the loop, a checkpoint, a second process.
+"""The overhead of training: the loop, a checkpoint, a second process.
 
 `python -m utils.benchmarks.training loop|save|processes`
 
@@ -13,23 +13,22 @@ import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
 from common.training.checkpoint import CheckpointWriter
 from common.training.precision import Weights
 from common.training.trainer import Trainer
 from tasks.recipes import parse_recipe, prepare_trainer
+from utils.benchmarks.noise import write_noise
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import BASE, ContrastiveObjective, Regularisation
-from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.torch_file import tensors_of
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
@@ -38,17 +37,12 @@ UPDATES = 120
 """Updates of a run; the first quarter is not counted."""
 
 
-def write_noise(folder: Path, utterances: int = 240, seconds: float = 2.5) -> None:
-    """Filelists `train` and `valid` of that many recordings of noise."""
+def write_corpus(folder: Path, utterances: int = 240) -> None:
+    """Filelists `train`, of so many recordings of noise, and `valid`."""
     generator = np.random.default_rng(0)
-    for subset, count in (("train", utterances), ("valid", 4)):
-        files = []
-        for number in range(count):
-            samples = int(SAMPLE_RATE * seconds * generator.uniform(0.7, 1.3))
-            noise = 0.1 * generator.standard_normal(samples).astype(np.float32)
-            soundfile.write(folder / f"{subset}{number}.wav", noise, SAMPLE_RATE, subtype="PCM_16")
-            files.append((f"{subset}{number}.wav", samples))
-        write_manifest(folder, subset, folder, files)
+    for subset, size in (("train", utterances), ("valid", 4)):
+        seconds = 2.5 * generator.uniform(0.7, 1.3, size=size)
+        write_noise(folder, subset, (SAMPLE_RATE * seconds).astype(int).tolist())
 
 
 def flags(data: Path, output: Path, **changed: Any) -> list[str]:
@@ -84,7 +78,7 @@ def measure_loop(folder: Path) -> None:
         trainer = prepare_trainer(recipe, torch.device("cpu"))
     trainer.task.model.train()
     plan, whole, bare = trainer.task.plan, [], []
-    requests = (request for epoch in range(UPDATES) for request in plan.requests(epoch))
+    requests = chain.from_iterable(map(plan.requests, count()))
     for _ in range(UPDATES):
         group = islice(requests, plan.geometry.accumulate)
         batches = [trainer.task.dataset.load(request) for request in group]
@@ -153,13 +147,8 @@ def updates_per_second(folder: Path, processes: int, threads: int, run: int) -> 
     arguments = flags(folder, output, update_freq=2 // processes, log_frequency=UPDATES // 4)
     command = [sys.executable]
     if processes > 1:
-        command += [
-            "-m",
-            "common.runtime.launcher",
-            "--standalone",
-            "--nproc_per_node",
-            str(processes),
-        ]
+        command += ["-m", "common.runtime.launcher", "--standalone"]
+        command += ["--nproc_per_node", str(processes)]
     result = subprocess.run(
         [*command, "train.py", *arguments],
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -196,7 +185,7 @@ def main() -> None:
     parser.add_argument("what", choices=MEASURES, nargs="+", help="what to measure")
     namespace = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        write_noise(Path(name))
+        write_corpus(Path(name))
         for what in namespace.what:
             MEASURES[what](Path(name))
 

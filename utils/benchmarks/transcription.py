@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import soundfile
 import torch
@@ -18,7 +18,7 @@ from common.runtime.randomness import numpy_generator
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
-from wav2vec2.config import PRESETS, Regularisation
+from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.output import prepare_folder
 from wav2vec2.files.torch_file import save_checkpoint
@@ -46,13 +46,19 @@ class TranscriptionBenchmarkOptions:
             raise UserError("--minutes: give lengths above 0")
 
 
+def random_model(architecture: Architecture) -> tuple[dict[str, Any], Wav2Vec2ForCTC]:
+    """A letter model with random weights: the content of its checkpoint, and the network."""
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(UNITS)
+    network = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    content = {**native.ctc_content(architecture, vocabulary, "ltr"), "model": weights}
+    return content, network
+
+
 def write_model(path: Path, name: str) -> None:
     """Write a fine-tuned checkpoint with random weights."""
-    torch.manual_seed(0)
-    architecture, vocabulary = PRESETS[name], Vocabulary(UNITS)
-    model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
-    content = native.ctc_content(architecture, vocabulary, "ltr")
-    save_checkpoint(path, {**content, "model": model.state_dict()})
+    save_checkpoint(path, random_model(PRESETS[name])[0])
 
 
 def write_noise(path: Path, minutes: float) -> None:

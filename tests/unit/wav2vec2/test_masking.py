@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.training.trainer import RunOptions
-from tasks.data import DataOptions
-from tasks.pretraining import CropOptions, PretrainingTask
+from tasks.pretraining import PretrainingRecipe
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import MINI, ContrastiveObjective, Masking, Regularisation
+from wav2vec2.config import Masking
 from wav2vec2.masking import _covered, draw_channel_masks, draw_time_masks
 
 
@@ -181,16 +179,7 @@ def test_static_masks_are_those_of_earlier_versions():
 
 def test_pretraining_refuses_to_mask_nothing():
     with pytest.raises(UserError, match="--mask_prob 0: .*above 0"):
-        PretrainingTask(
-            DataOptions(),
-            CropOptions(),
-            MINI,
-            Regularisation(),
-            Masking(mask_prob=0.0),
-            ContrastiveObjective(),
-            RunOptions(),
-            torch.device("cpu"),
-        )
+        PretrainingRecipe(masking=Masking(mask_prob=0.0)).build_task(torch.device("cpu"))
 
 
 def test_probability_zero_masks_nothing():
