@@ -17,10 +17,10 @@ from common.training.checkpoint import CheckpointFolder
 from common.training.meter import Sums
 from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch, write_corpus
-from wav2vec2 import encoder
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import HealthError, StoppedBySignal
 from wav2vec2.files.torch_file import load_checkpoint
+from wav2vec2.kernels import recomputation
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +243,13 @@ def test_losses_do_not_depend_on_loader_workers(
 def test_layers_computed_again_learn_the_same(corpus, tmp_path, monkeypatch, precision):
     """To the bit, dropout and LayerDrop included."""
     seen = []
-    again = encoder.checkpoint
-    monkeypatch.setattr(encoder, "checkpoint", lambda *a, **k: seen.append(a[0]) or again(*a, **k))
+    again = recomputation.checkpoint
+
+    def recompute(*inputs, **options):
+        seen.append(inputs[0])
+        return again(*inputs, **options)
+
+    monkeypatch.setattr(recomputation, "checkpoint", recompute)
     for name in ("false", "true"):
         changed = {"activation_checkpointing": name, "precision": precision, "layerdrop": 0.2}
         run(parse_recipe(flags("pretrain", corpus, tmp_path / name, **changed)))
