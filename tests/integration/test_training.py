@@ -244,9 +244,12 @@ def test_layers_computed_again_learn_the_same(corpus, tmp_path, monkeypatch, pre
     """To the bit, dropout and LayerDrop included."""
     seen = []
     again = recomputation.checkpoint
-    monkeypatch.setattr(
-        recomputation, "checkpoint", lambda *a, **k: seen.append(a[0]) or again(*a, **k)
-    )
+
+    def recompute(*inputs, **options):
+        seen.append(inputs[0])
+        return again(*inputs, **options)
+
+    monkeypatch.setattr(recomputation, "checkpoint", recompute)
     for name in ("false", "true"):
         changed = {"activation_checkpointing": name, "precision": precision, "layerdrop": 0.2}
         run(parse_recipe(flags("pretrain", corpus, tmp_path / name, **changed)))
