@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +37,12 @@ def map_in_processes(
     if workers == 1 or len(tasks) < 2:
         yield from bar(map(function, tasks))
         return
-    context = multiprocessing.get_context("spawn")  # a fork copies the state of other threads
+    # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
+    # what this process has imported of the library.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [n for n in sys.modules if n.startswith(("common.", "wav2vec2."))]
+    )
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         yield from bar(pool.map(function, tasks))
