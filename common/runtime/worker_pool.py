@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,11 +39,11 @@ def map_in_processes(
         yield from bar(map(function, tasks))
         return
     # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
-    # what this process has imported of the library.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [n for n in sys.modules if n.startswith(("common.", "wav2vec2."))]
-    )
+    # what this process has imported of these packages.  Its socket's path must fit 107 bytes.
+    fits = len(os.fsencode(tempfile.gettempdir())) < 70
+    context = multiprocessing.get_context("forkserver" if fits else "spawn")
+    imported = [name for name in sys.modules if name.startswith(("common.", "wav2vec2."))]
+    context.set_forkserver_preload(imported)
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         yield from bar(pool.map(function, tasks))
