@@ -7,7 +7,6 @@ sha256sum, copies of the labels, and last the filelist: without it, a store is u
 
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from wav2vec2.cli.errors import ExitCode, UserError, list_failures
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.filelists import OWN_FOLDER, Manifest, Utterance, read_manifest, write_manifest
-from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
+from wav2vec2.files.output import prepare_folder, require_space, write_chunks, write_lines
 
 MIB = 2**20
 
@@ -224,12 +223,7 @@ def pack_shard(plan: ShardPlan) -> tuple[str, list[str]]:
 def check_space(shards: Sequence[ShardPlan], output_dir: Path) -> None:
     """UserError if the disk has less free space than the missing shards need as int16."""
     needed = sum(shard.header(INT16).bytes for shard in shards if not shard.is_finished())
-    free = shutil.disk_usage(output_dir).free
-    if needed > free:
-        raise UserError(
-            f"--output_dir {output_dir}: {free / 2**30:.1f} GiB free where {needed / 2**30:.1f} "
-            "are needed; free space, or choose another disk"
-        )
+    require_space("--output_dir", output_dir, needed)
 
 
 def pack_filelists(options: PackOptions) -> None:

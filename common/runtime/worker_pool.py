@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -36,7 +38,12 @@ def map_in_processes(
     if workers == 1 or len(tasks) < 2:
         yield from bar(map(function, tasks))
         return
-    context = multiprocessing.get_context("spawn")  # a fork copies the state of other threads
+    # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
+    # what this process has imported of these packages.  Its socket's path must fit 107 bytes.
+    fits = len(os.fsencode(tempfile.gettempdir())) < 70
+    context = multiprocessing.get_context("forkserver" if fits else "spawn")
+    imported = [name for name in sys.modules if name.startswith(("common.", "wav2vec2."))]
+    context.set_forkserver_preload(imported)
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         yield from bar(pool.map(function, tasks))

@@ -14,7 +14,7 @@ from wav2vec2.interop.checkpoints import ConvertOptions, convert_checkpoint
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.checkpoints.convert", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.checkpoints.convert", __doc__)
     parser.add_argument("input", metavar="INPUT", help="checkpoint of any kind")
     parser.add_argument("output", metavar="OUTPUT", help="file to write; a folder for huggingface")
     add_flags(parser, ConvertOptions)

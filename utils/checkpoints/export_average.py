@@ -8,7 +8,7 @@ The result is a checkpoint like any other, for inference or as PRETRAINED_MODEL.
 from dataclasses import dataclass
 
 from wav2vec2.cli.errors import run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import parse_options
 from wav2vec2.interop.checkpoints import export_average
 
 
@@ -23,10 +23,7 @@ class Options:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.checkpoints.export_average", description=__doc__.splitlines()[0]
-    )
-    (options,) = parse_dataclasses(parser, [Options])
+    options = parse_options(Options, "utils.checkpoints.export_average", __doc__)
     print(export_average(options.checkpoint, options.output))
 
 

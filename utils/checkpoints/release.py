@@ -13,7 +13,7 @@ from wav2vec2.interop.checkpoints import ReleaseOptions, release_checkpoint
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.checkpoints.release", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.checkpoints.release", __doc__)
     parser.add_argument("input", metavar="INPUT", help="checkpoint of any kind")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write")
     add_flags(parser, ReleaseOptions)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.files.filelists import read_manifest
@@ -33,14 +33,13 @@ class TuneOptions:
     word_scores: tuple[float, ...] = (-1.0, 0.0, 1.0)
     """Values of --word_score to try; ignored without --lexicon."""
     num_workers: int = 2
-    """Processes that decode audio."""
+    """Data loading workers."""
 
     def __post_init__(self) -> None:
         for name in ("lm_weights", "word_scores"):
             if not getattr(self, name):
                 raise UserError(f"--{name}: give at least one value")
-        if self.num_workers < 0:
-            raise UserError(f"--num_workers {self.num_workers}: must not be negative")
+        require_at_least(self, num_workers=0)
 
 
 @dataclass(frozen=True)
@@ -91,11 +90,6 @@ def score_decoder(
     return score, sum(utterance.seconds for utterance in utterances) / took
 
 
-def distance_from_defaults(options: DecodingOptions) -> float:
-    """The summed distance of both weights from their defaults."""
-    return abs(options.lm_weight - DecodingOptions.lm_weight) + abs(options.word_score)
-
-
 def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOptions) -> None:
     """Search with each pair of weights; print the table and the flags of the best pair."""
     recogniser = Recogniser.load(options)
@@ -113,7 +107,8 @@ def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOpti
         score, speed = score_decoder(decoder, utterances, recogniser)
         wer, uer = score.words.rate, score.units.rate
         print(f"{weight:9.2f} {bonus:10.2f} {wer:7.2f} {uer:7.2f} {speed:12.1f}", flush=True)
-        tried.append((wer, uer, distance_from_defaults(chosen), chosen))
+        distance = abs(weight - DecodingOptions.lm_weight) + abs(bonus)  # from the defaults
+        tried.append((wer, uer, distance, chosen))
     # Among equals the nearest to the defaults: a small subset does not tell them apart.
     best = min(tried, key=lambda entry: entry[:3])[-1]
     flags = ["decoder", "lm", "lexicon", "lm_weight", "word_score", "beam", "beam_size_token"]
@@ -122,9 +117,7 @@ def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOpti
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.checkpoints.tune_decoder", description=__doc__.splitlines()[0]
-    )
+    parser = ArgumentParser("utils.checkpoints.tune_decoder", __doc__)
     add_flags(parser, RecogniserOptions)
     add_flags(parser, TuneOptions)
     chosen_here = ("decoder", "lm_weight", "word_score")

@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
+from wav2vec2.cli.flags import parse_options, require_at_least
+from wav2vec2.files.output import require_space
 
 MD5 = {
     "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
@@ -119,7 +120,7 @@ def _fetch_once(url: str, part: Path) -> None:
         total = have + int(length) if length else None
         if total is not None:
             # FLAC does not compress further: unpacking takes the archive's size once more.
-            check_space(part.parent, total - have + total)
+            require_space("--output_dir", part.parent, total - have + total)
         with (
             open(part, "ab" if have else "wb") as file,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
@@ -139,16 +140,6 @@ def _blocks(response: HTTPResponse) -> Iterator[bytes]:
             yield block
     except OSError as error:
         raise ConnectionError(str(error)) from error
-
-
-def check_space(folder: Path, needed: int) -> None:
-    """UserError if `folder`'s disk has fewer than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"--output_dir {folder}: {needed / 2**30:.1f} GiB are needed to download and unpack, "
-            f"{free / 2**30:.1f} GiB are free; free space or choose another folder"
-        )
 
 
 def verify_archive(archive: Path, expected: str) -> None:
@@ -245,10 +236,7 @@ def download_subsets(
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.data.download_librispeech", description=__doc__.splitlines()[0]
-    )
-    (options,) = parse_dataclasses(parser, [DownloadOptions])
+    options = parse_options(DownloadOptions, "utils.data.download_librispeech", __doc__)
     download_subsets(options)
 
 

@@ -16,6 +16,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,20 +25,14 @@ import soundfile
 from common.runtime.worker_pool import map_in_processes
 from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
+from utils.data.recording_sources import SUBSETS, SourceOptions, read_folder, read_table
 from wav2vec2.audio.decode import read_recording
-from wav2vec2.audio.recordings import (
-    SUBSETS,
-    Recording,
-    SourceOptions,
-    read_folder,
-    read_table,
-    unique_ids,
-)
+from wav2vec2.audio.recordings import Recording, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
 from wav2vec2.files.filelists import letters
-from wav2vec2.files.output import prepare_folder, write_chunks, write_lines
+from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
 from wav2vec2.text.vocabulary import write_dictionary
 
@@ -78,8 +73,7 @@ class WorkOptions:
     """Print this many transcripts before and after the clean-up, and write nothing."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, dry_run=0)
-        require_at_least(self, workers=1)
+        require_at_least(self, dry_run=0, workers=1)
 
 
 @dataclass(frozen=True)
@@ -137,6 +131,7 @@ def reason_to_skip(
     """(reason, detail) for which a rule skips a recording of this length; None to keep it."""
     # Imported here because it brings torch, which the converting processes can do without.
     from wav2vec2.config import BASE
+    from wav2vec2.decoding.alignment import frames_needed
     from wav2vec2.feature_extractor import frame_count
 
     seconds = samples / SAMPLE_RATE
@@ -144,8 +139,7 @@ def reason_to_skip(
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
         return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
-    units = letters(recording.text or "").split()
-    needed = len(units) + sum(a == b for a, b in zip(units, units[1:]))
+    needed = frames_needed(letters(recording.text or "").split())
     frames = frame_count(samples, BASE.conv_layers)
     if recording.text is not None and frames < needed:  # CTC has no path
         return "transcript too long", f"{needed} frames needed, {seconds:.2f} s give {frames}"
@@ -188,11 +182,9 @@ def read_journal(path: Path) -> dict[str, tuple[list, int]]:
     done = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
-            try:
+            with suppress(ValueError):  # the line that the run was writing when it stopped
                 key, stamp, samples = json.loads(line)
-            except ValueError:
-                continue  # the line that the run was writing when it stopped
-            done[key] = (stamp, samples)
+                done[key] = (stamp, samples)
     return done
 
 
@@ -275,7 +267,7 @@ def print_dry_run(
 
 def main() -> ExitCode:
     classes = (SourceOptions, CleanupOptions, SelectionOptions, WorkOptions)
-    parser = ArgumentParser(prog="utils.data.import_corpus", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.data.import_corpus", __doc__)
     for cls in classes:
         add_flags(parser, cls, without=("drop_pattern",))
     # People repeat this flag; of a repeated ordinary flag, only the last values would count.
@@ -300,8 +292,7 @@ def main() -> ExitCode:
     settings = json.loads(json.dumps(settings))
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
         prepare_folder("--output_dir", output_dir)
-        lines = json.dumps(settings, indent=2).splitlines()
-        write_lines(output_dir / "import_settings.json", lines)
+        write_json(output_dir / "import_settings.json", settings)
     prepare_folder("--output_dir", output_dir / "audio")
     kept, unusable = convert_all(cleaned, output_dir, selection, work.workers)
     skipped += unusable

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from wav2vec2.audio.decode import UNKNOWN_LENGTH
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import parse_options
 from wav2vec2.files.filelists import letters, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.text.vocabulary import WORD_END, write_dictionary
@@ -217,8 +217,7 @@ def write_subset(
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.data.make_filelists", description=__doc__.splitlines()[0])
-    (options,) = parse_dataclasses(parser, [FilelistOptions])
+    options = parse_options(FilelistOptions, "utils.data.make_filelists", __doc__)
     corpus_dir = Path(options.corpus_dir).absolute()
     output_dir = Path(options.output_dir or corpus_dir).absolute()
     combinations = parse_combinations(options.combine, options.subsets)

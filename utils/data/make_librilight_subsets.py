@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils.data.make_filelists import first_few, unique_by_stem, write_subset
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import parse_options
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
 
 PARTS = {"train-1h": ("1h",), "train-10h": ("1h", "9h")}
@@ -65,10 +65,7 @@ def check_all_known(parts: dict[str, dict[str, Path]], manifest: Manifest) -> No
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.data.make_librilight_subsets", description=__doc__.splitlines()[0]
-    )
-    (options,) = parse_dataclasses(parser, [LibrilightOptions])
+    options = parse_options(LibrilightOptions, "utils.data.make_librilight_subsets", __doc__)
     parts = read_librilight(Path(options.librilight_dir))
     manifest = read_manifest(options.dataset_dir, "train-full-960")
     labels = {extension: read_labels(manifest, extension) for extension in options.labels}

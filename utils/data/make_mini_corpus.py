@@ -27,18 +27,14 @@ from common.runtime.worker_pool import map_in_processes
 from utils.data.existing_output import was_made_with
 from wav2vec2.audio.resample import SAMPLE_RATE, resample
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
-from wav2vec2.files.output import write_lines
+from wav2vec2.cli.flags import parse_options, require_at_least
+from wav2vec2.files.output import temporary_path, write_json, write_lines
 
-WORDS = (
-    (
-        "zero one two three four five six seven eight nine "
-        "yes never stop begin left right higher lower open close start wait "
-        "forward backward follow repeat house window garden music table river yellow purple"
-    )
-    .upper()
-    .split()
-)
+WORDS = """
+    zero one two three four five six seven eight nine
+    yes never stop begin left right higher lower open close start wait
+    forward backward follow repeat house window garden music table river yellow purple
+""".upper().split()
 
 # Intelligible accents and variants of espeak-ng's voices, one per speaker.  A variant is the
 # timbre: no variant of dev or test occurs in train, nor one of the same formants.  Dev and test
@@ -83,9 +79,8 @@ class CorpusOptions:
     def __post_init__(self) -> None:
         if self.minutes <= 0:
             raise UserError(f"--minutes {self.minutes}: must be positive")
-        require_at_least(self, dev_utterances=len(DEV_VOICES))
-        require_at_least(self, test_utterances=len(TEST_VOICES))
-        require_at_least(self, workers=1)
+        least = {"dev_utterances": len(DEV_VOICES), "test_utterances": len(TEST_VOICES)}
+        require_at_least(self, **least, workers=1)
 
 
 @dataclass(frozen=True)
@@ -254,13 +249,12 @@ def build_corpus(options: CorpusOptions, folder: Path) -> dict[str, dict]:
             "words": len(set().union(*(share.words for share in own))),
         }
     content = {"settings": corpus_settings(options), "subsets": subsets}
-    write_lines(folder / "corpus.json", json.dumps(content, indent=2).splitlines())
+    write_json(folder / "corpus.json", content)
     return subsets
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.data.make_mini_corpus", description=__doc__.splitlines()[0])
-    (options,) = parse_dataclasses(parser, [CorpusOptions])
+    options = parse_options(CorpusOptions, "utils.data.make_mini_corpus", __doc__)
     output_dir = Path(options.output_dir)
     if was_made_with(corpus_settings(options), output_dir, "corpus.json", "mini corpus"):
         print(f"{output_dir}: the mini corpus exists already")
@@ -270,21 +264,15 @@ def main() -> None:
     except ImportError:
         raise UserError("the synthesiser is missing: pip install espeakng-loader") from None
 
-    # Built beside its place and renamed when complete: half a corpus is never mistaken for one.
-    place = output_dir.resolve()
-    building = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
-        building.mkdir(parents=True)
-        subsets = build_corpus(options, building)
-        if place.exists():
-            place.rmdir()  # empty, see `was_made_with`
-        building.rename(place)
+        # A folder in its place is empty, see `was_made_with`.
+        with temporary_path(output_dir.resolve()) as building:
+            building.mkdir(parents=True)
+            subsets = build_corpus(options, building)
     except OSError as error:
         raise UserError(
             f"--output_dir {output_dir}: cannot be written ({error.strerror}); choose another"
         ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     for subset, facts in subsets.items():
         print(
             f"{output_dir / subset}: {facts['minutes']} min, {facts['utterances']} utterances, "

@@ -9,12 +9,11 @@ the command resumes after the last finished shard.  `common/data/packed.py` does
 
 from common.data.packed import PackOptions, pack_filelists, verify_shards
 from wav2vec2.cli.errors import ExitCode, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
+from wav2vec2.cli.flags import parse_options
 
 
 def main() -> ExitCode | None:
-    parser = ArgumentParser(prog="utils.data.pack_dataset", description=__doc__.splitlines()[0])
-    (options,) = parse_dataclasses(parser, [PackOptions])
+    options = parse_options(PackOptions, "utils.data.pack_dataset", __doc__)
     return verify_shards(options) if options.verify else pack_filelists(options)
 
 

@@ -19,7 +19,7 @@ from typing import Literal
 import sentencepiece
 
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
+from wav2vec2.cli.flags import parse_options, require_at_least
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.files.output import write_chunks, write_lines
 from wav2vec2.text.subwords import SubwordModel
@@ -100,10 +100,7 @@ def _explain(message: str, options: SentencepieceOptions) -> str:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.data.train_sentencepiece", description=__doc__.splitlines()[0]
-    )
-    (options,) = parse_dataclasses(parser, [SentencepieceOptions])
+    options = parse_options(SentencepieceOptions, "utils.data.train_sentencepiece", __doc__)
     folder = Path(options.dataset_dir)
     subsets = dict.fromkeys((options.train_subset, *options.subsets))
     words = {

@@ -13,7 +13,7 @@ from utils.reporting.page import render_markdown, render_page
 from utils.reporting.plots import write_figures
 from utils.reporting.results import update_readme
 from utils.reporting.runs import Run, find_runs, name_runs
-from wav2vec2.cli.errors import ExitCode, UserError, list_failures, run_command
+from wav2vec2.cli.errors import Failures, UserError, list_failures, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
 from wav2vec2.files.output import prepare_folder, write_lines
 
@@ -35,14 +35,11 @@ class ReportOptions:
 def collect_runs(paths: list[Path]) -> tuple[list[Run], list[str]]:
     """The runs at `paths`, named, and what could not be read, one line each."""
     runs: list[Run] = []
-    failures = []
+    failures = Failures()
     for path in paths:
-        try:
-            found, failed = find_runs(path)
-            runs += found
-            failures += failed
-        except UserError as error:
-            failures.append(str(error))
+        found, failed = failures.attempt(find_runs, path) or ([], [])
+        runs += found
+        failures += failed
     if not runs:
         raise UserError("; ".join(failures))
     name_runs(runs)
@@ -66,7 +63,7 @@ def write_text(flag: str, path: str, text: str) -> None:
 
 
 def main() -> int | None:
-    parser = ArgumentParser(prog="utils.reporting.report", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.reporting.report", __doc__)
     parser.add_argument(
         "runs", metavar="RUN", nargs="*", help="folder of a run or of several, or an nvlog.json"
     )
@@ -100,7 +97,7 @@ def main() -> int | None:
             runs, prepare_folder("--plots", options.plots), options.plot_format
         ):
             print(f"report: {path}")
-    return list_failures([f"{failure}; skipped" for failure in failures]) or ExitCode.DONE
+    return list_failures([f"{failure}; skipped" for failure in failures])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ run again, interrupted ones resume.  At the end, the figures are written to --ou
 beside the published ones; `utils.reporting.report --update-readme` puts them into the README.
 """
 
-import json
 import os
 import shlex
 import statistics
@@ -24,7 +23,8 @@ from utils.reporting.panels import PUBLISHED_ACCURACY
 from utils.reporting.tables import PUBLISHED_LATENCY
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
+from wav2vec2.files.text import read_json
 
 FINISHED = "finished"
 """File in a step's output folder with the command that finished."""
@@ -102,7 +102,7 @@ class Reproduction:
 
 
 def read_result(path: Path) -> Any:
-    return results.read_json(path, "remove its folder and run again")
+    return read_json(path, "remove its folder and run again")
 
 
 def pretraining_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
@@ -267,9 +267,7 @@ def describe_environment() -> Fields:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        prog="utils.reporting.reproduce_tables", description=__doc__.splitlines()[0]
-    )
+    parser = ArgumentParser("utils.reporting.reproduce_tables", __doc__)
     parser.add_argument(
         "table", nargs="?", metavar="TABLE", help=f"one of {', '.join(REPRODUCTIONS)}"
     )
@@ -301,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **describe_environment(),
         **reproduction.collect(steps),
     }
-    write_lines(output, json.dumps(measurement, indent=1).splitlines())
+    write_json(output, measurement, indent=1)
     shape = results.TABLES[namespace.table]
     print(f"\n{results.measured_table(shape, [results.Measurement.read(output)])}\n\n{output}")
 

@@ -23,6 +23,7 @@ from utils.reporting.tables import (
 )
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -102,14 +103,6 @@ TABLES = {
 
 REQUIRED = {"table": str, "command": str, "hardware": str, "versions": dict, "rows": dict}
 OPTIONAL = {"commit": str, "setting": str, "date": str}
-
-
-def read_json(path: Path, how_to_fix: str) -> Any:
-    """Read a JSON file; UserError, which ends with `how_to_fix`, if that fails."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); {how_to_fix}") from None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.log import LOG, RunLog, read_log
-from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.errors import Failures, UserError
 from wav2vec2.text.error_rate import Pair, pair_words
 
 SHOWN = 50
@@ -70,17 +70,13 @@ def find_runs(path: Path) -> tuple[list[Run], list[str]]:
     folders = [path]
     if not (path / LOG).is_file():
         folders = [*sorted(log.parent for log in path.glob(f"*/{LOG}")), path]
-    runs, failures = [], []
+    runs, failures = [], Failures()
     for folder in folders:
-        log, evaluations = RunLog(), list(read_evaluations(folder))
-        try:
-            if (folder / LOG).is_file():
-                log = read_log(folder / LOG)
-            elif not evaluations:
-                continue
+        evaluations = list(read_evaluations(folder))
+        logged = (folder / LOG).is_file()
+        log = failures.attempt(read_log, folder / LOG) if logged else RunLog()
+        if log and (logged or evaluations):
             runs.append(Run(folder, log, evaluations))
-        except UserError as error:
-            failures.append(str(error))
     runs.sort(key=lambda run: run.log.started or "~")  # evaluations without a log come last
     if not runs:
         reason = failures[0] if failures else f"{path}: holds no {LOG}; name a run's folder"

@@ -4,17 +4,16 @@ Reads the logs and the evaluation of its stages, prints a few hypotheses and the
 and writes `summary.json`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from utils.reporting.log import LOG, read_records
-from utils.reporting.results import read_json
 from utils.reporting.runs import Evaluation, read_evaluations
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
-from wav2vec2.files.output import write_lines
+from wav2vec2.files.output import write_json
+from wav2vec2.files.text import read_json
 
 STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
 SUBSET = "test-mini"
@@ -51,14 +50,12 @@ def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.reporting.summarise_quickstart", description=__doc__.splitlines()[0]
-    )
+    parser = ArgumentParser("utils.reporting.summarise_quickstart", __doc__)
     parser.add_argument("folder", type=Path, help="the quickstart's output folder")
     folder = parser.parse_args().folder
     evaluation = find_evaluation(folder)
     summary = summarise(folder, evaluation)
-    write_lines(folder / "summary.json", json.dumps(summary, indent=2).splitlines())
+    write_json(folder / "summary.json", summary)
 
     print()
     shown = evaluation.shown

@@ -71,13 +71,13 @@ def escape(text: str) -> str:
     return " ".join(text.split())
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A number with `digits` significant digits: `1,234`, `0.0123`, `5e-07`."""
+def number(value: Any) -> str:
+    """A number with four significant digits: `1,234`, `0.0123`, `5e-07`."""
     if type(value) not in (int, float):
         return NONE
     if value and not 1e-4 <= abs(value) < 1e9:
-        return f"{value:.{digits - 1}g}"
-    text = f"{value:.{digits}g}"
+        return f"{value:.3g}"
+    text = f"{value:.4g}"
     if "e" in text or abs(value) >= 1000:
         return f"{value:,.0f}"
     return text

@@ -115,13 +115,6 @@ def _cut_short(name: str, found: Extent) -> UserError:
     )
 
 
-def _no_such(path: str, error: OSError) -> UserError:
-    return UserError(
-        f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and that "
-        "the data set is mounted"
-    )
-
-
 def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray:
     """Decode a 16 kHz mono file (or stored zip member) to float32 `[samples]` in [-1, 1).
 
@@ -136,25 +129,24 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
             found = _extent(file, source)
             if found.short:
                 raise _cut_short(path, found)
+            unsuitable = ""
             if _is_stream(file, found):
+                unsuitable = "its header does not give the length, as in streams"
+            elif file.samplerate != SAMPLE_RATE:
+                unsuitable = f"sample rate {file.samplerate} Hz, training needs {SAMPLE_RATE}"
+            elif file.channels != 1:
+                unsuitable = f"{file.channels} channels, training needs mono"
+            if unsuitable:
                 raise UserError(
-                    f"{path}: its header does not give the length, as in streams; "
-                    "convert the corpus with utils/data/import_corpus.py"
-                )
-            if file.samplerate != SAMPLE_RATE:
-                raise UserError(
-                    f"{path}: sample rate {file.samplerate} Hz, training needs {SAMPLE_RATE}; "
-                    "convert the corpus with utils/data/import_corpus.py"
-                )
-            if file.channels != 1:
-                raise UserError(
-                    f"{path}: {file.channels} channels, training needs mono; "
-                    "convert the corpus with utils/data/import_corpus.py"
+                    f"{path}: {unsuitable}; convert the corpus with utils/data/import_corpus.py"
                 )
             waveform = _read(file)
             declared = file.frames
     except OSError as error:
-        raise _no_such(path, error) from None
+        raise UserError(
+            f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and "
+            "that the data set is mounted"
+        ) from None
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw
         reason = getattr(error, "error_string", error)
         raise UserError(

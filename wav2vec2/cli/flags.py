@@ -44,10 +44,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but an error is one line, exit code 2, and names the nearest known flag."""
 
-    def __init__(self, **options: Any):
-        options.setdefault("allow_abbrev", False)
-        options.setdefault("formatter_class", _HelpFormatter)
-        super().__init__(**options)
+    def __init__(self, prog: str, description: str = "", **options: Any):
+        """`description`: a module's docstring, of which the first line is shown."""
+        options = {"allow_abbrev": False, "formatter_class": _HelpFormatter, **options}
+        super().__init__(prog, description=description.partition("\n")[0], **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
@@ -61,7 +61,8 @@ class ArgumentParser(argparse.ArgumentParser):
             explicit.append(text)
             action = self._option_string_actions.get(text)
             following = given[position + 1 : position + 2]
-            if action is not None and action.type is parse_bool and not is_bool(following):
+            given_value = bool(following) and following[0].lower() in _BOOLS
+            if action is not None and action.type is parse_bool and not given_value:
                 explicit.append("true")
         return super().parse_known_args(explicit, namespace)
 
@@ -79,15 +80,13 @@ class ArgumentParser(argparse.ArgumentParser):
         return namespace
 
 
-def is_bool(texts: Sequence[str]) -> bool:
-    """Whether the first of `texts`, if any, is true or false."""
-    return bool(texts) and texts[0].lower() in ("true", "false")
+_BOOLS = {"true": True, "false": False}
 
 
 def parse_bool(text: str) -> bool:
     """The value of `true` or `false`, in any case of letters; an error for anything else."""
     try:
-        return {"true": True, "false": False}[text.lower()]
+        return _BOOLS[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
 
@@ -97,13 +96,12 @@ def field_help(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     texts = {}
     for declared, text in zip(body, body[1:]):
-        if (
-            isinstance(declared, ast.AnnAssign)
-            and isinstance(declared.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            texts[declared.target.id] = " ".join(inspect.cleandoc(str(text.value.value)).split())
+        match declared, text:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(docstring))),
+            ):
+                texts[name] = " ".join(docstring.split())
     return texts
 
 
@@ -169,14 +167,10 @@ def add_flags(
 
 def from_flags(cls: type[Config], namespace: argparse.Namespace) -> Config:
     """Build the dataclass from parsed flags; a ValueError of its validation becomes a UserError."""
-    values = {}
-    for item in fields(cls):  # type: ignore[arg-type]
-        if not hasattr(namespace, item.name):
-            continue
-        value = getattr(namespace, item.name)
-        values[item.name] = tuple(value) if isinstance(value, list) else value
+    given = vars(namespace)
+    values = {f.name: given[f.name] for f in fields(cls) if f.name in given}  # type: ignore[arg-type]
     try:
-        return cls(**values)
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
     except UserError:
         raise
     except ValueError as error:
@@ -235,3 +229,8 @@ def parse_dataclasses(
         add_flags(parser, cls)
     namespace = parser.parse_args(argv)
     return [from_flags(cls, namespace) for cls in classes]
+
+
+def parse_options(cls: type[Config], command: str, document: str) -> Config:
+    """The flags of a command that has one dataclass of them; `document`: its module's docstring."""
+    return parse_dataclasses(ArgumentParser(command, document), [cls])[0]

@@ -119,15 +119,14 @@ def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
             f"{path}: {len(lines)} label lines but {manifest.path} lists {len(manifest)} "
             "utterances; write both again together, one label line per utterance"
         )
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            utterance = manifest.utterances[number - 1]
+    labels = {u.id: line.strip() for u, line in zip(manifest.utterances, lines)}
+    for number, (key, label) in enumerate(labels.items(), start=1):
+        if not label:
             raise UserError(
-                f"{path}:{number}: no label for utterance {utterance.id!r}; "
+                f"{path}:{number}: no label for utterance {key!r}; "
                 "remove it from the filelist and every label file"
             )
-    pairs = zip(manifest.utterances, lines, strict=True)
-    return {utterance.id: line.strip() for utterance, line in pairs}
+    return labels
 
 
 def letters(words: str) -> str:

@@ -14,11 +14,13 @@ from torch import Tensor
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.output import temporary_path
+from wav2vec2.files.text import read_json, read_lines
 from wav2vec2.files.torch_file import read_torch_file
 
 WEIGHTS = "model.safetensors"
 CHECKSUMS = "SHA256SUMS"
 MODEL_CARD = "README.md"
+REFETCH = "fetch it again"
 
 _WEIGHT_FILES = (
     WEIGHTS,
@@ -34,27 +36,11 @@ _LFS_POINTER = b"version https://git-lfs"
 """Beginning of the file that stands in place of one in Git LFS."""
 
 
-def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it lists {twice!r} twice")
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; UserError if it is missing, malformed, or lists a name twice."""
-    try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_object_of_unique_names
-        )
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); fetch it again") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); fetch it again") from None
+    content = read_json(path, REFETCH)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object like {{...}}; fetch it again")
+        raise UserError(f"{path}: not a JSON object like {{...}}; {REFETCH}")
     return content
 
 
@@ -74,7 +60,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
     """The weights in the files that `index` assigns them to."""
-    places = read_json(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict):
         raise UserError(f"{index}: has no weight_map; fetch it again")
     suffix = ".safetensors" if ".safetensors." in index.name else ".bin"
@@ -168,10 +154,5 @@ def _write_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def checksums_of(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file by its name, as SHA256SUMS lists them."""
-    path = folder / CHECKSUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot be read ({reason}); fetch it again") from None
+    lines = read_lines(folder / CHECKSUMS, fix=REFETCH)
     return {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}

@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +57,11 @@ def write_chunks(path: str | Path, chunks: Iterable[bytes]) -> None:
         file.writelines(chunks)
 
 
+def write_json(path: str | Path, content: Any, indent: int = 2, *, ascii: bool = True) -> None:
+    """Write plain types as JSON, whole or not at all; `ascii`: escape all other characters."""
+    write_lines(path, [json.dumps(content, indent=indent, ensure_ascii=ascii)])
+
+
 def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
     """Write numpy's .npz file of these arrays whole or not at all."""
     content = io.BytesIO()
@@ -81,3 +88,13 @@ def prepare_folder(flag: str, folder: str | Path) -> Path:
             f"{flag} {folder}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     return folder
+
+
+def require_space(flag: str, folder: str | Path, needed: int) -> None:
+    """UserError if the disk of `folder`, which `flag` names, has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{flag} {folder}: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are "
+            "free; free space or choose another folder"
+        )

@@ -1,6 +1,5 @@
 """Audio and its transcript -> the times of each word and unit, as JSON and TextGrid."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.decoding.alignment import Span, align_units, group_words, textgrid
 from wav2vec2.files.filelists import read_manifest
-from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.text.vocabulary import WORD_END, Spelling
@@ -88,8 +87,7 @@ class Alignment:
 
     def write(self, folder: Path, name: str) -> None:
         """Write `<name>.json` and `<name>.TextGrid`, each whole or not at all."""
-        content = json.dumps(self.as_json(), ensure_ascii=False, indent=1)
-        write_lines(folder / f"{name}.json", [content])
+        write_json(folder / f"{name}.json", self.as_json(), indent=1, ascii=False)
         write_lines(folder / f"{name}.TextGrid", [self.as_textgrid().rstrip("\n")])
 
 

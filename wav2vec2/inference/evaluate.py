@@ -26,6 +26,7 @@ from wav2vec2.files.output import (
     atomic_path,
     prepare_folder,
     write_chunks,
+    write_json,
     write_lines,
     write_npz,
 )
@@ -172,10 +173,7 @@ def evaluate_set(
         if evaluation.compare:
             other = Path(evaluation.compare) / hypotheses.name
             summary["differing"] = count_differing(hypotheses, other)
-        write_lines(
-            evaluation.file("summary_{}.json", test.name),
-            json.dumps(summary, indent=2).splitlines(),
-        )
+        write_json(evaluation.file("summary_{}.json", test.name), summary)
         title = f"{test.name}: {options.checkpoint}"
         write_lines(evaluation.file("report_{}.md", test.name), report.markdown(title))
         print(

@@ -1,6 +1,5 @@
 """Recordings -> features: a layer's hidden states, the extractor's output, or quantizer codes."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from wav2vec2.files.output import (
     atomic_path,
     prepare_folder,
     write_chunks,
+    write_json,
     write_lines,
     write_npz,
 )
@@ -230,7 +230,7 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
         "width": model.no_frames().shape[1],
         "frame_seconds": model.frame_seconds,
     }
-    write_lines(output_dir / "features.json", [json.dumps(described, indent=2)])
+    write_json(output_dir / "features.json", described)
     print(f"features of {done} of {done + len(failures)} recordings in {output_dir}")
     return list_failures(failures)
 

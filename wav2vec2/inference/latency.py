@@ -1,6 +1,5 @@
 """Speed of a recogniser: latency by batch size, real-time factor, peak memory."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
-from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import AudioBatch
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.inference.recognition import Score
@@ -81,9 +80,7 @@ def measure_latency(
     table = latency_table(results)
     title = f"{benchmark.subset}, {len(manifest)} utterances, {options.precision}"
     write_lines(output_dir / f"latency_{benchmark.subset}.md", [title, "", *table])
-    write_lines(
-        output_dir / f"latency_{benchmark.subset}.json", json.dumps(results, indent=1).splitlines()
-    )
+    write_json(output_dir / f"latency_{benchmark.subset}.json", results, indent=1)
     print("\n".join(table))
 
 

@@ -23,6 +23,7 @@ from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import write_torch_file
 from wav2vec2.interop import native
 from wav2vec2.interop.state_dict import (
+    OLDER_WEIGHT_NORM,
     TRUNK,
     Kind,
     expected_weights,
@@ -42,17 +43,14 @@ CTC_OUTPUT = "w2v_encoder.proj."
 
 _OURS_TO_THEIRS = [
     (r"\.conv_layers\.(\d+)\.conv\.", r".conv_layers.\1.0."),
-    (r"\.pos_conv\.conv\.parametrizations\.weight\.original0$", ".pos_conv.0.weight_g"),
-    (r"\.pos_conv\.conv\.parametrizations\.weight\.original1$", ".pos_conv.0.weight_v"),
     (r"\.pos_conv\.conv\.", ".pos_conv.0."),
+    *OLDER_WEIGHT_NORM,
     (r"\.encoder\.stack\.shorten_linear\.", ".encoder.downsample_layer.linear."),
     (r"\.encoder\.stack\.upsample_linear\.", ".encoder.upsample_layer.linear."),
 ]
 
 OTHER_SPELLINGS = [
-    # Newer versions of torch's weight norm.
-    (r"\.pos_conv\.0\.parametrizations\.weight\.original0$", ".pos_conv.0.weight_g"),
-    (r"\.pos_conv\.0\.parametrizations\.weight\.original1$", ".pos_conv.0.weight_v"),
+    *OLDER_WEIGHT_NORM,
     # NVIDIA's feature extractor with padding masks.
     (r"\.conv_layers\.(\d+)\.conv\.", r".conv_layers.\1.0."),
     (r"\.conv_layers\.(\d+)\.norm\.(?:_group_norm\.)?", r".conv_layers.\1.2."),

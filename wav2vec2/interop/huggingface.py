@@ -25,7 +25,7 @@ Differences between the two formats:
   single utterances or equal lengths; `layer` models also for padded batches with their attention
   mask, which `return_attention_mask` asks for.
 - Published recognisers often lack `masked_spec_embed`, which only training uses.  It is set to
-  zeros, and a line says so.
+  zeros, with a notice.
 - Dropouts, masks and LayerDrop belong to the recipe here and to config.json there.  They are
   neither read nor written.
 - transformers has no hourglass encoder, and no CTC tokenizer for sentencepiece units.
@@ -42,7 +42,7 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.ctc import BLANK
-from wav2vec2.files.model_folder import read_json, read_weights, write_model_folder
+from wav2vec2.files.model_folder import read_object, read_weights, write_model_folder
 from wav2vec2.interop import native
 from wav2vec2.interop.huggingface_config import (
     architecture_of_config,
@@ -54,6 +54,7 @@ from wav2vec2.interop.huggingface_config import (
 )
 from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_files
 from wav2vec2.interop.state_dict import (
+    OLDER_WEIGHT_NORM,
     TRUNK,
     expected_weights,
     match_weights,
@@ -86,12 +87,6 @@ _NEWER_WEIGHT_NORM = [
     (r"(\.pos_conv_embed\.conv\.)weight_v$", r"\1parametrizations.weight.original1"),
 ]
 """torch's newer names for gain and direction of a weight-normalised convolution."""
-
-_OLDER_WEIGHT_NORM = [
-    (r"parametrizations\.weight\.original0$", "weight_g"),
-    (r"parametrizations\.weight\.original1$", "weight_v"),
-]
-"""The older names, which every version of transformers reads."""
 
 _MASK_VECTOR = "wav2vec2.masked_spec_embed"
 _PROJECTION = "wav2vec2.feature_projection.projection."
@@ -136,7 +131,7 @@ def read_huggingface(folder: Path) -> dict[str, Any]:
     UserError, naming the file, if anything in it is not supported or does not match.
     """
     source = folder / _CONFIG
-    config = read_json(source)
+    config = read_object(source)
     architecture = architecture_of_config(config, source)
     architecture = replace(architecture, normalize_input=read_normalize_input(folder))
     tensors = read_weights(folder)
@@ -206,7 +201,7 @@ def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     files = {"preprocessor_config.json": preprocessor_of_architecture(architecture)}
     native.check_complete(content, str(folder))
     theirs = their_weights(content["model"], architecture)
-    weights = rename_all(theirs, _OLDER_WEIGHT_NORM, str(folder))
+    weights = rename_all(theirs, OLDER_WEIGHT_NORM, str(folder))
     if content["kind"] == "ctc":
         vocabulary = native.vocabulary_of(content, str(folder))
         files |= tokenizer_files(vocabulary, folder)

@@ -9,7 +9,7 @@ from typing import Any
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
-from wav2vec2.files.model_folder import read_json
+from wav2vec2.files.model_folder import read_object
 from wav2vec2.numerics import NORM_EPS
 
 _NUMBERS = {
@@ -136,7 +136,7 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
 def read_normalize_input(folder: Path) -> bool:
     """Whether the preprocessor of a folder normalises each utterance (`do_normalize`)."""
     path = folder / "processor_config.json"  # of transformers >= 5, for all parts
-    values = read_json(path).get("feature_extractor") if path.is_file() else None
+    values = read_object(path).get("feature_extractor") if path.is_file() else None
     if values is None:
         path = folder / "preprocessor_config.json"
         if not path.is_file():
@@ -144,7 +144,7 @@ def read_normalize_input(folder: Path) -> bool:
                 f"{path}: missing; it says whether input is normalised: fetch it, or write it "
                 "with Wav2Vec2FeatureExtractor(...).save_pretrained"
             )
-        values = read_json(path)
+        values = read_object(path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: feature_extractor is not an object; fetch it again")
     _require(values, _PREPROCESSOR, path)

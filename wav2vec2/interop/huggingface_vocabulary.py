@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.model_folder import read_json
+from wav2vec2.files.model_folder import read_object
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 _ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -37,7 +37,7 @@ def read_vocabulary(
     tokens and rows do not match, or a token cannot be a symbol here.
     """
     path = folder / "tokenizer_config.json"
-    options = read_json(path) if path.is_file() else {}
+    options = read_object(path) if path.is_file() else {}
     spelling = _spelling(options, path)
     ids = _read_ids(folder, options)
     names = _role_names(folder, options, ids)
@@ -76,7 +76,7 @@ def _spelling(options: dict[str, Any], path: Path) -> Spelling:
 def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
     """Token -> row, from vocab.json and the tokens added to it."""
     path = folder / "vocab.json"
-    ids = read_json(path)
+    ids = read_object(path)
     taken: dict[int, str] = {}
     for token, row in ids.items():
         if isinstance(row, dict):
@@ -104,7 +104,7 @@ def _content(token: Any) -> Any:
 def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
     """Tokens outside vocab.json: in the files of older and of newer versions."""
     path = folder / "added_tokens.json"
-    added = dict(read_json(path)) if path.is_file() else {}
+    added = dict(read_object(path)) if path.is_file() else {}
     listed = options.get("added_tokens_decoder", {})
     try:
         added.update({_content(token): int(row) for row, token in listed.items()})
@@ -123,7 +123,7 @@ def _role_names(
 ) -> dict[str, str | None]:
     """The token of each role; None if there is none."""
     path = folder / "special_tokens_map.json"
-    options = {**(read_json(path) if path.is_file() else {}), **options}
+    options = {**(read_object(path) if path.is_file() else {}), **options}
     names: dict[str, str | None] = {}
     for role, default in _ROLES.items():
         candidates = (_content(options.get(role, default)), default)

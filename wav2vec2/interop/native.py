@@ -17,7 +17,7 @@ from wav2vec2.interop.state_dict import TRUNK, expected_weights, match_weights, 
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.quantizer import GumbelQuantizer
 from wav2vec2.text.subwords import SubwordModel
-from wav2vec2.text.vocabulary import Spelling, Vocabulary
+from wav2vec2.text.vocabulary import Spelling, Vocabulary, parse_dictionary
 from wav2vec2.trunk import Wav2Vec2
 
 _QUANTIZER = "quantizer."
@@ -137,8 +137,9 @@ def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
         model = content["sentencepiece"].numpy().tobytes()
         subwords = SubwordModel(model, f"{source} (sentencepiece)")
     # Checkpoints older than this entry are of letters.
+    symbols = parse_dictionary(content["dictionary"], f"{source} (dictionary)")
     spelling = Spelling(content.get("spelling", Spelling.LETTERS.value))
-    return Vocabulary.from_text(content["dictionary"], f"{source} (dictionary)", spelling, subwords)
+    return Vocabulary(symbols, spelling, subwords)
 
 
 def _output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:

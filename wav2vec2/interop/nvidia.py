@@ -11,13 +11,7 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass
-from wav2vec2.interop.fairseq import (
-    OTHER_SPELLINGS,
-    labels_of,
-    native_content,
-    setting,
-    vocabulary_of_text,
-)
+from wav2vec2.interop import fairseq
 from wav2vec2.interop.state_dict import rename_all
 from wav2vec2.text.vocabulary import Vocabulary
 
@@ -45,21 +39,21 @@ def read_nvidia(
             "model does not have"
         )
     hourglass = _hourglass(args, source)
-    weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    weights = rename_all(content["model"], fairseq.OTHER_SPELLINGS, str(source))
     if args["mode"] == "pretrain":
-        return native_content(weights, args, source, hourglass=hourglass)
+        return fairseq.native_content(weights, args, source, hourglass=hourglass)
     text = content.get("output_labels")
     if dictionary is not None:
         found = Vocabulary.from_file(dictionary), str(dictionary)
     elif isinstance(text, str):
-        found = vocabulary_of_text(text, f"{source} (output_labels)")
+        found = fairseq.vocabulary_of_text(text, f"{source} (output_labels)")
     else:
         raise UserError(
             f"{source}: fine-tuned, but without its dictionary (output_labels); convert it with "
             "`python -m utils.checkpoints.convert --dictionary`"
         )
-    labels = labels_of(args)
-    return native_content(
+    labels = fairseq.labels_of(args)
+    return fairseq.native_content(
         weights, args, source, hourglass=hourglass, vocabulary=found, labels=labels
     )
 
@@ -69,10 +63,9 @@ def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:
     text = args.get("hourglass_transformer")
     if not text:
         return None
+    resampling = fairseq.setting(args, "hourglass_resample", str, source)
     try:
-        return Hourglass.parse(text, setting(args, "hourglass_resample", str, source))
-    except UserError:
-        raise
+        return Hourglass.parse(text, resampling)
     except (AttributeError, ValueError):
         raise UserError(
             f"{source}: its hourglass_transformer {text!r} is not of the form [2,(8,4),2]"

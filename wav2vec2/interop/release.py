@@ -1,8 +1,8 @@
 """Release folders: all that inference needs of a checkpoint, with checksums and a model card.
 
-A folder holds `model.safetensors`, `config.json`, of a recogniser `dictionary.txt` and perhaps
-`sentencepiece.model`, SHA256SUMS of these, and the model card README.md.  It can be read without
-this repository.
+A folder holds `model.safetensors`, `config.json`, SHA256SUMS of all but the model card README.md,
+of a recogniser also `dictionary.txt` and, for sub-words, `sentencepiece.model`.  It can be read
+without this repository.
 """
 
 import json
@@ -18,7 +18,7 @@ from wav2vec2.files.model_folder import (
     MODEL_CARD,
     WEIGHTS,
     checksums_of,
-    read_json,
+    read_object,
     read_weights,
     write_model_folder,
 )
@@ -33,9 +33,9 @@ _DESCRIBED = ("kind", "architecture", "labels", "spelling", "update")
 
 
 def is_release(path: Path) -> bool:
-    """Whether `path` is a folder of `write_release`: its config.json says so."""
+    """Whether `path` is a folder of `write_release`, by its config.json."""
     try:
-        return _MARK in read_json(path / _CONFIG)
+        return _MARK in read_object(path / _CONFIG)
     except UserError:
         return False
 
@@ -54,7 +54,7 @@ def read_release(folder: Path) -> dict[str, Any]:
     for name, expected in sums.items():
         if sha256(folder / name) != expected:
             raise UserError(f"{folder / name}: damaged (its checksum fails); fetch it again")
-    config = read_json(folder / _CONFIG)
+    config = read_object(folder / _CONFIG)
     if config[_MARK] != FORMAT:
         raise UserError(
             f"{folder}: of release format {config[_MARK]}, this version reads {FORMAT}; update the "

@@ -18,6 +18,13 @@ Kind = Literal["pretraining", "ctc"]
 TRUNK = "wav2vec2."
 """Prefix of the weights that pre-training models and recognisers share."""
 
+OLDER_WEIGHT_NORM = [
+    (r"parametrizations\.weight\.original0$", "weight_g"),
+    (r"parametrizations\.weight\.original1$", "weight_v"),
+]
+"""torch's newer names for gain and direction of a weight-normalised convolution -> the older ones,
+which fairseq's files have and every version of transformers reads."""
+
 
 def expected_weights(architecture: Architecture, kind: Kind, units: int = 0) -> dict[str, Tensor]:
     """Names and shapes of a model's weights: a state dict on torch's meta device, without memory.

@@ -41,9 +41,8 @@ class SubwordModel:
     def pieces(self) -> list[str]:
         """All pieces in the model's order, without its own special symbols."""
         model = self._processor
-        special = (model.is_unknown, model.is_control)
-        ids = (i for i in range(len(model)) if not any(test(i) for test in special))
-        return [model.id_to_piece(i) for i in ids]
+        special = {i for i in range(len(model)) if model.is_unknown(i) or model.is_control(i)}
+        return [model.id_to_piece(i) for i in range(len(model)) if i not in special]
 
     def encode(self, words: str) -> str:
         """A transcript as a label line: `HI YOU` -> `▁HI ▁YO U`.

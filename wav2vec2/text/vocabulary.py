@@ -95,19 +95,8 @@ class Vocabulary:
         return self.spelling.words(symbols)
 
     def to_text(self) -> str:
-        """The dictionary as text, without special symbols; `from_text` reads it."""
+        """The dictionary as text, without special symbols; `parse_dictionary` reads it."""
         return "".join(f"{symbol}\n" for symbol in self.symbols[len(SPECIALS) :])
-
-    @classmethod
-    def from_text(
-        cls,
-        text: str,
-        source: str | Path = "dictionary",
-        spelling: Spelling = Spelling.LETTERS,
-        subwords: SubwordModel | None = None,
-    ) -> "Vocabulary":
-        """From the text of a dictionary; UserError names the line that does not parse."""
-        return cls(parse_dictionary(text, source), spelling, subwords)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Vocabulary":

@@ -297,7 +297,7 @@ def test_a_full_disk(corpus, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*.pack*"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(LENGTHS)))
-    with pytest.raises(UserError, match=r"GiB free where .* are needed"):
+    with pytest.raises(UserError, match=r"--output_dir .* GiB are needed, .* GiB are free"):
         pack_filelists(options(corpus, tmp_path / "out"))
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: usage._replace(free=2 * sum(LENGTHS) + SHARDS * 64)

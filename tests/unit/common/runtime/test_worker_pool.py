@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -22,3 +24,21 @@ def test_a_killed_process_is_a_user_error():
     results = map_in_processes(square_or_die, [1, -1, 2], 2, flag="--workers", unit="number")
     with pytest.raises(UserError, match="--workers 2: a worker process was killed"):
         list(results)
+
+
+@pytest.mark.parametrize("length", [40, 150])
+def test_any_length_of_tmpdir(tmp_path, length):
+    """The socket of the process that starts the workers lies there."""
+    folder = tmp_path / ("x" * length)
+    folder.mkdir()
+    code = (
+        "from common.runtime.worker_pool import map_in_processes\n"
+        "print(*map_in_processes(abs, [-1, -2], 2, flag='--workers', unit='number'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("1 2\n", "")

@@ -9,8 +9,8 @@ import soundfile
 
 from utils.data import import_corpus
 from utils.data.import_corpus import SelectionOptions, assign_subsets, main
+from utils.data.recording_sources import read_folder
 from wav2vec2.audio.decode import read_recording
-from wav2vec2.audio.recordings import read_folder
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.text import cleanup
@@ -444,7 +444,7 @@ def test_flags_of_tables_are_refused_for_folders(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--speaker_column"):
         flags = ("--audio_dir", tmp_path, "--output_dir", tmp_path / "o", "--speaker_column", "s")
         run(monkeypatch, *flags)
-    with pytest.raises(UserError, match="holds no audio file"):
+    with pytest.raises(UserError, match="--audio_dir .*: a folder without audio files"):
         run(monkeypatch, "--audio_dir", tmp_path, "--output_dir", tmp_path / "o")
 
 

@@ -87,7 +87,7 @@ def transcripts(folder, subset):
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "my data" / "mini"
     done = command(folder)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return folder
 
 

@@ -116,5 +116,5 @@ def test_invalid_fields_are_named(tmp_path, change, message):
     with pytest.raises(UserError, match=rf"x\.json: .*{message}"):
         Measurement.read(path)
     path.write_text("{")
-    with pytest.raises(UserError, match=r"x\.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"x\.json: not JSON"):
         Measurement.read(path)

@@ -3,11 +3,17 @@ import pytest
 from tests.unit.wav2vec2.text.test_subwords import learn
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK
-from wav2vec2.text.vocabulary import UNKNOWN, Spelling, Vocabulary, write_dictionary
+from wav2vec2.text.vocabulary import (
+    UNKNOWN,
+    Spelling,
+    Vocabulary,
+    parse_dictionary,
+    write_dictionary,
+)
 
 
 def test_order_is_special_symbols_then_the_file():
-    vocabulary = Vocabulary.from_text("| 10\nE 5\nT 3\n")
+    vocabulary = Vocabulary(parse_dictionary("| 10\nE 5\nT 3\n", "dictionary"))
     assert vocabulary.symbols == ("<s>", "<pad>", "</s>", "<unk>", "|", "E", "T")
     assert BLANK == 0 and vocabulary.symbols[BLANK] == "<s>"
     assert vocabulary.encode("T E |") == [6, 5, 4]
@@ -100,7 +106,8 @@ def test_dictionary_round_trip(tmp_path):
     assert (tmp_path / "dict.ltr.txt").read_text() == "A 3\n| 3\nB 1\n"
     vocabulary = Vocabulary.from_file(tmp_path / "dict.ltr.txt")
     assert vocabulary.symbols[4:] == ("A", "|", "B")
-    assert Vocabulary.from_text(vocabulary.to_text()).symbols == vocabulary.symbols
+    again = Vocabulary(parse_dictionary(vocabulary.to_text(), "dictionary"))
+    assert again.symbols == vocabulary.symbols
 
 
 @pytest.mark.parametrize(
@@ -129,4 +136,4 @@ def test_missing_dictionary(tmp_path):
 
 
 def test_counts_and_blank_lines_are_optional():
-    assert Vocabulary.from_text("|\n\nA 3\n").symbols[4:] == ("|", "A")
+    assert Vocabulary(parse_dictionary("|\n\nA 3\n", "dictionary")).symbols[4:] == ("|", "A")
