@@ -11,7 +11,7 @@ if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch"
         "do it, or set PYTHON" >&2
     exit 2
 fi
-"$PYTHON" -m common.runtime.recipe_variables "$recipe"
+"$PYTHON" -m common.runtime.check_variables "$recipe"
 
 # Each declared variable becomes the flag of the same name in lower case, except:
 NO_FLAGS=" NUM_GPUS NUM_NODES MAX_RESTARTS FP16 BF16 INIT_FROM "

@@ -43,7 +43,7 @@ from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.filelists import Manifest, Utterance, read_labels
 from wav2vec2.files.torch_file import digest
-from wav2vec2.inference.recognition import Score, recognise
+from wav2vec2.inference.scoring import Score, recognise
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks
 from wav2vec2.text.error_rate import ErrorCounts

@@ -54,8 +54,8 @@ def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> N
     """
     from wav2vec2.cli.errors import UserError
     from wav2vec2.interop.checkpoints import read_checkpoint
-    from wav2vec2.interop.exported import write_exported
     from wav2vec2.interop.onnx import write_onnx
+    from wav2vec2.interop.torch_export import write_exported
 
     path = Path(path)
     if int8 and path.suffix != ".onnx":

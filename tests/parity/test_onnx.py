@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.unit.wav2vec2.interop.test_exported import (
+from tests.unit.wav2vec2.interop.test_torch_export import (
     ARCHITECTURES,
     VOCABULARY,
     content_of,

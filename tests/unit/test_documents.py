@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from common.runtime.recipe_variables import check_value, declared
+from common.runtime.check_variables import check_value, declared
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE
 

@@ -30,7 +30,7 @@ from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_lea
 from wav2vec2.config import PRESETS, Architecture, Hourglass
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.inference.batches import sorted_batches
-from wav2vec2.interop import exported, huggingface, onnx
+from wav2vec2.interop import huggingface, onnx, torch_export
 from wav2vec2.numerics import TYPES, Precision, cast
 
 Contestant = Callable[[Tensor, Tensor], Any]
@@ -111,7 +111,7 @@ def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contesta
 
 
 def through_export(content: dict[str, Any], path: Path) -> Contestant:
-    exported.write_exported(content, path)
+    torch_export.write_exported(content, path)
     return torch.export.load(path).module()  # our own file: another's may run code
 
 

@@ -17,7 +17,7 @@ from wav2vec2.decoding.beam_search import build_decoder
 from wav2vec2.decoding.greedy import Decoder, DecodingOptions
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
-from wav2vec2.inference.recognition import Score
+from wav2vec2.inference.scoring import Score
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from wav2vec2.audio.extent import Extent, extent
+from wav2vec2.audio.length_check import Extent, extent
 from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
 from wav2vec2.audio.zip_member import ZipMember
 from wav2vec2.cli.errors import UserError, one_line

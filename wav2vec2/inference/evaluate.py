@@ -33,8 +33,8 @@ from wav2vec2.files.output import (
 from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
 from wav2vec2.inference.processes import Processes
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
-from wav2vec2.inference.recognition import Score, confidence
 from wav2vec2.inference.report import Report, count_differing, examples
+from wav2vec2.inference.scoring import Score, confidence
 from wav2vec2.text.vocabulary import Spelling
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import AudioBatch
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
-from wav2vec2.inference.recognition import Score
+from wav2vec2.inference.scoring import Score
 
 References = dict[str, tuple[list[str], str]]
 """Utterance id -> units of its label line, and its transcript."""

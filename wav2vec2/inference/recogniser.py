@@ -19,7 +19,7 @@ from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
 from wav2vec2.inference.batches import AudioBatch, subset_batches
 from wav2vec2.inference.device import check_supported, inference_device
-from wav2vec2.inference.recognition import logits_by_id, run_model
+from wav2vec2.inference.scoring import logits_by_id, run_model
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
 from wav2vec2.numerics import Precision, cast

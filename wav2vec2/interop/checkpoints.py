@@ -18,7 +18,7 @@ from wav2vec2.files.torch_file import (
     read_torch_file,
     save_checkpoint,
 )
-from wav2vec2.interop import exported, fairseq, huggingface, native, nvidia, onnx, release
+from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
@@ -43,8 +43,8 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
         raise UserError(
             f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
         )
-    if exported.is_exported(path):
-        return exported.read_exported(path)
+    if torch_export.is_exported(path):
+        return torch_export.read_exported(path)
     content = read_torch_file(path, STUBS)
     if is_checkpoint(content):
         check_format(content, path)
@@ -84,7 +84,7 @@ _WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "native": lambda content, path: save_checkpoint(path, content),
     "fairseq": fairseq.write_fairseq,
     "huggingface": huggingface.write_huggingface,
-    "exported": exported.write_exported,
+    "exported": torch_export.write_exported,
     "onnx": onnx.write_onnx,
     "onnx_int8": partial(onnx.write_onnx, int8=True),
 }

@@ -1,6 +1,6 @@
 """A recogniser as an ONNX file, in fp32 or with 8-bit weights, and running such a file.
 
-The graph, its inputs and its outputs are those of exported.py.  `recogniser.json` is in the file's
+The graph, its inputs and its outputs are those of torch_export.py.  `recogniser.json` is in its
 metadata:
 
     session = onnxruntime.InferenceSession("model.onnx")
@@ -27,7 +27,7 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import CTCOutput
 from wav2vec2.feature_extractor import frame_count, sample_count
 from wav2vec2.files.output import write_chunks
-from wav2vec2.interop import exported, native
+from wav2vec2.interop import native, torch_export
 
 _FIRST_BYTE = b"\x08"
 """An ONNX file begins with the tag of its version; no checkpoint does."""
@@ -44,7 +44,7 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
     if a package is missing, `path` exists or cannot be written, the checkpoint is not a recogniser,
     or it is too large for the format.
     """
-    exported.check_new(path, ".onnx")
+    torch_export.check_new(path, ".onnx")
     _check_packages(path, ("onnx", "onnxscript", *(("onnxruntime",) if int8 else ())))
     size = sum(tensor.numel() * 4 for tensor in content["model"].values())
     if size > _MOST_BYTES:
@@ -52,16 +52,18 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
             f"{path}: not written; an ONNX file holds 2 GB, this model takes {size / 1e9:.1f} GB: "
             "write a .pt2 archive instead"
         )
-    program = exported.export_graph(content, str(path))
+    program = torch_export.export_graph(content, str(path))
     with _silence():
         converted = torch.onnx.export(
             program,
-            input_names=exported.INPUTS,
-            output_names=exported.OUTPUTS,
+            input_names=torch_export.INPUTS,
+            output_names=torch_export.OUTPUTS,
             dynamo=True,
             verbose=False,
         )
-    converted.model.metadata_props[exported.DESCRIPTION] = exported.describe(content, str(path))
+    converted.model.metadata_props[torch_export.DESCRIPTION] = torch_export.describe(
+        content, str(path)
+    )
     model = converted.model_proto.SerializeToString()
     write_chunks(path, [_with_8_bits(model) if int8 else model])
 
@@ -95,7 +97,9 @@ class OnnxRecogniser:
             reason = str(error).strip().splitlines()[0][:120]
             raise UserError(f"{path}: onnxruntime cannot read it ({reason})") from None
         about = self._session.get_modelmeta().custom_metadata_map
-        self.content = exported.parse_description(about.get(exported.DESCRIPTION, "{}"), str(path))
+        self.content = torch_export.parse_description(
+            about.get(torch_export.DESCRIPTION, "{}"), str(path)
+        )
         self._conv_layers = native.architecture_of(self.content, str(path)).conv_layers
         self._shortest = sample_count(2, self._conv_layers)
 
@@ -106,8 +110,8 @@ class OnnxRecogniser:
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
         """Logits of `waveforms` `[batch, samples]`; `lengths` `[batch]`, each at least a frame."""
         waveforms = F.pad(waveforms, (0, max(0, self._shortest - waveforms.shape[1])))
-        inputs = zip(exported.INPUTS, (waveforms.numpy(), lengths.numpy()))
-        logits, counts = self._session.run(list(exported.OUTPUTS), dict(inputs))
+        inputs = zip(torch_export.INPUTS, (waveforms.numpy(), lengths.numpy()))
+        logits, counts = self._session.run(list(torch_export.OUTPUTS), dict(inputs))
         return CTCOutput(torch.from_numpy(logits), torch.from_numpy(counts))
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.runtime.recipe_variables import SCRIPTS, check_value, declared
+from common.runtime.check_variables import SCRIPTS, check_value, declared
 from utils.reporting import reproduce_tables, results
 from utils.reporting.reproduce_tables import REPRODUCTIONS, main
 from wav2vec2.cli.errors import UserError

@@ -1,4 +1,4 @@
-"""Check a recipe's environment variables: `python -m common.runtime.recipe_variables SCRIPT`.
+"""Check a recipe's environment variables: `python -m common.runtime.check_variables SCRIPT`.
 
 A misspelt variable would silently train another recipe.  The scripts themselves say which variables
 they read and what kind of value each has, in lines like `: "${MAX_UPDATE:=400000}"`.
@@ -116,7 +116,7 @@ def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     if len(sys.argv) != 2:
-        raise UserError("usage: python -m common.runtime.recipe_variables SCRIPT")
+        raise UserError("usage: python -m common.runtime.check_variables SCRIPT")
     for note in check_variables(Path(sys.argv[1]), os.environ):
         print(note, file=sys.stderr)
 

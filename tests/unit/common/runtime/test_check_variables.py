@@ -1,6 +1,6 @@
 import pytest
 
-from common.runtime.recipe_variables import SCRIPTS, check_variables, declared
+from common.runtime.check_variables import SCRIPTS, check_variables, declared
 from wav2vec2.cli.errors import UserError
 
 BASE = SCRIPTS / "pretrain_base.sh"

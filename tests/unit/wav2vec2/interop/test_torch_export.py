@@ -13,7 +13,7 @@ from wav2vec2.audio.decode import normalize
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE, LARGE, Architecture, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop import checkpoints, exported, native
+from wav2vec2.interop import checkpoints, native, torch_export
 from wav2vec2.interop.onnx import write_onnx
 from wav2vec2.text.vocabulary import Vocabulary
 
@@ -77,7 +77,7 @@ def worst_difference(content: dict, graph) -> float:
 def test_archive(name, tmp_path):
     content = content_of(ARCHITECTURES[name])
     path = tmp_path / "model.pt2"
-    exported.write_exported(content, path)
+    torch_export.write_exported(content, path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
     extra = {"recogniser.json": ""}
     graph = torch.export.load(path, extra_files=extra).module()
@@ -97,7 +97,7 @@ def test_archive(name, tmp_path):
 def test_an_archive_is_a_checkpoint(name, tmp_path):
     """Every weight comes back, also one that the graph does not use (the mask vector)."""
     content, path = content_of(ARCHITECTURES[name]), tmp_path / "model.pt2"
-    exported.write_exported(content, path)
+    torch_export.write_exported(content, path)
     again = checkpoints.read_checkpoint(path)
     weights, expected = again.pop("model"), content["model"]
     assert again == {name: value for name, value in content.items() if name != "model"}
@@ -132,7 +132,7 @@ class Trap:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("archive") / "model.pt2"
-    exported.write_exported(content_of(ARCHITECTURES["base"]), path)
+    torch_export.write_exported(content_of(ARCHITECTURES["base"]), path)
     return path.read_bytes()
 
 
@@ -180,13 +180,13 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
 def test_a_description_is_what_the_checkpoint_says():
     """Including the bytes of a sentencepiece model."""
     content = content_of(ARCHITECTURES["base"])
-    again = exported.parse_description(exported.describe(content, "here"), "there")
+    again = torch_export.parse_description(torch_export.describe(content, "here"), "there")
     assert again == {name: value for name, value in content.items() if name != "model"}
     model = torch.arange(256, dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "vocabulary_of", lambda *_: VOCABULARY)
-        text = exported.describe(content | {"sentencepiece": model}, "here")
-    assert torch.equal(exported.parse_description(text, "there")["sentencepiece"], model)
+        text = torch_export.describe(content | {"sentencepiece": model}, "here")
+    assert torch.equal(torch_export.parse_description(text, "there")["sentencepiece"], model)
 
 
 @pytest.mark.parametrize(
@@ -194,20 +194,20 @@ def test_a_description_is_what_the_checkpoint_says():
 )
 def test_a_file_that_describes_no_model(text):
     with pytest.raises(UserError, match="there: does not say of what model it is; export it"):
-        exported.parse_description(text, "there")
+        torch_export.parse_description(text, "there")
 
 
 def test_standardise_is_our_normalisation():
     torch.manual_seed(3)
     waveform = torch.randn(5_000) * 0.01 + 3.0
     padded = torch.cat([waveform, torch.full((700,), 9.0)])
-    result = exported.standardise(padded, torch.arange(5_700) < 5_000, 1e-5)
+    result = torch_export.standardise(padded, torch.arange(5_700) < 5_000, 1e-5)
     expected = torch.tensor(normalize(waveform.numpy()))
     torch.testing.assert_close(result[:5_000], expected, rtol=0, atol=1e-3)
     assert not result[5_000:].any()
 
 
-WRITERS = [(exported.write_exported, ".pt2"), (write_onnx, ".onnx")]
+WRITERS = [(torch_export.write_exported, ".pt2"), (write_onnx, ".onnx")]
 
 
 @pytest.mark.parametrize("write, suffix", WRITERS)
@@ -223,7 +223,7 @@ def test_what_cannot_be_written(write, suffix, tmp_path):
 def test_a_pretrained_model_is_no_recogniser(tmp_path):
     content = native.pretraining_content(ARCHITECTURES["base"])
     with pytest.raises(UserError, match="no output layer"):
-        exported.write_exported(content, tmp_path / "model.pt2")
+        torch_export.write_exported(content, tmp_path / "model.pt2")
     assert not list(tmp_path.iterdir())
 
 

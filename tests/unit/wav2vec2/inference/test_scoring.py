@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wav2vec2.decoding.greedy import GreedyDecoder, Hypothesis
-from wav2vec2.inference.recognition import confidence
+from wav2vec2.inference.scoring import confidence
 from wav2vec2.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(["|", "A", "B"])
