@@ -64,7 +64,7 @@ def batch_of(
     """A batch of whole recordings, `[samples]` at 16 kHz each; `normalize_input` scales each to
     zero mean and unit variance."""
     rows = [normalize(row) if normalize_input else row for row in waveforms]
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)  # there may be no row
     return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths)
 
 

@@ -29,7 +29,7 @@ def draw_kept(shape: tuple[int, ...], probability: float) -> tuple[Tensor, float
     `bernoulli_`.
     """
     count = torch.Size(shape).numel()
-    dropped = round(probability * LEVELS)
+    dropped = min(round(probability * LEVELS), LEVELS - 1)  # the factor must stay finite
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = bits.view(torch.int16)[:count].view(shape) >= dropped - LEVELS // 2
     return kept, LEVELS / (LEVELS - dropped)

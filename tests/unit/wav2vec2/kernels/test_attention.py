@@ -152,3 +152,8 @@ def test_share_and_factor_of_dropout(probability):
         assert abs(1 - place.double().mean() - probability) < bound
     pairs = (kept[:, 0] & kept[:, 1]).double().mean()
     assert abs(pairs - (1 - probability) ** 2) < 5 * 0.5 / count**0.5
+
+
+def test_a_probability_that_rounds_to_one_keeps_the_factor_finite():
+    kept, factor = draw_kept((1000,), 1 - 1e-7)
+    assert kept.sum() < 10 and factor == LEVELS
