@@ -6,7 +6,6 @@ the filelist and its labels, not the results.
 """
 
 import json
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -36,8 +35,6 @@ from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare
 from wav2vec2.inference.report import Report, count_differing, examples
 from wav2vec2.inference.scoring import Score, confidence
 from wav2vec2.text.vocabulary import Spelling
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,10 @@ def evaluate(
     recogniser = Recogniser.load(options)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
     # All before the first is decoded, so that a mistake in any ends the command at once.
-    sets = [read_test_set(recogniser, decoding, evaluation, s) for s in evaluation.subset]
+    sets = [
+        read_test_set(recogniser, decoding, evaluation, subset, processes)
+        for subset in evaluation.subset
+    ]
     with processes.process_group(recogniser.device):
         summaries = [
             evaluate_set(recogniser, decoder, test, options, decoding, evaluation, processes)
@@ -112,7 +112,11 @@ def evaluate(
 
 
 def read_test_set(
-    recogniser: Recogniser, decoding: DecodingOptions, evaluation: EvaluateOptions, subset: str
+    recogniser: Recogniser,
+    decoding: DecodingOptions,
+    evaluation: EvaluateOptions,
+    subset: str,
+    processes: Processes,
 ) -> TestSet:
     """A subset's filelist and labels; UserError for what is missing, also of --compare."""
     manifest = read_manifest(evaluation.dataset_dir, subset)
@@ -121,8 +125,8 @@ def read_test_set(
         raise UserError(f"--compare: {other}: no such file; evaluate the other model first")
     units = recogniser.references(manifest)
     unknown = recogniser.vocabulary.count_unknown(units.values())
-    if unknown:
-        _log.warning("%s: symbols that the dictionary lacks count as errors: %s", subset, unknown)
+    if unknown and processes.rank() == 0:
+        print(f"{subset}: symbols that the dictionary lacks count as errors: {unknown}")
     return TestSet(subset, manifest, units, recogniser.word_references(manifest, decoding))
 
 
