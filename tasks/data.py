@@ -207,7 +207,7 @@ def plan_batches(
         kept = sum(min(lengths[n] for n in group) * len(group) for group in groups)
         batched = sum(utterances[n].samples for group in groups for n in group)
         lost = 100 * (1 - kept / batched)
-        text += f"; cropping loses {lost:.2f} % of the audio, elsewhere in each epoch"
+        text += f"; cropping loses {lost:.2f} % of the audio, at other places in each epoch"
     notice(text)
     return utterances, mixture, plan
 
@@ -256,7 +256,7 @@ def digest_of_start(path: str, resume_from: ResumePoint | None, name: str) -> st
 def draw_masks(
     masking: Masking, frames: Sequence[int], purpose: str, key: tuple[int, ...]
 ) -> list[np.ndarray]:
-    """The masked frames of each row of a sub-batch, whose rows have so many `frames`."""
+    """The indices of the masked frames of each row; `frames`: frames of each row."""
     return draw_time_masks(
         frames,
         probability=masking.mask_prob,

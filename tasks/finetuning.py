@@ -228,7 +228,7 @@ class FinetuningTask:
         if wanted is not None and wanted.replace(" ", "") != (str(found) if found else ""):
             raise UserError(
                 f"--hourglass_config {wanted!r}: {source} has "
-                f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train anew"
+                f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train again"
             )
 
     def _read_vocabulary(self) -> Vocabulary:
@@ -283,7 +283,7 @@ class FinetuningTask:
                 raise UserError(
                     f"{path}:{number}: {symbols[0]!r} (utterance {utterance.id}) is not in "
                     f"dict.{self.options.labels}.txt; correct the transcript, write the "
-                    "dictionary anew, or pass --unknown_symbols unk"
+                    "dictionary again, or pass --unknown_symbols unk"
                 )
         self._report_unknown(manifest, lines.values(), "are trained as <unk>")
         return {key: self.vocabulary.encode(line) for key, line in lines.items()}

@@ -278,7 +278,7 @@ class PretrainingTask:
         }
 
     def collapse_reason(self, totals: Totals) -> str | None:
-        """A collapsed codebook: too few codes to learn from."""
+        """A collapsed codebook, or representations that are all alike."""
         metrics = self.summarise(totals)
         codes, accuracy = metrics["code_perplexity"], metrics["accuracy"]
         groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries

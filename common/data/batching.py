@@ -91,8 +91,8 @@ class CorpusPlan:
     take: int
 
     def taken(self, seed: int, epoch: int) -> list[int]:
-        """Numbers of the groups of `epoch`: it starts where the previous epoch stopped, in an order
-        that is drawn anew once every group was used."""
+        """Numbers of the groups of `epoch`: it starts where the previous epoch stopped.  After
+        every group was used once, a new order is drawn."""
         if self.take == self.groups:
             return list(range(self.first, self.first + self.groups))
         start = epoch * self.take
@@ -122,8 +122,8 @@ class BatchPlan:
         corpora: Sequence[tuple[int, float]] = (),
     ):
         """`lengths`: samples of each utterance as batched.  `corpora`: utterances of each corpus,
-        one after the other, and how many times an epoch passes through them; by default
-        all are one and an epoch has each once.  `flags`: what to change if the set is too small.
+        one after the other, and the number of passes per epoch; default: one corpus, one pass.
+        `flags`: what to change if the set is too small.
         """
         self.geometry = geometry
         self.seed = seed

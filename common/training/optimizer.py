@@ -35,7 +35,7 @@ class OptimizerOptions:
         require_at_least(self, clip_norm=0, weight_decay=0, adam_eps=0)
 
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer over `parameters`; the learning rate is set anew at every update.
+        """The optimizer over `parameters`; the learning rate is set at every update.
 
         UserError for an apex optimizer where apex cannot be imported.
         """

@@ -105,7 +105,7 @@ class RunOptions:
 
 
 class Trainer:
-    """Runs a task from wherever its output folder stands to its last update."""
+    """Trains a task from its last checkpoint, or from the start, to its last update."""
 
     def __init__(
         self,
@@ -162,6 +162,7 @@ class Trainer:
         )
         self.health = Health(task.collapse_reason, device)
         self.interval, self.epoch = Meter(device), Meter(device)
+        self.last_rate = 0.0  # learning rate of the last update
         self.stop = StopRequest()
         self.writer = CheckpointWriter()
         self.telemetry = Telemetry(Path(run.output_dir), enabled=distributed.is_main())
@@ -215,7 +216,7 @@ class Trainer:
         summary: dict[str, float] = {}
         measured: deque[dict[str, float]] = deque(maxlen=run.benchmark_epochs_num or 1)
         epochs_done = 0
-        # 0: all that the training has.
+        # 0: no limit.
         most_epochs = run.epochs_this_job or run.benchmark_warmup_epochs + run.benchmark_epochs_num
         self.task.model.train()
         self.interval.reset(), self.epoch.reset()
@@ -251,7 +252,7 @@ class Trainer:
         return summary
 
     def train_on(self, batches: Iterable[TrainingBatch]) -> UpdateReport:
-        """The next update, on this process' `batches`; every process calls this together."""
+        """Take the next update on this process' `batches`; every process calls this together."""
         state, ids = self.state, []
         update = state.update + 1
         self.task.begin_update(update)
