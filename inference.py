@@ -10,7 +10,7 @@ from functools import partial
 from common.runtime import distributed
 from wav2vec2.cli.errors import ExitCode, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.decoding.greedy import DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions
 from wav2vec2.inference.align import AlignOptions, align
 from wav2vec2.inference.evaluate import EvaluateOptions, evaluate
 from wav2vec2.inference.features import FeatureOptions, features

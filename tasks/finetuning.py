@@ -289,7 +289,7 @@ class FinetuningTask:
         return {key: self.vocabulary.encode(line) for key, line in lines.items()}
 
     def _report_unknown(self, manifest: Manifest, lines: Iterable[str], what: str) -> None:
-        unknown = self.vocabulary.count_unknown(lines)
+        unknown = self.vocabulary.list_unknown(lines)
         if unknown:
             path = manifest.path.with_suffix(f".{self.options.labels}")
             notice(f"{path}: symbols that the dictionary lacks {what}: {unknown}")

@@ -24,9 +24,10 @@ def load(
 ) -> "Transcriber":
     """Load a fine-tuned checkpoint to `transcribe` and `align` recordings: docs/python.md.
 
-    `path`: any checkpoint that `inference.py` takes; `device`: torch's name of one.  The other
-    arguments are the flags of `inference.py transcribe`, such as `decoder="beam", lm="4.arpa"`.
-    UserError (a ValueError) in one line for what is missing or does not fit.
+    `path`: any checkpoint that `inference.py` takes; `device`: a torch device, such as "cuda".  The
+    other arguments are the flags of `inference.py transcribe`, such as `decoder="beam",
+    lm="4.arpa"`.  Raises UserError, a ValueError with a one-line message, if a file is missing or
+    an argument does not fit.
     """
     from wav2vec2.inference.transcriber import load
 
@@ -49,8 +50,9 @@ def load_features(
 def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> None:
     """Write a fine-tuned checkpoint's graph for other programs: docs/checkpoints.md.
 
-    The suffix of `path` chooses the format: .onnx, with `int8` 8-bit weights, or .pt2 for
-    torch.export's archive.  UserError if `path` exists or a package is missing.
+    The suffix of `path` chooses the format: .onnx, or .pt2 for torch.export's archive.  `int8`
+    writes 8-bit weights and needs .onnx.  UserError if `path` exists, has another suffix, or a
+    package is missing.
     """
     from wav2vec2.cli.errors import UserError
     from wav2vec2.interop.checkpoints import read_checkpoint

@@ -7,7 +7,7 @@ those of the paper.
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 
@@ -211,11 +211,10 @@ class Regularisation:
         _check_finite(self)
         for item in fields(self):
             value = getattr(self, item.name)
-            top = "at least 0" if item.name == "feature_grad_mult" else "within [0, 1)"
-            _check(
-                value >= 0 and (value < 1 or item.name == "feature_grad_mult"),
-                f"--{item.name} {value}: must be {top}",
-            )
+            if item.name == "feature_grad_mult":
+                _check(value >= 0, f"--{item.name} {value}: must be at least 0")
+            else:
+                _check(0 <= value < 1, f"--{item.name} {value}: must be within [0, 1)")
 
 
 SpanDistribution = Literal["static", "uniform", "normal", "poisson"]
@@ -253,20 +252,20 @@ class Masking:
         if self.mask_distribution == "uniform":
             _check(
                 other == int(other) and 1 <= other <= longest,
-                f"--mask_other {other:g}: the least span of --mask_distribution uniform; give a "
-                f"whole number from 1 to {longest}, twice --mask_span",
+                f"--mask_other {other:g}: the shortest span of --mask_distribution uniform; give a "
+                f"whole number from 1 to {longest} (twice --mask_span)",
             )
         elif self.mask_distribution == "normal":
             _check(
                 other >= 0,
-                f"--mask_other {other:g}: the deviation of --mask_distribution normal; give 0 or "
-                "more",
+                f"--mask_other {other:g}: the standard deviation of --mask_distribution normal; "
+                "give 0 or more",
             )
         else:
             _check(
                 other == 0,
                 f"--mask_other {other:g}: --mask_distribution {self.mask_distribution} does not "
-                "use it; leave it out, or choose uniform or normal",
+                "use it; remove it, or choose uniform or normal",
             )
 
 
@@ -302,7 +301,7 @@ class ContrastiveObjective:
     loss_weights: tuple[float, float] = (0.1, 10.0)
     """Weights of the diversity loss and of the features penalty; each is multiplied by the number
     of masked frames."""
-    gumbel_temperature: tuple[float, float, float] = field(default=(2.0, 0.5, 0.999995))
+    gumbel_temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
     """Start, end, and decay per update of the Gumbel-softmax temperature."""
 
     def __post_init__(self) -> None:
@@ -318,11 +317,12 @@ class ContrastiveObjective:
         )
         _check(
             min(self.loss_weights) >= 0,
-            f"--loss_weights {_as_flag(self.loss_weights)}: must not be negative; 0 leaves a "
-            "term out",
+            f"--loss_weights {_as_flag(self.loss_weights)}: must not be negative; 0 "
+            "disables a term",
         )
         start, end, decay = self.gumbel_temperature
         _check(
             start >= end > 0 and 0 < decay <= 1,
-            f"--gumbel_temperature {start} {end} {decay}: needs start >= end > 0, 0 < decay <= 1",
+            f"--gumbel_temperature {_as_flag(self.gumbel_temperature)}: needs start >= end > 0, "
+            "0 < decay <= 1",
         )

@@ -73,8 +73,8 @@ class Wav2Vec2ForCTC(nn.Module):
 
         `lengths` `[batch]`, int64 on the CPU: samples of each row, followed by zeros, at least
         the receptive field; None if no row is padded.  Masks and `kept_layers`: see
-        Wav2Vec2.encode.  `freeze_encoder`: the trunk gets no gradient; its dropout and masks still
-        act.
+        Wav2Vec2.encode.  `freeze_encoder`: the trunk gets no gradient; its dropout and masks stay
+        on.
         """
         learns = torch.is_grad_enabled() and not freeze_encoder
         with torch.set_grad_enabled(learns):
@@ -95,8 +95,9 @@ def ctc_loss(
 
     `logits` `[batch, frames, vocabulary]`; `labels` `[sum of label_lengths]`, int64.  Both lengths
     are `[batch]` on the CPU, wherever the logits are, because torch's CTC reads them there; from a
-    GPU it would copy them and wait.  Computed in fp32.  If torch has to be deterministic it runs
-    on the CPU, because the gradient of CUDA's CTC is not.
+    GPU it would copy them and wait.  Computed in fp32.  With
+    `torch.use_deterministic_algorithms` it runs on the CPU, because CUDA's CTC gradient is not
+    deterministic.
     """
     log_probabilities = at_least_fp32(logits).log_softmax(dim=-1).transpose(0, 1)
     if torch.are_deterministic_algorithms_enabled():

@@ -55,13 +55,9 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, frames, D]` -> `[batch, frames, D]`, to be added to the input."""
-        y = self.convolve(x.transpose(1, 2))
+        y = fp32_conv1d(x.transpose(1, 2), self.conv)  # [batch, D, frames or one more]
         y = y[..., : x.shape[1]]  # an even kernel gives one frame too many
         return F.gelu(y).transpose(1, 2).to(x.dtype)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """`[batch, D, frames]` -> `[batch, D, frames or one more]`, in fp32."""
-        return fp32_conv1d(x, self.conv)
 
 
 class SelfAttention(nn.Module):

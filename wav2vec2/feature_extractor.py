@@ -125,7 +125,8 @@ class FeatureExtractor(nn.Module):
         """`[batch, samples]` -> `[batch, frames, C]`.
 
         `lengths` `[batch]`, int64 on the CPU: samples of each row, followed by zeros; None when no
-        row is padded.  Valid frames depend on valid samples only.
+        row is padded.  Each length is at least the receptive field (`sample_count(1, ...)`).  Valid
+        frames depend on valid samples only.
         """
         x = waveforms[:, None].to(self.conv_layers[0].conv.weight.dtype)  # [batch, 1, samples]
         valid = self.first_valid(waveforms, lengths)

@@ -19,14 +19,15 @@ def shortening(model: Wav2Vec2, layer: int) -> int:
 
 
 def hidden_states(model: Wav2Vec2, frames: Frames, layer: int) -> Tensor:
-    """Compute the output of layer `layer`, `[batch, frames, D]`.
+    """Compute the output of layer `layer`, `[batch, frames, D]`; 0 to `layer_count(model)`.
 
-    The middle layers of an hourglass give `[batch, ceil(frames / factor), D]`.  Numbers are those
-    of transformers' `hidden_states`.  0 is the first layer's input, after the positional
-    convolution and, in post-LN models, the norm.  The last number is the encoder's output: always
-    at the full rate, and in pre-LN models after the final norm, which transformers 5 has in
-    `last_hidden_state` only.  Layers after `layer` are not run.
+    The middle layers of an hourglass give `[batch, ceil(frames / factor), D]`.  Layers are numbered
+    as in transformers' `hidden_states`.  0 is the first layer's input, after the positional
+    convolution and, in post-LN models, the norm.  The last number is the encoder's output at the
+    full rate, after the final norm in pre-LN models.  transformers 5 returns that only as
+    `last_hidden_state`.  Layers after `layer` do not run.
     """
+    assert 0 <= layer <= layer_count(model), layer
     if layer == layer_count(model):
         return model.encode(frames)
     found: list[Tensor] = []

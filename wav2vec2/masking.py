@@ -14,7 +14,7 @@ def _span_lengths(
     other: float,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Draw the lengths of `spans` spans, each at least 1 (`poisson` can give 0)."""
+    """Draw the lengths of `spans` spans: at least 1, except that `poisson` can give 0."""
     if distribution == "static":
         return np.full(spans, span)
     if distribution == "uniform":

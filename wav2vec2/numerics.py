@@ -1,4 +1,4 @@
-"""Arithmetic that must be fp32 even where half precision, autocast or TF32 are on.
+"""Arithmetic that stays fp32 in half precision and under autocast; some of it without TF32, too.
 
 docs/numerics.md gives the reasons.  "fp32" means fp32 or wider: tests of gradients run in fp64.
 """
@@ -75,7 +75,10 @@ def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def fp32_conv1d(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Apply `conv` to `x` `[batch, channels, time]` in fp32, whatever the type of `x`."""
+    """Apply `conv` to `x` `[batch, channels, time]` in fp32, whatever the type of `x`.
+
+    TF32 may be used.
+    """
     weight, bias = at_least_fp32(conv.weight), at_least_fp32(conv.bias)
     with torch.autocast(x.device.type, enabled=False):
         return F.conv1d(

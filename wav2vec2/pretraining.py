@@ -145,36 +145,31 @@ class Wav2Vec2ForPretraining(nn.Module):
         the gradient is the sum of the sub-batches' own.  `temperature`: that of the
         Gumbel-softmax; `kept_layers`: see TransformerStack.
         """
-        frames = self.extract(batch)  # section 2, feature encoder
+        rows = [len(sub_batch.masked) for sub_batch in batch.sub_batches]
+        # Section 2, feature encoder
+        frames = self.wav2vec2.extract(batch.waveforms, batch.lengths)
         quantizer_input = self.dropout_features(frames.features)
-        time_mask = self.mask(frames, batch.sub_batches)  # section 3.1
-        context = self.encode(frames, time_mask, kept_layers)  # section 2, context network
+        time_mask = self.mask(frames, batch.sub_batches, rows)  # section 3.1
+        # Section 2, context network
+        context = self.wav2vec2.encode(frames, time_mask=time_mask, kept_layers=kept_layers)
         outputs = []
-        for part in _split(batch.sub_batches, frames, quantizer_input, context):
-            # First, so that its backward pass runs last, when less memory is in use.
+        for part in _split(batch.sub_batches, rows, frames, quantizer_input, context):
+            # Computed first, so that its backward pass runs last, when less memory is in use.
             penalty = mean_square(part.raw, part.valid)
             quantized = self.quantize(part, temperature)  # section 2, quantization module
             logits = self.contrast(part, quantized)  # section 3.2, contrastive loss
             outputs.append(self.sum_losses(quantized, logits, penalty))  # section 3.2, objective
         return _sum_outputs(outputs)
 
-    def extract(self, batch: PretrainingBatch) -> Frames:
-        """Waveforms -> latent frames."""
-        return self.wav2vec2.extract(batch.waveforms, batch.lengths)
+    def mask(self, frames: Frames, sub_batches: Sequence[SubBatch], rows: Sequence[int]) -> Tensor:
+        """`[batch, frames]`, bool: the frames that the mask vector replaces.
 
-    def mask(self, frames: Frames, sub_batches: Sequence[SubBatch]) -> Tensor:
-        """`[batch, frames]`, bool: the frames that the mask vector replaces."""
+        `rows`: rows of each sub-batch.
+        """
         mask = torch.zeros_like(frames.features[..., 0], dtype=torch.bool)
-        rows = [len(sub_batch.masked) for sub_batch in sub_batches]
         for part, sub_batch in zip(mask.split(rows), sub_batches):
             part.scatter_(1, sub_batch.masked, True)
         return mask
-
-    def encode(
-        self, frames: Frames, time_mask: Tensor, kept_layers: Sequence[bool] | None
-    ) -> Tensor:
-        """Masked frames -> context vectors `[batch, frames, D]`."""
-        return self.wav2vec2.encode(frames, time_mask=time_mask, kept_layers=kept_layers)
 
     def quantize(self, part: _Part, temperature: float) -> QuantizerOutput:
         """Quantize the features of the masked frames: they are the targets."""
@@ -227,13 +222,16 @@ def mean_square(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _split(
-    sub_batches: Sequence[SubBatch], frames: Frames, features: Tensor, context: Tensor
+    sub_batches: Sequence[SubBatch],
+    rows: Sequence[int],
+    frames: Frames,
+    features: Tensor,
+    context: Tensor,
 ) -> Iterator[_Part]:
     """The rows of each sub-batch.
 
     Tensors are split, not sliced: a slice's gradient is as large as the whole, mostly zeros.
     """
-    rows = [len(sub_batch.masked) for sub_batch in sub_batches]
     valid = [None] * len(rows) if frames.valid is None else frames.valid.split(rows)
     tensors = frames.raw.split(rows), features.split(rows), context.split(rows), valid
     yield from map(_Part, sub_batches, *tensors)

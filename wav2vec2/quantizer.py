@@ -75,7 +75,7 @@ class GumbelQuantizer(nn.Module):
         hard = F.one_hot(logits.argmax(dim=-1), self.entries).to(logits.dtype)
         assignment = hard
         if self.training:
-            noisy = (logits + self.gumbel_noise(logits, generator)) / temperature
+            noisy = (logits + sample_gumbel(logits, generator)) / temperature
             soft = noisy.softmax(dim=-1)
             drawn = F.one_hot(soft.argmax(dim=-1), self.entries).to(soft.dtype)
             assignment = drawn + (soft - soft.detach())  # exactly one-hot
@@ -90,7 +90,3 @@ class GumbelQuantizer(nn.Module):
             code_perplexity=perplexity(hard.mean(dim=0)),
             prob_perplexity=perplexity(probabilities.mean(dim=0)),
         )
-
-    def gumbel_noise(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Noise for `logits` `[frames, G, V]`; a method, so that a test can replace it."""
-        return sample_gumbel(logits, generator)

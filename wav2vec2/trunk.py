@@ -105,7 +105,8 @@ class Wav2Vec2(nn.Module):
     def extract(self, waveforms: Tensor, lengths: Tensor | None) -> Frames:
         """Waveforms `[batch, samples]` -> frames.
 
-        `lengths` `[batch]`, int64 on the CPU: samples of each row, None if no row is padded.
+        `lengths` `[batch]`, int64 on the CPU: samples of each row, at least the receptive field;
+        None if no row is padded.
         """
         if lengths is not None and bool((lengths == waveforms.shape[1]).all()):
             lengths = None
@@ -114,11 +115,11 @@ class Wav2Vec2(nn.Module):
             raw = self.feature_extractor(waveforms, lengths)
         if learns:
             raw = scale_gradient(raw, self.feature_grad_mult)
-        counts = valid = None
+        counts = None if lengths is None else self.frames(lengths)
         # Rows of different lengths may have equally many frames; attention then needs no mask.
-        if lengths is not None and not bool((self.frames(lengths) == raw.shape[1]).all()):
-            counts = self.frames(lengths)
-            valid = valid_steps(counts, raw.shape[1], raw.device)
+        if counts is not None and bool((counts == raw.shape[1]).all()):
+            counts = None
+        valid = None if counts is None else valid_steps(counts, raw.shape[1], raw.device)
         return Frames(raw=raw, features=self.layer_norm(raw), valid=valid, counts=counts)
 
     def encode(

@@ -13,7 +13,8 @@ from tests.unit.wav2vec2.decoding.arpa import bigrams, write_arpa
 from utils.benchmarks import decoder
 from utils.checkpoints import tune_decoder
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.files.filelists import letters, read_manifest, write_manifest
+from wav2vec2.files.filelists import read_manifest, write_manifest
+from wav2vec2.text.vocabulary import letters
 
 
 @pytest.fixture(scope="module")

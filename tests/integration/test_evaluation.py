@@ -19,7 +19,8 @@ from tests.integration.test_bad_input import one_line
 from utils.checkpoints import convert, release
 from utils.reporting import tables
 from utils.reporting.runs import find_runs
-from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder
+from wav2vec2.decoding.beam_search import DecodingOptions
+from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.files.filelists import read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.torch_file import load_checkpoint

@@ -20,8 +20,9 @@ import inference
 from tasks.recipes import parse_recipe
 from tests.integration.conftest import ROOT, flags
 from tests.integration.test_training import log_records, losses, run
-from wav2vec2.files.filelists import letters, read_manifest, write_manifest
+from wav2vec2.files.filelists import read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
+from wav2vec2.text.vocabulary import letters
 
 SOUNDS = Path("/usr/share/asterisk/sounds")
 ENGLISH, SPANISH = SOUNDS / "en_US_f_Allison", SOUNDS / "es_MX_f_Allison"

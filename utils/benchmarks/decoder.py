@@ -15,8 +15,7 @@ from common.runtime.randomness import numpy_generator
 from utils.checkpoints.tune_decoder import TuneOptions, compute_emissions, score_decoder
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
-from wav2vec2.decoding.beam_search import build_decoder
-from wav2vec2.decoding.greedy import DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions, build_decoder
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions

@@ -13,8 +13,8 @@ from torch import Tensor
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
-from wav2vec2.decoding.beam_search import build_decoder
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions, build_decoder
+from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
 from wav2vec2.inference.scoring import Score

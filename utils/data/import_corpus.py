@@ -31,10 +31,9 @@ from wav2vec2.audio.recordings import Recording, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
-from wav2vec2.files.filelists import letters
 from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
-from wav2vec2.text.vocabulary import write_dictionary
+from wav2vec2.text.vocabulary import letters, write_dictionary
 
 
 @dataclass(frozen=True)

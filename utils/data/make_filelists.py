@@ -20,9 +20,9 @@ from wav2vec2.audio.decode import UNKNOWN_LENGTH
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
-from wav2vec2.files.filelists import letters, write_manifest
+from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.output import write_lines
-from wav2vec2.text.vocabulary import WORD_END, write_dictionary
+from wav2vec2.text.vocabulary import WORD_END, letters, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
 FETCH_AGAIN = "download the archive again, or remove what is damaged"

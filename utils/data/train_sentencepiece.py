@@ -125,7 +125,7 @@ def main() -> None:
         write_lines(folder / f"{subset}.{options.labels}", lines)
         units = sum(len(line.split()) for line in lines)
         per_word = units / sum(len(line.split()) for line in words[subset])
-        unknown = vocabulary.count_unknown(lines)
+        unknown = vocabulary.list_unknown(lines)
         print(
             f"{folder / subset}.{options.labels}: {len(lines)} utterances, {per_word:.2f} units "
             f"per word{', characters without a piece: ' if unknown else ''}{unknown}"

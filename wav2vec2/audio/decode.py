@@ -1,7 +1,7 @@
 """Decode, resample and normalise audio.
 
 `read_utterance` is for data sets: the file must be as its filelist says, 16 kHz and mono.
-Anything else is an error, because a repair without notice would train on wrong data.
+Anything else is an error: converting it without notice could train on wrong data.
 `stream_recording` is for recordings of users: any format, sample rate, channel count and length.
 """
 
@@ -35,7 +35,7 @@ BLOCK = 65_536
 """Samples per channel that are decoded at a time."""
 
 MOST_CHANNELS = 64
-"""An array with more channels has its axes exchanged."""
+"""Most channels of an array.  With more, its axes are probably exchanged, which is an error."""
 
 RATES = (1_000, 1_000_000)
 """Hz, lowest and highest sample rate of an array.  Others are mistakes, such as kHz, and the
@@ -118,8 +118,8 @@ def _cut_short(name: str, found: Extent) -> UserError:
 def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray:
     """Decode a 16 kHz mono file (or stored zip member) to float32 `[samples]` in [-1, 1).
 
-    UserError, naming the file, if it is missing, empty, truncated or undecodable, has another
-    sample rate, more than one channel, or a length other than the filelist's `expected_samples`.
+    UserError, naming the file, if it is missing, empty, truncated or undecodable.  Also if its
+    sample rate, its number of channels or its length is not as the filelist says.
     """
     try:
         source = _open(path)
@@ -172,7 +172,7 @@ def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarr
     rate = done = 0
     try:
         if headerless:
-            raise soundfile.LibsndfileError(0)
+            raise soundfile.LibsndfileError(0)  # handled below: `av` decodes it
         with _sound_file(source) as file:
             found = _extent(file, source)
             if found.short:

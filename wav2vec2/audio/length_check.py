@@ -14,14 +14,14 @@ _CHUNKED |= {b"RIFX": (">", b"data"), b"FORM": (">", b"SSND")}
 """WAV and AIFF: byte order, and the chunk that holds the audio."""
 
 _LARGEST = (2**31, 2**32, 2**64)
+"""Lengths that mean "unknown".  A program that writes to a pipe cannot correct the header later: it
+declares 0 bytes, or a number near one of these (FFmpeg 2**32 - 1, arecord 2**31)."""
 _NEAR = 4096
-"""A program that writes to a pipe cannot correct the header at the end.  It declares 0 bytes, or a
-number near one of these: FFmpeg 2**32 - 1, arecord 2**31, SoX 2**31 - 4096."""
+"""Bytes around _LARGEST that count as near; SoX declares 2**31 - 4096."""
 
 _XING = re.compile(rb"Xing|Info")
 _XING_PLACE = 48
 """Bytes of an MP3's first frame within which the header begins: after at most 38 bytes."""
-
 
 _HEADER = 64
 """Bytes that may be missing from WAV and AIFF: some programs count the header as audio."""

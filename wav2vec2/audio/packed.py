@@ -1,11 +1,11 @@
 """Packed audio: the utterances of a filelist in a few large files that need no decoding.
 
-A shard is a header of 64 bytes, then samples, 16 kHz mono, little-endian, one utterance after
-another: int16, standing for value / 32768, or float32 if int16 would change a sample.  A filelist
-addresses an utterance in it as `train-00000.pack:<first sample>:<samples>/<file name>`.
+A shard is a header of 64 bytes, then the samples of one utterance after another: 16 kHz, mono,
+little-endian.  They are int16 (value / 32768), or float32 if int16 would change a sample.  A
+filelist addresses an utterance in it as `train-00000.pack:<first sample>:<samples>/<file name>`.
 
-Shards are read at offsets, not mapped into memory: one request reads a whole utterance, also from
-a remote file system, and a failure is an error message instead of the end of the process.
+Shards are read at offsets, not mapped into memory.  One request reads a whole utterance, also from
+a remote file system.  A failed read raises an error; on mapped memory it would kill the process.
 """
 
 import functools
@@ -32,7 +32,7 @@ _MAGIC, _VERSION = b"PCMSHARD", 1
 _ADDRESS = re.compile(r"(?P<shard>.+\.pack):(?P<first>\d+):(?P<samples>\d+)/[^/]+")
 
 _OPEN_SHARDS = 256
-"""Usually a process may open 1,024 files, and it needs some for other purposes."""
+"""Limit of open shards: a process may usually open 1,024 files and needs some for other things."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Shard:
 
 
 _opened = functools.lru_cache(_OPEN_SHARDS)(Shard)
-"""Each process opens a shard once.  A forked process begins with those of its parent."""
+"""Each process opens a shard once.  A forked process inherits its parent's open shards."""
 
 
 def read_audio(path: str, samples: int, first: int = 0, count: int | None = None) -> np.ndarray:

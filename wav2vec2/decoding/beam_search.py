@@ -1,24 +1,27 @@
 """CTC beam search with an n-gram language model, by flashlight-text and the KenLM inside it.
 
-The score of a hypothesis is the log probability of its best path + lm_weight * log10 p(words) +
-word_score * number of words (Collobert et al. 2016, arXiv 1609.03193, section 2.3).  Paths of
-equal hypotheses are not summed.  Optional: requirements-decode.txt.
+The score of a hypothesis is the sum of three parts: the log probability of its best path,
+lm_weight * log10 p(words), and word_score * number of words (Collobert et al. 2016, arXiv
+1609.03193, section 2.3).  Paths of equal hypotheses are not summed.  Optional:
+requirements-decode.txt.
 """
 
 import gzip
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.stderr import silent_stderr
 from wav2vec2.ctc import BLANK
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions, GreedyDecoder, Hypothesis, collapse
+from wav2vec2.decoding.greedy import Decoder, GreedyDecoder, Hypothesis, collapse
 from wav2vec2.decoding.lexicon import Lexicon, read_lexicon
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
@@ -27,6 +30,47 @@ NEVER = -1e9
 """Log probability of the special symbols, which no transcript has; finite, as sums must be."""
 NO_WORD = "\ufdd0"
 """A word that no language model has (one of Unicode's noncharacters)."""
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """Decoding"""
+
+    decoder: Literal["greedy", "beam"] = "greedy"
+    """greedy: the best unit of each frame; beam: beam search with --lm, --lexicon or both."""
+    lm: str = ""
+    """n-gram model, ARPA or KenLM's binary: of words with --lexicon, of units without."""
+    lexicon: str = ""
+    """Words to choose from: one word per line, or word<TAB>its units separated by spaces."""
+    lm_weight: float = 2.0
+    """Weight of the language model's log10 probability, added to the units' natural logarithm."""
+    word_score: float = 0.0
+    """Added for each word of the lexicon; below 0 favours fewer, longer words."""
+    beam: int = 50
+    """Hypotheses kept after each frame."""
+    beam_size_token: int = 0
+    """Best units tried in each frame; 0: all."""
+    beam_threshold: float = 25.0
+    """Hypotheses more than this below the best one are dropped, in nats."""
+
+    def __post_init__(self) -> None:
+        if self.decoder == "greedy":
+            for flag in ("lm", "lexicon"):
+                if getattr(self, flag):
+                    raise UserError(f"--{flag}: greedy search does not use it; add --decoder beam")
+            return
+        if not self.lm and not self.lexicon:
+            raise UserError(
+                "--decoder beam: without a language model or a lexicon, it finds what greedy "
+                "search finds; give --lm, --lexicon or both"
+            )
+        if self.word_score and not self.lexicon:
+            raise UserError(
+                f"--word_score {self.word_score}: counts words of a lexicon; give --lexicon"
+            )
+        require_at_least(self, beam=1, beam_size_token=0)
+        if self.beam_threshold <= 0:
+            raise UserError(f"--beam_threshold {self.beam_threshold}: must be above 0")
 
 
 def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Decoder, list[str]]:
@@ -70,7 +114,7 @@ class LanguageModel:
             raise UserError(f"--lm {path}: is a folder; name the ARPA file or KenLM's binary in it")
         if not Path(path).is_file():
             raise UserError(f"--lm {path}: no such file; give an ARPA file or KenLM's binary")
-        self.path, self._entries, self._unknown = path, entries, len(entries)
+        self.path, self._entries = path, entries
         try:
             with silent_stderr():  # KenLM shows progress bars
                 self.model = KenLM(path, Dictionary([*entries, NO_WORD]))
@@ -83,22 +127,22 @@ class LanguageModel:
                 remedy = "give a model of order 2 or more"
             raise UserError(f"--lm {path}: KenLM cannot read it: {detail}; {remedy}") from None
 
-    def scores(self, count: int) -> list[float]:
-        """log10 probabilities of the first `count` entries after the start of a sentence."""
+    def scores(self) -> list[float]:
+        """log10 probability of each entry after the start of a sentence."""
         start = self.model.start(False)
-        return [self.model.score(start, index)[1] for index in range(count)]
+        return [self.model.score(start, index)[1] for index in range(len(self._entries))]
 
-    def knows(self, count: int) -> list[bool]:
-        """Which of the first `count` entries the model has.
+    def knows(self) -> list[bool]:
+        """For each entry, whether the model has it.
 
         KenLM has no function for it.  An ARPA file lists its words.  In a binary, an entry counts
         as known if its probability differs from that of a word that no model has.
         """
         if listed := arpa_words(self.path):
-            return [entry in listed for entry in self._entries[:count]]
+            return [entry in listed for entry in self._entries]
         empty = self.model.start(True)
-        unknown = self.model.score(empty, self._unknown)[1]
-        return [self.model.score(empty, index)[1] != unknown for index in range(count)]
+        scores = [self.model.score(empty, index)[1] for index in range(len(self._entries) + 1)]
+        return [score != scores[-1] for score in scores[:-1]]  # the last one is NO_WORD's
 
 
 def arpa_words(path: str) -> set[str]:
@@ -171,7 +215,7 @@ class UnitDecoder:
         But it lacks the separator of letters, and most units of other kinds.
         """
         units = self.vocabulary.symbols[len(SPECIALS) :]
-        known = lm.knows(len(self.vocabulary))[len(SPECIALS) :]
+        known = lm.knows()[len(SPECIALS) :]
         missing = [unit for unit, is_known in zip(units, known) if not is_known]
         if not missing:
             return
@@ -219,7 +263,7 @@ class LexiconDecoder:
         if options.lm:
             lm = LanguageModel(options.lm, self._words)
             self._compare(lm)
-            self._model, scores = lm.model, lm.scores(len(self._words))
+            self._model, scores = lm.model, lm.scores()
         # The separator may be repeated between words; without one, only blanks may.
         separated = vocabulary.spelling is Spelling.LETTERS
         self._silence = vocabulary.encode(WORD_END)[0] if separated else BLANK
@@ -241,7 +285,7 @@ class LexiconDecoder:
 
     def _compare(self, lm: LanguageModel) -> None:
         """UserError if lexicon and model share no word; a note if they share only some."""
-        known = lm.knows(len(self._words))
+        known = lm.knows()
         if not any(known):
             raise UserError(
                 f"--lm {lm.path} has none of the {len(known)} words of --lexicon "
@@ -258,9 +302,9 @@ class LexiconDecoder:
     def _build_trie(self, scores: Sequence[float]) -> Any:
         """The spellings as a tree; each node has the best score, as a first word, of those below.
 
-        The search leaves a word at the first frame of its last unit, after which only silence may
-        repeat.  A last unit that is not the separator would thus take one frame only.  A second
-        entry that doubles it lets it take more, but then also matches the unit spoken twice.
+        The search leaves a word at the first frame of its last unit; after that only silence may
+        repeat.  So a last unit that is not the separator could take one frame only.  A second
+        entry with that unit doubled lets it take more.  It also matches the unit spoken twice.
         """
         trie = self._search.Trie(len(self.vocabulary), self._silence)
         for label, word in enumerate(self._words):

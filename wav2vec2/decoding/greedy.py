@@ -1,14 +1,11 @@
-"""From frame-wise logits to text: CTC greedy search, and the options of every search."""
+"""CTC greedy search, and the result that every search returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from wav2vec2.cli.errors import UserError
-from wav2vec2.cli.flags import require_at_least
 from wav2vec2.ctc import BLANK
 from wav2vec2.text.vocabulary import Vocabulary
 
@@ -29,47 +26,6 @@ class Hypothesis:
 
 Decoder = Callable[[Tensor], Hypothesis]
 """Logits of one utterance, `[frames, units]` -> its hypothesis; of no frame, an empty one."""
-
-
-@dataclass(frozen=True)
-class DecodingOptions:
-    """Decoding"""
-
-    decoder: Literal["greedy", "beam"] = "greedy"
-    """greedy: the best unit of each frame; beam: beam search with --lm, --lexicon or both."""
-    lm: str = ""
-    """n-gram model, ARPA or KenLM's binary: of words with --lexicon, of units without."""
-    lexicon: str = ""
-    """Words to choose from: one word per line, or word<TAB>its units separated by spaces."""
-    lm_weight: float = 2.0
-    """Weight of the language model's log10 probability, added to the units' natural logarithm."""
-    word_score: float = 0.0
-    """Added for each word of the lexicon; below 0 favours fewer, longer words."""
-    beam: int = 50
-    """Hypotheses kept after each frame."""
-    beam_size_token: int = 0
-    """Best units tried in each frame; 0: all."""
-    beam_threshold: float = 25.0
-    """Hypotheses more than this below the best one are dropped, in nats."""
-
-    def __post_init__(self) -> None:
-        if self.decoder == "greedy":
-            for flag in ("lm", "lexicon"):
-                if getattr(self, flag):
-                    raise UserError(f"--{flag}: greedy search does not use it; add --decoder beam")
-            return
-        if not self.lm and not self.lexicon:
-            raise UserError(
-                "--decoder beam: without a language model or a lexicon, it finds what greedy "
-                "search finds; give --lm, --lexicon or both"
-            )
-        if self.word_score and not self.lexicon:
-            raise UserError(
-                f"--word_score {self.word_score}: counts words of a lexicon; give --lexicon"
-            )
-        require_at_least(self, beam=1, beam_size_token=0)
-        if self.beam_threshold <= 0:
-            raise UserError(f"--beam_threshold {self.beam_threshold}: must be above 0")
 
 
 def collapse(path: Tensor) -> list[int]:

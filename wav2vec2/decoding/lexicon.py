@@ -44,7 +44,8 @@ def read_lexicon(path: str | Path, vocabulary: Vocabulary) -> Lexicon:
     """Read a lexicon for the units of `vocabulary`.
 
     Skips and counts lines with units that the vocabulary lacks, and words after the sixth with the
-    same spelling.  UserError if the file cannot be read, a line does not parse, or no word is left.
+    same spelling.  UserError if the file cannot be read, a line does not parse, or every word
+    was skipped.
     """
     path = Path(path)
     lexicon = Lexicon(path, {})

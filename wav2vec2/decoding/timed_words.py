@@ -10,7 +10,7 @@ LINE = 42
 LONGEST = 7.0
 """Most seconds of a cue."""
 SHORTEST = 1.0
-"""Fewest seconds of a cue, if the next one does not begin earlier."""
+"""Fewest seconds of a cue; shorter only if the next cue begins earlier."""
 PAUSE = 0.8
 """Seconds of silence that end a cue."""
 
@@ -85,7 +85,7 @@ def begins_cue(group: Sequence[Word], word: Word) -> bool:
 
 
 def wrap(words: Sequence[Word]) -> tuple[str, ...]:
-    """Lines of at most LINE characters; a longer word has a line of its own."""
+    """Lines of at most LINE characters; a longer word takes a whole line."""
     text = " ".join(word.text for word in words)
     return tuple(textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False))
 

@@ -129,11 +129,6 @@ def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
     return labels
 
 
-def letters(words: str) -> str:
-    """Spell a transcript the .ltr way: `HI YOU` -> `H I | Y O U |`."""
-    return " ".join(character for word in words.split() for character in (*word, "|"))
-
-
 def write_manifest(
     dataset_dir: str | Path, subset: str, root: str | Path, files: Sequence[tuple[str, int]]
 ) -> Path:

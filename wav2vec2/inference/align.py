@@ -99,7 +99,7 @@ def align_transcript(
     UserError, naming `file`, for units that the dictionary lacks and for too few frames.
     """
     vocabulary = recogniser.vocabulary
-    if unknown := vocabulary.count_unknown([labels]):
+    if unknown := vocabulary.list_unknown([labels]):
         raise UserError(
             f"{file}: its transcript has symbols that the dictionary lacks ({unknown}); write it "
             "as in the training transcripts, such as in upper case"

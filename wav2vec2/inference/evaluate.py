@@ -19,7 +19,8 @@ from torch import Tensor
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions
+from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import (
     atomic_path,
@@ -124,7 +125,7 @@ def read_test_set(
     if evaluation.compare and not other.is_file():
         raise UserError(f"--compare: {other}: no such file; evaluate the other model first")
     units = recogniser.references(manifest)
-    unknown = recogniser.vocabulary.count_unknown(units.values())
+    unknown = recogniser.vocabulary.list_unknown(units.values())
     if unknown and processes.rank() == 0:
         print(f"{subset}: symbols that the dictionary lacks count as errors: {unknown}")
     return TestSet(subset, manifest, units, recogniser.word_references(manifest, decoding))

@@ -11,7 +11,8 @@ import numpy as np
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.telemetry import Telemetry, peak_memory_mib, reset_peak_memory
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions, Hypothesis
+from wav2vec2.decoding.beam_search import DecodingOptions
+from wav2vec2.decoding.greedy import Decoder, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import AudioBatch

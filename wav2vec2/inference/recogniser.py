@@ -13,8 +13,8 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.config import Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.decoding.beam_search import build_decoder
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions, build_decoder
+from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
 from wav2vec2.inference.batches import AudioBatch, subset_batches

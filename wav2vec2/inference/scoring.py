@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK, CTCOutput, Wav2Vec2ForCTC
-from wav2vec2.decoding.alignment import align
+from wav2vec2.decoding.alignment import align_units, join
 from wav2vec2.decoding.greedy import Decoder, Hypothesis
 from wav2vec2.inference.batches import AudioBatch, select_rows
 from wav2vec2.numerics import at_least_fp32
@@ -86,12 +86,10 @@ def confidence(hypothesis: Hypothesis, emissions: Tensor, vocabulary: Vocabulary
         return math.exp(best[path != BLANK].double().mean())
     labels = vocabulary.encode(" ".join(hypothesis.units))
     try:
-        spans = align(emissions.cpu().numpy(), labels)
+        units = align_units(emissions.cpu().numpy(), labels, hypothesis.units)
     except UserError:  # the search used another pronunciation of a word, which needs fewer frames
         return None
-    frames = sum(end - start for start, end, _ in spans)
-    total = sum((end - start) * math.log(max(score, 1e-300)) for start, end, score in spans)
-    return math.exp(total / frames)
+    return join(units, vocabulary.spelling).score
 
 
 @dataclass

@@ -23,7 +23,7 @@ from wav2vec2.audio.recordings import (
 )
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
-from wav2vec2.decoding.greedy import DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions
 from wav2vec2.decoding.timed_words import Transcript, srt, vtt
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines

@@ -22,7 +22,8 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import from_arguments, require_at_least
 from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.alignment import Span, group_words, path_units, path_words
-from wav2vec2.decoding.greedy import Decoder, DecodingOptions
+from wav2vec2.decoding.beam_search import DecodingOptions
+from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.decoding.timed_words import Transcript, Word
 from wav2vec2.decoding.windows import Window, cut_path, plan_windows
 from wav2vec2.inference.align import Alignment, align_waveform

@@ -22,7 +22,7 @@ from wav2vec2.kernels.recomputation import RecomputedExtractor, RecomputedLayer
 _log = logging.getLogger(__name__)
 
 GRAPHS = 64
-"""Most graphs that torch.compile may make of a layer.  Beyond, it runs the layer uncompiled."""
+"""Limit of graphs that torch.compile makes of a layer; beyond it the layer runs uncompiled."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ def _run_small(module: nn.Module, variant: type[nn.Module], shape: tuple[int, ..
 
 CPU_KERNELS = (
     _Kernel(
-        "feature extractor by matrix products",
-        *(FeatureExtractor, CpuFeatureExtractor, _probe_extractor),
+        name="feature extractor by matrix products",
+        plain=FeatureExtractor,
+        variant=CpuFeatureExtractor,
+        probe=_probe_extractor,
     ),
     _Kernel("attention by matrix products", SelfAttention, CpuSelfAttention, _probe_attention),
 )
@@ -69,8 +71,8 @@ GPU_KERNELS = (
 def install(model: nn.Module, device: torch.device) -> None:
     """Change the classes of `model`'s modules to the kernels for `device`.
 
-    Call it where a model is placed.  The weights may change their type later: a kernel looks at
-    the type in each call.
+    Call it after `model` has been moved to `device`.  The type of the weights may change later: a
+    kernel checks it in each call.
     """
     variants = _available(device.type)
     for module in model.modules():
@@ -94,7 +96,7 @@ def works(name: str, probe: Callable[[], object]) -> bool:
     this package and are not caught.
     """
     try:
-        # Whatever mode or device the caller has set, and without touching its random state.
+        # Whatever mode or device the caller has set, and without changing the CPU's random state.
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -118,11 +120,11 @@ def recompute_layers(model: nn.Module) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Have torch.compile fuse what lies between the matrix products of `model`'s layers.
+    """Compile each transformer layer, so that torch fuses the operators between matrix products.
 
-    One graph serves all layers, batches and lengths.  LayerDrop, resampling and recomputation stay
-    outside it.  Where a small layer does not compile, for example without a C++ compiler, the
-    layers stay as they are and a warning is logged.
+    One compiled function serves all layers, batches and lengths.  LayerDrop, resampling and
+    recomputation are not compiled.  If a small layer does not compile, for example without a C++
+    compiler, a warning is logged and the layers stay uncompiled.
     """
     device = next(model.parameters()).device
 

@@ -1,9 +1,9 @@
 """Scaled dot-product attention: variants for CPUs and for GPUs.
 
-torch's CPU kernel knows neither dropout nor padding, and in bf16 it is slower than the two matrix
-products and the softmax that it fuses.  Here each utterance is computed on its own, without its
-padding, for as many heads at a time as fit into the cache.  The attention weights are not kept:
-the backward pass computes them again.
+torch's fused CPU kernel has no dropout and also computes padding.  In bf16 it is slower than the
+two matrix products and the softmax that it fuses.  Here each utterance is computed separately,
+without its padding, for as many heads at a time as fit into the cache.  The attention weights are
+not kept: the backward pass computes them again.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wav2vec2.encoder import SelfAttention
-from wav2vec2.kernels.fallback import plain_wanted
+from wav2vec2.kernels.fallback import needs_plain_torch
 
 WEIGHTS = 2**21
 """Attention weights computed at a time; at least those of one head."""
@@ -41,7 +41,7 @@ class CpuSelfAttention(SelfAttention):
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float
     ) -> Tensor:
-        if plain_wanted():
+        if needs_plain_torch() or len(q) == 0:
             return super().attend(q, k, v, valid, dropout)
         counts = [q.shape[2]] * len(q) if valid is None else valid.sum(dim=1).tolist()
         if dropout > 0 or q.dtype == torch.bfloat16:
@@ -61,8 +61,8 @@ class CpuSelfAttention(SelfAttention):
 class GpuSelfAttention(SelfAttention):
     """torch's attention without cuDNN's kernel.
 
-    Newer GPUs would choose cuDNN's by default.  It plans anew for each number of frames, which
-    takes about a second, and a training has hundreds of them.
+    Newer GPUs would choose cuDNN's by default.  It makes a new plan for each number of frames,
+    which takes about a second, and a training run has hundreds of different numbers.
     """
 
     def attend(
@@ -134,9 +134,9 @@ class _Scratch:
 
     def __init__(self, q: Tensor, counts: list[int]):
         self.heads = q.shape[1]
-        self._buffers = q.new_empty(2, max(self._together(n) * n * n for n in counts))
+        self._buffers = q.new_empty(2, max(self._heads_at_a_time(n) * n * n for n in counts))
 
-    def _together(self, n: int) -> int:
+    def _heads_at_a_time(self, n: int) -> int:
         """Heads computed at a time for an utterance of `n` frames.
 
         It depends on nothing else, so that an utterance's result is the same in every batch.
@@ -144,8 +144,8 @@ class _Scratch:
         return min(self.heads, max(1, WEIGHTS // max(1, n * n)))
 
     def split_heads(self, n: int) -> list[slice]:
-        together = self._together(n)
-        return [slice(h, h + together) for h in range(0, self.heads, together)]
+        count = self._heads_at_a_time(n)
+        return [slice(h, h + count) for h in range(0, self.heads, count)]
 
     def buffer(self, which: int, shape: torch.Size) -> Tensor:
         return self._buffers[which, : shape.numel()].view(shape)

@@ -1,10 +1,9 @@
 """The extractor's convolutions as matrix products, for CPUs: one utterance, one stretch at a time.
 
-A convolution over `[time, channels]` is a product of overlapping windows, which are views, with its
-kernel.  Only a norm and GELU lie between two convolutions, and they are cheap.  So only the outputs
-of the convolutions are kept for the backward pass, and of the first one, which has the most steps
-and a single input channel, not even that: it is computed again.  Stretches of STRETCH steps keep
-what lies between two products in the cache.
+A convolution over `[time, channels]` is a product of its kernel with overlapping windows, which are
+views.  For the backward pass only the outputs of the convolutions are kept.  Norms and GELUs are
+cheap and are computed again.  So is the first convolution, whose output is the largest.  Each
+product takes STRETCH steps at a time, so that its input and output stay in the cache.
 """
 
 from collections.abc import Sequence
@@ -15,14 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wav2vec2.feature_extractor import ConvBlock, FeatureExtractor, frame_count, sample_count
-from wav2vec2.kernels.fallback import plain_wanted
+from wav2vec2.kernels.fallback import needs_plain_torch
 from wav2vec2.kernels.first_convolution import fold_first
 from wav2vec2.numerics import LayerNorm, at_least_fp32, layer_norm, layer_norm_backward
 
 STRETCH = 2048
 """Output steps of a convolution computed at a time."""
 
-TYPES = (torch.float32, torch.float64, torch.bfloat16)
+SUPPORTED = (torch.float32, torch.float64, torch.bfloat16)
+"""Types of weights that this kernel computes in; plain torch runs for fp16."""
 
 
 class CpuFeatureExtractor(FeatureExtractor):
@@ -30,8 +30,8 @@ class CpuFeatureExtractor(FeatureExtractor):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         first = self.conv_layers[0]
-        supported = first.conv.weight.dtype in TYPES and not waveforms.requires_grad
-        if not supported or plain_wanted():
+        supported = first.conv.weight.dtype in SUPPORTED and not waveforms.requires_grad
+        if not supported or needs_plain_torch() or len(waveforms) == 0:
             return super().forward(waveforms, lengths)
         samples, shortest = waveforms.shape[1], sample_count(1, self.spec)
         counts = [samples] * len(waveforms) if lengths is None else lengths.tolist()

@@ -1,11 +1,11 @@
-"""When a kernel gives way to plain torch."""
+"""When a kernel must fall back to plain torch."""
 
 import torch
 
 
-def plain_wanted() -> bool:
+def needs_plain_torch() -> bool:
     """Whether the model is being traced, or runs under autocast.
 
-    Compilers and exporters see through plain torch only, and autocast acts on its operators only.
+    A compiler or exporter can only trace plain torch.  Autocast changes only torch's own operators.
     """
     return torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")

@@ -1,8 +1,8 @@
 """The extractor's first convolution with its group norm folded into its kernel, in fp32.
 
 The first convolution sees a single channel, so it is a product of windows of the waveform with a
-small matrix.  The variance of a channel follows from the windows' covariance, so the norm needs no
-pass over the output, which is the largest tensor of the model.
+small matrix.  The variance of a channel follows from the windows' covariance.  So the norm does
+not read the convolution's output, which is the largest tensor of the model.
 """
 
 import torch
@@ -19,8 +19,8 @@ def fold_first(
 
     `windows` `[..., steps, kernel]` of one or several utterances; `valid` `[..., steps]` is False
     on padding, None if there is none.  Returns the windows to use, the kernel `[..., out, kernel]`
-    and the bias `[..., out]`, all fp32 (or wider, if the weights are): a group norm amplifies
-    quiet channels, and with them what kernel and windows were rounded by.
+    and the bias `[..., out]`.  All are fp32, or wider if the weights are, because a group norm
+    amplifies the rounding errors of quiet channels.
     """
     weight, norm = block.conv.weight, block.norm
     wide = torch.promote_types(weight.dtype, torch.float32)

@@ -45,8 +45,8 @@ class RecomputedExtractor(FeatureExtractor):
     def windows(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Windows `[batch, steps, kernel + 1]` and kernels `[batch, out, kernel + 1]`, in fp32.
 
-        Their product is the first convolution.  The bias is one more tap, over ones: so it needs
-        no pass of its own over the output.
+        Their product is the first convolution.  The bias is one more tap, over ones, so
+        adding it does not need another pass over the output.
         """
         conv = self.conv_layers[0].conv
         windows = at_least_fp32(waveforms).unfold(1, conv.kernel_size[0], conv.stride[0])
@@ -61,8 +61,8 @@ class RecomputedExtractor(FeatureExtractor):
     def _first_two(self, windows: Tensor, kernels: Tensor) -> Tensor:
         """Output of the second convolution, `[batch, out, steps]`."""
         norm, conv = self.conv_layers[0].norm, self.conv_layers[1].conv
-        together = max(1, ELEMENTS // (windows.shape[1] * kernels.shape[1]))
-        parts = list(zip(windows.split(together), kernels.split(together)))
+        rows = max(1, ELEMENTS // (windows.shape[1] * kernels.shape[1]))
+        parts = list(zip(windows.split(rows), kernels.split(rows)))
         # Each part gets its own view of a parameter.  Autograd then adds up all parts' gradients
         # at once and rounds once; for a shared parameter it would round after each part.
         norm_views, conv_views = _views(norm, len(parts)), _views(conv, len(parts))
@@ -83,9 +83,9 @@ def _views(module: nn.Module, count: int) -> list[dict[str, Tensor]]:
 
 
 class RecomputedLayer(TransformerLayer):
-    """Keeps only its input for the backward pass, with the same dropout masks.
+    """Keeps only its input; the backward pass runs the layer again, with the same dropout masks.
 
-    It wraps the call, not `forward`, so that torch.compile sees the layer without it.
+    It overrides `__call__`, not `forward`, so that torch.compile does not trace the recomputation.
     """
 
     def __call__(self, x: Tensor, valid: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Written transcripts -> words that a recogniser can be trained on.
 
-Every step is explicit.  A transcript with anything else is refused, so that no wrong text is
-trained on.
+Every step is explicit.  A transcript with any other character is refused, so that training never
+uses wrong text.
 """
 
 import re
@@ -13,7 +13,7 @@ from wav2vec2.cli.errors import UserError
 
 APOSTROPHES = str.maketrans(dict.fromkeys("‘’ʼ´`", "'"))
 READ_ALOUD = frozenset("%$€£¥&+=@#°§/*^~")
-"""Symbols that stand for words; which words, a program cannot know."""
+"""Symbols that are read aloud.  A program cannot know as which words."""
 
 _ENGLISH_NUMBER = re.compile(
     r"(?P<minus>(?<![^\W_])-)?"  # a minus sign follows no letter or digit; a hyphen does
@@ -159,5 +159,5 @@ def clean(text: str, options: CleanupOptions) -> str:
     # Kept punctuation alone is not a word.
     words = [word for word in words if word.strip(options.keep_characters)]
     if not words:
-        raise Refused("no words", "none are left after the clean-up")
+        raise Refused("no words", "the clean-up removed all of them")
     return " ".join(words)

@@ -6,14 +6,18 @@ from enum import Enum
 from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.filelists import letters
 from wav2vec2.files.output import write_lines
-from wav2vec2.files.text import read_lines
+from wav2vec2.files.text import read_text
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-UNKNOWN = 3
+UNKNOWN = SPECIALS.index("<unk>")
 WORD_END = "|"
+
+
+def letters(words: str) -> str:
+    """Spell a transcript the .ltr way: `HI YOU` -> `H I | Y O U |`."""
+    return " ".join(character for word in words.split() for character in (*word, WORD_END))
 
 
 class Spelling(Enum):
@@ -80,7 +84,7 @@ class Vocabulary:
         """The symbols of a label line that the dictionary lacks."""
         return [symbol for symbol in labels.split() if symbol not in self._ids]
 
-    def count_unknown(self, label_lines: Iterable[str]) -> str:
+    def list_unknown(self, label_lines: Iterable[str]) -> str:
         """The symbols the dictionary lacks, most frequent first: `'Ñ' 2x, 'Ö' 1x`; '' if none."""
         counts = Counter(symbol for line in label_lines for symbol in self.unknown(line))
         listed = ", ".join(f"{symbol!r} {count}x" for symbol, count in counts.most_common(10))
@@ -88,7 +92,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Ids -> symbols, without special ones, except <unk>, which a reader should see."""
-        return [self.symbols[i] for i in ids if i >= len(SPECIALS) or self.symbols[i] == "<unk>"]
+        return [self.symbols[i] for i in ids if i >= len(SPECIALS) or i == UNKNOWN]
 
     def words(self, symbols: Iterable[str]) -> str:
         """Symbols -> words separated by spaces; see Spelling."""
@@ -105,13 +109,13 @@ class Vocabulary:
         UserError if one is missing, a line does not parse, or the two have different pieces.
         """
         path = Path(path)
-        lines = read_lines(
+        text = read_text(
             path,
             fix="write the dictionary with scripts/generate_filelists.sh, "
             "utils/data/import_corpus.py or utils/data/train_sentencepiece.py, or by hand for "
             "labels of your own",
         )
-        symbols = parse_dictionary("\n".join(lines), path)
+        symbols = parse_dictionary(text, path)
         spelling = Spelling.of(symbols)
         if spelling is not Spelling.PIECES:
             return cls(symbols, spelling)

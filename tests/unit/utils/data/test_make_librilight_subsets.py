@@ -7,8 +7,9 @@ import pytest
 
 from utils.data import make_librilight_subsets
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.files.filelists import letters, read_labels, read_manifest, write_manifest
+from wav2vec2.files.filelists import read_labels, read_manifest, write_manifest
 from wav2vec2.files.output import write_lines
+from wav2vec2.text.vocabulary import letters
 
 # Utterance ids in the order of train-full-960: part by part, so not sorted.
 FULL = ["84-1-0000", "84-1-0001", "19-2-0000", "19-2-0001", "30-3-0000", "7-4-0000"]

@@ -15,8 +15,8 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK
 from wav2vec2.decoding import beam_search
 from wav2vec2.decoding.alignment import Span, align_units, group_words, path_units, path_words
-from wav2vec2.decoding.beam_search import arpa_words, build_decoder
-from wav2vec2.decoding.greedy import DecodingOptions, GreedyDecoder, Hypothesis
+from wav2vec2.decoding.beam_search import DecodingOptions, arpa_words, build_decoder
+from wav2vec2.decoding.greedy import GreedyDecoder, Hypothesis
 from wav2vec2.decoding.lexicon import read_lexicon
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 

@@ -1,7 +1,7 @@
 import pytest
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.filelists import letters, read_labels, read_manifest, write_manifest
+from wav2vec2.files.filelists import read_labels, read_manifest, write_manifest
 
 
 def write(folder, name, *lines):
@@ -105,10 +105,6 @@ def test_not_utf8(tmp_path):
     (tmp_path / "s.tsv").write_bytes(b"/data\n\xff\xfe\t5\n")
     with pytest.raises(UserError, match=r"s\.tsv: cannot be read \(not UTF-8"):
         read_manifest(tmp_path, "s")
-
-
-def test_letters():
-    assert letters("HELLO WORLD") == "H E L L O | W O R L D |"
 
 
 def test_file_names_that_cannot_be_listed(tmp_path):

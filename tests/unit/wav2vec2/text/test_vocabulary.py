@@ -7,6 +7,7 @@ from wav2vec2.text.vocabulary import (
     UNKNOWN,
     Spelling,
     Vocabulary,
+    letters,
     parse_dictionary,
     write_dictionary,
 )
@@ -61,11 +62,11 @@ def test_spelling_follows_from_the_dictionary(symbols, spelling):
     assert Spelling.of(symbols.split()) is spelling
 
 
-def test_count_unknown():
+def test_list_unknown():
     vocabulary = Vocabulary(["|", "A"])
-    assert vocabulary.count_unknown(["A Ä |", "Ö Ä |"]) == "'Ä' 2x, 'Ö' 1x"
-    assert vocabulary.count_unknown(["A |"]) == ""
-    assert vocabulary.count_unknown(["b c d e f g h i j k l"]).endswith("'k' 1x, ...")
+    assert vocabulary.list_unknown(["A Ä |", "Ö Ä |"]) == "'Ä' 2x, 'Ö' 1x"
+    assert vocabulary.list_unknown(["A |"]) == ""
+    assert vocabulary.list_unknown(["b c d e f g h i j k l"]).endswith("'k' 1x, ...")
 
 
 def pieces(tmp_path):
@@ -137,3 +138,7 @@ def test_missing_dictionary(tmp_path):
 
 def test_counts_and_blank_lines_are_optional():
     assert Vocabulary(parse_dictionary("|\n\nA 3\n", "dictionary")).symbols[4:] == ("|", "A")
+
+
+def test_letters():
+    assert letters("HELLO WORLD") == "H E L L O | W O R L D |"
