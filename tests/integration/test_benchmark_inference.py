@@ -30,15 +30,15 @@ def test_contestants_hear_the_same(tmp_path):
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         found = inference.contestants(options, tmp_path)
-        heard = {name: run(waveforms, lengths) for name, run in found.items()}
-    expected = heard["plain fp32"]
-    torch.testing.assert_close(heard["transformers fp32"], expected, rtol=1e-4, atol=1e-4)
-    onnx = torch.from_numpy(heard["ONNX fp32"][0])
+        outputs = {name: run(waveforms, lengths) for name, run in found.items()}
+    expected = outputs["plain fp32"]
+    torch.testing.assert_close(outputs["transformers fp32"], expected, rtol=1e-4, atol=1e-4)
+    onnx = torch.from_numpy(outputs["ONNX fp32"][0])
     torch.testing.assert_close(onnx, expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(heard["torch.export fp32"][0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs["torch.export fp32"][0], expected, rtol=1e-4, atol=1e-4)
     for name in ("plain bf16", "transformers bf16"):
-        assert heard[name].dtype == torch.bfloat16
-        assert (heard[name].float() - expected).norm() < 0.05 * expected.norm()
+        assert outputs[name].dtype == torch.bfloat16
+        assert (outputs[name].float() - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.long
@@ -48,8 +48,8 @@ def test_the_compiled_model_hears_the_same():
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         expected = networks["fp32"](waveforms).logits
-        heard = inference.compiled(networks["fp32"])(waveforms, lengths)
-    torch.testing.assert_close(heard, expected, rtol=1e-4, atol=1e-4)
+        outputs = inference.compiled(networks["fp32"])(waveforms, lengths)
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tables(command):
