@@ -1,4 +1,4 @@
-"""Progress of a long command on standard error: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of a long command: a bar in a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -77,7 +77,7 @@ class Progress:
             print(self.line(), file=self.file, flush=True)
 
     def line(self) -> str:
-        """What is printed where there is no terminal: `import, files: 350/2000 (17 %, 3:10 left)`."""
+        """What is printed outside a terminal: `import, files: 350/2000 (17 %, 3:10 left)`."""
         seconds = time.monotonic() - self.start
         done = format_progress(self.done, self.total, seconds, self.initial)
         return f"{self.title}, {self.unit}: {done}"
