@@ -16,7 +16,6 @@ MOST_WORDS = 35
 PENDING = (
     "README.md",
     "docs/checkpoints.md",
-    "docs/clusters.md",
     "docs/correctness.md",
     "docs/data_loading.md",
     "docs/decoding.md",
