@@ -17,7 +17,6 @@ PENDING = (
     "README.md",
     "docs/checkpoints.md",
     "docs/correctness.md",
-    "docs/data_loading.md",
     "docs/decoding.md",
     "docs/evaluation.md",
     "docs/features.md",
