@@ -20,7 +20,6 @@ PENDING = (
     "docs/decoding.md",
     "docs/evaluation.md",
     "docs/features.md",
-    "docs/healthy_run.md",
     "docs/logs.md",
     "docs/own_data.md",
     "docs/performance.md",
