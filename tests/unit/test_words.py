@@ -21,7 +21,6 @@ PENDING = (
     "docs/evaluation.md",
     "docs/features.md",
     "docs/logs.md",
-    "docs/own_data.md",
     "docs/performance.md",
     "docs/python.md",
     "docs/quickstart.md",
