@@ -24,7 +24,6 @@ PENDING = (
     "docs/performance.md",
     "docs/python.md",
     "docs/quickstart.md",
-    "docs/recipes.md",
     "docs/report.md",
     "docs/reproducing.md",
     "docs/transcription.md",
