@@ -23,7 +23,6 @@ PENDING = (
     "docs/logs.md",
     "docs/performance.md",
     "docs/python.md",
-    "docs/quickstart.md",
     "docs/report.md",
     "docs/reproducing.md",
     "docs/transcription.md",
