@@ -16,7 +16,6 @@ MOST_WORDS = 35
 PENDING = (
     "README.md",
     "docs/checkpoints.md",
-    "docs/correctness.md",
     "docs/decoding.md",
     "docs/evaluation.md",
     "docs/features.md",
