@@ -20,7 +20,6 @@ PENDING = (
     "docs/evaluation.md",
     "docs/features.md",
     "docs/logs.md",
-    "docs/performance.md",
     "docs/python.md",
     "docs/report.md",
     "docs/reproducing.md",
