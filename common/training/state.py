@@ -22,7 +22,7 @@ class TrainingState:
     recipe: dict[str, Any]
     """What defines the training, in plain types: a resume must agree with it."""
     circumstances: dict[str, Any]
-    """What may differ from one job of a run to the next: precision, threads, geometry."""
+    """What may differ from one job of a run to the next: precision, threads, sub-batches."""
     update: int = 0
     """Updates applied."""
     position: int = 0
