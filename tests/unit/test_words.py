@@ -13,18 +13,7 @@ SOURCES = [
     *(p for name in ("common", "tasks", "utils", "wav2vec2") for p in (ROOT / name).rglob("*.py")),
 ]
 MOST_WORDS = 35
-PENDING = (
-    "README.md",
-    "docs/checkpoints.md",
-    "docs/decoding.md",
-    "docs/evaluation.md",
-    "docs/features.md",
-    "docs/logs.md",
-    "docs/python.md",
-    "docs/report.md",
-    "docs/reproducing.md",
-    "docs/transcription.md",
-)
+PENDING = ("docs/logs.md", "docs/report.md", "docs/reproducing.md")
 """Files that are still to be rewritten.  Only remove from this list."""
 
 COUNTED = "samples|seconds|hours|updates|sub-batches|batches|frames|bits|words|MB|GB|%"
