@@ -2,16 +2,18 @@
 # From nothing to a speech recogniser in minutes on a laptop: builds a small corpus of spoken
 # commands, pre-trains a MINI wav2vec 2.0 with the Hourglass encoder on its audio, fine-tunes it
 # on its transcripts, and transcribes unseen voices.
-# A second run reuses what exists.  With RANDOM_WEIGHTS=true fine-tuning starts from random weights
-# and all else is the same: the difference is what pre-training is worth.
+# It installs what is missing into .venv.  A second run reuses what exists.
+#   bash scripts/quickstart.sh
+#   RANDOM_WEIGHTS=true OUTPUT_DIR=results/random bash scripts/quickstart.sh
+# The second command skips the pre-trained weights: compare the word error rates.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-: "${OUTPUT_DIR:=results/quickstart}"
-: "${DATASET_DIR:=datasets/mini}"
-: "${MINUTES:=30}"                  # audio to train on
+: "${OUTPUT_DIR:=results/quickstart}"  # checkpoints, transcripts, report.html
+: "${DATASET_DIR:=datasets/mini}"     # the small corpus
+: "${MINUTES:=30}"                  # of audio to train on
 : "${SEED:=1}"
-: "${RANDOM_WEIGHTS:=false}"
+: "${RANDOM_WEIGHTS:=false}"        # fine-tune from random weights
 
 # Two sub-batches per update: at once on two cores, one after the other on one.  One thread per
 # process: several would wait for each other whenever anything else runs.

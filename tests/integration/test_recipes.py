@@ -303,7 +303,7 @@ def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
         ("UPDATE_FREQUENCY", "2", "did you mean UPDATE_FREQ?"),
         ("MAX_UPDATES", "2", "did you mean MAX_UPDATE?"),
         ("NUM_CONCAT_BATCH", "2", "did you mean NUM_CONCAT_BATCHES?"),
-        ("BF16", "yes", "BF16=yes: must be true or false"),
+        ("BF16", "maybe", "BF16=maybe: must be true or false"),
     ],
 )
 def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):
