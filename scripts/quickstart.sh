@@ -51,11 +51,12 @@ stage() {
 
 filelists() {
     DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" \
-        bash scripts/generate_filelists.sh
+        bash scripts/generate_filelists.sh | sed '/^next: /d'
 }
 
 corpus() {
-    "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
+    "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES" \
+        | sed '/^next: /d'
 }
 
 pretrain_mini() {
@@ -96,5 +97,5 @@ stage filelists filelists
 stage pretrain pretrain_mini
 stage finetune finetune_mini
 stage evaluate evaluate
-"$PYTHON" -m utils.reporting.summarise_quickstart "$OUTPUT_DIR"
 "$PYTHON" -m utils.reporting.report "$OUTPUT_DIR" --output "$OUTPUT_DIR/report.html"
+"$PYTHON" -m utils.reporting.summarise_quickstart "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"
