@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Downloads LibriSpeech: resumable, verified; about 60 GB of archives, 130 GB with what
-# they unpack to.
-# Anything after the script's name goes to utils/data/download_librispeech.py unchanged.
+# Downloads LibriSpeech: resumes, verifies checksums; 60 GB of archives, 130 GB while unpacking.
+#   DATASET_DIR=~/speech/LibriSpeech SUBSETS="dev-clean test-clean" bash scripts/download_data.sh
+# Arguments go to `python -m utils.data.download_librispeech`; its --help lists the flags.
 set -euo pipefail
 
-: "${DATASET_DIR:=/datasets/LibriSpeech}"
+: "${DATASET_DIR:=/datasets/LibriSpeech}"  # must end in /LibriSpeech
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"

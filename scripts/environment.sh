@@ -1,9 +1,12 @@
 # Sourced by quickstart.sh and test.sh: finds or makes a Python with what REQUIREMENTS names, and
 # leaves it in PYTHON.  An importable torch, such as the NGC image's, is used and never replaced;
-# otherwise a virtual environment .venv is made.  TORCH_INDEX_URL may name an index for torch.
+# otherwise a virtual environment .venv is made.
 
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+answer_help "$@"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-: "${PYTHON:=python3}"
+: "${PYTHON:=python3}"        # used if it has torch, or to make .venv
+: "${TORCH_INDEX_URL:=}"      # pip index to install torch from; empty: PyPI
 TORCH_VERSION=2.13.0
 
 # install_debian PACKAGE ...: install packages where that is possible, and say so where it is not.

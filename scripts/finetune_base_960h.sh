@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
 # Fine-tunes Base on LibriSpeech's 960 hours.
-# Anything after the script's name goes to train.py unchanged.
+# Arguments go to train.py; `python train.py finetune --help` lists its flags.
 set -euo pipefail
 
-: "${PRETRAINED_MODEL:=results/pretrain_base/wav2vec2_update400000.pt}"
-: "${OUTPUT_DIR:=results/finetune_base_960h}"
-: "${DATASET_DIR:=/datasets/LibriSpeech}"
-: "${TRAIN_SUBSET:=train-full-960}"
-: "${VALID_SUBSET:=dev-other}"
-: "${LABELS:=ltr}"
+: "${PRETRAINED_MODEL:=results/pretrain_base/wav2vec2_update400000.pt}" # checkpoint to start from
+: "${OUTPUT_DIR:=results/finetune_base_960h}"                           # checkpoints and logs
+: "${DATASET_DIR:=/datasets/LibriSpeech}"                               # filelists and labels
+: "${TRAIN_SUBSET:=train-full-960}"                                     # one or several filelists
+: "${VALID_SUBSET:=dev-other}"                                          # one or several filelists
+: "${LABELS:=ltr}"                                                      # ending of the label files
 
-: "${NUM_GPUS:=8}"
-: "${NUM_CONCAT_BATCHES:=1}"
-: "${UPDATE_FREQ:=1}"
-: "${BATCHES_PER_UPDATE:=8}"     # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
+: "${NUM_GPUS:=8}"               # processes, one per GPU
+: "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
+: "${UPDATE_FREQ:=1}"            # batches that a process accumulates
+: "${BATCHES_PER_UPDATE:=8}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
 : "${MAX_TOKENS:=3200000}"       # audio samples in a sub-batch, padding included
 
 : "${FREEZE_FINETUNE_UPDATES:=0}"
 : "${MASK_PROB:=0.5}"
-: "${MASK_SPAN:=10}"             # frames
+: "${MASK_SPAN:=10}"             # frames per masked span
 : "${MASK_CHANNEL_PROB:=0.1}"
 : "${MASK_CHANNEL_SPAN:=64}"     # channels
 : "${DROPOUT:=0.0}"
@@ -27,16 +27,16 @@ set -euo pipefail
 : "${ACTIVATION_DROPOUT:=0.1}"
 : "${FINAL_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.1}"
-: "${FEATURE_GRAD_MULT:=0.0}"    # the feature extractor stays as it is
+: "${FEATURE_GRAD_MULT:=0.0}"    # 0: the feature extractor is not trained
 
 : "${MAX_UPDATE:=320000}"        # 10 % warm-up, 40 % at the peak, 50 % decay
-: "${LEARNING_RATE:=1e-4}"
+: "${LEARNING_RATE:=1e-4}"       # at its peak
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-8}"
 : "${WEIGHT_DECAY:=0.0}"
-: "${CLIP_NORM:=0.0}"            # none
+: "${CLIP_NORM:=0.0}"            # 0: no clipping
 : "${SEED:=1}"
-: "${SAVE_FREQUENCY:=10}"        # epochs
+: "${SAVE_FREQUENCY:=10}"        # epochs between checkpoints
 : "${VALIDATE_FREQUENCY:=1}"     # epochs: about a thousand updates or two
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
 # Fine-tunes Large on LibriSpeech's 960 hours, the shorter recipe for weights that have seen
 # Common Voice.
-# Anything after the script's name goes to train.py unchanged.
+# Arguments go to train.py; `python train.py finetune --help` lists its flags.
 set -euo pipefail
 
-: "${PRETRAINED_MODEL:=pretrained_models/libri960_big.pt}"
-: "${OUTPUT_DIR:=results/finetune_vox_960h_cv}"
-: "${DATASET_DIR:=/datasets/LibriSpeech}"
-: "${TRAIN_SUBSET:=train-full-960}"
-: "${VALID_SUBSET:=dev-other}"
-: "${LABELS:=ltr}"
+: "${PRETRAINED_MODEL:=pretrained_models/libri960_big.pt}" # checkpoint to start from
+: "${OUTPUT_DIR:=results/finetune_vox_960h_cv}"            # checkpoints and logs
+: "${DATASET_DIR:=/datasets/LibriSpeech}"                  # filelists and labels
+: "${TRAIN_SUBSET:=train-full-960}"                        # one or several filelists
+: "${VALID_SUBSET:=dev-other}"                             # one or several filelists
+: "${LABELS:=ltr}"                                         # ending of the label files
 
-: "${NUM_GPUS:=8}"
-: "${NUM_CONCAT_BATCHES:=1}"
-: "${UPDATE_FREQ:=3}"
-: "${BATCHES_PER_UPDATE:=24}"    # the recipe: keep NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ so
+: "${NUM_GPUS:=8}"               # processes, one per GPU
+: "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
+: "${UPDATE_FREQ:=3}"            # batches that a process accumulates
+: "${BATCHES_PER_UPDATE:=24}"    # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
 : "${MAX_TOKENS:=1280000}"       # audio samples in a sub-batch, padding included
 
 : "${FREEZE_FINETUNE_UPDATES:=0}"
 : "${MASK_PROB:=0.25}"
-: "${MASK_SPAN:=10}"             # frames
+: "${MASK_SPAN:=10}"             # frames per masked span
 : "${MASK_CHANNEL_PROB:=0.5}"
 : "${MASK_CHANNEL_SPAN:=64}"     # channels
 : "${DROPOUT:=0.0}"
@@ -28,16 +28,16 @@ set -euo pipefail
 : "${ACTIVATION_DROPOUT:=0.1}"
 : "${FINAL_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.1}"
-: "${FEATURE_GRAD_MULT:=0.0}"    # the feature extractor stays as it is
+: "${FEATURE_GRAD_MULT:=0.0}"    # 0: the feature extractor is not trained
 
 : "${MAX_UPDATE:=80000}"         # 10 % warm-up, 40 % at the peak, 50 % decay
-: "${LEARNING_RATE:=2e-5}"
+: "${LEARNING_RATE:=2e-5}"       # at its peak
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-8}"
 : "${WEIGHT_DECAY:=0.0}"
-: "${CLIP_NORM:=0.0}"            # none
+: "${CLIP_NORM:=0.0}"            # 0: no clipping
 : "${SEED:=1}"
-: "${SAVE_FREQUENCY:=10}"        # epochs
+: "${SAVE_FREQUENCY:=10}"        # epochs between checkpoints
 : "${VALIDATE_FREQUENCY:=1}"     # epochs: about a thousand updates or two
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"

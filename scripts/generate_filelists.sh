@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Writes filelists, labels and the dictionary of a corpus in LibriSpeech's layout, into its folder.
-# Anything after the script's name goes to utils/data/make_filelists.py unchanged.
+#   DATASET_DIR=~/speech/LibriSpeech SUBSETS="dev-clean test-clean" bash scripts/generate_filelists.sh
+# For recordings in another layout use `python -m utils.data.import_corpus` (docs/own_data.md).
+# Arguments go to `python -m utils.data.make_filelists`; its --help lists the flags.
 set -euo pipefail
 
-: "${DATASET_DIR:=/datasets/LibriSpeech}"
+: "${DATASET_DIR:=/datasets/LibriSpeech}"  # holds the folders of SUBSETS
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
 : "${COMBINE=auto}"         # auto: train-full-960 if SUBSETS holds its three parts; empty: nothing
 : "${DICTIONARY_FROM=auto}" # auto: train-full-960, or else the first train-* of SUBSETS

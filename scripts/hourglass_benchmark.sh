@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Throughput and memory of Base pre-training by shortening factor: the plain encoder and factors 2
-# to 6 take turns in one run on one GPU.  On a CPU, with noise:
+# to 6 take turns in one run on one GPU.  On a CPU, with batches of noise:
 #   CPU=true DATASET_DIR="" NUM_CONCAT_BATCHES=1 PRECISIONS="fp32 bf16" bash scripts/hourglass_benchmark.sh
-# Anything after the script's name goes to utils.benchmarks.step unchanged.
+# Arguments go to `python -m utils.benchmarks.step`; its --help lists the flags.
 set -euo pipefail
 
 : "${OUTPUT_DIR:=results/hourglass_benchmark}"

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Evaluates a fine-tuned checkpoint: word and unit error rate of each subset, greedy unless
-# --decoder beam with --lm, --lexicon or both is given (docs/decoding.md).  Anything after the
-# script's name goes to inference.py evaluate unchanged.
+# Evaluates a fine-tuned checkpoint: word and unit error rate of each subset.  Decoding is greedy;
+# --decoder beam with --lm, --lexicon or both searches with a language model (docs/decoding.md).
+#   FINETUNED_MODEL=results/mine/wav2vec2_best.pt DATASET_DIR=datasets/mine SUBSETS=test \
+#       bash scripts/inference.sh
+# Arguments go to `python inference.py evaluate`; its --help lists the flags.
 set -euo pipefail
 
-: "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"
+: "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"  # checkpoint
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other}"
-: "${OUTPUT_DIR:=results/inference}"
+: "${OUTPUT_DIR:=results/inference}"  # hypotheses and figures
 : "${NUM_GPUS:=1}"             # processes that share the utterances, one per GPU
-: "${BATCH_SIZE:=8}"
-: "${NUM_WORKERS:=2}"
+: "${BATCH_SIZE:=8}"           # utterances
+: "${NUM_WORKERS:=2}"          # data loading workers per process
 : "${CPU:=false}"              # NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"

@@ -79,9 +79,28 @@ launch() {
         train.py "${arguments[@]}"
 }
 
+# separate_output SCRIPT [FLAG ...]: on CPUs, or with another MODEL than the recipe's, the default
+# OUTPUT_DIR gets another name: the recipe itself would refuse the folder of a smoke test.
+separate_output() {
+    local model recipes=$OUTPUT_DIR
+    model=$(sed -nE 's/^: "\$\{MODEL:=(.*)\}".*/\1/p' "scripts/$1")
+    # A variable that was set in front of the command is exported; a default is not.
+    if [[ ${OUTPUT_DIR@a} == *x* || " $* " == *" --output_dir"* ]]; then
+        return
+    elif [[ $CPU == true ]]; then
+        OUTPUT_DIR+=_cpu
+    elif [[ -n $model && $MODEL != "$model" ]]; then
+        OUTPUT_DIR+=_$MODEL
+    else
+        return 0
+    fi
+    echo "note: results go to $OUTPUT_DIR; $recipes is for the recipe itself" >&2
+}
+
 # pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.
 pretrain() {
     local flags=()
+    separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch pretrain "${flags[@]}" --init_from "$INIT_FROM" "$@"
 }
@@ -90,6 +109,7 @@ pretrain() {
 # 10 % warm-up, 40 % at the peak, 50 % decay.
 finetune() {
     local flags=()
+    separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
         --schedule three_stage --warmup_updates "$((MAX_UPDATE / 10))" \

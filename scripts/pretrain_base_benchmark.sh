@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Throughput of Base pre-training: pretrain_base.sh for a few epochs, whose mean ends the log.
 # Every variable of pretrain_base.sh works here, too.
-# Anything after the script's name goes to train.py unchanged.
+# Arguments go to train.py; `python train.py pretrain --help` lists its flags.
 set -euo pipefail
 
-: "${OUTPUT_DIR:=results/pretrain_base_benchmark}"
-: "${NUM_WARMUP_EPOCHS:=2}"      # not counted
-: "${NUM_EPOCHS:=5}"             # counted
+: "${OUTPUT_DIR:=results/pretrain_base_benchmark}" # checkpoints and logs
+: "${NUM_WARMUP_EPOCHS:=2}"                        # not counted
+: "${NUM_EPOCHS:=5}"                               # counted
 : "${NO_SAVE:=true}"
 
 source "$(dirname "${BASH_SOURCE[0]}")/pretrain_base.sh" \

@@ -2,16 +2,18 @@
 # From nothing to a speech recogniser in minutes on a laptop: builds a small corpus of spoken
 # commands, pre-trains a MINI wav2vec 2.0 with the Hourglass encoder on its audio, fine-tunes it
 # on its transcripts, and transcribes unseen voices.
-# A second run reuses what exists.  With RANDOM_WEIGHTS=true fine-tuning starts from random weights
-# and all else is the same: the difference is what pre-training is worth.
+# It installs what is missing into .venv.  A second run reuses what exists.
+#   bash scripts/quickstart.sh
+#   RANDOM_WEIGHTS=true OUTPUT_DIR=results/random bash scripts/quickstart.sh
+# The second command skips the pre-trained weights: compare the word error rates.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-: "${OUTPUT_DIR:=results/quickstart}"
-: "${DATASET_DIR:=datasets/mini}"
-: "${MINUTES:=30}"                  # audio to train on
+: "${OUTPUT_DIR:=results/quickstart}"  # checkpoints, transcripts, report.html
+: "${DATASET_DIR:=datasets/mini}"     # the small corpus
+: "${MINUTES:=30}"                  # of audio to train on
 : "${SEED:=1}"
-: "${RANDOM_WEIGHTS:=false}"
+: "${RANDOM_WEIGHTS:=false}"        # fine-tune from random weights
 
 # Two sub-batches per update: at once on two cores, one after the other on one.  One thread per
 # process: several would wait for each other whenever anything else runs.
@@ -49,11 +51,12 @@ stage() {
 
 filelists() {
     DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" \
-        bash scripts/generate_filelists.sh
+        bash scripts/generate_filelists.sh | sed '/^next: /d'
 }
 
 corpus() {
-    "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES"
+    "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$DATASET_DIR" --minutes "$MINUTES" \
+        | sed '/^next: /d'
 }
 
 pretrain_mini() {
@@ -94,5 +97,5 @@ stage filelists filelists
 stage pretrain pretrain_mini
 stage finetune finetune_mini
 stage evaluate evaluate
-"$PYTHON" -m utils.reporting.summarise_quickstart "$OUTPUT_DIR"
 "$PYTHON" -m utils.reporting.report "$OUTPUT_DIR" --output "$OUTPUT_DIR/report.html"
+"$PYTHON" -m utils.reporting.summarise_quickstart "$OUTPUT_DIR" --dataset_dir "$DATASET_DIR"

@@ -1,14 +1,20 @@
 # Sourced by every recipe after its variables: finds a Python, checks the variables, and defines
 # how they become flags.
 
-: "${PYTHON:=python3}"
+source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
+answer_help "$@"
+
+: "${PYTHON:=python3}"        # a Python with torch; .venv/bin/python if there is one
 
 recipe=$(realpath "$0")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ $PYTHON == python3 && -x .venv/bin/python ]]; then PYTHON=$PWD/.venv/bin/python; fi
-if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then
-    echo "error: $PYTHON has no torch; install torch and requirements.txt, let scripts/quickstart.sh" \
-        "do it, or set PYTHON" >&2
+missing=$("$PYTHON" -c 'import importlib.util as u
+names = "torch", "numpy", "soundfile", "editdistance", "tqdm"
+print(*[name for name in names if u.find_spec(name) is None])' 2>/dev/null) || missing=Python
+if [[ -n $missing ]]; then
+    echo "error: $PYTHON has no ${missing// /, }; activate the environment that has it, or make one:" \
+        "python3 -m venv .venv && .venv/bin/python -m pip install torch -r requirements.txt" >&2
     exit 2
 fi
 "$PYTHON" -m common.runtime.check_variables "$recipe"

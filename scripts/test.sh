@@ -2,7 +2,7 @@
 # Installs what the tests need, then runs ruff and pytest.
 #   bash scripts/test.sh         lint, unit, parity and small integration tests
 #   bash scripts/test.sh --all   the long tier as well
-# Anything else goes to pytest.
+# Other arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

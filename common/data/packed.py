@@ -264,7 +264,7 @@ def pack_filelists(options: PackOptions) -> None:
 def _in_processes(
     function: Callable[[Any], Any], tasks: Sequence[Any], title: str, options: PackOptions
 ) -> list[Any]:
-    words = {"flag": "--num_workers", "unit": "shard", "title": title}
+    words = {"flag": "--num_workers", "unit": "shards", "title": title}
     return list(map_in_processes(function, tasks, options.num_workers, **words))
 
 

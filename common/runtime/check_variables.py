@@ -7,6 +7,7 @@ they read and what kind of value each has, in lines like `: "${MAX_UPDATE:=40000
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,21 +18,46 @@ from wav2vec2.cli.errors import UserError, run_command
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
-# Names in other implementations' scripts -> names here.
-ALIASES = {
+RENAMED = {
+    "ACCUM_GRAD": "UPDATE_FREQ",
     "AMP": "FP16",
-    "EPOCHS": "MAX_UPDATE",
+    "GPUS": "NUM_GPUS",
     "GRADIENT_ACCUMULATION": "UPDATE_FREQ",
+    "GRADIENT_ACCUMULATION_STEPS": "UPDATE_FREQ",
+    "GRAD_ACCUM": "UPDATE_FREQ",
     "HOURGLASS": "HOURGLASS_CONFIG",
     "LAYERDROP": "ENCODER_LAYERDROP",
     "LR": "LEARNING_RATE",
     "MAX_STEPS": "MAX_UPDATE",
+    "NGPU": "NUM_GPUS",
     "NGPUS": "NUM_GPUS",
-    "NUM_EPOCHS": "MAX_UPDATE",
+    "N_GPUS": "NUM_GPUS",
     "UPDATE_FREQUENCY": "UPDATE_FREQ",
     "WARMUP": "WARMUP_UPDATES",
     "WARMUP_STEPS": "WARMUP_UPDATES",
+    "WORKERS": "NUM_WORKERS",
 }
+"""Names in other implementations' scripts -> names here, of the same meaning."""
+_EPOCHS = "did you mean MAX_UPDATE? It counts updates, not epochs, for example MAX_UPDATE=20000"
+_BATCHES = (
+    "did you mean MAX_TOKENS? It counts the audio samples of a sub-batch, for example "
+    "MAX_TOKENS=1400000; NUM_CONCAT_BATCHES and UPDATE_FREQ multiply sub-batches"
+)
+_PRECISION = "did you mean BF16? BF16=true is bfloat16, FP16=true half precision, neither float32"
+EXPLAINED = {
+    "BATCH_SIZE": _BATCHES,
+    "DEVICE": "did you mean CPU? CPU=true runs on CPUs; CUDA_VISIBLE_DEVICES=0 chooses a GPU",
+    "DTYPE": _PRECISION,
+    "EPOCHS": _EPOCHS,
+    "MAX_EPOCH": _EPOCHS,
+    "MAX_EPOCHS": _EPOCHS,
+    "NUM_EPOCHS": _EPOCHS,
+    "NUM_TRAIN_EPOCHS": _EPOCHS,
+    "PER_DEVICE_BATCH_SIZE": _BATCHES,
+    "PRECISION": _PRECISION,
+    "TRAIN_BATCH_SIZE": _BATCHES,
+}
+"""Names in other implementations' scripts -> what does the same job here in another way."""
 # Words that are too common elsewhere to show that a variable is meant for a recipe.
 COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
 FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
@@ -54,8 +80,9 @@ def declared(script: Path) -> dict[str, str]:
     """Variable -> default (or '') of all that a script and the scripts it sources read."""
     text = script.read_text(encoding="utf-8")
     names = {n: default if mark == "=" else "" for n, mark, default in _DECLARED.findall(text)}
-    for other in _SOURCED.findall(text):
-        names = declared(script.with_name(other)) | names  # its own default comes first
+    for other in map(script.with_name, _SOURCED.findall(text)):
+        if other.exists():  # others, in another folder, declare none
+            names = declared(other) | names  # its own default comes first
     return names
 
 
@@ -93,24 +120,43 @@ def check_value(name: str, value: str, default: str) -> None:
         raise UserError(f"{name}={value}: must be a whole number of at least 1")
 
 
+def hint(name: str, value: str, known: Mapping[str, str]) -> str:
+    """What to set instead of the unknown variable `name`, with an example."""
+    if name in EXPLAINED:
+        return EXPLAINED[name]
+    near = [RENAMED[name]] if name in RENAMED else []
+    near = near or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    if not near:
+        return "unset it"
+    default = known.get(near[0], "")
+    try:
+        check_value(near[0], value, default)
+    except UserError:
+        value = default
+    example = f" For example {near[0]}={shlex.quote(value)}" if value else ""
+    return f"did you mean {near[0]}?{example}"
+
+
 def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
     """Notes about variables that this recipe does not read; UserError for a misspelt variable or an
     impossible value."""
     own = declared(script)
-    known = set().union(*(declared(path) for path in sorted(SCRIPTS.rglob("*.sh"))))
+    known: dict[str, str] = {}
+    for path in sorted(SCRIPTS.rglob("*.sh")):
+        known = declared(path) | known
+    known |= own
+    foreign = RENAMED.keys() | EXPLAINED.keys()
     notes = []
     for name, value in sorted(environment.items()):
         if name in own:
             check_value(name, value, own[name])
         elif name.startswith(FOREIGN_PREFIXES):
             continue
-        elif name in known and name not in ALIASES:
+        elif name in known and name not in foreign:
             notes.append(f"note: {name} is set, but {script.name} does not read it")
-        elif name in ALIASES or resembles(name, known):
-            near = [ALIASES[name]] if name in ALIASES else []
-            near = near or difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "unset it"
-            raise UserError(f"{name}: no recipe reads this variable; {hint}")
+        elif name in foreign or resembles(name, set(known)):
+            what = f"{script.name} does not read" if name in known else "no recipe reads"
+            raise UserError(f"{name}: {what} this variable; {hint(name, value, known)}")
     return notes
 
 

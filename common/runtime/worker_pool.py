@@ -9,12 +9,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.progress import progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,12 +29,11 @@ def map_in_processes(
 ) -> Iterator[Result]:
     """Yield `function(task)` for each task, in order, computed by up to `workers` processes.
 
-    With one worker or one task everything runs in this process.  A progress bar counts tasks in
-    `unit`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
+    With one worker or one task everything runs in this process.  Progress counts tasks in `unit`
+    under `title`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
     """
-    bar = partial(tqdm, total=len(tasks), desc=title or None, unit=unit, disable=None)
     if workers == 1 or len(tasks) < 2:
-        yield from bar(map(function, tasks))
+        yield from progress(map(function, tasks), len(tasks), title, unit)
         return
     # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
     # what this process has imported of these packages.  Its socket's path must fit 107 bytes.
@@ -46,7 +43,7 @@ def map_in_processes(
     context.set_forkserver_preload(imported)
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
-        yield from bar(pool.map(function, tasks))
+        yield from progress(pool.map(function, tasks), len(tasks), title, unit)
     except BrokenProcessPool:
         raise UserError(
             f"{flag} {workers}: a worker process was killed, perhaps because memory ran out; "

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the image `wav2vec2-recipes`.  Extra arguments go to the engine's `build`, for example
-# --build-arg FROM_IMAGE_NAME=nvcr.io/nvidia/pytorch:25.10-py3, or =python:3.12-slim for CPUs
+# Builds the image `wav2vec2-recipes`.  Arguments go to the engine's `build`:
+#   bash scripts/docker/build.sh                                                for GPUs
+#   bash scripts/docker/build.sh --build-arg FROM_IMAGE_NAME=python:3.12-slim   for CPUs
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/engine.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

@@ -1,7 +1,10 @@
 # Sourced by build.sh and run.sh: CONTAINER_ENGINE is docker, podman or buildah, which runs what it
 # built through podman where that is installed.
 
-: "${CONTAINER_ENGINE:=docker}"
+source "$(dirname "${BASH_SOURCE[0]}")/../shared.sh"
+answer_help "${1:-}"
+
+: "${CONTAINER_ENGINE:=docker}"  # docker, podman or buildah
 IMAGE=wav2vec2-recipes
 
 # check_engine: end with one line if the engine cannot work.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs a command inside the image, or a shell without one:
+# Runs a command inside the image; without a command, a shell:
 #   bash scripts/docker/run.sh bash scripts/pretrain_base.sh
-# Data come from DATA_DIR (mounted at /datasets), results go to RESULTS_DIR, owned by the caller.
+# The container sees DATA_DIR as /datasets.  Results go to RESULTS_DIR and belong to the caller.
+# The recipes' variables that are set in front of the command are passed on.
 set -euo pipefail
 scripts=$(dirname "${BASH_SOURCE[0]}")
 source "$scripts/engine.sh"

@@ -1,7 +1,14 @@
 # Sourced by the Slurm jobs: one task per node runs the recipe.  A job that was stopped after saving,
 # or lost a process, goes back into the queue.  Every other reason would recur: it ends the job.
 
-cd "${SLURM_SUBMIT_DIR:?this is a Slurm job: submit it with sbatch from the repository}"
+source "$(dirname "${BASH_SOURCE[0]}")/../shared.sh"
+answer_help "$@"
+
+if [[ -z ${SLURM_SUBMIT_DIR:-} ]]; then
+    echo "error: this is a Slurm job; submit it from the repository: sbatch $0" >&2
+    exit 2
+fi
+cd "$SLURM_SUBMIT_DIR"
 
 # run_recipe SCRIPT [FLAG ...]
 run_recipe() {

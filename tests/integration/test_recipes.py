@@ -303,7 +303,7 @@ def test_torchrun_hands_on_the_exit_code(corpus, tmp_path):
         ("UPDATE_FREQUENCY", "2", "did you mean UPDATE_FREQ?"),
         ("MAX_UPDATES", "2", "did you mean MAX_UPDATE?"),
         ("NUM_CONCAT_BATCH", "2", "did you mean NUM_CONCAT_BATCHES?"),
-        ("BF16", "yes", "BF16=yes: must be true or false"),
+        ("BF16", "maybe", "BF16=maybe: must be true or false"),
     ],
 )
 def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):
@@ -313,6 +313,26 @@ def test_misspelt_variables_are_errors(corpus, tmp_path, name, value, message):
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "none").exists()
+
+
+MINI_MODEL = {"MODEL": "mini", "HOURGLASS_CONFIG": "[1,(2,2),1]"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"CPU": "yes"}, "results/pretrain_base_cpu"),
+        (MINI_MODEL, "results/pretrain_base_mini"),
+        ({"CPU": "true", "OUTPUT_DIR": "results/mine"}, "results/mine"),
+    ],
+    ids=["cpu", "model", "given"],
+)
+def test_a_smoke_test_leaves_the_recipes_folder_alone(variables, folder):
+    result = script("pretrain_base.sh", "--dry_run", **variables)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["output_dir"] == folder
+    note = f"note: results go to {folder}; results/pretrain_base is for the recipe itself\n"
+    assert result.stderr == ("" if "OUTPUT_DIR" in variables else note)
 
 
 def test_flags_after_the_scripts_name_reach_train(corpus, tmp_path):

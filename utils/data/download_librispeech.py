@@ -21,10 +21,10 @@ from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
+from utils.data.next_step import print_next_step
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options, require_at_least
+from wav2vec2.cli.progress import Progress
 from wav2vec2.files.output import require_space
 
 MD5 = {
@@ -123,13 +123,18 @@ def _fetch_once(url: str, part: Path) -> None:
             require_space("--output_dir", part.parent, total - have + total)
         with (
             open(part, "ab" if have else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
+            _bytes(f"downloading {part.stem}", total, have) as bar,
         ):
             for block in _blocks(response):
                 file.write(block)
-                bar.update(len(block))
+                bar.advance(len(block))
             if total is not None and file.tell() < total:
                 raise ConnectionError("connection dropped")
+
+
+def _bytes(title: str, total: int | None, done: int = 0) -> Progress:
+    """Progress of `total` bytes; none is shown if the total is unknown."""
+    return Progress(total or 0, title, "B", scale=True, initial=done, enabled=bool(total))
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
@@ -146,12 +151,10 @@ def verify_archive(archive: Path, expected: str) -> None:
     """UserError if the archive's MD5 is not `expected`; the archive stays."""
     digest = hashlib.md5(usedforsecurity=False)
     size = archive.stat().st_size
-    with (
-        open(archive, "rb") as content,
-        tqdm.wrapattr(content, "read", total=size, desc="checking") as file,
-    ):
+    with open(archive, "rb") as file, _bytes(f"checking {archive.name}", size) as bar:
         while block := file.read(BLOCK):
             digest.update(block)
+            bar.advance(len(block))
     if digest.hexdigest() != expected:
         raise UserError(
             f"{archive}: MD5 is {digest.hexdigest()}, expected {expected}; nothing was extracted: "
@@ -170,8 +173,13 @@ def extract_archive(archive: Path, output_dir: Path, subset: str) -> None:
     building.mkdir(parents=True)
     inside = building.resolve()
     try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tqdm(tar, desc=f"extracting {subset}", unit=" files"):
+        with (
+            open(archive, "rb") as packed,
+            tarfile.open(fileobj=packed, mode="r:gz") as tar,
+            _bytes(f"extracting {subset}", archive.stat().st_size) as bar,
+        ):
+            for member in tar:
+                bar.advance(packed.tell() - bar.done)
                 place = (inside / member.name).resolve()
                 if not (member.isfile() or member.isdir()) or not place.is_relative_to(inside):
                     raise UserError(
@@ -227,7 +235,7 @@ def download_subsets(
             extract_archive(archive, output_dir, subset)
             if not options.keep_archives:
                 archive.unlink()
-            print(f"{output_dir / CORPUS / subset}: done")
+            print(f"{output_dir / CORPUS / subset}: downloaded, verified, extracted")
     except OSError as error:
         raise UserError(
             f"--output_dir {output_dir}: {error.strerror or error}; "
@@ -238,6 +246,11 @@ def download_subsets(
 def main() -> None:
     options = parse_options(DownloadOptions, "utils.data.download_librispeech", __doc__)
     download_subsets(options)
+    print_next_step(
+        "bash scripts/generate_filelists.sh",
+        DATASET_DIR=Path(options.output_dir) / CORPUS,
+        SUBSETS=" ".join(options.subsets),
+    )
 
 
 if __name__ == "__main__":

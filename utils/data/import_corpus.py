@@ -25,6 +25,7 @@ import soundfile
 from common.runtime.worker_pool import map_in_processes
 from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
+from utils.data.next_step import print_next_step
 from utils.data.recording_sources import SUBSETS, SourceOptions, read_folder, read_table
 from wav2vec2.audio.decode import read_recording
 from wav2vec2.audio.recordings import Recording, unique_ids
@@ -205,8 +206,9 @@ def convert_all(
     missing = [r for r in recordings if r.id not in results]
     tasks = [(r.source, targets[r.id]) for r in missing]
     with open(journal, "a", encoding="utf-8") as notes:
-        converted = map_in_processes(convert, tasks, workers, flag="--workers", unit="file")
-        for result, recording in zip(converted, missing):  # in this order the bar reaches its end
+        words = {"flag": "--workers", "unit": "files", "title": "import"}
+        converted = map_in_processes(convert, tasks, workers, **words)
+        for result, recording in zip(converted, missing):  # in this order progress reaches its end
             results[recording.id] = result
             if isinstance(result, int):
                 print(json.dumps([recording.id, stamps[recording.id], result]), file=notes)
@@ -308,6 +310,22 @@ def main() -> ExitCode:
         print(f"skipped, {reason}: {count}, such as {example.where}: {example.detail}")
     if skipped:
         print(f"all that was skipped: {report}")
+    seconds = sum(samples for _, samples in kept) / SAMPLE_RATE
+    print(f"{output_dir}: {len(kept)} of {len(recordings)} recordings, {seconds / 3600:.3f} h")
+    subsets = {
+        "TRAIN_SUBSET": f"{selection.prefix}train",
+        "VALID_SUBSET": f"{selection.prefix}valid",
+    }
+    if all((output_dir / f"{subset}.tsv").exists() for subset in subsets.values()):
+        if (output_dir / "dict.ltr.txt").exists():
+            recipe = "scripts/finetune_base_1h.sh"
+            subsets["PRETRAINED_MODEL"] = "wav2vec_small.pt"
+        else:
+            recipe = "scripts/pretrain_base.sh"
+        name = output_dir.absolute().name
+        where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{name}"}
+        print_next_step(f"bash {recipe}", **where, **subsets)
+        print("docs/own_data.md: published weights to start from, and settings for little data")
     return ExitCode.SOME_FAILED if any(entry.failed for entry in skipped) else ExitCode.DONE
 
 

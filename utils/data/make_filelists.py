@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from tqdm import tqdm
 
+from utils.data.next_step import print_training_step
 from wav2vec2.audio.decode import UNKNOWN_LENGTH
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
+from wav2vec2.cli.progress import progress
 from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.output import write_lines
 from wav2vec2.text.vocabulary import WORD_END, letters, write_dictionary
@@ -163,10 +164,10 @@ def read_subset(folder: Path) -> list[Entry]:
             f"{FETCH_AGAIN}"
         )
     with ThreadPoolExecutor(8) as pool:  # reading headers waits for the disk, not for Python
-        lengths = tqdm(pool.map(read_length, files), total=len(files), desc=subset, disable=None)
+        lengths = progress(pool.map(read_length, files), len(files), subset)
         return [
             Entry(str(path.relative_to(folder)), samples, transcripts[path.stem][0])
-            for path, samples in zip(files, lengths)
+            for samples, path in zip(lengths, files)  # in this order progress reaches its end
         ]
 
 
@@ -249,6 +250,8 @@ def main() -> None:
         write_subset(output_dir, name, root, [(e.path, e.samples) for e in entries], labels)
         if name == options.dictionary_from:
             write_dictionary(output_dir / "dict.ltr.txt", labels["ltr"])
+            print(f"{output_dir / 'dict.ltr.txt'}: the letters of {name}")
+    print_training_step(output_dir, [*combinations, *options.subsets])
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import soundfile
 from common.runtime.randomness import numpy_generator
 from common.runtime.worker_pool import map_in_processes
 from utils.data.existing_output import was_made_with
+from utils.data.next_step import print_next_step
 from wav2vec2.audio.resample import SAMPLE_RATE, resample
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options, require_at_least
@@ -238,7 +239,9 @@ def build_corpus(options: CorpusOptions, folder: Path) -> dict[str, dict]:
     """Synthesise the corpus in `folder`: subset -> its minutes, utterances, voices and words."""
     write = partial(write_speaker, folder=folder)
     speakers = plan_speakers(options)
-    results = map_in_processes(write, speakers, options.workers, flag="--workers", unit="voice")
+    results = map_in_processes(
+        write, speakers, options.workers, flag="--workers", unit="voices", title="corpus"
+    )
     shares, subsets = list(results), {}
     for subset in FIRST_SPEAKER:
         own = [share for share in shares if share.subset == subset]
@@ -278,6 +281,9 @@ def main() -> None:
             f"{output_dir / subset}: {facts['minutes']} min, {facts['utterances']} utterances, "
             f"{facts['voices']} voices, {facts['words']} words"
         )
+    print_next_step(
+        "bash scripts/generate_filelists.sh", DATASET_DIR=output_dir, SUBSETS=" ".join(subsets)
+    )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ the command resumes after the last finished shard.  `common/data/packed.py` does
 """
 
 from common.data.packed import PackOptions, pack_filelists, verify_shards
+from utils.data.next_step import print_training_step
 from wav2vec2.cli.errors import ExitCode, run_command
 from wav2vec2.cli.flags import parse_options
 
 
 def main() -> ExitCode | None:
     options = parse_options(PackOptions, "utils.data.pack_dataset", __doc__)
-    return verify_shards(options) if options.verify else pack_filelists(options)
+    if options.verify:
+        return verify_shards(options)
+    code = pack_filelists(options)
+    print_training_step(options.output_dir, options.subsets)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 """Collect a quickstart's figures: `python -m utils.reporting.summarise_quickstart FOLDER`.
 
-Reads the logs and the evaluation of its stages, prints a few hypotheses and the word error rate,
-and writes `summary.json`.
+Reads the logs and the evaluation of its stages, prints a few hypotheses, the word error rate and
+what to try next, and writes `summary.json` and `recordings.csv`.
 """
 
+import csv
+import io
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,8 @@ from utils.reporting.runs import Evaluation, read_evaluations
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
-from wav2vec2.files.output import write_json
+from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
+from wav2vec2.files.output import write_json, write_lines
 from wav2vec2.files.text import read_json
 
 STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
@@ -49,10 +55,64 @@ def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def write_table(path: Path, manifest: Manifest, words: dict[str, str]) -> None:
+    """Write audio paths and transcripts of a subset as a table that `import_corpus` reads."""
+    text = io.StringIO()
+    rows = [(u.path, words[u.id]) for u in manifest.utterances]
+    csv.writer(text, lineterminator="\n").writerows([("path", "text"), *rows])
+    write_lines(path, text.getvalue().splitlines())
+
+
+def shortest(path: str | Path) -> str:
+    """A path as seen from this folder, if it lies below."""
+    path, here = Path(path).absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def python_command() -> tuple[str, str]:
+    """(how to enter the repository and its environment in a new terminal, how to call Python)."""
+    enter = f"cd {shlex.quote(os.getcwd())}"
+    if Path(sys.prefix) == Path.cwd() / ".venv":
+        return f"{enter} && source .venv/bin/activate", "python"
+    if sys.prefix != sys.base_prefix:
+        return enter, shlex.quote(sys.executable)
+    return enter, Path(sys.executable).name
+
+
+def next_commands(folder: Path, dataset_dir: Path) -> list[tuple[str, str]]:
+    """What to try after the quickstart: (what it does, command for a shell) of each; the last two
+    arguments of the last command are the user's to change."""
+    manifest = read_manifest(dataset_dir, SUBSET)
+    words = read_labels(manifest, "wrd")
+    write_table(folder / "recordings.csv", manifest, words)
+    utterance = manifest.utterances[0]
+    model = ["--cpu", "--checkpoint", folder / "finetune" / "wav2vec2_best.pt"]
+    recording = shortest(utterance.path)
+    times = ["--text", words[utterance.id], "--output_dir", folder / "alignment"]
+    table = ["--table", folder / "recordings.csv"]
+    mine = ["--output_dir", shortest(dataset_dir.absolute().parent / "mine")]
+    _, python = python_command()
+    commands = {
+        "transcribe a recording": ["inference.py", "transcribe", *model, recording],
+        "when each word of it is spoken": ["inference.py", "align", *model, recording, *times],
+        "make a data set of recordings; write your own into the table": [
+            *("-m", "utils.data.import_corpus", *table, *mine)
+        ],
+    }
+    return [
+        (purpose, " ".join([python, *(shlex.quote(str(word)) for word in command)]))
+        for purpose, command in commands.items()
+    ]
+
+
 def main() -> None:
     parser = ArgumentParser("utils.reporting.summarise_quickstart", __doc__)
     parser.add_argument("folder", type=Path, help="the quickstart's output folder")
-    folder = parser.parse_args().folder
+    parser.add_argument(
+        "--dataset_dir", type=Path, default="datasets/mini", help="the quickstart's corpus"
+    )
+    arguments = parser.parse_args()
+    folder = arguments.folder
     evaluation = find_evaluation(folder)
     summary = summarise(folder, evaluation)
     write_json(folder / "summary.json", summary)
@@ -69,6 +129,9 @@ def main() -> None:
         f"{sum(summary['seconds'].values()):.0f} s in total"
     )
     print(f"figures: {folder / 'summary.json'}")
+    print(f"\nTo try next, in a new terminal:\n\n  {python_command()[0]}")
+    for purpose, command in next_commands(folder, arguments.dataset_dir):
+        print(f"\n  # {purpose}\n  {command}")
 
 
 if __name__ == "__main__":

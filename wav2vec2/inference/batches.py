@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from wav2vec2.audio.decode import normalize
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import Failures, UserError
+from wav2vec2.cli.progress import progress
 from wav2vec2.files.filelists import Manifest, Utterance
 
 Batch = TypeVar("Batch", bound="AudioBatch")
@@ -225,9 +225,9 @@ def subset_batches(
     rank, ranks = share
     dataset = SubsetDataset(manifest.utterances, normalize_input=normalize_input)
     plan = sorted_batches(lengths, size)[rank::ranks]
-    disable = True if rank else None  # None: unless standard error is a terminal
+    name = manifest.path.stem
     with closing(load_batches(dataset, plan, workers=workers)) as batches:
-        for batch in tqdm(batches, total=len(plan), desc=manifest.path.stem, disable=disable):
+        for batch in progress(batches, len(plan), name, "batches", enabled=not rank):
             if failures is None and batch.failures:
                 raise UserError(batch.failures[0])
             if failures is not None:

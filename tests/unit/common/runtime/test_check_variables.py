@@ -86,11 +86,31 @@ def test_values_of_the_right_kind():
         ("MASK_PROBABILITY", "MASK_PROB"),
         ("MIN_SAMPLE", "MIN_SAMPLE_SIZE"),
         ("WARMUP", "WARMUP_UPDATES"),
+        ("GPUS", "NUM_GPUS"),
+        ("WORKERS", "NUM_WORKERS"),
+        ("BATCH_SIZE", "MAX_TOKENS"),
+        ("DEVICE", "CPU"),
+        ("PRECISION", "BF16"),
     ],
 )
 def test_near_misses(name, meant):
     with pytest.raises(UserError, match=f"{name}: .* did you mean {meant}?"):
         check_variables(BASE, {name: "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "example"),
+    [
+        ("GPUS", "2", "NUM_GPUS=2"),
+        ("GPUS", "0,1", "NUM_GPUS=8"),  # no value of NUM_GPUS, so its default
+        ("DEVICE", "cpu", "CPU=true"),
+        ("EPOCHS", "10", "MAX_UPDATE=20000"),
+        ("BATCH_SIZE", "16", "MAX_TOKENS=1400000"),
+    ],
+)
+def test_the_hint_holds_an_example(name, value, example):
+    with pytest.raises(UserError, match=rf"{name}: .* {example}"):
+        check_variables(BASE, {name: value})
 
 
 def test_another_recipes_variable_is_noted():
