@@ -16,10 +16,12 @@ import textwrap
 import types
 import typing
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from typing import Any, Literal, NoReturn, TypeVar
 
 from wav2vec2.cli.errors import UserError, one_line
+from wav2vec2.cli.synonyms import BOOLS, our_flags
 
 Config = TypeVar("Config")
 
@@ -48,45 +50,89 @@ class ArgumentParser(argparse.ArgumentParser):
         """`description`: a module's docstring, of which the first line is shown."""
         options = {"allow_abbrev": False, "formatter_class": _HelpFormatter, **options}
         super().__init__(prog, description=description.partition("\n")[0], **options)
+        self._unknown: list[str] = []
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+        """As argparse's, but an unknown flag is named before a required one that is missing."""
+        if "arguments are required" in message and self._unknown:
+            self._report_unknown(self._unknown[0])
+        self._fail(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def _fail(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+    def _report_unknown(self, text: str) -> NoReturn:
+        """The error for an unknown flag names the known one it resembles."""
+        flag = text.split("=")[0]
+        known = [name for name in self._option_string_actions if name not in ("-h", "--help")]
+        near = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+        kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
+        if near:
+            self._fail(f"{kind} {flag} (did you mean {near[0]}?)")
+        self.error(f"{kind} {flag}")
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
-        """As argparse's, but a boolean flag takes only true or false as its value: `--cpu a.wav`
-        means `--cpu true a.wav`."""
+        """As argparse's, but accepts other spellings of a flag, and a boolean flag takes only the
+        words of `parse_bool` as its value: `--cpu a.wav` means `--cpu true a.wav`."""
         given = list(sys.argv[1:] if args is None else args)
-        explicit: list[str] = []
-        for position, text in enumerate(given):
-            explicit.append(text)
-            action = self._option_string_actions.get(text)
-            following = given[position + 1 : position + 2]
-            given_value = bool(following) and following[0].lower() in _BOOLS
-            if action is not None and action.type is parse_bool and not given_value:
-                explicit.append("true")
-        return super().parse_known_args(explicit, namespace)
+        return super().parse_known_args(self._in_our_words(given), namespace)
+
+    def _in_our_words(self, given: Sequence[str]) -> list[str]:
+        """The arguments with the flags' own names, and a value after each boolean flag."""
+        flags = {_underscored(name): name for name in self._option_string_actions}
+        ours: list[str] = []
+        self._unknown = []
+        rest = list(given)
+        while rest:
+            text = rest.pop(0)
+            if text == "--":
+                return [*ours, text, *rest]
+            if not text.startswith("--"):
+                ours.append(text)
+                continue
+            written, equals, value = text.partition("=")
+            following = value if equals else rest[0] if rest else None
+            if following is not None and following.startswith("--"):
+                following = None
+            name = _underscored(written)
+            replaced, with_value = [flags[name]] if name in flags else [], False
+            if not replaced:
+                try:
+                    replaced, with_value = our_flags(name, following, flags)
+                except ValueError as error:
+                    self._fail(str(error))
+            if not replaced:
+                self._unknown.append(text)
+                ours.append(text)
+            elif with_value:
+                ours += replaced
+                del rest[: not equals]
+            elif equals:
+                ours += [*replaced[:-1], f"{replaced[-1]}={value}"]
+            else:
+                ours += replaced
+                action = self._option_string_actions.get(replaced[-1])
+                if action is not None and action.type is parse_bool:
+                    ours += [] if (following or "").lower() in BOOLS else ["true"]
+        return ours
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]
         """As argparse's, but the error for an unknown flag names the known one it resembles."""
         namespace, extras = self.parse_known_args(args, namespace)
         if extras:
-            parser = getattr(namespace, "subparser", self)
-            flag = extras[0].split("=")[0]
-            known = [s for action in parser._actions for s in action.option_strings]
-            near = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            kind = "unknown flag" if flag.startswith("-") else "unexpected argument"
-            parser.error(f"{kind} {flag}{hint}")
+            getattr(namespace, "subparser", self)._report_unknown(extras[0])
         return namespace
 
 
-_BOOLS = {"true": True, "false": False}
+def _underscored(flag: str) -> str:
+    """`--output-dir` -> `output_dir`."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def parse_bool(text: str) -> bool:
-    """The value of `true` or `false`, in any case of letters; an error for anything else."""
+    """The value of `true` or `false`, or of yes, no, on, off, 1 or 0, in any case of letters."""
     try:
-        return _BOOLS[text.lower()]
+        return BOOLS[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
 
@@ -107,10 +153,20 @@ def field_help(cls: type) -> dict[str, str]:
 
 def parse_float(text: str) -> float:
     """A finite number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+
+
+def parse_int(text: str) -> int:
+    """A whole number."""
+    with suppress(ValueError):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+
+
+_PARSERS = {float: parse_float, int: parse_int}
 
 
 def _without_none(kind: Any) -> Any:
@@ -131,8 +187,7 @@ def _argument_options(kind: Any) -> dict[str, Any]:
         items = typing.get_args(kind)
         count = "*" if items[-1] is Ellipsis else len(items)
         return {**_argument_options(items[0]), "nargs": count}
-    parse = parse_float if kind is float else kind
-    return {"type": parse, "metavar": kind.__name__.upper()}
+    return {"type": _PARSERS.get(kind, kind), "metavar": kind.__name__.upper()}
 
 
 def add_flags(

@@ -50,13 +50,23 @@ def test_defaults_and_types():
     assert parse("--name", "n", "--several").several == ()
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [*((word, True) for word in ("true", "True", "YES", "on", "1"))]
+    + [*((word, False) for word in ("false", "No", "OFF", "0"))],
+)
+def test_words_for_true_and_false(word, value):
+    assert parse("--name", "n", "--wanted", word).wanted is value
+    assert parse("--name", "n", f"--wanted={word}").wanted is value
+
+
 def test_booleans_are_never_guessed():
     assert parse("--name", "n", "--wanted").wanted is True
     assert parse("--name", "n", "--wanted", "true").wanted is True
     assert parse("--name", "n", "--wanted", "false").wanted is False
     for argv, message in [
-        (("--wanted", "no"), "unexpected argument no"),
-        (("--wanted=no",), "expected true or false, got 'no'"),
+        (("--wanted", "maybe"), "unexpected argument maybe"),
+        (("--wanted=maybe",), "--wanted: expected true or false, got 'maybe'"),
     ]:
         with pytest.raises(UserError) as error:
             parse("--name", "n", *argv)
@@ -79,8 +89,10 @@ def test_a_boolean_flag_does_not_swallow_a_file():
         (["--name", "n", "--zzz=3"], "unknown flag --zzz"),
         (["--name", "n", "stray"], "unexpected argument stray"),
         ([], "--name"),
-        (["--name", "n", "--count", "few"], "--count: invalid int value: 'few'"),
+        (["--name", "n", "--count", "few"], "--count: expected a whole number, got 'few'"),
         (["--name", "n", "--kind", "c"], "--kind: invalid choice: 'c'"),
+        (["--nmae", "n"], "unknown flag --nmae (did you mean --name?)"),
+        (["--name", "n", "--share", "x"], "--share: expected a finite number, got 'x'"),
         (["--name", "n", "--share", "nan"], "--share: expected a finite number, got 'nan'"),
         (["--name", "n", "--pair", "1", "inf"], "--pair: expected a finite number, got 'inf'"),
     ],
@@ -89,6 +101,70 @@ def test_errors_name_the_flag(argv, message):
     with pytest.raises(UserError) as error:
         parse(*argv)
     assert str(error.value).startswith("test: ") and message in str(error.value)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Flags like those of training"""
+
+    learning_rate: float = 1.0
+    max_update: int = 3
+    max_tokens: int = 4
+    output_dir: str = "o"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    cpu: bool = False
+
+
+def train(*argv):
+    parser = ArgumentParser(prog="train")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--with-dash", type=int)
+    add_flags(parser, Training)
+    parsed = vars(parser.parse_args(argv))
+    return {n: v for n, v in parsed.items() if v not in ([], None) and v != getattr(Training, n, 0)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "meaning"),
+    [
+        ("--lr 2", {"learning_rate": 2.0}),
+        ("--lr=2", {"learning_rate": 2.0}),
+        ("--learning-rate 2 --output-dir x", {"learning_rate": 2.0, "output_dir": "x"}),
+        ("--output-dir=a-b --with_dash 3", {"output_dir": "a-b", "with_dash": 3}),
+        ("--max-steps 9", {"max_update": 9}),
+        ("--fp16", {"precision": "fp16"}),
+        ("--bf16 true a.wav", {"precision": "bf16", "files": ["a.wav"]}),
+        ("--fp16=True a.wav", {"precision": "fp16", "files": ["a.wav"]}),
+        ("--bf16 a.wav", {"precision": "bf16", "files": ["a.wav"]}),
+        ("--device cpu a.wav", {"cpu": True, "files": ["a.wav"]}),
+        ("--device=cpu", {"cpu": True}),
+        ("-- --lr", {"files": ["--lr"]}),
+    ],
+)
+def test_words_of_other_toolkits(argv, meaning):
+    assert train(*argv.split()) == meaning
+
+
+@pytest.mark.parametrize(
+    ("argv", "flags"),
+    [
+        ("--batch_size 8", ["--max_tokens", "--num_concat_batches"]),
+        ("--batch-size=8", ["--max_tokens", "--num_concat_batches"]),
+        ("--epochs 3", ["--max_update"]),
+        ("--num_train_epochs 3", ["--max_update"]),
+        ("--resume", ["--output_dir"]),
+        ("--fp16 false", ["--precision"]),
+        ("--device cuda", ["a GPU is used", "remove"]),
+        ("--device mps", ["--cpu"]),
+        ("--gpus 2", ["NUM_GPUS"]),
+        ("--zzz 2", ["unknown flag --zzz"]),
+    ],
+)
+def test_an_error_names_the_flag_that_does_the_job(argv, flags):
+    with pytest.raises(UserError) as error:
+        train(*argv.split())
+    assert all(flag in str(error.value) for flag in flags)
+    assert "mean --help" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_fields_without_a_flag_keep_their_default():
