@@ -27,14 +27,18 @@ from wav2vec2.kernels import compile_layers
 Recipe = PretrainingRecipe | FinetuningRecipe
 RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
 
+NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate")
+"""Keys of a configuration that follow from its flags and the machine."""
+
 
 def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
     """The recipe that a command line asks for: `pretrain|finetune [--FLAG VALUE ...]`."""
-    parser = ArgumentParser(prog="train.py", description="Train wav2vec 2.0.")
+    parser = ArgumentParser("train.py", "Train wav2vec 2.0.", version=True)
     commands = parser.add_subparsers(dest="command", required=True, metavar="pretrain|finetune")
     for recipe in RECIPES:
         subparser = commands.add_parser(recipe.command, help=recipe.__doc__)
         subparser.set_defaults(subparser=subparser, recipe=recipe)
+        subparser.accept_config(recipe.command, NOT_FLAGS)
         for group in fields(recipe):
             add_flags(subparser, type(group.default), vars(group.default))
     namespace = parser.parse_args(argv)

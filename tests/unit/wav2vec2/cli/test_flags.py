@@ -1,4 +1,6 @@
-from dataclasses import dataclass
+import json
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -183,8 +185,8 @@ def test_the_class_own_check_becomes_a_user_error():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": 3}, "call: name 3: must be a path"),
-        ({"name": None}, "call: name None: must be a path"),
+        ({"name": 3}, "call: name 3: must be text or a path"),
+        ({"name": None}, "call: name None: must be text or a path"),
         ({"name": "n", "count": "7"}, "call: count '7': must be a whole number"),
         ({"name": "n", "count": 7.0}, "call: count 7.0: must be a whole number"),
         ({"name": "n", "count": True}, "call: count True: must be a whole number"),
@@ -202,6 +204,76 @@ def test_arguments_from_python_are_of_the_fields_types(given, message):
 def test_arguments_from_python_may_be_numpys_numbers_and_paths():
     given = {"name": Path("a") / "b", "count": np.int64(7), "share": np.float32(0.25)}
     assert from_arguments(Options, "call", given) == Options("a/b", 7, 0.25)
+
+
+def configured(tmp_path, content, *argv):
+    path = tmp_path / "config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    parser = ArgumentParser(prog="test")
+    parser.accept_config("run", ["machine"])
+    add_flags(parser, Options)
+    return from_flags(Options, parser.parse_args(["--config", str(path), *argv]))
+
+
+def test_a_config_gives_defaults(tmp_path):
+    given = Options("n", 7, 0.25, "b", (3.0, 4.0), ("q",), True, None)
+    content = {"command": "run", **asdict(given), "machine": {"cores": 2}}
+    assert configured(tmp_path, content) == given
+    assert configured(tmp_path, content, "--count=8", "--wanted", "no", "--name", "m") == replace(
+        given, count=8, wanted=False, name="m"
+    )
+    assert configured(tmp_path, {"name": "n"}) == Options("n")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"command": "walk"}, "command: written by walk, not by run"),
+        ({"cuont": 3}, "unknown key cuont (did you mean count?)"),
+        ({"count": "3"}, "count '3': must be a whole number"),
+        ({"count": True}, "count True: must be a whole number"),
+        ({"wanted": "true"}, "wanted 'true': must be true or false"),
+        ({"pair": [1.0]}, "pair [1.0]: must be a list of 2"),
+        ({"several": "x"}, "several 'x': must be a list"),
+        ({"kind": "c"}, "kind 'c': choose from a, b"),
+        ("[1]", "must be a JSON object"),
+        ("{", "not a JSON file"),
+        ({}, "the following arguments are required: --name"),
+    ],
+)
+def test_what_a_config_must_not_hold(tmp_path, content, message):
+    with pytest.raises(UserError) as error:
+        configured(tmp_path, content)
+    assert message in str(error.value)
+    assert content == {} or str(error.value).startswith(f"--config {tmp_path}/config.json: ")
+
+
+def test_a_config_that_is_not_there(tmp_path):
+    parser = ArgumentParser(prog="test")
+    parser.accept_config("run")
+    with pytest.raises(UserError, match="gone.json: cannot be read"):
+        parser.parse_args(["--config=gone.json"])
+
+
+def test_help_shows_examples_and_what_values_are(capsys):
+    parser = ArgumentParser("test", "Do it.\n\n    python -m utils.do \\\n        --it\n\nMore.")
+    add_flags(parser, Options)
+    add_flags(parser, Training)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "Do it." in text and "More." not in text
+    assert text.endswith("examples:\n  python -m utils.do --it\n")
+    for line in ("--output_dir DIR", "--count N", "--share NUMBER", "--cpu true|false"):
+        assert line in text
+    assert "(default: )" not in text and "None" not in text and "(default: 3)" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        ArgumentParser("test", version=True).parse_args(["--version"])
+    assert not stop.value.code
+    assert re.fullmatch(r"wav2vec2 [\d.]+, torch [\w.+]+\n", capsys.readouterr().out)
 
 
 def test_help_comes_from_the_docstrings(capsys):
