@@ -83,11 +83,13 @@ class ArgumentParser(argparse.ArgumentParser):
             )
         actions = {a.dest: a for a in self._actions if hasattr(a, "kind")}
         for name, value in content.items():
+            if name in ignored:
+                continue
             if name in actions:
                 action = actions[name]
                 action.default = _argument(f"--config {path}", name, action.kind, value)
                 action.required = False
-            elif name not in ignored:
+            else:
                 near = difflib.get_close_matches(name, actions, n=1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UserError(f"--config {path}: unknown key {name}{hint}")

@@ -12,13 +12,14 @@ import wav2vec2
 METAVARS = {
     "alpha": "NUMBER",
     "checkpoint": "FILE",
-    "config": "FILE",
     "dictionary": "FILE",
     "dir": "DIR",
     "evaluation": "DIR",
     "file": "FILE",
     "filelist": "FILE",
     "from": "FILE",
+    "hourglass_config": "LAYERS",
+    "labels": "EXTENSION",
     "lexicon": "FILE",
     "lm": "FILE",
     "minutes": "MINUTES",
@@ -30,12 +31,12 @@ METAVARS = {
     "table": "FILE",
     "url": "URL",
 }
-"""Last word of a flag's name -> what its value is."""
+"""A flag's name, or its last word -> what its value is."""
 
 
 def metavar(name: str, kind: type) -> str:
     """What the help calls the value of the flag `name`, which has the type `kind`."""
-    found = METAVARS.get(name.rpartition("_")[2])
+    found = METAVARS.get(name) or METAVARS.get(name.rpartition("_")[2])
     if found in ("SECONDS", "MINUTES") or (found and kind is str):
         return found
     return {int: "N", float: "NUMBER"}.get(kind, "TEXT")
