@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train wav2vec 2.0: `train.py pretrain` from audio alone, `train.py finetune` on transcripts.
 
 The recipes under scripts/ call this under torchrun; one process also runs without it.

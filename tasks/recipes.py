@@ -27,14 +27,35 @@ from wav2vec2.kernels import compile_layers
 Recipe = PretrainingRecipe | FinetuningRecipe
 RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
 
+NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate", "dry_run")
+"""Keys of a configuration that --config ignores: they follow from its flags and the machine."""
+
+EXAMPLES = {
+    "pretrain": (
+        "bash scripts/pretrain_base.sh",
+        "python train.py pretrain --dataset_dir datasets/mine --train_subset train "
+        "--valid_subset valid",
+        "python train.py pretrain --config results/pretrain_base/config.json --output_dir new",
+    ),
+    "finetune": (
+        "bash scripts/finetune_base_100h.sh",
+        "python train.py finetune --dataset_dir datasets/mine --train_subset train "
+        "--valid_subset valid --pretrained_model base.pt",
+        "python train.py finetune --config results/finetune_base_100h/config.json --output_dir new",
+    ),
+}
+"""Commands that the help of each recipe shows."""
+
 
 def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
     """The recipe that a command line asks for: `pretrain|finetune [--FLAG VALUE ...]`."""
-    parser = ArgumentParser(prog="train.py", description="Train wav2vec 2.0.")
+    parser = ArgumentParser("train.py", "Train wav2vec 2.0.", version=True)
     commands = parser.add_subparsers(dest="command", required=True, metavar="pretrain|finetune")
     for recipe in RECIPES:
-        subparser = commands.add_parser(recipe.command, help=recipe.__doc__)
+        words: dict[str, Any] = {"help": recipe.__doc__, "description": recipe.__doc__}
+        subparser = commands.add_parser(recipe.command, examples=EXAMPLES[recipe.command], **words)
         subparser.set_defaults(subparser=subparser, recipe=recipe)
+        subparser.accept_config(recipe.command, NOT_FLAGS)
         for group in fields(recipe):
             add_flags(subparser, type(group.default), vars(group.default))
     namespace = parser.parse_args(argv)

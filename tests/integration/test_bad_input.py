@@ -436,6 +436,50 @@ def test_unknown_flags(command):
     assert "required: --checkpoint" in err or "did you mean --checkpoint?" in err
 
 
+TRAINING, INFERENCE = (train.main, "pretrain"), (inference.main, "transcribe")
+
+
+@pytest.mark.parametrize(
+    ("command_line", "parts"),
+    [
+        ((*TRAINING, "--batch_size", "32"), ["--max_tokens", "--num_concat_batches"]),
+        ((*TRAINING, "--per-device-train-batch-size=8"), ["--max_tokens"]),
+        ((*TRAINING, "--epochs", "10"), ["--max_update"]),
+        ((*TRAINING, "--num_train_epochs", "10"), ["--max_update"]),
+        ((*TRAINING, "--max-epoch", "10"), ["--max_update"]),
+        ((*TRAINING, "--resume"), ["--output_dir", "automatically"]),
+        ((*TRAINING, "--resume_from_checkpoint", "x.pt"), ["--output_dir"]),
+        ((*TRAINING, "--gpus", "8"), ["NUM_GPUS"]),
+        ((*TRAINING, "--device", "cuda:1"), ["remove"]),
+        ((*TRAINING, "--fp16", "false"), ["--precision"]),
+        ((*TRAINING, "--max_updat", "3"), ["--max_update"]),
+        ((*TRAINING, "--max_update", "1e5"), ["--max_update", "whole number", "1e5"]),
+        ((*TRAINING, "--learning_rate", "5e-4x"), ["--learning_rate", "number", "5e-4x"]),
+        ((*TRAINING, "--lr", "fast"), ["--learning_rate", "number"]),
+        ((*TRAINING, "--cpu", "maybe"), ["unexpected argument maybe"]),
+        ((*TRAINING, "--precision", "float16"), ["--precision", "fp16"]),
+        ((*TRAINING, "--config", "gone.json"), ["gone.json"]),
+        ((*TRAINING, "--checkpoint", "x.pt", "--max_updates", "3"), ["--checkpoint"]),
+        ((train.main, "fine-tune"), ["finetune"]),
+        ((*INFERENCE, "a.wav"), ["--checkpoint"]),
+        ((*INFERENCE, "--chekpoint", "x.pt", "a.wav"), ["did you mean --checkpoint"]),
+        ((*INFERENCE, "--checkpoint", "gone.pt", "--device", "cpu", "a.wav"), ["gone.pt"]),
+        ((*INFERENCE, "--model", "gone.pt"), ["give recordings"]),
+        ((*INFERENCE, "--device", "mps"), ["--cpu"]),
+        ((*INFERENCE, "--word_timestamps", "True"), ["--format json"]),
+        ((inference.main, "trancsribe"), ["transcribe"]),
+        ((inference.main, "decode"), ["transcribe", "evaluate"]),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, tuple) else "",
+)
+def test_habits_and_slips(command, command_line, parts):
+    """Each ends in one line that names the fix."""
+    main, *arguments = command_line
+    result = command(main, *arguments)
+    one_line(result, *parts)
+    assert result[2].count("\n") == 1 and "did you mean --help" not in result[2]
+
+
 @pytest.fixture
 def broken_recogniser(random_recogniser, tmp_path):
     """Whose scores are NaN."""

@@ -194,3 +194,44 @@ print(wav2vec2.__file__)
     *lines, place = result.stdout.splitlines()
     assert lines == ["1.0", "CAT", "(12, 144)", "True", "True True True"]
     assert Path(place).is_relative_to(installed_python.parents[1])
+
+
+def test_the_console_command(folder, installed_python):
+    """Installed from the wheel, outside the repository."""
+
+    def wav2vec2(*arguments):
+        return subprocess.run(
+            [installed_python.parent / "wav2vec2", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    assert re.fullmatch(r"wav2vec2 [\d.]+, torch \S+\n", wav2vec2("--version").stdout)
+    result = wav2vec2("--help")
+    assert result.returncode == 0 and not result.stderr
+    for name in ("transcribe", "evaluate", "align", "features", "benchmark", "convert"):
+        assert f"\n    {name} " in result.stdout
+        assert f"  wav2vec2 {name} " in wav2vec2(name, "--help").stdout
+    result = wav2vec2("transcribe", "--checkpoint", "model.pt", "recording.wav", "--device", "cpu")
+    assert result.returncode == 0 and result.stdout.startswith("recording.wav\t"), result.stderr
+    result = wav2vec2("convert", "model.pt", "copy.pt", "--to", "native")
+    assert result.returncode == 0 and result.stdout.startswith("copy.pt: ctc, "), result.stderr
+    result = wav2vec2("transcribe", "--checkpoint", "gone.pt", "recording.wav")
+    assert result.returncode == 2 and result.stderr.startswith("error: gone.pt")
+
+
+def test_help_of_the_console_command_imports_no_torch(folder):
+    script = """
+import sys
+from wav2vec2.cli import main
+sys.argv = ["wav2vec2", "--help"]
+try:
+    main.main()
+except SystemExit:
+    print("torch" in sys.modules)
+"""
+    result = run_python(script, folder, ROOT)
+    assert result.stdout.endswith("False\n"), result.stderr

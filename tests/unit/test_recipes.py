@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.recipes import configuration_of, parse_recipe
+from wav2vec2.cli.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,3 +102,18 @@ def test_own_defaults_are_the_base_recipe(command, recipe):
     for _, flag, value in TABLES[recipe]:
         if flag not in ("ranks", "validate_frequency"):  # one process; every epoch
             assert configuration[flag] == parse(value, configuration[flag]), flag
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_configuration_gives_the_same_recipe(kind, tmp_path):
+    given = ["--max_update", "90000", "--adam_betas", "0.9", "0.99", "--ema", "0.999", "--cpu"]
+    recipe = parse_recipe([kind, *given])
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**configuration_of(recipe), "environment": {"cores": 2}}))
+    assert parse_recipe([kind, "--config", str(path)]) == recipe
+    changed = parse_recipe([kind, "--config", str(path), "--lr", "7", "--max-update", "91000"])
+    assert (changed.schedule.learning_rate, changed.schedule.max_update) == (7, 91_000)
+    assert changed.optimizer == recipe.optimizer
+    other = "finetune" if kind == "pretrain" else "pretrain"
+    with pytest.raises(UserError, match=f"config.json: command: written by {kind}"):
+        parse_recipe([other, "--config", str(path)])

@@ -6,20 +6,15 @@ INPUT may also be of NVIDIA's recipe, or a folder; its format is detected from i
 weights do not change.  A weight that matches nothing stops the conversion.
 """
 
-from pathlib import Path
-
-from wav2vec2.cli.errors import run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.interop.checkpoints import ConvertOptions, convert_checkpoint
+from wav2vec2.cli.commands import CONVERT
+from wav2vec2.cli.errors import ExitCode, run_command
+from wav2vec2.cli.flags import ArgumentParser
 
 
-def main() -> None:
+def main() -> ExitCode | None:
     parser = ArgumentParser("utils.checkpoints.convert", __doc__)
-    parser.add_argument("input", metavar="INPUT", help="checkpoint of any kind")
-    parser.add_argument("output", metavar="OUTPUT", help="file to write; a folder for huggingface")
-    add_flags(parser, ConvertOptions)
-    flags = parser.parse_args()
-    print(convert_checkpoint(flags.input, Path(flags.output), from_flags(ConvertOptions, flags)))
+    CONVERT.add_arguments(parser)
+    return CONVERT.run_parsed(parser.parse_args())
 
 
 if __name__ == "__main__":
