@@ -184,6 +184,8 @@ class FinetuningTask:
         self.architecture = native.architecture_of(pretrained, source)
         self._check_hourglass(source)
         self.vocabulary = self._read_vocabulary()
+        letters = self.vocabulary.spelling is Spelling.LETTERS
+        self.console = {"loss": "loss", "wer": "WER", "uer": "CER" if letters else "UER"}
 
         utterances, labels = self._read_training_set()
         self._read_validation_sets()

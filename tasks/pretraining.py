@@ -163,6 +163,7 @@ class PretrainingTask:
     """Contrastive pre-training on the crops of a filelist."""
 
     selection, file_prefix, memory_hint = "loss", FILE_PREFIX, MEMORY_HINT
+    console = {"loss": "loss", "accuracy": "accuracy"}
 
     def __init__(
         self,

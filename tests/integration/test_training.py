@@ -79,6 +79,30 @@ def test_log_lines_have_the_formats_fields(pretrained):
     assert {p.name for p in (folder / "tensorboard").iterdir()} == {"train_inner", "train", "valid"}
 
 
+def test_lines_of_a_run(corpus, tmp_path, capsys):
+    """Where standard output is no terminal; the intervals are never shorter than asked for."""
+    changed = {"max_tokens": 60_000, "max_update": 11, "log_frequency": 2, "ema": 0.9}
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path, **changed))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
+    capsys.readouterr()
+    trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    number = r"\d+(\.\d+)?"
+    figures = f"loss {number}, accuracy {number}"
+    speed = f"audio {number} s/s, memory {number} GiB"
+    progress = rf"update \d+/11 \(\d+ %, \d+:\d\d left\): {figures}, {speed}"
+    valid = rf"validation after update \d+, epoch \d+: {figures}; average of weights: {figures}"
+    assert all(re.fullmatch(f"{progress}|{valid}", line) for line in lines[:-1]), lines
+    assert re.fullmatch(rf"finished: update 11/11 after \d:\d\d; {figures}, {speed}", lines[-1])
+    steps = [r["step"] for r in log_records(tmp_path) if "train_loss" in r.get("data", {})]
+    assert sum(line.startswith("update") for line in lines) == len(steps)
+    positions = [(epoch - 1) * length + iteration for epoch, iteration, length in steps]
+    assert steps[0][2] % 2, "the epoch's updates are no multiple of the interval's"
+    assert positions[-1] == 11 and {n for n in positions if n % steps[0][2] == 0}
+    assert min(np.diff([0, *positions])) >= 2, positions
+
+
 def stop_during(trainer, update, number=signal.SIGTERM):
     """Let a signal arrive while the trainer computes `update`."""
     forward = trainer.task.forward
