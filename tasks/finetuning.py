@@ -369,7 +369,7 @@ class FinetuningTask:
         add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         examples: list[str] = []
         for batch in validation_batches(
-            self.valid_datasets[name], self.data.max_tokens, self.run.num_workers, self.device
+            self.valid_datasets[name], self.data.max_tokens, self.run.num_workers or 0, self.device
         ):
             transcripts, audible, output = recognise(self.model, greedy, batch)
             for key, hypothesis in zip(batch.ids, transcripts):

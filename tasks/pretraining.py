@@ -307,7 +307,7 @@ class PretrainingTask:
         for name, dataset in self.valid_datasets.items():
             add_apart(sums, name, zeros)
             for batch in validation_batches(
-                dataset, self.data.max_tokens, self.run.num_workers, self.device
+                dataset, self.data.max_tokens, self.run.num_workers or 0, self.device
             ):
                 padded = PretrainingBatch(batch.waveforms, batch.draws, batch.lengths)
                 output = self.model(padded, temperature=1.0)

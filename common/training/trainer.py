@@ -47,8 +47,9 @@ class RunOptions:
     """Folder for checkpoints and logs.  A run of the same recipe found there is resumed."""
     seed: int = 1
     """Seed of weights, batches, crops, masks and dropout."""
-    num_workers: int = 4
-    """Data loading workers per training process; 0: none."""
+    num_workers: int | None = None
+    """Data loading workers per training process; 0: none.  Default: one per core that the processes
+    leave free, from 1 to 4."""
     log_frequency: int = 10
     """Updates between two log lines."""
     save_frequency: int = 1
@@ -90,7 +91,9 @@ class RunOptions:
         require_at_least(
             self, log_frequency=1, save_frequency=1, validate_frequency=1, keep_checkpoints=1
         )
-        require_at_least(self, num_workers=0, save_every_updates=0, epochs_this_job=0)
+        require_at_least(self, save_every_updates=0, epochs_this_job=0)
+        if self.num_workers is not None:
+            require_at_least(self, num_workers=0)
         require_at_least(self, benchmark_epochs_num=0, benchmark_warmup_epochs=0)
         if self.peer_timeout_minutes <= 0:
             raise UserError(
@@ -212,7 +215,7 @@ class Trainer:
         return load_batches(
             self.task.dataset,
             requests(),
-            workers=self.run.num_workers,
+            workers=self.run.num_workers or 0,
             pin_memory=self.device.type == "cuda",
         )
 
@@ -317,7 +320,7 @@ class Trainer:
         metrics = self.epoch.metrics(self.task.summarise)
         self.telemetry.log([epoch], {f"train_avg_{k}": v for k, v in metrics.items()}, quiet=True)
         self.telemetry.scalars("train", self.state.update, metrics)
-        warn_data_wait(epoch, metrics["data_wait"], self.run.num_workers)
+        warn_data_wait(epoch, metrics["data_wait"], self.run.num_workers or 0)
         return metrics
 
     def _validate_at_start(self, console: Console) -> None:

@@ -15,7 +15,7 @@ import inference
 import train
 from common.training.checkpoint import CheckpointFolder
 from common.training.meter import Sums
-from tasks.recipes import parse_recipe, prepare_trainer
+from tasks.recipes import flags_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch, write_corpus
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import HealthError, StoppedBySignal
@@ -65,6 +65,12 @@ def test_log_lines_have_the_formats_fields(pretrained):
         k: v for r in records if r.get("step") == "PARAMETER" for k, v in r["data"].items()
     }
     assert parameters["max_update"] == 4 and parameters["architecture"]["dim"] > 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("architecture") == parameters["architecture"]
+    assert config.pop("environment")["processes"] == 1
+    recipe = parse_recipe(flags("pretrain", folder, folder))
+    assert config.keys() == flags_of(recipe).keys()
+    assert (config["command"], config["max_update"]) == ("pretrain", 4)
     interval = next(r for r in records if "train_loss" in r.get("data", {}))
     assert len(interval["step"]) == 3 and interval["type"] == "LOG"
     assert float(interval["timestamp"]) > 1e9 and float(interval["elapsedtime"]) >= 0
@@ -251,7 +257,6 @@ def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_pa
     assert losses(tmp_path / "copy") == before
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_losses_do_not_depend_on_loader_workers(
