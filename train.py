@@ -11,6 +11,7 @@ from pathlib import Path
 from common.runtime import distributed
 from common.runtime.randomness import use_deterministic_operators
 from common.training.precision import set_matmul_precision
+from common.training.trainer import Trainer
 from tasks.recipes import configuration_of, parse_recipe, prepare_trainer
 from wav2vec2.cli.errors import (
     EXIT_FILE,
@@ -20,6 +21,7 @@ from wav2vec2.cli.errors import (
     record_exit,
     run_command,
 )
+from wav2vec2.files.output import removed_after_failure
 from wav2vec2.inference.device import check_supported, pick_device
 
 
@@ -42,12 +44,20 @@ def main() -> None:
             record_exit(Path(run.output_dir) / EXIT_FILE, error)
 
     with distributed.process_group(device, run.peer_timeout_minutes, record):
-        try:
-            with out_of_memory_as_user_error():
-                prepare_trainer(recipe, device).train()
-        except REASONS as error:
-            record(error)
-            raise
+        trainer: Trainer | None = None
+
+        def has_begun() -> bool:
+            """Whether an update was taken, or another process is responsible for the folder."""
+            return not distributed.is_main() or (trainer is not None and trainer.state.position > 0)
+
+        with removed_after_failure(run.output_dir, unless=has_begun):
+            try:
+                with out_of_memory_as_user_error():
+                    trainer = prepare_trainer(recipe, device)
+                    trainer.train()
+            except REASONS as error:
+                record(error)
+                raise
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # when there is more than one process.
 
 : "${NUM_NODES:=1}"            # machines; several need MASTER_ADDR and NODE_RANK, or RDZV_ENDPOINT
-: "${NUM_WORKERS:=4}"          # data loading workers per training process
+: "${NUM_WORKERS:=}"           # data loading workers per training process; default: by cores
 : "${VALIDATE_FREQUENCY:=1}"   # epochs between validations
 : "${LOG_FREQUENCY:=10}"       # updates between log lines
 : "${SAVE_EVERY_UPDATES:=0}"   # updates between checkpoints, besides SAVE_FREQUENCY; 0: none
@@ -27,6 +27,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 # launch COMMAND [FLAG ...]: run train.py with the flags all recipes share; returns its exit code.
 launch() {
     local precision=fp32 flags=()
+    export RECIPE_SCRIPT=$recipe  # train.py shows what differs from its defaults
     if [[ $FP16 == true ]]; then precision=fp16; fi
     if [[ $BF16 == true ]]; then precision=bf16; fi
     if [[ $FP16 == true && $BF16 == true ]]; then

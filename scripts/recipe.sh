@@ -40,6 +40,7 @@ add_flags() {
     local variable words
     for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):?=.*/\1/p' "scripts/$1"); do
         if [[ $NO_FLAGS == *" $variable "* ]]; then continue; fi
+        if [[ $variable == NUM_WORKERS && -z $NUM_WORKERS ]]; then continue; fi
         words=("${!variable}")
         if [[ $LISTS == *" $variable "* ]]; then read -ra words <<<"${!variable}"; fi
         flags+=("--${OTHER_NAMES[$variable]:-${variable,,}}" ${words[@]+"${words[@]}"})

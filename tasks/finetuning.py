@@ -184,6 +184,8 @@ class FinetuningTask:
         self.architecture = native.architecture_of(pretrained, source)
         self._check_hourglass(source)
         self.vocabulary = self._read_vocabulary()
+        letters = self.vocabulary.spelling is Spelling.LETTERS
+        self.console = {"loss": "loss", "wer": "WER", "uer": "CER" if letters else "UER"}
 
         utterances, labels = self._read_training_set()
         self._read_validation_sets()
@@ -367,7 +369,7 @@ class FinetuningTask:
         add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
         examples: list[str] = []
         for batch in validation_batches(
-            self.valid_datasets[name], self.data.max_tokens, self.run.num_workers, self.device
+            self.valid_datasets[name], self.data.max_tokens, self.run.num_workers or 0, self.device
         ):
             transcripts, audible, output = recognise(self.model, greedy, batch)
             for key, hypothesis in zip(batch.ids, transcripts):

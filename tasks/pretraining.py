@@ -163,6 +163,7 @@ class PretrainingTask:
     """Contrastive pre-training on the crops of a filelist."""
 
     selection, file_prefix, memory_hint = "loss", FILE_PREFIX, MEMORY_HINT
+    console = {"loss": "loss", "accuracy": "accuracy"}
 
     def __init__(
         self,
@@ -306,7 +307,7 @@ class PretrainingTask:
         for name, dataset in self.valid_datasets.items():
             add_apart(sums, name, zeros)
             for batch in validation_batches(
-                dataset, self.data.max_tokens, self.run.num_workers, self.device
+                dataset, self.data.max_tokens, self.run.num_workers or 0, self.device
             ):
                 padded = PretrainingBatch(batch.waveforms, batch.draws, batch.lengths)
                 output = self.model(padded, temperature=1.0)

@@ -4,15 +4,16 @@ A recipe is composed of groups of options; each field of a group is a flag of tr
 defaults are the Base recipes on LibriSpeech; the scripts state their differences.
 """
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.runtime import distributed, environment
+from common.runtime.check_variables import declared
 from common.training.checkpoint import CheckpointFolder
 from common.training.trainer import Trainer
 from tasks.data import FILE_PREFIX
@@ -21,7 +22,7 @@ from tasks.pretraining import PretrainingRecipe
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import EXIT_FILE, UserError
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.files.output import prepare_folder
+from wav2vec2.files.output import prepare_folder, write_json
 from wav2vec2.kernels import compile_layers
 
 Recipe = PretrainingRecipe | FinetuningRecipe
@@ -64,12 +65,73 @@ def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
     return recipe(**groups)
 
 
-def configuration_of(recipe: Recipe) -> dict[str, Any]:
-    """The whole configuration in plain types, as printed and logged."""
-    configuration: dict[str, Any] = {"command": recipe.command}
+CONFIG_FILE = "config.json"
+"""File in a run's output folder that holds its flags."""
+
+RECIPE_VARIABLE = "RECIPE_SCRIPT"
+"""Environment variable: the recipe script that started train.py."""
+
+VARIABLES = {
+    "layerdrop": "ENCODER_LAYERDROP",
+    "benchmark_epochs_num": "NUM_EPOCHS",
+    "benchmark_warmup_epochs": "NUM_WARMUP_EPOCHS",
+}
+"""Flag -> the variable of the recipe scripts that sets it, where it is not the same name."""
+
+
+def flags_of(recipe: Recipe) -> dict[str, Any]:
+    """The command and the value of each of its flags, in plain types."""
+    flags: dict[str, Any] = {"command": recipe.command}
     for group in fields(recipe):
-        configuration |= asdict(getattr(recipe, group.name))
-    configuration |= asdict(recipe.data.geometry())
+        flags |= asdict(getattr(recipe, group.name))
+    return flags
+
+
+def defaults_of(command: str, script: Path | None = None) -> dict[str, Any]:
+    """The flags of `command` when nothing else is said: those of a recipe script, or train.py's."""
+    defaults = flags_of(parse_recipe([command]))
+    if script is None:
+        return defaults
+    variables, arguments = declared(script), [command]
+    for flag, value in defaults.items():
+        text = variables.get(VARIABLES.get(flag, flag.upper()))
+        if isinstance(value, tuple) and text is not None:
+            arguments += [f"--{flag}", *text.split()]
+        elif text or (text is not None and value is not None):
+            arguments += [f"--{flag}", text]
+    if command == FinetuningRecipe.command:  # as scripts/launch.sh has it
+        updates = int(variables.get("MAX_UPDATE") or defaults["max_update"])
+        arguments += ["--warmup_updates", str(updates // 10)]
+        arguments += ["--hold_updates", str(updates * 4 // 10)]
+    return flags_of(parse_recipe(arguments))
+
+
+def describe_flags(recipe: Recipe) -> str:
+    """Which flags differ from the defaults of the recipe script, or of train.py without one."""
+    script = Path(os.environ.get(RECIPE_VARIABLE, ""))
+    known = script.is_file()
+    defaults = defaults_of(recipe.command, script if known else None)
+    changed = {k: v for k, v in flags_of(recipe).items() if v != defaults[k]}
+    lines = [f"configuration: {Path(recipe.run.output_dir) / CONFIG_FILE}"]
+    if changed:
+        lines[0] += f"; different from {script.name if known else 'train.py'}:"
+    for name, value in changed.items():
+        lines.append(f"  {name:<24} {_as_text(value)}  (default: {_as_text(defaults[name])})")
+    return "\n".join(lines)
+
+
+def _as_text(value: Any) -> str:
+    """A flag's value as it is typed on a command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value in (None, "") else str(value)
+
+
+def configuration_of(recipe: Recipe) -> dict[str, Any]:
+    """The flags, and what follows from them, in plain types, as logged."""
+    configuration = flags_of(recipe) | asdict(recipe.data.geometry())
     if isinstance(recipe, PretrainingRecipe) and recipe.model.model != "auto":
         configuration["architecture"] = recipe.model.architecture().to_dict()
     return configuration
@@ -93,11 +155,34 @@ def check_agreement(configuration: dict[str, Any]) -> None:
             )
 
 
+MOST_WORKERS = 4
+"""Data loading workers per process that are chosen at most."""
+
+
+def choose_workers(given: int | None) -> int:
+    """The number of data loading workers per process; `given`: the flag's value."""
+    cores = environment.cores()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", distributed.world_size()))
+    if given is None:
+        workers = min(max(cores // processes - 1, 1), MOST_WORKERS)
+        notice(
+            f"data loading workers per process: {workers} (cores {cores}, processes {processes})"
+        )
+        return workers
+    if given > cores:
+        notice(f"warning: --num_workers {given}: more than this machine's cores ({cores})")
+    return given
+
+
 def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
     """Everything before the first update; an error of one process stops all of them."""
-    run, is_main = recipe.run, distributed.is_main()
+    is_main = distributed.is_main()
     configuration = distributed.run_on_all_ranks(lambda: configuration_of(recipe))
     check_agreement(configuration)
+    given = recipe
+    run = replace(recipe.run, num_workers=choose_workers(recipe.run.num_workers))
+    recipe = replace(recipe, run=run)
+    configuration["num_workers"] = run.num_workers
 
     def prepare_output() -> None:
         if is_main:
@@ -105,9 +190,6 @@ def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
             (folder / EXIT_FILE).unlink(missing_ok=True)
 
     distributed.run_on_all_ranks(prepare_output)
-    if is_main:
-        print(f"configuration: {json.dumps(configuration)}", flush=True)
-
     checkpoints_of_run = CheckpointFolder(run.output_dir, FILE_PREFIX)
     point = distributed.run_on_all_ranks(lambda: checkpoints_of_run.newest())
     found = distributed.gather(point and point.content.get("update"))
@@ -125,7 +207,7 @@ def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
         notice(f"{recipe.command}: {parameters:,} parameters on {device}")
         # One process writes the log.
         described = environment.describe(device, distributed.world_size()) if is_main else {}
-        return Trainer(
+        trainer = Trainer(
             task,
             run,
             recipe.optimizer,
@@ -135,5 +217,12 @@ def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
             resume_from=point,
             configuration={**configuration, "environment": described},
         )
+        if is_main:
+            derived = {"architecture": task.recipe["architecture"], "environment": described}
+            write_json(Path(run.output_dir) / CONFIG_FILE, flags_of(given) | derived)
+        return trainer
 
-    return distributed.run_on_all_ranks(build_trainer)
+    trainer = distributed.run_on_all_ranks(build_trainer)
+    if is_main:
+        print(describe_flags(given), flush=True)
+    return trainer

@@ -61,6 +61,8 @@ EXPLAINED = {
 # Words that are too common elsewhere to show that a variable is meant for a recipe.
 COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
 FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
+EXAMPLES = {"NUM_WORKERS": "4"}
+"""Values of variables without a default, for their kind."""
 AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
 SIMILAR = 0.81
 """Least ratio of difflib at which a name of six letters or more counts as misspelt."""
@@ -149,7 +151,7 @@ def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
     notes = []
     for name, value in sorted(environment.items()):
         if name in own:
-            check_value(name, value, own[name])
+            check_value(name, value, own[name] or EXAMPLES.get(name, ""))
         elif name.startswith(FOREIGN_PREFIXES):
             continue
         elif name in known and name not in foreign:

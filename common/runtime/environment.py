@@ -17,9 +17,7 @@ def describe(device: torch.device, processes: int) -> dict[str, Any]:
     unknown has no entry."""
     found: dict[str, Any] = {
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "processes": processes,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -29,6 +27,13 @@ def describe(device: torch.device, processes: int) -> dict[str, Any]:
         "commit": commit(),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor(information: Path = Path("/proc/cpuinfo")) -> str:

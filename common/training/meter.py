@@ -1,5 +1,6 @@
 """Sums over micro-batches and processes, and the metrics of an interval of updates."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ class Meter:
         self.start = time.perf_counter()
         self.data_wait = 0.0
         self.updates = 0
-        self.grad_norm = 0.0
+        self.grad_norms = 0.0  # sum of the finite ones
+        self.finite = 0
 
     def wait_for(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items; the time until each one is there counts as waiting for data."""
@@ -117,14 +119,17 @@ class Meter:
         """An update took place."""
         self.sums.merge(sums)
         self.updates += 1
-        self.grad_norm = grad_norm
+        if math.isfinite(grad_norm):
+            self.grad_norms += grad_norm
+            self.finite += 1
 
     def merge(self, other: "Meter") -> None:
         """Add a shorter interval."""
         self.sums.merge(other.sums)
         self.data_wait += other.data_wait
         self.updates += other.updates
-        self.grad_norm = other.grad_norm
+        self.grad_norms += other.grad_norms
+        self.finite += other.finite
 
     def metrics(self, summarise: Callable[[Totals], dict[str, float]]) -> dict[str, float]:
         """The task's metrics by `summarise`, with throughput, memory and data wait (percent)."""
@@ -138,7 +143,7 @@ class Meter:
             "frames/s": totals.frames / took,
             "audio_s/s": totals.audio_seconds / took,
             "updates/s": self.updates / took,
-            "grad_norm": self.grad_norm,
+            "grad_norm": self.grad_norms / self.finite if self.finite else math.nan,
             "memory": peak_memory_mib(self.device),
             "data_wait": 100 * self.data_wait / took,
         }

@@ -1,5 +1,6 @@
 """What the training loop needs of a task, and what a task hands back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +39,8 @@ class Task(Protocol):
     dataset: UtteranceDataset
     selection: str
     """The validation metric that chooses the best checkpoint; lower is better."""
+    console: Mapping[str, str]
+    """The metrics to show on the console, in order, and what to call them there."""
     file_prefix: str
     """Begins the names of checkpoint files."""
     memory_hint: str

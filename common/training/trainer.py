@@ -4,6 +4,7 @@ What is trained, on which data, and what is measured comes from a `Task`.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
@@ -19,16 +20,16 @@ from common.runtime import distributed
 from common.runtime.randomness import refused_operator, reseed
 from common.runtime.signals import StopRequest, uninterrupted
 from common.training.checkpoint import CheckpointFolder, CheckpointWriter, ResumePoint
+from common.training.console import Console
 from common.training.ema import Ema
 from common.training.health import Health, warn_data_wait
-from common.training.meter import Meter
+from common.training.meter import Meter, Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
 from common.training.schedule import ScheduleOptions
 from common.training.state import TrainingState
 from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
-from common.training.validator import validate
 from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import StoppedBySignal, UserError
@@ -46,8 +47,9 @@ class RunOptions:
     """Folder for checkpoints and logs.  A run of the same recipe found there is resumed."""
     seed: int = 1
     """Seed of weights, batches, crops, masks and dropout."""
-    num_workers: int = 4
-    """Data loading workers per training process; 0: none."""
+    num_workers: int | None = None
+    """Data loading workers per training process; 0: none.  Default: one per core that the processes
+    leave free, from 1 to 4."""
     log_frequency: int = 10
     """Updates between two log lines."""
     save_frequency: int = 1
@@ -89,7 +91,9 @@ class RunOptions:
         require_at_least(
             self, log_frequency=1, save_frequency=1, validate_frequency=1, keep_checkpoints=1
         )
-        require_at_least(self, num_workers=0, save_every_updates=0, epochs_this_job=0)
+        require_at_least(self, save_every_updates=0, epochs_this_job=0)
+        if self.num_workers is not None:
+            require_at_least(self, num_workers=0)
         require_at_least(self, benchmark_epochs_num=0, benchmark_warmup_epochs=0)
         if self.peer_timeout_minutes <= 0:
             raise UserError(
@@ -175,8 +179,13 @@ class Trainer:
         StoppedBySignal when asked to stop.  However it ends, what was learnt so far is saved.
         """
         try:
-            with self.stop, closing(self._batches()) as batches:
-                summary = self._loop(batches)
+            main, labels = distributed.is_main(), self.task.console
+            with (
+                self.stop,
+                closing(self._batches()) as batches,
+                Console(labels, self.max_update, self.state.update, enabled=main) as console,
+            ):
+                summary = self._loop(batches, console)
                 self.writer.wait()
                 return summary
         except Exception as error:
@@ -206,13 +215,13 @@ class Trainer:
         return load_batches(
             self.task.dataset,
             requests(),
-            workers=self.run.num_workers,
+            workers=self.run.num_workers or 0,
             pin_memory=self.device.type == "cuda",
         )
 
-    def _loop(self, batches: Iterator[TrainingBatch]) -> dict[str, float]:
+    def _loop(self, batches: Iterator[TrainingBatch], console: Console) -> dict[str, float]:
         state, plan, run = self.state, self.task.plan, self.run
-        self._validate_at_start()
+        self._validate_at_start(console)
         summary: dict[str, float] = {}
         measured: deque[dict[str, float]] = deque(maxlen=run.benchmark_epochs_num or 1)
         epochs_done = 0
@@ -224,15 +233,16 @@ class Trainer:
             epoch, iteration = (n + 1 for n in divmod(state.position, plan.updates_per_epoch))
             group = itertools.islice(batches, plan.geometry.accumulate)
             report = self.train_on(self.interval.wait_for(group))
+            console.advance(state.update)
             end_of_epoch = iteration == plan.updates_per_epoch
             last = state.update == self.max_update
-            if state.position % run.log_frequency == 0 or end_of_epoch or last:
-                self._log_interval([epoch, iteration, plan.updates_per_epoch])
+            if end_of_epoch or last or self._interval_ends(iteration):
+                self._log_interval([epoch, iteration, plan.updates_per_epoch], console)
             if end_of_epoch or last:
                 measured.append(self._log_epoch(epoch))
                 summary = {f"train_avg_{k}": v for k, v in mean_of_epochs(measured).items()}
                 if last or (epoch % run.validate_frequency == 0 and not report.stop):
-                    summary |= self._validate(epoch)
+                    summary |= self._validate(epoch, console)
                 self.interval.reset(), self.epoch.reset()
             every = run.save_every_updates
             due = every and report.applied and state.update % every == 0
@@ -248,7 +258,9 @@ class Trainer:
             if end_of_epoch and epochs_done == most_epochs:
                 self.save()
                 break
-        self.telemetry.log([], summary)
+        self.telemetry.log([], summary, quiet=True)
+        averages = {name.removeprefix("train_avg_"): value for name, value in summary.items()}
+        console.finish(averages)
         return summary
 
     def train_on(self, batches: Iterable[TrainingBatch]) -> UpdateReport:
@@ -282,24 +294,36 @@ class Trainer:
         self.interval.count(report.sums, report.grad_norm)
         return report
 
-    def _log_interval(self, step: list[int]) -> None:
+    def _interval_ends(self, iteration: int) -> bool:
+        """Whether a log line is due after this iteration of an epoch, unless the epoch ends.
+
+        An interval that a resume or the end of the epoch would make short, and its rates noisy,
+        continues instead.
+        """
+        frequency = self.run.log_frequency
+        rest = self.task.plan.updates_per_epoch - iteration
+        rest = min(rest, self.max_update - self.state.update)
+        return iteration % frequency == 0 and min(self.interval.updates, rest) >= frequency
+
+    def _log_interval(self, step: list[int], console: Console) -> None:
         metrics = self.interval.metrics(self.task.summarise)
         metrics["lr"] = self.last_rate
         if self.state.scaler:
             metrics["loss_scale"] = self.state.scaler.scale
-        self.telemetry.log(step, {f"train_{k}": v for k, v in metrics.items()})
+        self.telemetry.log(step, {f"train_{k}": v for k, v in metrics.items()}, quiet=True)
+        console.interval(metrics)
         self.telemetry.scalars("train_inner", self.state.update, metrics)
         self.epoch.merge(self.interval)
         self.interval.reset()
 
     def _log_epoch(self, epoch: int) -> dict[str, float]:
         metrics = self.epoch.metrics(self.task.summarise)
-        self.telemetry.log([epoch], {f"train_avg_{k}": v for k, v in metrics.items()})
+        self.telemetry.log([epoch], {f"train_avg_{k}": v for k, v in metrics.items()}, quiet=True)
         self.telemetry.scalars("train", self.state.update, metrics)
-        warn_data_wait(epoch, metrics["data_wait"], self.run.num_workers)
+        warn_data_wait(epoch, metrics["data_wait"], self.run.num_workers or 0)
         return metrics
 
-    def _validate_at_start(self) -> None:
+    def _validate_at_start(self, console: Console) -> None:
         state, run = self.state, self.run
         epoch, in_epoch = divmod(state.position, self.task.plan.updates_per_epoch)
         # Stopped by a signal at the end of an epoch, before its validation.
@@ -307,14 +331,43 @@ class Trainer:
         if (run.validate_at_start and state.position == 0) or (
             missed and epoch % run.validate_frequency == 0
         ):
-            self._validate(epoch)
+            self._validate(epoch, console)
 
-    def _validate(self, epoch: int) -> dict[str, float]:
-        metrics, is_best = validate(self.task, self.state, self.telemetry, self.device, epoch)
+    def _validate(self, epoch: int, console: Console) -> dict[str, float]:
+        """Validate and log; a result that is the best so far is saved as a checkpoint.
+
+        Where there is an average of the weights, its result decides: it is what will be used.
+        """
+        state = self.state
+        state.validated = state.position
+        own, average = self._measure(), None
+        metrics = {f"val_{name}": value for name, value in own.items()}
+        self.telemetry.scalars("valid", state.update, own)
+        if state.ema:
+            with state.ema.in_place():
+                average = self._measure()
+            metrics |= {f"val_ema_{name}": value for name, value in average.items()}
+            self.telemetry.scalars("valid_ema", state.update, average)
+        self.telemetry.log([epoch], metrics, quiet=True)
+        console.validation(epoch, own, average)
+        result = (average or own)[self.task.selection]
+        is_best = state.update > 0 and math.isfinite(result)
+        is_best = is_best and (state.best is None or result < state.best)
+        if is_best:
+            state.best = result
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
             self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
         return metrics
+
+    def _measure(self) -> dict[str, float]:
+        """The validation metrics of the weights as they are."""
+        sums, task = Sums(), self.task
+        task.model.eval()
+        with torch.no_grad():
+            distributed.run_on_all_ranks(lambda: task.validate(sums))
+        task.model.train()
+        return task.summarise_validation(sums.total(self.device))
 
     def save(self) -> None:
         """Have this update's checkpoint written, and those removed that are no longer kept."""

@@ -520,3 +520,39 @@ def test_what_cannot_be_aligned_of_a_subset_is_listed(copy, tmp_path, command, r
     assert len(list((tmp_path / "o").glob("*.TextGrid"))) == 4
     recording = sorted((copy / "dev").rglob("*.flac"))[1]
     one_line(command(inference.main, "align", *arguments, recording, "--text", " "), "--text")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"train_subset": "trian"},
+        {"max_tokens": 10_000},
+        {"init_from": "missing.pt"},
+        {"max_sample_size": 40},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_failed_start_leaves_no_folder(copy, tmp_path, command, changed):
+    arguments = flags("pretrain", copy, tmp_path / "new" / "o", **changed)
+    code, output, errors = command(train.main, *arguments)
+    assert (code, output) == (2, "") and errors.splitlines()[-1].startswith("error: ")
+    assert errors.count("error: ") == 1 and not (tmp_path / "new").exists()
+
+
+def test_audio_that_fails_in_the_first_update_leaves_no_folder(copy, tmp_path, command):
+    for path in copy.rglob("1-7-*.flac"):
+        path.write_bytes(b"nothing")
+    arguments = flags("pretrain", copy, tmp_path / "new" / "o")
+    code, _, errors = command(train.main, *arguments)
+    assert code == 2 and errors.splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_start_keeps_what_was_there(copy, tmp_path, command):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "notes.txt").write_text("mine")
+    assert command(train.main, *flags("pretrain", copy, tmp_path / "o", train_subset="x"))[0] == 2
+    assert (tmp_path / "o" / "notes.txt").read_text() == "mine"
+    arguments = flags("pretrain", copy, tmp_path / "p" / "o", train_subset="x")
+    (tmp_path / "p").mkdir()
+    assert command(train.main, *arguments)[0] == 2 and (tmp_path / "p").is_dir()

@@ -15,7 +15,7 @@ import inference
 import train
 from common.training.checkpoint import CheckpointFolder
 from common.training.meter import Sums
-from tasks.recipes import parse_recipe, prepare_trainer
+from tasks.recipes import flags_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch, write_corpus
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import HealthError, StoppedBySignal
@@ -65,6 +65,12 @@ def test_log_lines_have_the_formats_fields(pretrained):
         k: v for r in records if r.get("step") == "PARAMETER" for k, v in r["data"].items()
     }
     assert parameters["max_update"] == 4 and parameters["architecture"]["dim"] > 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("architecture") == parameters["architecture"]
+    assert config.pop("environment")["processes"] == 1
+    recipe = parse_recipe(flags("pretrain", folder, folder))
+    assert config.keys() == flags_of(recipe).keys()
+    assert (config["command"], config["max_update"]) == ("pretrain", 4)
     interval = next(r for r in records if "train_loss" in r.get("data", {}))
     assert len(interval["step"]) == 3 and interval["type"] == "LOG"
     assert float(interval["timestamp"]) > 1e9 and float(interval["elapsedtime"]) >= 0
@@ -77,6 +83,30 @@ def test_log_lines_have_the_formats_fields(pretrained):
     assert len(validation[-1]["step"]) == 1
     assert records[-1]["step"] == [] and "train_avg_loss" in records[-1]["data"]
     assert {p.name for p in (folder / "tensorboard").iterdir()} == {"train_inner", "train", "valid"}
+
+
+def test_lines_of_a_run(corpus, tmp_path, capsys):
+    """Where standard output is no terminal; the intervals are never shorter than asked for."""
+    changed = {"max_tokens": 60_000, "max_update": 11, "log_frequency": 2, "ema": 0.9}
+    recipe = parse_recipe(flags("pretrain", corpus, tmp_path, **changed))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
+    capsys.readouterr()
+    trainer.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    number = r"\d+(\.\d+)?"
+    figures = f"loss {number}, accuracy {number}"
+    speed = f"audio {number} s/s, memory {number} GiB"
+    progress = rf"update \d+/11 \(\d+ %, \d+:\d\d left\): {figures}, {speed}"
+    valid = rf"validation after update \d+, epoch \d+: {figures}; average of weights: {figures}"
+    assert all(re.fullmatch(f"{progress}|{valid}", line) for line in lines[:-1]), lines
+    assert re.fullmatch(rf"finished: update 11/11 after \d:\d\d; {figures}, {speed}", lines[-1])
+    steps = [r["step"] for r in log_records(tmp_path) if "train_loss" in r.get("data", {})]
+    assert sum(line.startswith("update") for line in lines) == len(steps)
+    positions = [(epoch - 1) * length + iteration for epoch, iteration, length in steps]
+    assert steps[0][2] % 2, "the epoch's updates are no multiple of the interval's"
+    assert positions[-1] == 11 and {n for n in positions if n % steps[0][2] == 0}
+    assert min(np.diff([0, *positions])) >= 2, positions
 
 
 def stop_during(trainer, update, number=signal.SIGTERM):
@@ -227,7 +257,6 @@ def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_pa
     assert losses(tmp_path / "copy") == before
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_losses_do_not_depend_on_loader_workers(

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.recipes import configuration_of, parse_recipe
+from tasks.recipes import (
+    RECIPE_VARIABLE,
+    choose_workers,
+    configuration_of,
+    defaults_of,
+    describe_flags,
+    parse_recipe,
+)
 from wav2vec2.cli.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +78,47 @@ def test_resolved_values(recipe):
         assert configuration[flag] == parse(value, configuration[flag]), flag
     product = configuration["ranks"] * configuration["concat"] * configuration["accumulate"]
     assert product == configuration["batches_per_update"]
+
+
+@pytest.mark.parametrize("recipe", list(TABLES))
+def test_a_recipe_differs_in_nothing_from_its_defaults(recipe):
+    configuration = resolved(recipe)
+    script = ROOT / "scripts" / f"{recipe}.sh"
+    defaults = json.loads(json.dumps(defaults_of(configuration["command"], script)))
+    assert {name: configuration[name] for name in defaults} == defaults | {"dry_run": True}
+
+
+@pytest.mark.parametrize("script", ["finetune_base_10h.sh", None])
+def test_what_differs_is_shown(monkeypatch, script):
+    monkeypatch.delenv(RECIPE_VARIABLE, raising=False)
+    if script:
+        monkeypatch.setenv(RECIPE_VARIABLE, str(ROOT / "scripts" / script))
+    own = ["--max_update", "90000", "--cpu", "--adam_betas", "0.9", "0.95", "--output_dir", "out"]
+    lines = describe_flags(parse_recipe(["finetune", *own])).splitlines()
+    assert lines[0] == f"configuration: out/config.json; different from {script or 'train.py'}:"
+    shown = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:]}
+    assert shown["adam_betas"] == "0.9 0.95 (default: 0.9 0.98)"
+    assert shown["cpu"] == "true (default: false)"
+    assert shown["max_update"] == f"90000 (default: {20000 if script else 80000})"
+    assert ("train_subset" in shown) == bool(script) and "command" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "cores", "processes", "workers", "said"),
+    [
+        (None, 2, 1, 1, "data loading workers per process: 1 (cores 2, processes 1)"),
+        (None, 1, 8, 1, "data loading workers per process: 1 (cores 1, processes 8)"),
+        (None, 24, 8, 2, "data loading workers per process: 2 (cores 24, processes 8)"),
+        (None, 99, 1, 4, "data loading workers per process: 4 (cores 99, processes 1)"),
+        (3, 3, 1, 3, ""),
+        (5, 3, 1, 5, "warning: --num_workers 5: more than this machine's cores (3)"),
+    ],
+)
+def test_workers(monkeypatch, capsys, given, cores, processes, workers, said):
+    monkeypatch.setattr("common.runtime.environment.cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert choose_workers(given) == workers
+    assert capsys.readouterr().err.strip() == said
 
 
 @pytest.mark.parametrize(

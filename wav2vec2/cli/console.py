@@ -13,7 +13,11 @@ PACKAGES = ("wav2vec2", "common", "tasks", "utils")
 def notice(text: str) -> None:
     """Print a line on standard error, in one process of all."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        if "tqdm" in sys.modules:  # a progress line may be shown: above it
+            sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 class _NoticeHandler(logging.Handler):

@@ -108,7 +108,7 @@ class Telemetry:
 
     def __init__(self, output_dir: Path, *, enabled: bool = True, tensorboard: bool = True):
         """Appends to `<output_dir>/nvlog.json`, and writes a numbered log of this run only."""
-        self.enabled = enabled
+        self.enabled, self._folder = enabled, output_dir
         self._start = datetime.now().astimezone()
         self._described: set[str] = set()
         self._streams: list[Any] = []
@@ -136,9 +136,12 @@ class Telemetry:
                 self._described.add(metric)
                 for stream in self._streams:
                     stream.metadata(now, elapsed, metric, metadata)
-        for stream in self._streams:
-            stream.log(now, elapsed, step, _as_json(data))
-            stream.flush()
+        try:
+            for stream in self._streams:
+                stream.log(now, elapsed, step, _as_json(data))
+                stream.flush()
+        except OSError as error:
+            raise self._unwritable(error) from None
         if not quiet:
             place = " ".join(map(str, step)) if not isinstance(step, str) else step
             values = " | ".join(f"{name} {format_value(name, v)}" for name, v in data.items())
@@ -157,8 +160,14 @@ class Telemetry:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._boards[writer] = SummaryWriter(str(self._board_dir / writer))
-        for name, value in values.items():
-            self._boards[writer].add_scalar(name, value, update)
+        try:
+            for name, value in values.items():
+                self._boards[writer].add_scalar(name, value, update)
+        except OSError as error:  # of an earlier write, too
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"{self._folder}: log cannot be written: {error.strerror or error}")
 
     def close(self) -> None:
         """Write what is buffered."""

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,25 @@ def prepare_folder(flag: str, folder: str | Path) -> Path:
             f"{flag} {folder}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     return folder
+
+
+@contextlib.contextmanager
+def removed_after_failure(folder: str | Path, unless: Callable[[], bool]) -> Iterator[None]:
+    """After an exception inside, remove `folder` and parents of it that were created inside.
+
+    Not if `unless()` is true then.  Parents that hold anything else stay.
+    """
+    folder = Path(folder).absolute()
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if created and not unless():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for path in created[1:]:
+                    path.rmdir()
+        raise
 
 
 def require_space(flag: str, folder: str | Path, needed: int) -> None:

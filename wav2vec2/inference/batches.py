@@ -1,6 +1,7 @@
 """Whole utterances in padded batches, and the loading of batches by worker processes."""
 
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -177,15 +178,18 @@ def load_batches(
 
     A UserError in a worker is raised here, in the main process.
     """
-    loader = DataLoader(
-        dataset,
-        sampler=requests,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=ignore_in_worker,
-    )
+    with warnings.catch_warnings():
+        # torch's warning about more workers than cores: how many is for the caller to say.
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        loader = DataLoader(
+            dataset,
+            sampler=requests,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=ignore_in_worker,
+        )
     batches = iter(loader)
     try:
         while True:
