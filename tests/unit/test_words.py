@@ -12,6 +12,7 @@ SOURCES = [
     *(ROOT / name for name in ("train.py", "inference.py")),
     *(p for name in ("common", "tasks", "utils", "wav2vec2") for p in (ROOT / name).rglob("*.py")),
 ]
+SCRIPTS = sorted(p for p in (ROOT / "scripts").rglob("*") if p.suffix in (".sh", ".sbatch"))
 MOST_WORDS = 35
 PENDING = ("docs/logs.md", "docs/report.md", "docs/reproducing.md")
 """Files that are still to be rewritten.  Only remove from this list."""
@@ -115,7 +116,10 @@ SPEAKING = ("print", "notice", "warn", "warning", "info", "error", "describe")
 
 def spoken(source):
     """The help texts and messages of a module."""
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    if "__doc__" in source:  # a command's description
+        yield ast.get_docstring(tree) or ""
+    for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):  # a docstring under an option is its help
             for field, text in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
@@ -125,6 +129,11 @@ def spoken(source):
             if name in SPEAKING or name.endswith(("Error", "Lost", "Refused")):
                 yield from strings(node)
             yield from (t for k in node.keywords if k.arg == "help" for t in strings(k.value))
+
+
+def echoed(script):
+    """The messages of a shell script."""
+    return re.findall(r"^.*\becho (.*)", script.replace("\\\n", " "), flags=re.MULTILINE)
 
 
 # --- What is wrong with it
@@ -174,6 +183,11 @@ def test_help_and_messages_are_in_usual_words(path):
     assert list(wrong_words(spoken(path.read_text("utf-8")), name_of(path))) == []
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_messages_of_scripts_are_in_usual_words(path):
+    assert list(wrong_words(echoed(path.read_text("utf-8")), name_of(path))) == []
+
+
 def test_lists_name_what_is_there():
     for name in (*PENDING, *(name for name, _ in EXCEPTIONS)):
         assert (ROOT / name).is_file(), name
@@ -217,7 +231,7 @@ def test_a_wrong_word_is_found(text, phrase):
 
 
 def test_help_and_messages_are_collected():
-    source = '''
+    source = '''"""Description."""
 class Options:
     rate: int = 1
     """Help of rate."""
@@ -225,7 +239,11 @@ parser.add_argument("--x", help="help of x")
 print("plain", f"{a} inserted")
 raise UserError(f"{a}: joined " "by place" if a else "other")
 value = "not shown"
+parse(__doc__)
 '''
     assert sorted(spoken(source)) == sorted(
-        ["Help of rate.", "help of x", "plain", "... inserted", "...: joined by place", "other"]
+        ["Description.", "Help of rate.", "help of x", "plain", "... inserted"]
+        + ["...: joined by place", "other"]
     )
+    script = "# comment\nif true; then\n    echo \"one\" \\\n        'two' >&2\nfi\n"
+    assert echoed(script) == ["\"one\"          'two' >&2"]
