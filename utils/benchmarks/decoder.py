@@ -1,4 +1,4 @@
-"""Speed of beam search with a large lexicon and language model, made up for the purpose.
+"""Speed of beam search with a large generated lexicon and language model.
 
 The words are those of the subset and random ones; the 4-gram model is made of its transcripts and
 of random sentences.  Sizes are realistic, probabilities are not: error rates mean nothing.

@@ -2,8 +2,8 @@
 
 `python -m utils.benchmarks.inference`
 
-On the CPU, on noise, the same weights everywhere.  Every contestant takes its turn in every round,
-and medians are printed: nothing else should run meanwhile.  The first round is not counted.
+On the CPU, on noise, the same weights everywhere.  The models take turns in every round, and
+medians are printed.  Nothing else should run meanwhile.  The first round is not counted.
 `OMP_NUM_THREADS` says how many threads each may take.
 """
 
@@ -48,9 +48,9 @@ class InferenceBenchmarkOptions:
     utterances: int = 4
     """Utterances per batch."""
     seconds: float = 10.0
-    """Length of each."""
+    """Seconds per utterance."""
     rounds: int = 5
-    """Rounds that count."""
+    """Rounds to measure, after one that is not counted."""
     onnx: bool = False
     """Also the graph as ONNX files through onnxruntime, fp32 and 8 bits."""
     exported: bool = False

@@ -48,7 +48,7 @@ class SearchOptions:
     seconds: float = 15.625
     """Length of each utterance; the recipes' longest."""
     memory_mib: float = 0.0
-    """Most that an update may take; 0: all that the GPU has."""
+    """Memory limit of an update; 0: the whole GPU."""
     output_dir: str = "results/largest_batch"
     """Folder for largest_batch.json and largest_batch.md."""
 

@@ -42,15 +42,15 @@ class LoaderBenchmarkOptions:
     """Benchmark"""
 
     dataset_dir: str = ""
-    """Folder of a filelist to take recordings from; without it they are made up."""
+    """Folder of the filelist to take recordings from; default: generated recordings."""
     subset: str = ""
-    """That filelist, without .tsv."""
+    """Filelist, without .tsv."""
     seconds: int = 3_600
-    """Audio to measure with: so much from the filelist's beginning, or made up."""
+    """Seconds of audio to measure with, from the start of the filelist or generated."""
     rounds: int = 5
-    """How often each form is measured."""
+    """Measurements of each format."""
     audio_seconds_per_second: float = 0.0
-    """What a training consumes (audio_s/s in its log): says how many workers that needs."""
+    """Audio that training consumes (audio_s/s in its log); prints how many workers that needs."""
 
     def __post_init__(self) -> None:
         if bool(self.dataset_dir) != bool(self.subset):

@@ -83,13 +83,13 @@ class StepOptions:
     peer: tuple[Literal["transformers"], ...] = ()
     """Other implementations to compare with: the plain encoder, trained alike, on equal batches."""
     rounds: int = 5
-    """Rounds that count; every configuration has a turn in each."""
+    """Rounds to measure; every configuration has one turn per round."""
     updates: int = 1
-    """Updates of a turn; on a GPU one more comes before them, which does not count."""
+    """Updates per turn; on a GPU, after one more that is not counted."""
     warmup: int = 2
     """Updates of each configuration before the first round."""
     utterances: int = 4
-    """Of a sub-batch of noise."""
+    """Utterances per sub-batch of noise."""
     seconds: float = 10.0
     """Length of each utterance of noise."""
     profile: bool = False

@@ -142,5 +142,5 @@ def read_folder(options: SourceOptions) -> list[Recording]:
     root = Path(os.path.abspath(options.audio_dir))
     output_dir = Path(os.path.abspath(options.output_dir))
     if not root.is_dir():
-        raise UserError(f"--audio_dir {root}: no such folder")
+        raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
     return recordings_below(root, f"--audio_dir {root}", without=output_dir)

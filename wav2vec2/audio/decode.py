@@ -217,7 +217,7 @@ def _decode_with_av(
             if _RAW_SAMPLES.fullmatch(container.format.name):
                 raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
             if not container.streams.audio:
-                raise UserError(f"{name}: holds no audio stream")
+                raise UserError(f"{name}: holds no audio stream; remove it")
             resampler = av.AudioResampler(format="fltp")
             for frame in container.decode(container.streams.audio[0]):
                 for block in resampler.resample(frame):
@@ -244,9 +244,9 @@ def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
     except OSError as error:
         raise UserError(f"{name}: cannot be opened ({error.strerror})") from None
     if os.path.isdir(path):
-        raise UserError(f"{name}: is a folder, not a recording")
+        raise UserError(f"{name}: is a folder, not a recording; name a file in it")
     if size == 0:
-        raise UserError(f"{name}: the file is empty")
+        raise UserError(f"{name}: the file is empty; fetch it again or remove it")
     if _suffix(source) == ".raw":  # soundfile asks for the format of this suffix alone
         raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
     empty = True
