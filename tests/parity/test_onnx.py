@@ -104,7 +104,7 @@ def test_files_that_are_no_recogniser(tmp_path):
     onnx.save(model, foreign)
     with pytest.raises(UserError, match=r"foreign.onnx: does not say of what model it is"):
         OnnxRecogniser(foreign)
-    with pytest.raises(UserError, match=r"foreign.onnx: an ONNX file, which is run, not loaded"):
+    with pytest.raises(UserError, match=r"foreign.onnx: an ONNX file has no weights to read"):
         checkpoints.read_checkpoint(foreign)
 
 

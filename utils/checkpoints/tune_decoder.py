@@ -1,5 +1,8 @@
 """Choose --lm_weight and --word_score on a subset: the model runs once, the search for each pair.
 
+    python -m utils.checkpoints.tune_decoder --checkpoint model.pt --lm 4-gram.arpa \\
+        --lexicon words.txt --dataset_dir datasets/mine --subset valid
+
 Prints a table of error rates and speeds, then the flags that gave the lowest word error rate.
 """
 

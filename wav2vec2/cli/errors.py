@@ -86,7 +86,7 @@ def out_of_memory_as_user_error() -> Iterator[None]:
         raise UserError(
             f"out of memory ({one_line(error).split('. ')[0]}); make batches smaller "
             "(--num_concat_batches, --max_tokens, --batch_size) or, if a recording is processed as "
-            "a whole, cut it"
+            "a whole, split it"
         ) from None
 
 

@@ -12,6 +12,7 @@ import wav2vec2
 METAVARS = {
     "alpha": "NUMBER",
     "checkpoint": "FILE",
+    "compare": "DIR",
     "dictionary": "FILE",
     "dir": "DIR",
     "evaluation": "DIR",

@@ -51,7 +51,7 @@ class DecodingOptions:
     beam_size_token: int = 0
     """Best units tried in each frame; 0: all."""
     beam_threshold: float = 25.0
-    """Hypotheses more than this below the best one are dropped, in nats."""
+    """Drop hypotheses whose score is more than this below the best one, in nats."""
 
     def __post_init__(self) -> None:
         if self.decoder == "greedy":
@@ -61,13 +61,11 @@ class DecodingOptions:
             return
         if not self.lm and not self.lexicon:
             raise UserError(
-                "--decoder beam: without a language model or a lexicon, it finds what greedy "
-                "search finds; give --lm, --lexicon or both"
+                "--decoder beam: needs a language model or a lexicon to differ from greedy "
+                "search; give --lm, --lexicon or both"
             )
         if self.word_score and not self.lexicon:
-            raise UserError(
-                f"--word_score {self.word_score}: counts words of a lexicon; give --lexicon"
-            )
+            raise UserError(f"--word_score {self.word_score}: needs a lexicon; give --lexicon")
         require_at_least(self, beam=1, beam_size_token=0)
         if self.beam_threshold <= 0:
             raise UserError(f"--beam_threshold {self.beam_threshold}: must be above 0")

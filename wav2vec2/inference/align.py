@@ -131,8 +131,7 @@ def align(options: RecogniserOptions, alignment: AlignOptions, file: str | None)
     """Align one file with --text, or each utterance of a subset with its labels."""
     if (file is None) == (not alignment.subset) or (file is None) != (not alignment.text):
         raise UserError(
-            "inference.py align: give either FILE and --text 'ITS TRANSCRIPT', or --dataset_dir "
-            "and --subset"
+            "align: give either FILE and --text 'ITS TRANSCRIPT', or --dataset_dir and --subset"
         )
     if file is not None and not alignment.text.strip():
         raise UserError("--text: is empty; give the transcript of FILE")

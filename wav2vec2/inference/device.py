@@ -17,7 +17,7 @@ def pick_device(cpu: bool) -> torch.device:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count()
     if gpus == 0:
-        raise UserError("no GPU found; pass --cpu (CPU=true in a recipe) to use the CPU")
+        raise UserError("no GPU found; to use the CPU, add --cpu (CPU=true in a recipe)")
     if processes > gpus:
         raise UserError(
             f"NUM_GPUS: {processes} processes, but this machine has {gpus} GPUs; "

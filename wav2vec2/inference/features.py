@@ -64,7 +64,7 @@ class FeatureOptions:
     output_dir: str = "results/features"
     """Folder to write to."""
     batch_size: int = 8
-    """Recordings per batch at most; results do not depend on it."""
+    """Most recordings per batch; results do not depend on it."""
     num_workers: int = 2
     """Data loading workers, for a subset."""
     cpu: bool = False
@@ -200,7 +200,7 @@ Writer = Callable[[str, np.ndarray], None]
 def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
     """Write the features of files and folders, or of a subset; list what cannot be read."""
     if bool(files) == bool(options.subset):
-        raise UserError("inference.py features: give either FILEs, or --dataset_dir and --subset")
+        raise UserError("features: give either recordings, or --dataset_dir and --subset")
     output_dir = prepare_folder("--output_dir", options.output_dir)
     recordings = unique_ids([found for name in files for found in recordings_at(name)])
     model = FeatureModel.load(options, inference_device(options.cpu))

@@ -37,9 +37,9 @@ class LatencyOptions:
     output_dir: str = "results/inference_benchmark"
     """Folder for nvlog.json, latency_<subset>.md and latency_<subset>.json."""
     batch_sizes: tuple[int, ...] = (1, 4, 8)
-    """Utterances per batch at most; one measurement for each, in ascending order."""
+    """Most utterances per batch; one measurement for each, in ascending order."""
     warmup: int = 5
-    """Batches run before each measurement, which then measures all batches, these included."""
+    """Batches to run before each measurement.  The measurement runs all batches, these included."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:

@@ -33,10 +33,11 @@ class RecogniserOptions:
     """Model"""
 
     checkpoint: str
-    """Fine-tuned checkpoint: ours, NVIDIA's, a Hugging Face folder, fairseq's with its
-    dict.ltr.txt beside it, or an ONNX file or .pt2 archive written by utils.checkpoints.convert."""
+    """Fine-tuned model: a checkpoint of this repository, of NVIDIA's recipe or of fairseq (with its
+    dict.ltr.txt beside it), the folder of a released or Hugging Face model, or an ONNX file or .pt2
+    archive that `convert` wrote."""
     batch_size: int = 8
-    """Utterances per batch at most; results do not depend on it."""
+    """Most utterances per batch; results do not depend on it."""
     cpu: bool = False
     """Run on the CPU even if there is a GPU."""
     precision: Precision = "fp32"

@@ -65,7 +65,7 @@ def transcribe(
         prepare_folder("--output_dir", options.output_dir)
     elif options.format in ("srt", "vtt") and len(recordings) > 1:
         raise UserError(
-            f"--format {options.format}: {len(recordings)} recordings give as many files; name a "
+            f"--format {options.format}: {len(recordings)} recordings need a file each; give a "
             "folder for them with --output_dir"
         )
     recogniser = Recogniser.load(model)

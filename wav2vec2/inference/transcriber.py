@@ -66,7 +66,9 @@ def load(
 ) -> "Transcriber":
     """See `wav2vec2.load`; `decoding` has fields of DecodingOptions."""
     if unknown := sorted(set(decoding) - {field.name for field in fields(DecodingOptions)}):
-        raise UserError(f"load: no argument {unknown[0]}; see inference.py transcribe --help")
+        raise UserError(
+            f"load: no argument {unknown[0]}; the flags of `wav2vec2 transcribe --help` are known"
+        )
     lengths = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     windows = from_arguments(WindowOptions, "load", lengths)
     running = {"checkpoint": str(path), "batch_size": batch_size, "precision": precision}

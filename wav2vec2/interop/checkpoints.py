@@ -36,12 +36,12 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
         return huggingface.read_huggingface(path)
     if path.is_dir():
         raise UserError(
-            f"{path}: a folder without config.json; name a checkpoint file, or the folder of a "
+            f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
         )
     if onnx.is_onnx(path):
         raise UserError(
-            f"{path}: an ONNX file, which is run, not loaded; name the checkpoint it was made from"
+            f"{path}: an ONNX file has no weights to read; give the checkpoint it was made from"
         )
     if torch_export.is_exported(path):
         return torch_export.read_exported(path)
@@ -75,7 +75,8 @@ class ConvertOptions:
     """Conversion"""
 
     to: Literal["native", "fairseq", "huggingface", "exported", "onnx", "onnx_int8"]
-    """Output format; exported: torch.export's archive of a recogniser (.pt2)."""
+    """Output format.  native: this repository's; exported: torch.export's archive (.pt2); exported and
+    ONNX files need a fine-tuned checkpoint."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
 
@@ -102,8 +103,8 @@ def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> st
     content = _read_complete(source, options.dictionary)
     if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
         raise UserError(
-            f"{source}: pre-trained only, has no output layer; --to {options.to} writes "
-            "recognisers: fine-tune it first"
+            f"{source}: has no output layer, which --to {options.to} needs; give a "
+            "fine-tuned checkpoint"
         )
     _WRITERS[options.to](native.without_training_state(content), output)
     weights = content["model"].values()
@@ -116,7 +117,7 @@ class ReleaseOptions:
     """Release"""
 
     evaluation: str = ""
-    """--output_dir of an evaluation, whose error rates the model card is to state."""
+    """Folder of an evaluation (its --output_dir); the model card states its error rates."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
 
@@ -140,7 +141,7 @@ def export_average(source: str, output: str) -> str:
     """
     content = load_checkpoint(source)
     if content.get("ema_model") is None:
-        raise UserError(f"{source}: keeps no average; train with --ema (EMA=0.9999)")
+        raise UserError(f"{source}: has no averaged weights; train with --ema 0.9999 (EMA=0.9999)")
     if Path(output).exists():
         raise UserError(f"--output {output}: exists already; choose another name")
     averaged = {**content, "model": content["ema_model"]}

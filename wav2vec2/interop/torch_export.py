@@ -171,7 +171,7 @@ def parse_description(text: str, source: str) -> dict[str, Any]:
 def check_new(path: Path, suffix: str) -> None:
     """UserError if `path` exists already or does not end in `suffix`."""
     if path.suffix != suffix:
-        raise UserError(f"{path}: name it something{suffix}; other programs go by the suffix")
+        raise UserError(f"{path}: other programs need the suffix {suffix}; choose another name")
     if path.exists():
         raise UserError(f"{path}: exists already; choose another name")
 

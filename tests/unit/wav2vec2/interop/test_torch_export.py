@@ -213,7 +213,7 @@ WRITERS = [(torch_export.write_exported, ".pt2"), (write_onnx, ".onnx")]
 @pytest.mark.parametrize("write, suffix", WRITERS)
 def test_what_cannot_be_written(write, suffix, tmp_path):
     content = content_of(ARCHITECTURES["base"])
-    with pytest.raises(UserError, match=f"name it something{suffix}"):
+    with pytest.raises(UserError, match=f"need the suffix {suffix}"):
         write(content, tmp_path / "model.bin")
     (tmp_path / f"model{suffix}").touch()
     with pytest.raises(UserError, match="exists already"):
