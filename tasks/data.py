@@ -45,13 +45,14 @@ class DataOptions:
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
     train_subset: tuple[str, ...] = ("train-full-960",)
-    """Filelist to train on, without .tsv; several are mixed."""
+    """Filelists to train on, without .tsv; several are mixed."""
     train_weights: tuple[float, ...] = ()
-    """Each training filelist's share of the audio; none: see --train_alpha."""
+    """Each training filelist's share of the audio; default: see --train_alpha."""
     train_alpha: float = 1.0
-    """Without weights, shares are in proportion to hours^alpha; 1: to hours, 0: equal shares."""
+    """Shares in proportion to hours^alpha, without --train_weights; 1: in proportion to hours;
+    0: equal shares."""
     valid_subset: tuple[str, ...] = ("dev-other",)
-    """Filelist to validate on, without .tsv; several are also reported apart."""
+    """Filelists to validate on, without .tsv; with several, each also gets its own metrics."""
     max_tokens: int = 1_400_000
     """Audio samples in a sub-batch, padding included."""
     num_concat_batches: int = 8
@@ -61,7 +62,7 @@ class DataOptions:
     batches_per_update: int = 64
     """Sub-batches per update over all processes, the recipe's effective batch size; 0: any."""
     strict_geometry: bool = False
-    """Refuse another effective batch size than the recipe's, instead of warning."""
+    """Stop if the effective batch size differs from the recipe's; default: a warning."""
     auto_geometry: bool = False
     """Choose --update_freq so that the effective batch size is the recipe's."""
 
@@ -103,7 +104,7 @@ class DataOptions:
             fix = "change NUM_GPUS, NUM_CONCAT_BATCHES or UPDATE_FREQ"
         return (
             f"{geometry.product} batches per update ({geometry}), the recipe has {wanted}: {fix}, "
-            "or set BATCHES_PER_UPDATE if another recipe is meant"
+            "or set BATCHES_PER_UPDATE to the size that you want"
         )
 
 

@@ -95,7 +95,7 @@ class ModelOptions:
         if self.hourglass_resampling != "naive" and not self.hourglass_config.strip():
             raise UserError(
                 f"--hourglass_resampling {self.hourglass_resampling}: the plain encoder has none; "
-                "give --hourglass_config, too"
+                "also give --hourglass_config"
             )
         try:
             hourglass = Hourglass.parse(self.hourglass_config, self.hourglass_resampling)

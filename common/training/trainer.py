@@ -55,21 +55,21 @@ class RunOptions:
     save_frequency: int = 1
     """Epochs between checkpoints; the last update is always saved."""
     save_every_updates: int = 0
-    """Updates between checkpoints, in addition; 0: none."""
+    """Updates between additional checkpoints; 0: none."""
     keep_checkpoints: int = 2
     """Newest checkpoints to keep, besides the best one and those nearest to the milestones."""
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000)
-    """Updates whose nearest checkpoint is kept, too."""
+    """Updates whose nearest checkpoint is also kept."""
     validate_frequency: int = 1
     """Epochs between validations; the last update is always validated."""
     validate_at_start: bool = False
-    """Validate once before the first update, too."""
+    """Also validate before the first update."""
     no_save: bool = False
     """Write no checkpoints."""
     epochs_this_job: int = 0
-    """Stop after so many epochs; the next job resumes; 0: no limit."""
+    """Stop after this number of epochs; the next job resumes; 0: no limit."""
     benchmark_epochs_num: int = 0
-    """Stop after so many epochs and report their mean, for benchmarks; 0: off."""
+    """Stop after this number of epochs and report their mean, for benchmarks; 0: off."""
     benchmark_warmup_epochs: int = 0
     """Epochs before those of --benchmark_epochs_num that are not counted."""
     peer_timeout_minutes: float = 30.0
@@ -102,10 +102,10 @@ class RunOptions:
         if self.benchmark_epochs_num and self.epochs_this_job:
             raise UserError(
                 f"--epochs_this_job {self.epochs_this_job}: a benchmark ends after "
-                "--benchmark_warmup_epochs and --benchmark_epochs_num; leave it 0"
+                "--benchmark_warmup_epochs and --benchmark_epochs_num; set it to 0"
             )
         if self.benchmark_warmup_epochs and not self.benchmark_epochs_num:
-            raise UserError("--benchmark_warmup_epochs: needs --benchmark_epochs_num, too")
+            raise UserError("--benchmark_warmup_epochs: also needs --benchmark_epochs_num")
 
 
 class Trainer:
@@ -176,7 +176,7 @@ class Trainer:
         """Train to the last update; returns the run's summary.
 
         Raises UserError for bad input met on the way, HealthError when training is pointless, and
-        StoppedBySignal when asked to stop.  However it ends, what was learnt so far is saved.
+        StoppedBySignal when asked to stop.  However it ends, the last update is saved.
         """
         try:
             main, labels = distributed.is_main(), self.task.console

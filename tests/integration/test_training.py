@@ -257,6 +257,7 @@ def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_pa
     assert losses(tmp_path / "copy") == before
 
 
+@pytest.mark.filterwarnings("error:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_losses_do_not_depend_on_loader_workers(

@@ -190,7 +190,7 @@ def load_batches(
             prefetch_factor=4 if workers else None,
             worker_init_fn=ignore_in_worker,
         )
-    batches = iter(loader)
+        batches = iter(loader)
     try:
         while True:
             try:
