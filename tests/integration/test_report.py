@@ -100,7 +100,7 @@ def test_bad_input_is_one_line(runs, tmp_path, command):
     code, _, err = command(report.main, cut, empty, foreign, tmp_path / "none", *output)
     assert code == 1 and len(err.splitlines()) == 4
     assert err.count("; skipped") == 3 and "empty.json: is empty" in err
-    for arguments in ([empty], [foreign], [tmp_path], [], ["--update-readme", cut]):
+    for arguments in ([empty], [foreign], [tmp_path], [], ["--update-docs", cut, cut]):
         code, _, err = command(report.main, *arguments, *output)
         assert code == 2 and len(err.splitlines()) == 1, err
     code, _, err = command(report.main, cut, "--output", tmp_path / "empty.json" / "x.html")

@@ -275,7 +275,7 @@ def test_commands_of_a_document_parse(path):
         ("true && python inference.py transcribe --format word a.wav", ["--format word"]),
         ("python inference.py transcribe \\\n    --forma srt a.wav", ["--forma"]),
         ("python -m utils.reporting.report --update", ["--update"]),
-        ("python -m utils.reporting.report --update-readme", []),
+        ("python -m utils.reporting.report --update-docs", []),
     ],
 )
 def test_a_wrong_command_is_found(line, says):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from utils.reporting.page import render_markdown, render_page
 from utils.reporting.plots import write_figures
-from utils.reporting.results import update_readme
+from utils.reporting.results import update_docs
 from utils.reporting.runs import Run, find_runs, name_runs
 from wav2vec2.cli.errors import Failures, UserError, list_failures, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
@@ -69,16 +69,17 @@ def main() -> int | None:
     )
     add_flags(parser, ReportOptions)
     parser.add_argument(
-        "--update-readme",
+        "--update-docs",
         action="store_true",
-        help="rewrite the README's measured tables from docs/results/*.json; takes no RUN",
+        help="rewrite the measured tables of README and docs from docs/results/*.json; with a "
+        "quickstart's output folder as RUN also what they quote of its output",
     )
     namespace = parser.parse_args()
     options = from_flags(ReportOptions, namespace)
-    if namespace.update_readme:
-        if namespace.runs:
-            raise UserError("--update-readme: takes no RUN; the figures are those in docs/results")
-        update_readme()
+    if namespace.update_docs:
+        if len(namespace.runs) > 1:
+            raise UserError("--update-docs: takes at most one RUN, a finished quickstart's folder")
+        update_docs(*map(Path, namespace.runs))
         return None
     if not namespace.runs:
         raise UserError(

@@ -2,7 +2,7 @@
 
 Runs recipes of scripts/, each with its own output folder below --runs_dir.  Finished ones are not
 run again, interrupted ones resume.  At the end, the figures are written to --output and printed
-beside the published ones; `utils.reporting.report --update-readme` puts them into the README.
+beside the published ones; `utils.reporting.report --update-docs` puts them into README and docs.
 """
 
 import os

@@ -1,21 +1,23 @@
-"""docs/results/*.json -> the measured tables of the README, beside the published figures.
+"""docs/results/*.json -> the measured tables of README and docs, beside the published figures.
 
 A file holds one measurement: the name of its table, figures by row and column, and the command,
 hardware, versions and commit they come from.  Several files may fill one table; each adds columns.
-A table without a file says that it is not measured.
+A table without a file appears nowhere, and a row that was not measured is skipped.
+`--update-docs RUN` also writes anew what a quickstart printed.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.reporting.panels import PUBLISHED_ACCURACY
+from utils.reporting.summarise_quickstart import closing_lines
 from utils.reporting.tables import (
     NONE,
-    NOT_MEASURED,
     PUBLISHED_LATENCY,
     PUBLISHED_POOLING,
     Table,
@@ -26,19 +28,29 @@ from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS = ROOT / "docs" / "results"
 
 END = "<!-- end of measured tables -->"
 BLOCK = re.compile(
-    rf"(?P<begin><!-- measured tables: (?P<names>.*?) -->).*?(?P<end>{END})", re.DOTALL
+    rf"^(?P<begin><!-- measured tables: (?P<names>.*?) -->).*?^(?P<end>{END})",
+    re.DOTALL | re.MULTILINE,
 )
-"""A block of the README; names its tables, separated by commas."""
+"""A block of a document; names its tables, separated by commas."""
+
+OUTPUT = re.compile(
+    r"^(?P<begin><!-- output: (?P<name>\S+) -->\n```\n).*?(?P<end>```\n<!-- end of output -->)",
+    re.DOTALL | re.MULTILINE,
+)
+"""A block of a document that quotes what a command printed."""
+
+QUOTED = {"quickstart": closing_lines}
+"""Name of an output block -> its text, from a quickstart's output folder."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A table of the README."""
+    """A table of measured figures."""
 
     title: str
     rows: tuple[str, ...]
@@ -168,67 +180,90 @@ def figure(value: Any) -> str:
 
 
 def measured_table(shape: Shape, measurements: list[Measurement]) -> str:
-    """One table of the README in markdown."""
+    """One table in markdown, with the rows that were measured."""
     headings = list(shape.columns.values())
     columns, sources = [""], [measurement.source() for measurement in measurements]
     for measurement in measurements:
         prefix = f"{measurement.setting}: " if measurement.setting else ""
         columns += [prefix + heading for heading in headings]
-    if not measurements:
-        columns += headings
     if shape.published:
         columns += [f"published {heading}" for heading in headings]
         sources.append(f"Published: NVIDIA's recipe, {shape.source}.")
-    unmeasured = [NOT_MEASURED] * len(headings)
+    measured = dict.fromkeys(row for m in measurements for row in m.rows)
     rows = []
-    for name in shape.rows or dict.fromkeys(row for m in measurements for row in m.rows):
-        cells = [] if measurements else unmeasured
-        for measurement in measurements:
-            found = measurement.rows.get(name)
-            cells = cells + ([figure(found.get(k)) for k in shape.columns] if found else unmeasured)
+    for name in [row for row in shape.rows if row in measured] or measured:
+        figures = [measurement.rows.get(name, {}) for measurement in measurements]
+        cells = [figure(found.get(key)) for found in figures for key in shape.columns]
         rows.append([name, *cells, *shape.published.get(name, ())])
-    text = Table(shape.title, columns, rows or [[NOT_MEASURED, *unmeasured]]).markdown()
+    text = Table(shape.title, columns, rows).markdown()
     return f"**{shape.title}**\n\n{text}\n\n{' '.join(sources)}".strip()
 
 
 def measured_tables(folder: Path = RESULTS) -> dict[str, str]:
-    """Each of TABLES in markdown, filled from the files in `folder`."""
+    """Each measured table of TABLES in markdown, from the files in `folder`."""
     found = [Measurement.read(path) for path in sorted(folder.glob("*.json"))]
     return {
-        name: measured_table(shape, [m for m in found if m.table == name])
+        name: measured_table(shape, measurements)
         for name, shape in TABLES.items()
+        if (measurements := [m for m in found if m.table == name])
     }
 
 
-def with_tables(readme: str, made: Mapping[str, str]) -> str:
-    """The README's text with the tables of `made` in the blocks that name them.
+def with_tables(documents: Mapping[str, str], made: Mapping[str, str]) -> dict[str, str]:
+    """The text of each document, by name, with the tables of `made` in the blocks that name them.
 
-    UserError unless each table has exactly one block.
+    UserError unless each table of `made` has exactly one block in all documents.
     """
     placed: list[str] = []
 
-    def fill(block: re.Match[str]) -> str:
-        wanted = [name.strip() for name in block["names"].split(",")]
-        for name in wanted:
-            if name not in made:
-                raise UserError(f"README.md: table {name!r}: choose from {', '.join(made)}")
-        placed.extend(wanted)
-        return "\n\n".join([block["begin"], *(made[name] for name in wanted), block["end"]])
+    def filled(name: str, text: str) -> str:
+        def fill(block: re.Match[str]) -> str:
+            wanted = [table.strip() for table in block["names"].split(",")]
+            for table in wanted:
+                if table not in TABLES:
+                    raise UserError(f"{name}: table {table!r}: choose from {', '.join(TABLES)}")
+            placed.extend(wanted)
+            tables = [made[table] for table in wanted if table in made]
+            return "\n\n".join([block["begin"], *tables, block["end"]])
 
-    text = BLOCK.sub(fill, readme)
-    for name in made:
-        if placed.count(name) != 1:
+        return BLOCK.sub(fill, text)
+
+    texts = {name: filled(name, text) for name, text in documents.items()}
+    for table in made:
+        if placed.count(table) != 1:
             raise UserError(
-                f"README.md: table {name} has {placed.count(name)} blocks; it needs one, such as "
-                f"<!-- measured tables: {name} --> ... {END}"
+                f"README and docs: table {table} has {placed.count(table)} blocks; it needs one, "
+                f"such as <!-- measured tables: {table} --> ... {END}"
             )
-    return text
+    return texts
 
 
-def update_readme(readme: Path = README, folder: Path = RESULTS) -> None:
-    """Rewrite the measured tables of `readme` from the files in `folder`."""
-    old = readme.read_text(encoding="utf-8")
+def read_documents(documents: Sequence[Path] = DOCUMENTS) -> dict[str, str]:
+    """Path, as seen from the repository's root, -> text."""
+    return {os.path.relpath(path, ROOT): path.read_text(encoding="utf-8") for path in documents}
+
+
+def with_output(text: str, run: Path) -> str:
+    """A document's text with its output blocks written anew from the quickstart in `run`."""
+
+    def fill(block: re.Match[str]) -> str:
+        if block["name"] not in QUOTED:
+            raise UserError(f"output {block['name']!r}: choose from {', '.join(QUOTED)}")
+        return block["begin"] + QUOTED[block["name"]](run) + block["end"]
+
+    return OUTPUT.sub(fill, text)
+
+
+def update_docs(
+    run: Path | None = None, documents: Sequence[Path] = DOCUMENTS, folder: Path = RESULTS
+) -> None:
+    """Rewrite the measured tables of `documents` from the files in `folder`, and, from the
+    quickstart in `run`, what they quote of its output."""
+    old = read_documents(documents)
     new = with_tables(old, measured_tables(folder))
-    if new != old:
-        write_lines(readme, new.removesuffix("\n").split("\n"))
-    print(f"report: {readme.name} {'is up to date' if new == old else 'has the new tables'}")
+    for path, (name, text) in zip(documents, new.items()):
+        text = text if run is None else with_output(text, run)
+        if text != old[name]:
+            write_lines(path, text.removesuffix("\n").split("\n"))
+            print(f"report: {name} has the new figures")
+    print(f"report: {len(documents)} documents are up to date")

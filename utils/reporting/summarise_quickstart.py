@@ -105,6 +105,26 @@ def next_commands(folder: Path, dataset_dir: Path) -> list[tuple[str, str]]:
     ]
 
 
+def closing_lines(folder: Path) -> str:
+    """What a finished quickstart in `folder` prints of its results: a few hypotheses, then the
+    figures."""
+    evaluation = find_evaluation(folder)
+    summary = summarise(folder, evaluation)
+    lines = []
+    shown = evaluation.shown
+    for _, pairs in shown[:: max(len(shown) // 5, 1)][:2]:
+        reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
+        lines += [f"  reference:  {reference}", f"  hypothesis: {hypothesis}", ""]
+    first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
+    lines += [
+        f"pre-training accuracy: {first:.3f} before, {last:.3f} after",
+        f"word error rate: {summary['wer']:.2f} % on {summary['utterances']} utterances of voices "
+        "not in training",
+        f"time: {sum(summary['seconds'].values()):.0f} s",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def main() -> None:
     parser = ArgumentParser("utils.reporting.summarise_quickstart", __doc__)
     parser.add_argument("folder", type=Path, help="the quickstart's output folder")
@@ -113,21 +133,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     folder = arguments.folder
-    evaluation = find_evaluation(folder)
-    summary = summarise(folder, evaluation)
-    write_json(folder / "summary.json", summary)
-
-    print()
-    shown = evaluation.shown
-    for _, pairs in shown[:: max(len(shown) // 5, 1)][:5]:
-        reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
-        print(f"  reference:  {reference}\n  hypothesis: {hypothesis}\n")
-    first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
-    print(
-        f"pre-training accuracy {first:.3f} -> {last:.3f}; word error rate "
-        f"{summary['wer']:.2f} % on {summary['utterances']} utterances of voices not in training; "
-        f"{sum(summary['seconds'].values()):.0f} s in total"
-    )
+    write_json(folder / "summary.json", summarise(folder, find_evaluation(folder)))
+    print(f"\n{closing_lines(folder)}")
     print(f"figures: {folder / 'summary.json'}")
     print(f"\nTo try next, in a new terminal:\n\n  {python_command()[0]}")
     for purpose, command in next_commands(folder, arguments.dataset_dir):

@@ -49,9 +49,9 @@ class EvaluateOptions:
     output_dir: str = "results/inference"
     """Folder for hypotheses_<subset>.jsonl, report_<subset>.md and summary_<subset>.json."""
     save_log_probs: bool = False
-    """Also write each utterance's log probabilities, to <output_dir>/log_probs/<subset>/<id>.npz."""
+    """Also write log probabilities, to <output_dir>/log_probs/<subset>/<id>.npz."""
     compare: str = ""
-    """Folder of another evaluation (its --output_dir): print how many transcripts differ from it."""
+    """Another evaluation (its --output_dir): print how many transcripts differ from it."""
     num_workers: int = 2
     """Data loading workers per process."""
     show: int = 5

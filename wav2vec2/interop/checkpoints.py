@@ -75,8 +75,8 @@ class ConvertOptions:
     """Conversion"""
 
     to: Literal["native", "fairseq", "huggingface", "exported", "onnx", "onnx_int8"]
-    """Output format.  native: this repository's; exported: torch.export's archive (.pt2); exported and
-    ONNX files need a fine-tuned checkpoint."""
+    """Output format.  native: this repository's; exported: torch.export's archive (.pt2); that
+    and ONNX files need a fine-tuned checkpoint."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
 

@@ -4,12 +4,14 @@ import pytest
 
 from utils.reporting.results import (
     END,
-    README,
+    QUOTED,
     RESULTS,
     TABLES,
     Measurement,
     measured_tables,
-    update_readme,
+    read_documents,
+    update_docs,
+    with_output,
     with_tables,
 )
 from wav2vec2.cli.errors import UserError
@@ -23,10 +25,20 @@ GOOD = {
 }
 
 
-def test_readme_has_the_measured_tables():
-    """`python -m utils.reporting.report --update-readme` writes them."""
-    text = README.read_text(encoding="utf-8")
-    assert text == with_tables(text, measured_tables())
+def test_documents_have_the_measured_tables():
+    """`python -m utils.reporting.report --update-docs` writes them."""
+    texts = read_documents()
+    assert texts == with_tables(texts, measured_tables())
+    assert not any("not measured yet |" in text for text in texts.values())
+
+
+def test_quoted_output_is_written_anew(monkeypatch, tmp_path):
+    monkeypatch.setitem(QUOTED, "quickstart", lambda run: f"from {run.name}\n")
+    text = "a\n<!-- output: {} -->\n```\nold\n```\n<!-- end of output -->\nb\n"
+    new = with_output(text.format("quickstart"), tmp_path / "run")
+    assert new == text.format("quickstart").replace("old", "from run")
+    with pytest.raises(UserError, match="output 'other': choose from quickstart"):
+        with_output(text.format("other"), tmp_path)
 
 
 def test_results_name_neither_machines_nor_their_folders():
@@ -34,19 +46,15 @@ def test_results_name_neither_machines_nor_their_folders():
         Measurement.read(path)
 
 
-def test_a_table_is_filled_and_the_rest_is_not(tmp_path):
-    empty = measured_tables(tmp_path)
-    assert list(empty) == list(TABLES)
-    row = "| factor 4 | not measured yet | not measured yet | 1.37 | 62.35 |"
-    assert row in empty["pooling_factor"]
+def test_a_table_has_the_measured_rows_alone(tmp_path):
+    assert measured_tables(tmp_path) == {}
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     (tmp_path / "b.json").write_text(json.dumps({**GOOD, "setting": "bf16"}))
-    made = measured_tables(tmp_path)
-    filled = made.pop("pooling_factor")
-    assert "| baseline | 1.0 | 100.0 | 1.0 | 100.0 | 1.00 | 100.00 |" in filled
-    assert "| factor 4 | 1.4 | – | 1.4 | – | 1.37 | 62.35 |" in filled
-    assert "bf16: throughput" in filled and "pretrain_base_benchmark.sh" in filled
-    assert made == {name: text for name, text in empty.items() if name != "pooling_factor"}
+    (table,) = measured_tables(tmp_path).values()
+    assert "| baseline | 1.0 | 100.0 | 1.0 | 100.0 | 1.00 | 100.00 |" in table
+    assert "| factor 4 | 1.4 | – | 1.4 | – | 1.37 | 62.35 |" in table
+    assert "factor 2" not in table
+    assert "bf16: throughput" in table and "pretrain_base_benchmark.sh" in table
 
 
 def block(names, content="old"):
@@ -56,24 +64,22 @@ def block(names, content="old"):
 FIRST, *OTHERS = TABLES
 
 
-def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
-    readme, folder = tmp_path / "README.md", tmp_path / "results"
+def test_each_block_gets_its_own_tables(tmp_path, capsys):
+    readme, page, folder = tmp_path / "README.md", tmp_path / "page.md", tmp_path / "results"
     folder.mkdir()
-    others = ", ".join(reversed(OTHERS))
-    readme.write_text(f"before\n{block(others)}\nbetween\n{block(FIRST)}\nafter\n")
+    readme.write_text(f"before\n{block(', '.join(OTHERS))}\nafter\n")
+    page.write_text(f"before\n{block(FIRST)}\nafter\n")
     (folder / "a.json").write_text(json.dumps(GOOD))
     made = measured_tables(folder)
-    update_readme(readme, folder)
-    first = readme.read_text()
-    one = block(others, "\n" + "\n\n".join(made[name] for name in reversed(OTHERS)) + "\n")
-    other = block(FIRST, f"\n{made[FIRST]}\n")
-    assert first == f"before\n{one}\nbetween\n{other}\nafter\n"
-    update_readme(readme, folder)
-    assert readme.read_text() == first
-    assert capsys.readouterr().out.splitlines() == [
-        "report: README.md has the new tables",
-        "report: README.md is up to date",
-    ]
+    table = block(FIRST, f"\n{made[FIRST]}\n")
+    for _ in range(2):
+        update_docs(None, [readme, page], folder)
+        assert readme.read_text() == f"before\n{block(', '.join(OTHERS), '')}\nafter\n"
+        assert page.read_text() == f"before\n{table}\nafter\n"
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    assert first.endswith("README.md has the new figures")
+    assert second.endswith("page.md has the new figures")
+    assert rest == ["report: 2 documents are up to date"] * 2
 
 
 @pytest.mark.parametrize(
@@ -81,20 +87,17 @@ def test_each_block_of_the_readme_gets_its_own_tables(tmp_path, capsys):
     [
         ("no marks", f"table {FIRST} has 0 blocks"),
         (block(", ".join(OTHERS)), f"table {FIRST} has 0 blocks"),
-        (block(", ".join([*TABLES, FIRST])), f"table {FIRST} has 2 blocks"),
-        (block(", ".join(TABLES)) + block("speed"), "table 'speed': choose from pooling_factor"),
-        (block(", ".join(TABLES)).removesuffix(END), f"has 0 blocks; .*{END}"),
-        (
-            block(FIRST).removesuffix(END) + block(", ".join(OTHERS)),
-            f"has 0 blocks; .*{END}",
-        ),
+        (block(f"{FIRST}, {FIRST}"), f"table {FIRST} has 2 blocks"),
+        (block(FIRST) + "\n" + block("speed"), "table 'speed': choose from pooling_factor"),
+        (block(FIRST).removesuffix(END), f"has 0 blocks; .*{END}"),
     ],
 )
 def test_a_table_without_its_block_is_named(tmp_path, text, message):
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(UserError, match=f"README.md: .*{message}"):
-        update_readme(readme, tmp_path)
+    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    with pytest.raises(UserError, match=message):
+        update_docs(None, [readme], tmp_path)
     assert readme.read_text() == text
 
 
