@@ -188,6 +188,18 @@ def test_the_page_in_a_browser(evaluated, tmp_path, command, browser):
     assert browser.evaluate("typeof window.attacked") == "undefined"
     assert browser.evaluate("document.images.length") == 0
     assert browser.evaluate("document.querySelectorAll('.word.substitution').length") >= 1
+    # The headline comes first; the contents lead to each part; the search hides what differs.
+    assert browser.evaluate("document.querySelector('main').firstChild.className") == "headline"
+    parts = "[...document.querySelectorAll('.contents a')].map((a) => a.getAttribute('href'))"
+    assert browser.evaluate(f"{parts}.length") > 3
+    assert browser.evaluate(f"{parts}.every((href) => document.querySelector(href))")
+    visible = "[...document.querySelectorAll('.pair')].filter((p) => !p.hidden).length"
+    before = browser.evaluate(visible)
+    search = "document.querySelector('.search')"
+    browser.evaluate(f"{search}.value = 'nothing has this'; {search}.oninput()")
+    assert browser.evaluate(visible) < before
+    browser.evaluate(f"{search}.value = ''; {search}.oninput()")
+    assert browser.evaluate(visible) == before
     browser.print(KEPT / "printed.pdf")
     assert browser.errors == []
     assert set(browser.requests) == {page.resolve().as_uri()}

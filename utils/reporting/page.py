@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting import tables
+from utils.reporting.headline import headline
 from utils.reporting.panels import Diagram, diagrams
 from utils.reporting.runs import Evaluation, Run
 from utils.reporting.tables import Table
@@ -123,6 +124,7 @@ def render_page(runs: list[Run], notes: list[str]) -> str:
     data = {
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "runs": [run.name for run in runs],
+        "headline": headline(runs),
         "notes": notes,
         "spans": list(spans),
         "sections": parts,

@@ -49,10 +49,12 @@ PANELS = (
     Panel("frames/s", "Encoder frames per second", "1/s", "Speed"),
     Panel("ntokens/s", "Targets per second", "1/s", "Speed"),
     Panel("updates/s", "Updates per second", "1/s", "Speed"),
-    Panel("memory", "Peak memory", "MiB", "Speed"),
-    Panel("data_wait", "Waiting for data", "%", "Speed"),
+    Panel("memory", "Peak memory", "MiB", "Resources"),
+    Panel("data_wait", "Waiting for data", "%", "Resources"),
 )
 _PANELS = {panel.ending: panel for panel in PANELS}
+RATES = ("audio_s/s", "frames/s", "ntokens/s", "updates/s")
+"""Measures of the same speed; the first one that a log has is drawn."""
 SHARES = Panel("share", "Share of the audio", "%", "Learning")
 
 
@@ -120,6 +122,8 @@ def diagrams(runs: list[Run], chosen: Sequence[int]) -> list[Diagram]:
             if found and (metric == finer or finer not in curves):
                 panel, label, style = found
                 lines.setdefault(panel, []).append(Line(number, label, style, curve))
+    for panel in [_PANELS[e] for e in RATES if _PANELS[e] in lines][1:]:
+        del lines[panel]
     styles = ("solid", "dashed", "dotted")  # training before validation
     for drawn in lines.values():
         drawn.sort(key=lambda line: (line.run, styles.index(line.style)))

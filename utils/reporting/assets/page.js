@@ -368,13 +368,24 @@
     box.type = "checkbox";
     label.append(box, " only with errors");
     keys.append(label);
+    const search = make("input", "search");
+    search.type = "search";
+    search.placeholder = "search utterances";
+    search.setAttribute("aria-label", "Search utterances");
+    keys.append(search);
     const pairs = make("div", "pairs");
     box.onchange = () => pairs.classList.toggle("only-wrong", box.checked);
+    search.oninput = () => {
+      const wanted = search.value.toLowerCase();
+      for (const pair of pairs.children) pair.hidden = !pair.dataset.text.includes(wanted);
+    };
     for (const [id, words] of content.shown) {
       const correct = words.every(([reference, hypothesis]) => reference === hypothesis);
       const pair = make("div", correct ? "pair correct" : "pair"), line = make("p", "words");
       line.append(...words.map(([reference, hypothesis]) => word(reference, hypothesis)));
       pair.append(make("span", "id", id), line);
+      const spoken = [0, 1].map((side) => words.map((pair) => pair[side]).filter(Boolean).join(" "));
+      pair.dataset.text = [id, ...spoken].join(" ").toLowerCase();
       pairs.append(pair);
     }
     part.append(keys, pairs);
@@ -402,6 +413,12 @@
   document.title = `Training report: ${data.runs.join(", ")}`.slice(0, 200);
 
   const main = document.querySelector("main");
+  const block = make("dl", "headline");
+  for (const [label, text] of data.headline) block.append(make("dt", "", label), make("dd", "", text));
+  main.append(block);
+  const contents = make("nav", "contents");
+  contents.setAttribute("aria-label", "Contents");
+  main.append(contents);
   if (data.notes.length) {
     const notes = make("ul", "notes");
     notes.append(...data.notes.map((text) => make("li", "", text)));
@@ -412,7 +429,7 @@
     const ends = extent(content.diagrams);
     const before = ["What was run", "Results"];
     for (const made of content.tables) if (before.includes(made.title)) main.append(table(made));
-    for (const group of ["Learning", "Optimisation", "Speed"]) {
+    for (const group of ["Learning", "Optimisation", "Speed", "Resources"]) {
       const diagrams = content.diagrams.filter((diagram) => diagram.section === group);
       if (!diagrams.length) continue;
       main.append(make("h3", "", group));
@@ -426,6 +443,12 @@
     }
     for (const made of content.tables) if (!before.includes(made.title)) main.append(table(made));
     main.append(...content.evaluations.map(evaluation));
+  });
+  main.querySelectorAll("h2, h3").forEach((heading, number) => {
+    heading.id = `part-${number}`;
+    const link = make("a", heading.tagName.toLowerCase(), heading.textContent);
+    link.href = `#${heading.id}`;
+    contents.append(link);
   });
   for (const chart of charts) chart.draw();
 

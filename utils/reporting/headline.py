@@ -1,0 +1,99 @@
+"""The block at the top of a report: what was run, how well it works, and what to do next."""
+
+from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
+from utils.reporting.runs import Evaluation, Run
+from utils.reporting.tables import number
+
+Row = tuple[str, str]
+"""(label, text) of a line."""
+
+
+def what_was_run(run: Run) -> str:
+    """`pretrain: pre-training of mini, update 1,000 of 1,000`."""
+    kinds = {"pretrain": "pre-training", "finetune": "fine-tuning", "other": "log"}
+    model = run.log.parameters.get("model")
+    text = f"{run.name}: {kinds[run.kind]}" + (f" of {model}" if isinstance(model, str) else "")
+    last, total = last_update(run), run.log.parameters.get("max_update")
+    if last is None:
+        return text
+    return text + f", update {last:,}" + (f" of {total:,}" if isinstance(total, int) else "")
+
+
+def last_update(run: Run) -> int | None:
+    """The last update in the log."""
+    updates = [int(curve.update[-1]) for curve in run.log.curves.values() if len(curve.update)]
+    return max(updates, default=None)
+
+
+def health(run: Run) -> Row | None:
+    """(reason, what to do) of an unhealthy run; (reason, "") of a healthy one; None: not known."""
+    if run.kind == "pretrain":
+        perplexity = run.final("val_code_perplexity") or run.final("train_code_perplexity")
+        codes = codebook_entries(run.log.parameters)
+        if perplexity is not None and codes:
+            share = perplexity / codes
+            text = f"code perplexity is {100 * share:.0f} % of the codes"
+            if share < HEALTHY_CODES:
+                return f"{text}, less than {100 * HEALTHY_CODES:.0f} %", (
+                    "lower the learning rate, or raise the first of --loss_weights"
+                )
+        else:
+            text = ""
+        loss, chance = run.final("val_contrastive_loss"), chance_bits(run.log.parameters)
+        if loss is not None and chance and loss > 0.99 * chance:
+            return f"the contrastive loss is that of guessing, {chance:.2f} bits", (
+                "train longer, or lower the learning rate"
+            )
+        return (text, "") if text else None
+    blank = run.final("val_blank_share")
+    if run.kind == "finetune" and blank is not None:
+        if blank > 98:
+            return f"{blank:.0f} % of the frames are blank", (
+                "train longer, or raise the learning rate; check that labels fit the audio"
+            )
+        return f"{blank:.0f} % of the frames are blank", ""
+    return None
+
+
+def example(evaluation: Evaluation) -> Row | None:
+    """The first shown utterance with an error, else the first: (reference, hypothesis)."""
+    shown = [pairs for _, pairs in evaluation.shown]
+    wrong = (pairs for pairs in shown if any(one != other for one, other in pairs))
+    pairs = next(wrong, next(iter(shown), None))
+    if pairs is None:
+        return None
+    reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
+    return reference, hypothesis
+
+
+def headline(runs: list[Run]) -> list[Row]:
+    """The lines of the block, in the order in which they are shown."""
+    rows = [("Run", what_was_run(run)) for run in runs if run.log.curves or run.log.parameters]
+    evaluations = [evaluation for run in runs for evaluation in run.evaluations]
+    for evaluation in evaluations:
+        rates = {"WER": evaluation.summary.get("wer"), "UER": evaluation.summary.get("uer")}
+        texts = [f"{name} {number(rate)} %" for name, rate in rates.items() if rate is not None]
+        if texts:
+            where = f"{evaluation.subset}, {evaluation.utterances:,} utterances"
+            rows.append(("Error rates", f"{where}: {', '.join(texts)}"))
+        if found := example(evaluation):
+            rows += [("Reference", found[0]), ("Hypothesis", found[1])]
+    steps = []
+    for run in runs:
+        state = health(run)
+        if state:
+            reason, fix = state
+            rows.append(("Not healthy" if fix else "Healthy", f"{run.name}: {reason}"))
+            steps += [f"{run.name}: {fix}"] if fix else []
+        last, total = last_update(run), run.log.parameters.get("max_update")
+        if last is not None and isinstance(total, int) and last < total:
+            steps.append(f"{run.name}: start it again to resume at update {last:,}")
+    if not steps and any(run.kind == "finetune" for run in runs):
+        steps = [
+            "transcribe recordings: python inference.py transcribe --checkpoint CHECKPOINT FILE"
+        ]
+        if not evaluations:
+            steps = ["measure error rates: python inference.py evaluate --checkpoint CHECKPOINT"]
+    elif not steps and any(run.kind == "pretrain" for run in runs):
+        steps = ["fine-tune it: PRETRAINED_MODEL=CHECKPOINT bash scripts/finetune_base_100h.sh"]
+    return rows + [("Next", step) for step in steps]
