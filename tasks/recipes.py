@@ -95,6 +95,8 @@ def defaults_of(command: str, script: Path | None = None) -> dict[str, Any]:
     variables, arguments = declared(script), [command]
     for flag, value in defaults.items():
         text = variables.get(VARIABLES.get(flag, flag.upper()))
+        if text and "$" in text:  # the shell computes it
+            continue
         if isinstance(value, tuple) and text is not None:
             arguments += [f"--{flag}", *text.split()]
         elif text or (text is not None and value is not None):

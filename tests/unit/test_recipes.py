@@ -88,6 +88,13 @@ def test_a_recipe_differs_in_nothing_from_its_defaults(recipe):
     assert {name: configuration[name] for name in defaults} == defaults | {"dry_run": True}
 
 
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_default_that_the_shell_computes_is_skipped(command):
+    defaults = defaults_of(command, ROOT / "scripts" / "quickstart.sh")
+    assert defaults["update_freq"] == defaults_of(command)["update_freq"]
+    assert defaults["hourglass_config"] == "[1,(2,2),1]"
+
+
 @pytest.mark.parametrize("script", ["finetune_base_10h.sh", None])
 def test_what_differs_is_shown(monkeypatch, script):
     monkeypatch.delenv(RECIPE_VARIABLE, raising=False)
