@@ -169,11 +169,11 @@ def test_what_cannot_be_read_of_a_subset_is_listed(command, pretrained, folder, 
 def test_mistakes(command, pretrained, folder, tmp_path):
     arguments = ["features", "--checkpoint", pretrained, "--cpu", "--output_dir", tmp_path / "o"]
     for more, message in [
-        ([], "either FILEs"),
+        ([], "either recordings"),
         (["--layer", "5", folder], "layers 0 to 4"),
         (["--layer", "-1", folder], "layers 0 to 4"),
         (["--layer", "1", "--output", "codes", folder], "has no layers"),
-        ([folder / "0.wav", "--subset", "noise"], "either FILEs"),
+        ([folder / "0.wav", "--subset", "noise"], "either recordings"),
     ]:
         one_line(command(inference.main, *arguments, *more), message)
     content = load_checkpoint(pretrained)
