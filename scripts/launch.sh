@@ -27,7 +27,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 # launch COMMAND [FLAG ...]: run train.py with the flags all recipes share; returns its exit code.
 launch() {
     local precision=fp32 flags=()
-    export RECIPE_SCRIPT=$recipe  # train.py shows what differs from its defaults
     if [[ $FP16 == true ]]; then precision=fp16; fi
     if [[ $BF16 == true ]]; then precision=bf16; fi
     if [[ $FP16 == true && $BF16 == true ]]; then
@@ -101,6 +100,7 @@ separate_output() {
 # pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.
 pretrain() {
     local flags=()
+    export RECIPE_SCRIPT=$recipe  # train.py shows what differs from its defaults
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch pretrain "${flags[@]}" --init_from "$INIT_FROM" "$@"
@@ -110,6 +110,7 @@ pretrain() {
 # 10 % warm-up, 40 % at the peak, 50 % decay.
 finetune() {
     local flags=()
+    export RECIPE_SCRIPT=$recipe
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \

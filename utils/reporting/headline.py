@@ -1,7 +1,7 @@
 """The block at the top of a report: what was run, how well it works, and what to do next."""
 
 from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
-from utils.reporting.runs import Evaluation, Run
+from utils.reporting.runs import Evaluation, Run, as_texts
 from utils.reporting.tables import number
 
 Row = tuple[str, str]
@@ -60,10 +60,7 @@ def example(evaluation: Evaluation) -> Row | None:
     shown = [pairs for _, pairs in evaluation.shown]
     wrong = (pairs for pairs in shown if any(one != other for one, other in pairs))
     pairs = next(wrong, next(iter(shown), None))
-    if pairs is None:
-        return None
-    reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
-    return reference, hypothesis
+    return None if pairs is None else as_texts(pairs)
 
 
 def headline(runs: list[Run]) -> list[Row]:

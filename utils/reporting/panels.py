@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.reporting.log import Curve
 from utils.reporting.runs import Run
+from utils.reporting.tables import RATES
 
 PUBLISHED_ACCURACY = {
     50_000: (0.491, 0.011),
@@ -53,8 +54,6 @@ PANELS = (
     Panel("data_wait", "Waiting for data", "%", "Resources"),
 )
 _PANELS = {panel.ending: panel for panel in PANELS}
-RATES = ("audio_s/s", "frames/s", "ntokens/s", "updates/s")
-"""Measures of the same speed; the first one that a log has is drawn."""
 SHARES = Panel("share", "Share of the audio", "%", "Learning")
 
 
@@ -122,8 +121,14 @@ def diagrams(runs: list[Run], chosen: Sequence[int]) -> list[Diagram]:
             if found and (metric == finer or finer not in curves):
                 panel, label, style = found
                 lines.setdefault(panel, []).append(Line(number, label, style, curve))
-    for panel in [_PANELS[e] for e in RATES if _PANELS[e] in lines][1:]:
-        del lines[panel]
+    # All rates measure the same speed: the one that most of the runs have is drawn.
+    rates = [_PANELS[ending] for ending, _ in RATES if _PANELS[ending] in lines]
+    drawn_rate = max(
+        rates, key=lambda panel: len({line.run for line in lines[panel]}), default=None
+    )
+    for panel in rates:
+        if panel != drawn_rate:
+            del lines[panel]
     styles = ("solid", "dashed", "dotted")  # training before validation
     for drawn in lines.values():
         drawn.sort(key=lambda line: (line.run, styles.index(line.style)))

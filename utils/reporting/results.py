@@ -3,7 +3,7 @@
 A file holds one measurement: the name of its table, figures by row and column, and the command,
 hardware, versions and commit they come from.  Several files may fill one table; each adds columns.
 A table without a file appears nowhere, and a row that was not measured is skipped.
-`--update-docs RUN` also writes anew what a quickstart printed.
+`--update-docs RUN` also rewrites what the documents quote of a quickstart.
 """
 
 import json
@@ -244,7 +244,7 @@ def read_documents(documents: Sequence[Path] = DOCUMENTS) -> dict[str, str]:
 
 
 def with_output(text: str, run: Path) -> str:
-    """A document's text with its output blocks written anew from the quickstart in `run`."""
+    """A document's text with its output blocks rewritten from the quickstart in `run`."""
 
     def fill(block: re.Match[str]) -> str:
         if block["name"] not in QUOTED:

@@ -60,6 +60,12 @@ class Run:
         return self.log.curves[metric].last if metric in self.log.curves else None
 
 
+def as_texts(pairs: list[Pair]) -> tuple[str, str]:
+    """Word pairs as (reference, hypothesis)."""
+    reference = " ".join(word for word, _ in pairs if word)
+    return reference, " ".join(word for _, word in pairs if word)
+
+
 def find_runs(path: Path) -> tuple[list[Run], list[str]]:
     """The run at `path` (a log or a folder), or the runs in its subfolders, and what could not be
     read, one line each.  UserError if there is no run."""

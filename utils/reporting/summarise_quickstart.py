@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.log import LOG, read_records
-from utils.reporting.runs import Evaluation, read_evaluations
+from utils.reporting.runs import Evaluation, as_texts, read_evaluations
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
@@ -80,8 +80,10 @@ def python_command() -> tuple[str, str]:
 
 
 def next_commands(folder: Path, dataset_dir: Path) -> list[tuple[str, str]]:
-    """What to try after the quickstart: (what it does, command for a shell) of each; the last two
-    arguments of the last command are the user's to change."""
+    """What to try after the quickstart: (what it does, command for a shell) of each.
+
+    Writes `recordings.csv`, the table that the last command reads, to `folder`.
+    """
     manifest = read_manifest(dataset_dir, SUBSET)
     words = read_labels(manifest, "wrd")
     write_table(folder / "recordings.csv", manifest, words)
@@ -109,11 +111,11 @@ def closing_lines(folder: Path) -> str:
     """What a finished quickstart in `folder` prints of its results: a few hypotheses, then the
     figures."""
     evaluation = find_evaluation(folder)
-    summary = summarise(folder, evaluation)
+    summary = read_json(folder / "summary.json", "run scripts/quickstart.sh again")
     lines = []
     shown = evaluation.shown
     for _, pairs in shown[:: max(len(shown) // 5, 1)][:2]:
-        reference, hypothesis = (" ".join(filter(None, words)) for words in zip(*pairs))
+        reference, hypothesis = as_texts(pairs)
         lines += [f"  reference:  {reference}", f"  hypothesis: {hypothesis}", ""]
     first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
     lines += [

@@ -9,7 +9,6 @@ from typing import Any
 from utils.reporting.runs import Run
 from wav2vec2.audio.resample import SAMPLE_RATE
 
-NOT_MEASURED = "not measured yet"
 NONE = "–"
 
 PUBLISHED_POOLING = {
@@ -275,27 +274,27 @@ def throughput(runs: list[Run]) -> Table | None:
 
 
 def pooling(runs: list[Run]) -> Table | None:
-    """The runs' own pooling factors beside the published ones."""
+    """The runs' own pooling factors beside the published ones.
+
+    None without the plain encoder, against which the ratios are, or without another run.
+    """
     measured: dict[str, Run] = {}
     for run in runs:
         if (row := factor(run.log.parameters)) in PUBLISHED_POOLING:
             measured.setdefault(row, run)
-    if not measured:
-        return None
     base = measured.get("baseline")
-    key = next((key for key, _ in RATES if base and rate(base, key)), "")
+    if base is None or len(measured) < 2:
+        return None
+    key = next((key for key, _ in RATES if rate(base, key)), "")
     rows = []
     for name, (speed, share) in PUBLISHED_POOLING.items():
-        run, cells = measured.get(name), [NOT_MEASURED] * 2
-        if base and run:
+        if run := measured.get(name):
             cells = [ratio(rate(run, key), rate(base, key)), percent(memory(run), memory(base))]
-        rows.append([name, *cells, f"{speed:.2f}", f"{share:.2f} %"])
+            rows.append([name, *cells, f"{speed:.2f}", f"{share:.2f} %"])
     note = (
         "Published: NVIDIA's Base, one A100, bf16. Compare only runs that differ in nothing but "
         "HOURGLASS_CONFIG."
     )
-    if not base:
-        note += ' The ratios need a run with HOURGLASS_CONFIG="" beside these.'
     columns = ["", "throughput", "memory", "published throughput", "published memory"]
     return Table("Pooling factor", columns, rows, note)
 

@@ -11,7 +11,6 @@ import numpy as np
 import safetensors.numpy
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from wav2vec2 import kernels
 from wav2vec2.audio.decode import read_recording, stream_audio
@@ -19,6 +18,7 @@ from wav2vec2.audio.recordings import Recording, recordings_at, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
 from wav2vec2.cli.flags import from_arguments, require_at_least
+from wav2vec2.cli.progress import progress
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import (
     atomic_path,
@@ -239,7 +239,8 @@ def recording_batches(
     model: FeatureModel, size: int, recordings: Sequence[Recording], failures: Failures
 ) -> Iterator[AudioBatch]:
     """Whole recordings, `size` read at a time; those of similar length share a batch."""
-    for start in tqdm(range(0, len(recordings), size), disable=None):
+    starts = range(0, len(recordings), size)
+    for start in progress(starts, len(starts), "features", "batches"):
         names, waveforms = [], []
         for recording in recordings[start : start + size]:
             waveform = failures.attempt(read_recording, recording.source)

@@ -309,7 +309,7 @@
     part.append(make("h3", "", content.title));
     const scroll = make("div", "scroll"), element = make("table");
     const numeric = content.columns.map((_, column) => column > 0 && content.rows.every(
-      (row) => /^([-−]?[\d.,]+(e-?\d+)?( %| s)?( \(best .*\))?|–|not measured yet)$/.test(row[column])));
+      (row) => /^([-−]?[\d.,]+(e-?\d+)?( %| s)?( \(best .*\))?|–)$/.test(row[column])));
     const head = make("tr");
     content.columns.forEach((title, column) => {
       const cell = make("th", numeric[column] ? "number" : "", title);
@@ -322,7 +322,6 @@
       row.forEach((text, column) => {
         const cell = make(column ? "td" : "th", numeric[column] ? "number" : "", text);
         if (!column) cell.scope = "row";
-        if (text === "not measured yet") cell.classList.add("pending");
         line.append(cell);
       });
       body.append(line);

@@ -40,6 +40,14 @@ def test_an_unfinished_run_is_started_again(tmp_path):
     assert ("Next", "run: start it again to resume at update 3") in rows
 
 
+def test_an_utterance_without_words_is_an_example_too(tmp_path):
+    run = write_run(tmp_path / "run", parameters(command="finetune") + line([1], 1.0, val_wer=0.0))
+    result = {"id": "a", "reference": "", "hypothesis": ""}
+    (run / "hypotheses_test.jsonl").write_text(json.dumps(result) + "\n")
+    rows = rows_of(run)
+    assert ("Reference", "") in rows and ("Hypothesis", "") in rows
+
+
 def test_an_evaluation_has_its_rates_and_an_utterance_with_an_error(tmp_path):
     text = parameters(command="finetune") + line([1], 1.0, val_blank_share=99.5)
     run = write_run(tmp_path / "run", text)
