@@ -6,8 +6,8 @@ Only the checkpoint is needed: it carries its architecture and, if fine-tuned, i
 """
 
 from common.runtime import distributed
-from wav2vec2.cli import main as wav2vec2
 from wav2vec2.cli.errors import ExitCode, run_command
+from wav2vec2.commands import main as wav2vec2
 
 
 def main() -> ExitCode | None:

@@ -226,7 +226,7 @@ def test_the_console_command(folder, installed_python):
 def test_help_of_the_console_command_imports_no_torch(folder):
     script = """
 import sys
-from wav2vec2.cli import main
+from wav2vec2.commands import main
 sys.argv = ["wav2vec2", "--help"]
 try:
     main.main()

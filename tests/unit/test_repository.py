@@ -41,6 +41,29 @@ def test_direction_of_imports(path):
         assert top not in OURS or OURS.index(top) <= own, f"{path} imports {module}"
 
 
+INSIDE = (
+    {"cli"},
+    {"audio", "text", "files"},
+    {"interop", "decoding"},
+    {"inference"},
+    {"commands"},
+)
+"""Packages of wav2vec2: each imports those of its own line and of the lines before it."""
+LEVEL = {name: level for level, names in enumerate(INSIDE) for name in names}
+
+
+@pytest.mark.parametrize("package", sorted(LEVEL))
+def test_direction_of_imports_inside_the_library(package):
+    folder = ROOT / "wav2vec2"
+    names = {path.parent.name for path in FILES if path.parent.parent == folder}
+    assert names == LEVEL.keys() | {"kernels"}
+    for path in (folder / package).glob("*.py"):
+        for module in imports(path):
+            _, other, *_ = [*module.split("."), ""]
+            if module.startswith("wav2vec2.") and other in LEVEL:
+                assert LEVEL[other] <= LEVEL[package], f"{path} imports {module}"
+
+
 def is_model_file(path):
     folder = path.relative_to(ROOT / "wav2vec2").parent.name
     return folder == "kernels" or (not folder and path.stem != "__init__")

@@ -6,9 +6,9 @@ INPUT may also be of NVIDIA's recipe, or a folder; its format is detected from i
 weights do not change.  A weight that matches nothing stops the conversion.
 """
 
-from wav2vec2.cli.commands import CONVERT
 from wav2vec2.cli.errors import ExitCode, run_command
 from wav2vec2.cli.flags import ArgumentParser
+from wav2vec2.commands.definitions import CONVERT
 
 
 def main() -> ExitCode | None:

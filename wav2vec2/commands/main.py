@@ -59,9 +59,9 @@ def main(prog: str = "wav2vec2", processes: "Processes | None" = None) -> ExitCo
     completing = "_ARGCOMPLETE" in os.environ
     commands = {}
     if completing or chosen in HELP:
-        from wav2vec2.cli.commands import commands as heavy
+        from wav2vec2.commands.definitions import define_commands
 
-        commands = heavy(processes)
+        commands = define_commands(processes)
     shown = f"python {prog}" if prog.endswith(".py") else prog
     for name, text in HELP.items():
         examples = [f"{shown} {name} {arguments}" for arguments in EXAMPLES[name]]

@@ -1,6 +1,6 @@
 """The commands on recordings and checkpoints: what each runs, and with which flags.
 
-Imports torch and the models; wav2vec2/cli/main.py imports it when a command has been chosen.
+Imports torch and the models; wav2vec2/commands/main.py imports it when a command has been chosen.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -66,7 +66,7 @@ CONVERT = Command(
 )
 
 
-def commands(processes: Processes | None) -> dict[str, Command]:
+def define_commands(processes: Processes | None) -> dict[str, Command]:
     """Name -> command; the `processes` share an evaluation."""
     return {
         "transcribe": Command(

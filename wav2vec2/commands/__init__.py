@@ -1,0 +1,1 @@
+"""The installed command `wav2vec2`: its subcommands, and what each runs."""
