@@ -24,13 +24,14 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FOREIGN = {
+    "--discount_fallback",
     "OMP_NUM_THREADS",
     "PYTORCH_CUDA_ALLOC_CONF",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
     "WORLD_SIZE",
     "XDG_CACHE_HOME",
 }
-"""Variables that other programs read."""
+"""Flags and variables of other programs."""
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 OUR_PATH = r"(?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+"

@@ -1,5 +1,8 @@
 """Speed of beam search with a large generated lexicon and language model.
 
+    python -m utils.benchmarks.decoder --checkpoint model.pt --dataset_dir datasets/mini \\
+        --subset test-mini
+
 The words are those of the subset and random ones; the 4-gram model is made of its transcripts and
 of random sentences.  Sizes are realistic, probabilities are not: error rates mean nothing.
 """
@@ -114,7 +117,7 @@ def benchmark_decoder(
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.benchmarks.decoder", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.benchmarks.decoder", __doc__)
     add_flags(parser, RecogniserOptions)
     add_flags(parser, TuneOptions, without=("lm_weights", "word_scores"))
     add_flags(parser, DecoderBenchmarkOptions)

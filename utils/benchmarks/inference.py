@@ -1,6 +1,6 @@
 """Speed of a recogniser, of transformers and of the exported graphs, measured in one run.
 
-`python -m utils.benchmarks.inference`
+    python -m utils.benchmarks.inference --model base
 
 On the CPU, on noise, the same weights everywhere.  The models take turns in every round, and
 medians are printed.  Nothing else should run meanwhile.  The first round is not counted.
@@ -207,9 +207,7 @@ def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestan
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m utils.benchmarks.inference", description=__doc__.splitlines()[0]
-    )
+    parser = ArgumentParser("utils.benchmarks.inference", __doc__)
     (options,) = parse_dataclasses(parser, [InferenceBenchmarkOptions])
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

@@ -1,6 +1,6 @@
 """The largest batch of pre-training that fits into memory, by hourglass factor.
 
-`python -m utils.benchmarks.largest_batch --precision bf16`
+    python -m utils.benchmarks.largest_batch --precision bf16
 
 Two updates of train.py's own trainer on a batch of noise, in a process of its own for each size,
 doubled until memory runs out and then narrowed down.  What fits is one sub-batch; a recipe fills

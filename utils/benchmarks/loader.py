@@ -168,7 +168,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.benchmarks.loader", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.benchmarks.loader", __doc__)
     (options,) = parse_dataclasses(parser, [LoaderBenchmarkOptions])
     torch.set_num_threads(1)  # as in a loader worker
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,7 @@
 """Time and memory of a pre-training update: hourglass factors, precisions, peers.
 
-`python -m utils.benchmarks.step --cpu --factors 1 4 --precision fp32 bf16 --peer transformers`
+    python -m utils.benchmarks.step --cpu --factors 1 4 --precision fp32 bf16 \\
+        --peer transformers
 
 Every configuration is train.py's own trainer in a process of its own; the processes take turns,
 A B C A B C ..., one at a time, and medians with their spread are printed: nothing else should run
@@ -382,8 +383,8 @@ def parse_options(
     """The `own` options of the benchmark `name`, the other flags, which are train.py's, and their
     recipe."""
     parser = ArgumentParser(
-        prog=f"python -m utils.benchmarks.{name}",
-        description=documentation.splitlines()[0],
+        f"utils.benchmarks.{name}",
+        documentation,
         epilog="All other flags are those of train.py pretrain.",
     )
     add_flags(parser, own)

@@ -1,6 +1,6 @@
 """The overhead of training: the loop, a checkpoint, a second process.
 
-`python -m utils.benchmarks.training loop|save|processes`
+    python -m utils.benchmarks.training loop save processes
 
 On the CPU, on noise.  What is compared is measured in turns in one run, and medians are printed:
 nothing else should run meanwhile.
@@ -181,7 +181,7 @@ MEASURES = {"loop": measure_loop, "save": measure_save, "processes": measure_pro
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="utils.benchmarks.training", description=__doc__.splitlines()[0])
+    parser = ArgumentParser("utils.benchmarks.training", __doc__)
     parser.add_argument("what", choices=MEASURES, nargs="+", help="what to measure")
     namespace = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -1,5 +1,7 @@
 """Memory and speed of `inference.py transcribe` by the length of a recording.
 
+    python -m utils.benchmarks.transcription --model base --minutes 0.5 1.5 5 10 60
+
 The model has random weights and the recordings are noise: neither matters for time and memory.
 """
 
@@ -84,9 +86,7 @@ def time_transcription(model: Path, recording: Path, output_dir: Path) -> tuple[
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="utils.benchmarks.transcription", description=__doc__.splitlines()[0]
-    )
+    parser = ArgumentParser("utils.benchmarks.transcription", __doc__)
     (options,) = parse_dataclasses(parser, [TranscriptionBenchmarkOptions])
     folder = prepare_folder("--output_dir", options.output_dir)
     model = folder / f"{options.model}.pt"

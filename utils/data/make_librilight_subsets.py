@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.make_filelists import first_few, unique_by_stem, write_subset
+from utils.data.next_step import print_next_step
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
@@ -78,6 +79,7 @@ def main() -> None:
         files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
         lines = {kind: [by_id[u.id] for u in chosen] for kind, by_id in labels.items()}
         write_subset(options.dataset_dir, subset, manifest.root, files, lines)
+    print_next_step("bash scripts/finetune_base_10h.sh", DATASET_DIR=options.dataset_dir)
 
 
 if __name__ == "__main__":

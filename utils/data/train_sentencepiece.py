@@ -18,6 +18,7 @@ from typing import Literal
 
 import sentencepiece
 
+from utils.data.next_step import print_next_step
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options, require_at_least
 from wav2vec2.files.filelists import read_labels, read_manifest
@@ -135,6 +136,14 @@ def main() -> None:
     )
     write_chunks(file, [model.content])
     print(f"{file}: {len(pieces)} {options.model_type} pieces")
+    if options.subsets:
+        print_next_step(
+            "bash scripts/finetune_base_100h.sh",
+            DATASET_DIR=folder,
+            TRAIN_SUBSET=options.train_subset,
+            VALID_SUBSET=options.subsets[0],
+            LABELS=options.labels,
+        )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def test_golden_files(run, lists, capsys):
     )
     assert (lists / "train-1h.wrd").read_text() == "WORD NUMBER D\nWORD NUMBER E\n"
     assert (lists / "train-1h.ltr").read_text().splitlines()[0] == letters("WORD NUMBER D")
-    assert "train-1h.tsv: 2 utterances" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train-1h.tsv: 2 utterances" in out
+    assert out.endswith(f"next: DATASET_DIR={lists} bash scripts/finetune_base_10h.sh\n")
     assert (lists / "dict.ltr.txt").read_text() == "| 1\n"
 
 

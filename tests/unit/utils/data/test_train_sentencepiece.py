@@ -49,6 +49,10 @@ def test_labels_are_the_words_in_pieces(run, folder, kind):
     code, out, err = run("--model_type", kind)
     assert (code, err) == (0, "")
     assert f"spm.model: 12 {kind} pieces" in out
+    assert out.splitlines()[-1] == (
+        f"next: DATASET_DIR={folder} TRAIN_SUBSET=train VALID_SUBSET=dev LABELS=spm "
+        "bash scripts/finetune_base_100h.sh"
+    )
     assert set(content(folder)) == {
         *(f"{subset}.{end}" for subset in WORDS for end in ("tsv", "wrd", "spm")),
         "spm.model",
