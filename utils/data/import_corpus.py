@@ -33,7 +33,8 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
-from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
+from wav2vec2.text.cleanup import CleanupOptions, clean
+from wav2vec2.text.refusal import Refused
 from wav2vec2.text.vocabulary import letters, write_dictionary
 
 
@@ -96,18 +97,35 @@ class Skipped:
 
 
 def clean_transcripts(
-    recordings: Sequence[Recording], cleanup: CleanupOptions
+    recordings: Sequence[Recording], cleanup: CleanupOptions, taken: Counter[str]
 ) -> tuple[list[Recording], list[Skipped]]:
-    """Recordings with cleaned transcripts, and those whose transcript was refused."""
+    """Recordings with cleaned transcripts, and those whose transcript was refused.
+
+    `taken` counts what the clean-up removed.
+    """
     kept, skipped = [], []
     for recording in recordings:
         try:
-            text = None if recording.text is None else clean(recording.text, cleanup)
+            text = None if recording.text is None else clean(recording.text, cleanup, taken)
             kept.append(replace(recording, text=text))
         except Refused as error:
             reason = f"transcript: {error.reason}"
             skipped.append(Skipped.of(recording, reason, error.detail, failed=False))
     return kept, skipped
+
+
+def print_clean_up(recordings: Sequence[Recording], language: str, taken: Counter[str]) -> None:
+    """Print what the clean-up removed, most frequent first, and which language it assumed."""
+    if counts := (+taken).most_common():
+        shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
+        more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
+        print(f"removed from transcripts: {shown}{more}")
+    texts = [r.text for r in recordings if r.text and any(c.isdigit() for c in r.text)]
+    if texts and not language:
+        print(
+            f"note: {len(texts)} transcripts have digits, spelt in English where they are spelt; "
+            "--language names another language"
+        )
 
 
 def convert(task: tuple[Path, Path]) -> int | tuple[str, str]:
@@ -278,9 +296,12 @@ def main() -> ExitCode:
     namespace = parser.parse_args()
     source, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
     recordings = unique_ids(read_table(source) if source.table else read_folder(source))
-    cleaned, skipped = clean_transcripts(recordings, cleanup)
+    taken: Counter[str] = Counter()
+    cleaned, skipped = clean_transcripts(recordings, cleanup, taken)
+    spelt_in = cleanup.language if cleanup.digits == "spell" else "none"
     if work.dry_run:
         print_dry_run(recordings[: work.dry_run], cleaned, skipped)
+        print_clean_up(recordings, spelt_in, taken)
         return ExitCode.DONE
 
     output_dir = Path(source.output_dir)
@@ -305,6 +326,7 @@ def main() -> ExitCode:
             f"{skipped[0].detail}"
         )
     write_data_set(kept, output_dir, selection)
+    print_clean_up(recordings, spelt_in, taken)
     for reason, count in Counter(entry.reason for entry in skipped).most_common():
         example = next(entry for entry in skipped if entry.reason == reason)
         print(f"skipped, {reason}: {count}, such as {example.where}: {example.detail}")

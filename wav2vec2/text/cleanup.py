@@ -1,57 +1,71 @@
 """Written transcripts -> words that a recogniser can be trained on.
 
-Every step is explicit.  A transcript with any other character is refused, so that training never
-uses wrong text.
+Every step is explicit.  A transcript that could lose a spoken word or gain a wrong one is refused,
+so that training never uses wrong text.
 """
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.text.numbers import spell_numbers
+from wav2vec2.text.refusal import Refused
 
-APOSTROPHES = str.maketrans(dict.fromkeys("‘’ʼ´`", "'"))
-READ_ALOUD = frozenset("%$€£¥&+=@#°§/*^~")
+APOSTROPHES = dict.fromkeys(map(ord, "‘’ʼ´`"), "'")
+READ_ALOUD = frozenset("%‰٪$€£¥&+=@#°§/*^~")
 """Symbols that are read aloud.  A program cannot know as which words."""
 
-_ENGLISH_NUMBER = re.compile(
-    r"(?P<minus>(?<![^\W_])-)?"  # a minus sign follows no letter or digit; a hyphen does
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<fraction>\.\d+)?(?P<ordinal>(?:st|nd|rd|th)\b)?",
+_EVENTS = (
+    "noise|laugh|laughs|laughing|laughter|cough|coughs|coughing|breath|breathing|sigh|sighs|sneeze|"
+    "sniff|click|beep|tone|tones|music|applause|silence|sil|pause|spn|nsn"
+)
+NOT_SPEECH = (
+    rf"(?i)\[(?:[\w\s-]*[\s_-])?(?:{_EVENTS})\]",
+    rf"(?i)<(?:[\w\s-]*[\s_-])?(?:{_EVENTS})\s*/?>",
+    rf"(?i)\(\s*(?:{_EVENTS})\s*\)",
+)
+"""Remarks that name a sound which is no speech, such as [background noise] and (laughs)."""
+_REMARK = re.compile(
+    r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}"
+    r"|\(\s*(?:\(\s*\)|unk|unintelligible|inaudible|indistinct|crosstalk|\?*)\s*\)",
     re.IGNORECASE,
 )
-_WHOLE_NUMBER = re.compile(
-    r"(?P<minus>(?<![^\W_])-)?(?P<whole>\d+)(?P<fraction>(?!))?(?P<ordinal>(?!))?"
-)
-_SEVERAL_READINGS = re.compile(r"\d[^\w\s]+\d|\d'?s\b", re.IGNORECASE)
-_LONGEST_CARDINAL = 6  # digits; longer numbers are mostly telephone and account numbers
+"""Other remarks: they may stand for words that somebody spoke."""
 
+_category = cache(unicodedata.category)
 
-class Refused(ValueError):
-    """A transcript that cannot be cleaned; `reason` is one of a few, for counting."""
+_INSIDE_WORDS = {"՛": "ARMENIAN", "՜": "ARMENIAN", "՞": "ARMENIAN", "՟": "ARMENIAN"}
+_INSIDE_WORDS |= {"׳": "HEBREW", "״": "HEBREW"}
+"""Punctuation that is written within a word -> the script whose letters surround it there."""
 
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+_DOTLESS = ("tr", "az", "crh", "gag", "tt")
+"""Languages in which i with a dot and ı without one are two letters."""
+_GLOTTAL = ("haw", "to", "sm", "ty", "rar", "mi", "mt", "nv", "uz", "crh", "gn", "yua", "qu")
+"""Languages in which an apostrophe may begin or end a word, as a letter."""
 
 
 @dataclass(frozen=True)
 class CleanupOptions:
     """Transcript clean-up, in this order"""
 
-    drop_pattern: tuple[str, ...] = (r"\[[^\]]*\]", r"<[^>]*>", r"\([^)]*\)")
-    """Regular expressions of what is not speech; default: [noise], <tags> and (remarks).  An empty
-    list drops nothing; the flag can be repeated."""
+    drop_pattern: tuple[str, ...] = NOT_SPEECH
+    """Regular expressions of what is not speech; default: remarks such as [noise] and (laughs).
+    Other remarks in [], <> or {} are refused, words in () are kept.  An empty list drops nothing;
+    the flag can be repeated."""
     digits: Literal["spell", "refuse", "keep"] = "spell"
     """Numbers: spell them out, refuse the utterance, or keep them as digits.  English spells
     ordinals (2nd), years (any ungrouped 1100 to 1999), thousands (1,000) and decimals (28.8),
     other languages whole numbers; 007 and numbers of more than 6 digits are read digit by digit.
-    Numbers with several readings (3-5, 10:30, 1990s) are refused."""
-    language: str = "en"
-    """Language of spelt numbers, as num2words names it."""
+    Numbers with several readings (3-5, 10:30, 1990s, 1 000) are refused."""
+    language: str = ""
+    """Language of spelt numbers, as num2words names it, and of case and apostrophes; default:
+    numbers in English, and refused beside letters that English lacks."""
     keep_characters: str = "'"
-    """Punctuation that belongs to words; all other punctuation is removed."""
+    """Punctuation and format characters that belong to words; other punctuation separates words."""
     alphabet: str = ""
     """Letters allowed after the change of case; default: letters of any script."""
     case: Literal["upper", "lower", "keep"] = "upper"
@@ -70,64 +84,96 @@ class CleanupOptions:
                 raise UserError(f"--{flag}: spaces and | separate words and cannot be part of them")
 
 
-def spell(number: int, language: str, kind: str = "cardinal") -> str:
-    """A number in words; UserError if num2words is missing or lacks the language."""
-    try:
-        from num2words import num2words
-    except ImportError:
-        raise UserError(
-            "--digits spell needs num2words: pip install num2words, or pass --digits refuse"
-        ) from None
-    try:
-        return num2words(number, lang=language, to=kind).replace(",", "")
-    except NotImplementedError:
-        raise UserError(
-            f"--language {language}: num2words cannot spell its numbers; pass --digits refuse"
-        ) from None
-    except OverflowError:
-        raise Refused("number", f"{number} is too large to spell") from None
+def is_language(language: str, codes: tuple[str, ...]) -> bool:
+    """Whether a language tag, such as pt_BR, is of one of these languages."""
+    return re.split("[-_]", language.lower())[0] in codes
 
 
-def _spell_match(match: re.Match, language: str) -> str:
-    digits = match["whole"].replace(",", "")
-    grouped = digits != match["whole"]
-    by_digit = len(digits) > 1 and digits[0] == "0"  # 007
-    if match["ordinal"]:
-        words = spell(int(digits), language, "ordinal")
-    elif by_digit or (len(digits) > _LONGEST_CARDINAL and not grouped):
-        words = " ".join(spell(int(digit), language) for digit in digits)
-    else:
-        is_year = len(digits) == 4 and 1100 <= int(digits) <= 1999
-        as_year = is_year and language.startswith("en") and not (grouped or match["fraction"])
-        words = spell(int(digits), language, "year" if as_year else "cardinal")
-    if match["minus"]:
-        words = spell(-1, language).replace(spell(1, language), words)
-    if match["fraction"]:  # English only: a point means thousands in other languages
-        words += " point " + " ".join(
-            spell(int(digit), language) for digit in match["fraction"][1:]
-        )
-    return f" {words} "
+@cache
+def _compatible(character: str) -> str:
+    """A character in its plain form: full-width A is A, a ligature is its letters.
+
+    Refused where that would change what is read: ² is not 2, № is not No.
+    """
+    tag, *_ = unicodedata.decomposition(character).split(" ") or [""]
+    category = unicodedata.category(character)
+    if not tag.startswith("<") or category == "Lm":
+        return character
+    plain = unicodedata.normalize("NFKC", character)
+    if tag == "<compat>" and category[0] not in "LPZM":
+        raise Refused("symbol", f"{character!r} stands for a word")
+    if tag in ("<super>", "<sub>", "<fraction>", "<circle>", "<square>"):
+        raise Refused("symbol", f"{character!r} can be read in several ways")
+    return plain
 
 
-def spell_numbers(text: str, language: str) -> str:
-    """`the 2nd of 12` -> `the second of twelve`; Refused for a number with several readings."""
-    pattern = _ENGLISH_NUMBER if language.startswith("en") else _WHOLE_NUMBER
-    # Each number is replaced by 0; digits that are then still joined have several readings.
-    if _SEVERAL_READINGS.search(pattern.sub("0", text)):
-        raise Refused("number", f"can be read in several ways: {text!r}")
-    return pattern.sub(lambda match: _spell_match(match, language), text)
+def change_case(text: str, case: str, language: str = "") -> str:
+    """Text in "upper" or "lower" case by the rules of its language; "keep" changes nothing."""
+    if case == "keep":
+        return text
+    if is_language(language, _DOTLESS):
+        text = text.replace("i", "İ") if case == "upper" else text.replace("I", "ı")
+        text = text if case == "upper" else text.replace("İ", "i")
+    if case == "upper" and is_language(language, ("de",)):
+        text = text.replace("ß", "ẞ")  # as SS, Maße and Masse would be one word
+    text = text.upper() if case == "upper" else text.lower()
+    return unicodedata.normalize("NFC", text)
 
 
-def clean(text: str, options: CleanupOptions) -> str:
+def _is_inside(text: str, index: int) -> bool:
+    """Whether the punctuation at `index` is written within a word."""
+    character, around = text[index], text[max(index - 1, 0) : index] + text[index + 1 : index + 2]
+    if character == "·":  # Catalan col·lecció
+        return around in ("ll", "LL")
+    if character == "'":
+        return len(around) == 2 and around.isalpha()
+    script = _INSIDE_WORDS.get(character)
+    return bool(script) and all(unicodedata.name(c, "").startswith(script) for c in around)
+
+
+def _words(text: str, options: CleanupOptions, taken: Counter[str]) -> str:
+    """Letters and kept characters of a text, with spaces where anything else stood."""
+    kept = []
+    for index, character in enumerate(text):
+        category = _category(character)
+        if character.isspace():
+            kept.append(" ")
+        elif character in options.keep_characters:
+            kept.append(character)
+        elif category[0] in "LM" or (options.digits == "keep" and category == "Nd"):
+            if options.alphabet and character not in options.alphabet:
+                raise Refused("alphabet", f"letter {character!r} is not in it")
+            kept.append(character)
+        elif category[0] == "P":
+            inside = _is_inside(text, index)
+            if inside and character == "·" and is_language(options.language, ("ca",)):
+                kept.append(character)
+                continue
+            taken[character] += 1
+            kept.append("" if inside else " ")
+        else:
+            raise Refused("character", f"{character!r} is neither letter nor punctuation")
+    return "".join(kept)
+
+
+def clean(text: str, options: CleanupOptions, taken: Counter[str] | None = None) -> str:
     """Clean a transcript to words separated by single spaces; Refused, with the reason, if it
-    cannot be."""
+    cannot be.
+
+    `taken`: counts what is removed, punctuation and remarks.
+    """
+    taken = Counter() if taken is None else taken
     if not text.strip():
         raise Refused("no transcript", "it is empty")
-    # Apostrophes first: NFKC splits some of them.
-    text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES))
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # soft hyphens and the like
+    glottal = is_language(options.language, _GLOTTAL)
+    text = text.replace("’", "'") if glottal else text.translate(APOSTROPHES)
+    text = unicodedata.normalize("NFC", "".join(map(_compatible, text)))
+    text = "".join(_plain_format(c, options) for c in text)
     for pattern in options.drop_pattern:
+        taken.update(match[0] for match in re.finditer(pattern, text))
         text = re.sub(pattern, " ", text)
+    if remark := _REMARK.search(text):
+        raise Refused("remark", f"{remark[0]!r} may stand for speech; --drop_pattern removes it")
     aloud = sorted(READ_ALOUD.intersection(text) - set(options.keep_characters))
     if aloud:
         raise Refused("symbol", f"{aloud[0]!r} stands for a word")
@@ -136,28 +182,20 @@ def clean(text: str, options: CleanupOptions) -> str:
             raise Refused("digits", repr(text))
         if options.digits == "spell":
             text = spell_numbers(text, options.language)
-    if options.case != "keep":
-        text = text.upper() if options.case == "upper" else text.lower()
-
-    kept = []
-    for character in text:
-        category = unicodedata.category(character)
-        if character in options.keep_characters or character.isspace():
-            kept.append(character)
-        elif category[0] in "LM" or (options.digits == "keep" and category == "Nd"):
-            if options.alphabet and character not in options.alphabet:
-                raise Refused("alphabet", f"letter {character!r} is not in it")
-            kept.append(character)
-        elif category == "Pd" or character in "-_":
-            kept.append(" ")  # a hyphen joins separate words
-        elif category[0] == "P":
-            kept.append(" " if character in ",.;:!?" else "")
-        else:
-            raise Refused("character", f"{character!r} is neither letter nor punctuation")
-    # An apostrophe at a word's edge is a quotation mark.
-    words = [word.strip("'") for word in "".join(kept).split()]
+    text = _words(change_case(text, options.case, options.language), options, taken)
+    words = text.split()
+    if not glottal:  # an apostrophe at a word's edge is a quotation mark
+        taken["'"] += sum(len(word) - len(word.strip("'")) for word in words)
+        words = [word.strip("'") for word in words]
     # Kept punctuation alone is not a word.
     words = [word for word in words if word.strip(options.keep_characters)]
     if not words:
         raise Refused("no words", "the clean-up removed all of them")
     return " ".join(words)
+
+
+def _plain_format(character: str, options: CleanupOptions) -> str:
+    """A character, or what an invisible one stands for: a zero-width space separates words."""
+    if _category(character) != "Cf" or character in options.keep_characters:
+        return character
+    return " " if character == "\u200b" else ""

@@ -13,8 +13,6 @@ from utils.data.recording_sources import read_folder
 from wav2vec2.audio.decode import read_recording
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import read_labels, read_manifest
-from wav2vec2.text import cleanup
-from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -53,78 +51,6 @@ def table(tmp_path):
     path = tmp_path / "in" / "rows.tsv"
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-# --- transcripts
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Agent's  ‘logged’ on.\tPress 2 now [beep]", "AGENT'S LOGGED ON PRESS TWO NOW"),
-        ("the 2nd of May 1984, 3D", "THE SECOND OF MAY NINETEEN EIGHTY FOUR THREE D"),
-        ("1,234.50", "ONE THOUSAND TWO HUNDRED AND THIRTY FOUR POINT FIVE ZERO"),
-        ("-5 or A-5", "MINUS FIVE OR A FIVE"),
-        ("007", "ZERO ZERO SEVEN"),
-        ("5551234", "FIVE FIVE FIVE ONE TWO THREE FOUR"),
-        ("1,000,000", "ONE MILLION"),
-        ("A.M. well-known", "A M WELL KNOWN"),
-        ("don´t (laughs) <unk> na\u0308ive\u200b", "DON'T NÄIVE"),
-    ],
-)
-def test_clean(text, expected):
-    assert clean(text, CleanupOptions()) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("3-5", "number"),
-        ("10:30", "number"),
-        ("1.2.3", "number"),
-        ("the 1990s", "number"),
-        ("50%", "symbol"),
-        ("press #", "symbol"),
-        ("smile ☺", "character"),
-        ("[noise]", "no words"),
-        ("  ", "no transcript"),
-    ],
-)
-def test_clean_refuses_what_it_cannot_spell(text, reason):
-    with pytest.raises(Refused) as refused:
-        clean(text, CleanupOptions())
-    assert refused.value.reason == reason
-
-
-def test_clean_options():
-    assert clean("Room 12", CleanupOptions(digits="keep", case="lower")) == "room 12"
-    assert clean("Straße", CleanupOptions(case="keep")) == "Straße"
-    assert clean("um yes", CleanupOptions(drop_pattern=(r"\bum\b",))) == "YES"
-    assert clean("(yes)", CleanupOptions(drop_pattern=())) == "YES"
-    assert clean("well-known - it's", CleanupOptions(keep_characters="-")) == "WELL-KNOWN ITS"
-    assert clean("tengo 1984", CleanupOptions(language="es")) == (
-        "TENGO MIL NOVECIENTOS OCHENTA Y CUATRO"
-    )
-    with pytest.raises(Refused, match="several ways"):  # a decimal there, thousands elsewhere
-        clean("1,5", CleanupOptions(language="es"))
-    with pytest.raises(Refused, match="digits"):
-        clean("Room 12", CleanupOptions(digits="refuse"))
-    with pytest.raises(Refused, match="'É'"):
-        clean("café", CleanupOptions(alphabet="ACF"))
-    with pytest.raises(UserError, match="--drop_pattern"):
-        CleanupOptions(drop_pattern=("(",))
-    with pytest.raises(UserError, match="--keep_characters"):
-        CleanupOptions(keep_characters="'|")
-    with pytest.raises(UserError, match="--language xx"):
-        clean("12", CleanupOptions(language="xx"))
-
-
-def test_num2words_is_needed_for_numbers_only(monkeypatch):
-    monkeypatch.setitem(sys.modules, "num2words", None)
-    assert clean("no number", CleanupOptions()) == "NO NUMBER"
-    with pytest.raises(UserError, match="pip install num2words"):
-        clean("12", CleanupOptions())
-    assert cleanup.clean("12", CleanupOptions(digits="keep")) == "12"
 
 
 # --- audio
