@@ -146,7 +146,7 @@ def read_vctk(folder: Path) -> Rows:
             yield Row(file, str(path), " ".join(read_text(path).split()), speaker=speaker)
 
 
-DIGITS = "zero one two three four five six seven eight nine".split()
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SPOKEN_DIGIT = re.compile(r"(\d)_([^_]+)_\d+\.wav")
 
 
