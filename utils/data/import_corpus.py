@@ -5,8 +5,9 @@
 
 A table names audio files and transcripts; a folder of audio alone serves pre-training.  Reads every
 format of libsndfile and FFmpeg (`pip install av`), at any sample rate and channel count.  Writes
-16 kHz mono FLAC, filelists, labels, a dictionary, and `left_out.jsonl`: what was skipped, and why.
-Run again after an interruption, the import resumes.
+16 kHz mono FLAC, filelists, labels and a dictionary.  `left_out.jsonl` says what was skipped, and
+why; `notes.jsonl` what is unusual about the rest, such as silence.  Run again after an
+interruption, the import resumes.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from common.runtime.worker_pool import map_in_processes
@@ -27,9 +29,10 @@ from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
 from utils.data.next_step import print_next_step
 from utils.data.recording_sources import SUBSETS, SourceOptions, read_folder, read_table
-from wav2vec2.audio.decode import read_recording
+from wav2vec2.audio.decode import Notes, read_recording
 from wav2vec2.audio.recordings import Recording, unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.audio.source import is_regular, printable
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
@@ -91,8 +94,8 @@ class Skipped:
     @classmethod
     def of(cls, recording: Recording, reason: str, detail: str, failed: bool) -> "Skipped":
         """The entry of a recording, as text that can be written whatever its path holds."""
-        texts = (recording.where, str(recording.source), reason, detail)
-        return cls(*(t.encode("utf-8", "replace").decode() for t in texts), failed)
+        texts = (recording.where, recording.source, reason, detail)
+        return cls(*map(printable, texts), failed)
 
 
 def clean_transcripts(
@@ -110,19 +113,39 @@ def clean_transcripts(
     return kept, skipped
 
 
-def convert(task: tuple[Path, Path]) -> int | tuple[str, str]:
-    """Write (source, target) as 16 kHz mono FLAC: its samples, or (reason, detail) of a failure."""
-    source, target = task
+@dataclass(frozen=True)
+class Converted:
+    """What became of a recording."""
+
+    samples: int
+    """Samples of the FLAC file; 0 if there is none."""
+    notes: Notes
+    """Kind -> detail: what is unusual, or why there is no file."""
+
+
+def convert(task: tuple[Path, Path, int | None]) -> Converted:
+    """Write the channel (None: average) of source as 16 kHz mono FLAC to target.
+
+    A task is (source, target, channel).
+    """
+    source, target, channel = task
     if not source.exists():
-        return "missing", f"{source}: no such file"
+        return Converted(0, {"missing": f"{source}: no such file"})
+    if not is_regular(source) and not source.is_dir():
+        return Converted(0, {"unreadable": f"{source}: not a file but a pipe or a device"})
+    notes: Notes = {}
     try:
-        waveform = read_recording(source)
+        waveform = read_recording(source, channel, notes)
     except UserError as error:
-        return "unreadable", str(error)
+        return Converted(0, {"unreadable": str(error)})
+    # Decoders of lossy formats and the resampler go a little beyond full scale, too.
+    if (peak := float(abs(waveform).max())) > 1:
+        notes.setdefault("above full scale", f"up to {peak:.5g}: scaled down")
+        waveform = waveform / np.float32(peak)
     content = io.BytesIO()
     soundfile.write(content, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     write_chunks(target, [content.getbuffer()])
-    return len(waveform)
+    return Converted(len(waveform), notes)
 
 
 def reason_to_skip(
@@ -177,54 +200,59 @@ def _stamp(recording: Recording) -> list:
     return [str(recording.source), facts.st_size, facts.st_mtime_ns]
 
 
-def read_journal(path: Path) -> dict[str, tuple[list, int]]:
-    """Recording id -> (stamp of its source, samples) of what an earlier run converted."""
+def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
+    """Recording id -> (stamp of its source, its conversion) of what an earlier run converted."""
     done = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             with suppress(ValueError):  # the line that the run was writing when it stopped
-                key, stamp, samples = json.loads(line)
-                done[key] = (stamp, samples)
+                key, stamp, samples, *notes = json.loads(line)
+                done[key] = (stamp, Converted(samples, *notes or [{}]))
     return done
 
 
 def convert_all(
     recordings: Sequence[Recording], output_dir: Path, selection: SelectionOptions, workers: int
-) -> tuple[list[tuple[Recording, int]], list[Skipped]]:
-    """Converted recordings with their samples, and the skipped ones, in the given order.
+) -> tuple[list[tuple[Recording, Converted]], list[Skipped]]:
+    """Converted recordings, and the skipped ones, in the given order.
 
     A journal notes each conversion, so that an interrupted run resumes.
     """
     journal = output_dir / "audio" / "converted.jsonl"
     targets = {r.id: output_dir / "audio" / f"{r.id}.flac" for r in recordings}
     stamps = {r.id: _stamp(r) for r in recordings}
-    results: dict[str, int | tuple[str, str]] = {
-        key: samples
-        for key, (stamp, samples) in read_journal(journal).items()
+    results = {
+        key: result
+        for key, (stamp, result) in read_journal(journal).items()
         if stamps.get(key) == stamp and targets[key].exists()
     }
     missing = [r for r in recordings if r.id not in results]
-    tasks = [(r.source, targets[r.id]) for r in missing]
+    tasks = [(r.source, targets[r.id], r.channel) for r in missing]
     with open(journal, "a", encoding="utf-8") as notes:
         words = {"flag": "--workers", "unit": "files", "title": "import"}
         converted = map_in_processes(convert, tasks, workers, **words)
         for result, recording in zip(converted, missing):  # in this order progress reaches its end
             results[recording.id] = result
-            if isinstance(result, int):
-                print(json.dumps([recording.id, stamps[recording.id], result]), file=notes)
+            if result.samples:
+                line = [recording.id, stamps[recording.id], result.samples, result.notes]
+                print(json.dumps(line), file=notes)
                 notes.flush()
 
     kept, skipped = [], []
     for recording in recordings:
         result = results[recording.id]
-        failed = not isinstance(result, int)
-        reason = result if failed else reason_to_skip(recording, result, selection)
+        failed = not result.samples
+        if failed:
+            (reason,) = result.notes.items()
+        else:
+            reason = reason_to_skip(recording, result.samples, selection)
         if reason:
             skipped.append(Skipped.of(recording, *reason, failed=failed))
             targets[recording.id].unlink(missing_ok=True)
         else:
             kept.append((recording, result))
-    write_lines(journal, (json.dumps([r.id, stamps[r.id], n]) for r, n in kept))
+    lines = ([r.id, stamps[r.id], result.samples, result.notes] for r, result in kept)
+    write_lines(journal, map(json.dumps, lines))
     return kept, skipped
 
 
@@ -266,6 +294,13 @@ def print_dry_run(
             print(f"  {recording.text}\n  -> {after[recording.where]}")
 
 
+def print_counts(title: str, entries: Sequence[Skipped]) -> None:
+    """Print the number of entries of each reason, with an example."""
+    for reason, count in Counter(entry.reason for entry in entries).most_common():
+        example = next(entry for entry in entries if entry.reason == reason)
+        print(f"{title}, {reason}: {count}, such as {example.where}: {example.detail}")
+
+
 def main() -> ExitCode:
     classes = (SourceOptions, CleanupOptions, SelectionOptions, WorkOptions)
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
@@ -304,13 +339,24 @@ def main() -> ExitCode:
             f"none of {len(recordings)} recordings can be used; {report} says why, the first: "
             f"{skipped[0].detail}"
         )
-    write_data_set(kept, output_dir, selection)
-    for reason, count in Counter(entry.reason for entry in skipped).most_common():
-        example = next(entry for entry in skipped if entry.reason == reason)
-        print(f"skipped, {reason}: {count}, such as {example.where}: {example.detail}")
+    write_data_set([(r, result.samples) for r, result in kept], output_dir, selection)
+    noted = [
+        Skipped.of(recording, kind, detail, failed=False)
+        for recording, result in kept
+        for kind, detail in result.notes.items()
+    ]
+    print_counts("skipped", skipped)
     if skipped:
         print(f"all that was skipped: {report}")
-    seconds = sum(samples for _, samples in kept) / SAMPLE_RATE
+    print_counts("note", noted)
+    listed = output_dir / "notes.jsonl"
+    listed.unlink(missing_ok=True)
+    if noted:
+        fields = ("where", "source", "reason", "detail")
+        lines = ({name: getattr(entry, name) for name in fields} for entry in noted)
+        write_lines(listed, (json.dumps(line, ensure_ascii=False) for line in lines))
+        print(f"all that was noted, and imported: {listed}")
+    seconds = sum(result.samples for _, result in kept) / SAMPLE_RATE
     print(f"{output_dir}: {len(kept)} of {len(recordings)} recordings, {seconds / 3600:.3f} h")
     subsets = {
         "TRAIN_SUBSET": f"{selection.prefix}train",

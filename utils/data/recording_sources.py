@@ -4,11 +4,13 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from wav2vec2.audio.recordings import Recording, recording_key, recordings_below
+from wav2vec2.audio.decode import count_channels
+from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
+from wav2vec2.audio.source import printable, recording_key
 from wav2vec2.cli.errors import UserError
 
 AUDIO_COLUMNS = ("path", "audio", "file", "filename", "wav")
@@ -39,14 +41,23 @@ class SourceOptions:
     """Column that names the speaker; each speaker is then in one subset only."""
     split_column: str = ""
     """Column with train, valid or test; default: the split is random."""
+    channel: str = AVERAGE
+    """average of all channels; or the number of one, from 1; or each (without --table): every
+    channel becomes a recording, for a speaker per channel."""
 
     def __post_init__(self) -> None:
+        parse_channel(self.channel)
         if bool(self.table) == bool(self.audio_dir):
             raise UserError("give either --table or --audio_dir")
         of_tables = ("format", "audio_root", "audio_column", "text_column")
         for flag in (*of_tables, "speaker_column", "split_column"):
             if self.audio_dir and getattr(self, flag):
                 raise UserError(f"--{flag}: describes a --table, but --audio_dir is given")
+        if self.table and self.channel == EACH:
+            raise UserError(
+                "--channel each: a row of --table has one transcript for all channels; choose "
+                "average or a channel's number"
+            )
 
 
 def rows_of(table: Path, format: str = "") -> Iterator[tuple[int, dict[str, str]]]:
@@ -129,7 +140,8 @@ def read_table(options: SourceOptions) -> list[Recording]:
             raise UserError(f"{at}: column {audio} is empty; give an audio file or remove the line")
         source = Path(os.path.normpath(root / row[audio]))
         key = recording_key(source, root)
-        recordings.append(Recording(key, key, source, at, row[text], speaker, split))
+        channel = parse_channel(options.channel)
+        recordings.append(Recording(key, key, source, at, row[text], speaker, split, channel))
     if not recordings:
         raise UserError(
             f"--table {table}: names no recordings; write a header line and one line per recording"
@@ -143,4 +155,19 @@ def read_folder(options: SourceOptions) -> list[Recording]:
     output_dir = Path(os.path.abspath(options.output_dir))
     if not root.is_dir():
         raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
-    return recordings_below(root, f"--audio_dir {root}", without=output_dir)
+    found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    if options.channel == EACH:
+        return [channel for recording in found for channel in split_channels(recording)]
+    return [replace(recording, channel=parse_channel(options.channel)) for recording in found]
+
+
+def split_channels(recording: Recording) -> list[Recording]:
+    """A recording of each channel; all have the same key, so that they are in the same subset."""
+    try:
+        channels = count_channels(recording.source)
+    except UserError:
+        return [recording]  # its conversion reports the error
+    return [
+        replace(recording, id=f"{recording.id}_channel{n}", channel=n)
+        for n in range(1, channels + 1)
+    ]
