@@ -122,7 +122,7 @@ def subset_texts(folder: Path, subset: str) -> dict[str, str]:
 
 def test_every_prompt_is_imported_or_accounted_for(english):
     folder, done, rows = english
-    skipped = [json.loads(line) for line in (folder / "left_out.jsonl").read_text().splitlines()]
+    skipped = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
     texts = {}
     for subset in ("train", "valid", "test"):
         texts |= subset_texts(folder, subset)

@@ -3,36 +3,37 @@
     python -m utils.data.import_corpus --output_dir datasets/mine --table recordings.csv
     python -m utils.data.import_corpus --output_dir datasets/mine --audio_dir recordings
 
-A table names audio files and transcripts; a folder of audio alone serves pre-training.  Reads every
-format of libsndfile and FFmpeg (`pip install av`), at any sample rate and channel count.  Writes
-16 kHz mono FLAC, filelists, labels, a dictionary, and `left_out.jsonl`: what was skipped, and why.
-Run again after an interruption, the import resumes.
+A table names audio files and transcripts; a folder is a public corpus, recordings with transcripts
+beside them, or audio alone, which serves pre-training.  Reads every format of libsndfile and FFmpeg
+(`pip install av`), at any sample rate and channel count.  Writes 16 kHz mono FLAC, filelists,
+labels, a dictionary, and `corpus.json`, which says what the data set holds.  `skipped.jsonl` says
+what was skipped, and why; `notes.jsonl` what is unusual about the rest, such as silence.  Run again
+after an interruption, the import resumes.
 """
 
 import argparse
-import hashlib
-import io
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import soundfile
-
-from common.runtime.worker_pool import map_in_processes
+from utils.corpora.conversion import Converted, Skipped, convert_all
+from utils.corpora.rows import SUBSETS
+from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
+from utils.corpora.splits import Member, split_members
+from utils.corpora.summary import print_summary, summarise
+from utils.corpora.tables import TableOptions
 from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
 from utils.data.next_step import print_next_step
-from utils.data.recording_sources import SUBSETS, SourceOptions, read_folder, read_table
-from wav2vec2.audio.decode import read_recording
-from wav2vec2.audio.recordings import Recording, unique_ids
+from wav2vec2.audio.recordings import unique_ids
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.audio.source import printable
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
-from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.text.cleanup import CleanupOptions, clean
 from wav2vec2.text.refusal import Refused
 from wav2vec2.text.vocabulary import letters, write_dictionary
@@ -72,33 +73,18 @@ class WorkOptions:
     """Processes that convert audio; the result does not depend on their number."""
     dry_run: int = 0
     """Print this many transcripts before and after the clean-up, and write nothing."""
+    licence: str = ""
+    """The corpus' licence, kept in corpus.json."""
+    origin: str = ""
+    """Where the corpus comes from, kept in corpus.json."""
 
     def __post_init__(self) -> None:
         require_at_least(self, dry_run=0, workers=1)
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A recording that is not in the data set, and why: a line of left_out.jsonl."""
-
-    where: str
-    source: str
-    reason: str
-    """One of a few kinds, for counting."""
-    detail: str
-    failed: bool
-    """Whether the file was unusable; otherwise a rule skipped it."""
-
-    @classmethod
-    def of(cls, recording: Recording, reason: str, detail: str, failed: bool) -> "Skipped":
-        """The entry of a recording, as text that can be written whatever its path holds."""
-        texts = (recording.where, str(recording.source), reason, detail)
-        return cls(*(t.encode("utf-8", "replace").decode() for t in texts), failed)
-
-
 def clean_transcripts(
-    recordings: Sequence[Recording], cleanup: CleanupOptions, taken: Counter[str]
-) -> tuple[list[Recording], list[Skipped]]:
+    recordings: Sequence[Utterance], cleanup: CleanupOptions, taken: Counter[str]
+) -> tuple[list[Utterance], list[Skipped]]:
     """Recordings with cleaned transcripts, and those whose transcript was refused.
 
     `taken` counts what the clean-up removed.
@@ -114,7 +100,7 @@ def clean_transcripts(
     return kept, skipped
 
 
-def print_clean_up(recordings: Sequence[Recording], language: str, taken: Counter[str]) -> None:
+def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counter[str]) -> None:
     """Print what the clean-up removed, most frequent first, and which language it assumed."""
     if counts := (+taken).most_common():
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
@@ -128,23 +114,8 @@ def print_clean_up(recordings: Sequence[Recording], language: str, taken: Counte
         )
 
 
-def convert(task: tuple[Path, Path]) -> int | tuple[str, str]:
-    """Write (source, target) as 16 kHz mono FLAC: its samples, or (reason, detail) of a failure."""
-    source, target = task
-    if not source.exists():
-        return "missing", f"{source}: no such file"
-    try:
-        waveform = read_recording(source)
-    except UserError as error:
-        return "unreadable", str(error)
-    content = io.BytesIO()
-    soundfile.write(content, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    write_chunks(target, [content.getbuffer()])
-    return len(waveform)
-
-
 def reason_to_skip(
-    recording: Recording, samples: int, selection: SelectionOptions
+    recording: Utterance, samples: int, selection: SelectionOptions
 ) -> tuple[str, str] | None:
     """(reason, detail) for which a rule skips a recording of this length; None to keep it."""
     # Imported here because it brings torch, which the converting processes can do without.
@@ -164,97 +135,52 @@ def reason_to_skip(
     return None
 
 
-def assign_subsets(recordings: Sequence[Recording], selection: SelectionOptions) -> dict[str, str]:
-    """Recording id -> subset.  Drawn per speaker (or recording), independently of all others."""
-    draws: dict[str, float] = {}
-    for recording in recordings:
-        name = recording.speaker or recording.key
-        digest = hashlib.blake2b(f"{selection.seed}:{name}".encode(), digest_size=8).digest()
-        draws[name] = int.from_bytes(digest, "little") / 2**64
-
-    def subset_of(draw: float) -> str:
-        if draw < selection.valid_share:
-            return "valid"
-        return "test" if draw < selection.valid_share + selection.test_share else "train"
-
-    subsets = {name: subset_of(draw) for name, draw in draws.items()}
-    ascending = sorted(draws, key=draws.__getitem__)
-    if selection.valid_share > 0 and len(draws) > 1 and "valid" not in subsets.values():
-        subsets[ascending[0]] = "valid"  # training needs something to validate on
-    if "train" not in subsets.values():
-        subsets[ascending[-1]] = "train"
-    return {r.id: r.split or subsets[r.speaker or r.key] for r in recordings}
-
-
-def _stamp(recording: Recording) -> list:
-    """Path, size and time of a source: they show whether it changed; empty if it is missing."""
-    try:
-        facts = recording.source.stat()
-    except OSError:
-        return []
-    return [str(recording.source), facts.st_size, facts.st_mtime_ns]
-
-
-def read_journal(path: Path) -> dict[str, tuple[list, int]]:
-    """Recording id -> (stamp of its source, samples) of what an earlier run converted."""
-    done = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # the line that the run was writing when it stopped
-                key, stamp, samples = json.loads(line)
-                done[key] = (stamp, samples)
-    return done
-
-
-def convert_all(
-    recordings: Sequence[Recording], output_dir: Path, selection: SelectionOptions, workers: int
-) -> tuple[list[tuple[Recording, int]], list[Skipped]]:
-    """Converted recordings with their samples, and the skipped ones, in the given order.
-
-    A journal notes each conversion, so that an interrupted run resumes.
-    """
-    journal = output_dir / "audio" / "converted.jsonl"
-    targets = {r.id: output_dir / "audio" / f"{r.id}.flac" for r in recordings}
-    stamps = {r.id: _stamp(r) for r in recordings}
-    results: dict[str, int | tuple[str, str]] = {
-        key: samples
-        for key, (stamp, samples) in read_journal(journal).items()
-        if stamps.get(key) == stamp and targets[key].exists()
-    }
-    missing = [r for r in recordings if r.id not in results]
-    tasks = [(r.source, targets[r.id]) for r in missing]
-    with open(journal, "a", encoding="utf-8") as notes:
-        words = {"flag": "--workers", "unit": "files", "title": "import"}
-        converted = map_in_processes(convert, tasks, workers, **words)
-        for result, recording in zip(converted, missing):  # in this order progress reaches its end
-            results[recording.id] = result
-            if isinstance(result, int):
-                print(json.dumps([recording.id, stamps[recording.id], result]), file=notes)
-                notes.flush()
-
+def select(
+    recordings: Sequence[Utterance],
+    results: Mapping[str, Converted],
+    selection: SelectionOptions,
+    audio_dir: Path,
+) -> tuple[list[tuple[Utterance, Converted]], list[Skipped]]:
+    """Converted recordings that no rule skips, and the others, in the given order."""
     kept, skipped = [], []
     for recording in recordings:
         result = results[recording.id]
-        failed = not isinstance(result, int)
-        reason = result if failed else reason_to_skip(recording, result, selection)
+        failed = not result.samples
+        if failed:
+            (reason,) = result.notes.items()
+        else:
+            reason = reason_to_skip(recording, result.samples, selection)
         if reason:
             skipped.append(Skipped.of(recording, *reason, failed=failed))
-            targets[recording.id].unlink(missing_ok=True)
+            (audio_dir / f"{recording.id}.flac").unlink(missing_ok=True)
         else:
             kept.append((recording, result))
-    write_lines(journal, (json.dumps([r.id, stamps[r.id], n]) for r, n in kept))
     return kept, skipped
 
 
+def assign_subsets(
+    kept: Sequence[tuple[Utterance, Converted]], selection: SelectionOptions, allow_shared: bool
+) -> dict[str, str]:
+    """Recording id -> subset."""
+    members = [
+        Member(u.id, u.key, u.speaker, u.group, c.content, u.split, c.samples / SAMPLE_RATE)
+        for u, c in kept
+    ]
+    shares = selection.valid_share, selection.test_share
+    return split_members(members, *shares, selection.seed, allow_shared)
+
+
 def write_data_set(
-    kept: Sequence[tuple[Recording, int]], output_dir: Path, selection: SelectionOptions
+    kept: Sequence[tuple[Utterance, int]],
+    subsets: Mapping[str, str],
+    output_dir: Path,
+    prefix: str,
 ) -> None:
     """Write filelists, labels and dictionary, and print what each subset holds."""
-    subsets = assign_subsets([r for r, _ in kept], selection)
     characters: dict[str, set[str]] = {}
     for subset in SUBSETS:
         members = [(r, samples) for r, samples in kept if subsets[r.id] == subset]
-        name = selection.prefix + subset
+        name = prefix + subset
         if not members:
             for suffix in ("tsv", "wrd", "ltr"):  # of an earlier run whose subset was not empty
                 (output_dir / f"{name}.{suffix}").unlink(missing_ok=True)
@@ -273,7 +199,7 @@ def write_data_set(
 
 
 def print_dry_run(
-    recordings: Sequence[Recording], cleaned: Sequence[Recording], skipped: Sequence[Skipped]
+    recordings: Sequence[Utterance], cleaned: Sequence[Utterance], skipped: Sequence[Skipped]
 ) -> None:
     """Print transcripts before and after the clean-up."""
     after = {r.where: r.text for r in cleaned}
@@ -284,8 +210,15 @@ def print_dry_run(
             print(f"  {recording.text}\n  -> {after[recording.where]}")
 
 
+def print_counts(title: str, entries: Sequence[Skipped]) -> None:
+    """Print the number of entries of each reason, with an example."""
+    for reason, count in Counter(entry.reason for entry in entries).most_common():
+        example = next(entry for entry in entries if entry.reason == reason)
+        print(f"{title}, {reason}: {count}, such as {example.where}: {example.detail}")
+
+
 def main() -> ExitCode:
-    classes = (SourceOptions, CleanupOptions, SelectionOptions, WorkOptions)
+    classes = (SourceOptions, TableOptions, CleanupOptions, SelectionOptions, WorkOptions)
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
     for cls in classes:
         add_flags(parser, cls, without=("drop_pattern",))
@@ -294,59 +227,90 @@ def main() -> ExitCode:
     repeated = {"action": "extend", "nargs": "*", "default": argparse.SUPPRESS}
     parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
-    source, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
-    recordings = unique_ids(read_table(source) if source.table else read_folder(source))
+    source, tables, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
+    found, bad = read_source(source, tables)
+    recordings = unique_ids(found)
+    skipped = [
+        Skipped(
+            *map(printable, (b.where, b.source, b.reason, b.detail)), b.reason not in NO_FAILURE
+        )
+        for b in bad
+    ]
     taken: Counter[str] = Counter()
-    cleaned, skipped = clean_transcripts(recordings, cleanup, taken)
+    cleaned, refused = clean_transcripts(recordings, cleanup, taken)
     spelt_in = cleanup.language if cleanup.digits == "spell" else "none"
     if work.dry_run:
-        print_dry_run(recordings[: work.dry_run], cleaned, skipped)
+        print_dry_run(recordings[: work.dry_run], cleaned, refused)
+        print_counts("skipped", skipped)
         print_clean_up(recordings, spelt_in, taken)
         return ExitCode.DONE
 
     output_dir = Path(source.output_dir)
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
-    settings = {**asdict(source), **asdict(cleanup), **asdict(selection)}
+    settings = {**asdict(source), **asdict(tables), **asdict(selection)}
     del settings["output_dir"]
     for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
+    # Flags of the transcripts may change: the audio stays, the labels are written anew.
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
         prepare_folder("--output_dir", output_dir)
-        write_json(output_dir / "import_settings.json", settings)
     prepare_folder("--output_dir", output_dir / "audio")
-    kept, unusable = convert_all(cleaned, output_dir, selection, work.workers)
-    skipped += unusable
-    report = output_dir / "left_out.jsonl"
-    write_lines(report, (json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped))
+    write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
+    results = convert_all(cleaned, output_dir, work.workers)
+    kept, unusable = select(cleaned, results, selection, output_dir / "audio")
+    skipped += refused + unusable
+    report = output_dir / "skipped.jsonl"
+    write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
     if not kept:
+        counts = Counter(entry.reason for entry in skipped)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
         raise UserError(
-            f"none of {len(recordings)} recordings can be used; {report} says why, the first: "
-            f"{skipped[0].detail}"
+            f"none of {len(recordings) + len(bad)} recordings can be used ({reasons}); {report} "
+            f"says why, the first: {skipped[0].detail}"
         )
-    write_data_set(kept, output_dir, selection)
+    subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
+    lengths = [(u, result.samples) for u, result in kept]
+    write_data_set(lengths, subsets, output_dir, selection.prefix)
+    noted = [
+        Skipped.of(recording, kind, detail, failed=False)
+        for recording, result in kept
+        for kind, detail in result.notes.items()
+    ]
     print_clean_up(recordings, spelt_in, taken)
-    for reason, count in Counter(entry.reason for entry in skipped).most_common():
-        example = next(entry for entry in skipped if entry.reason == reason)
-        print(f"skipped, {reason}: {count}, such as {example.where}: {example.detail}")
+    print_counts("skipped", skipped)
     if skipped:
         print(f"all that was skipped: {report}")
-    seconds = sum(samples for _, samples in kept) / SAMPLE_RATE
-    print(f"{output_dir}: {len(kept)} of {len(recordings)} recordings, {seconds / 3600:.3f} h")
-    subsets = {
+    print_counts("note", noted)
+    listed = output_dir / "notes.jsonl"
+    listed.unlink(missing_ok=True)
+    if noted:
+        fields = ("where", "source", "reason", "detail")
+        lines = ({name: getattr(entry, name) for name in fields} for entry in noted)
+        write_lines(listed, (json.dumps(line, ensure_ascii=False) for line in lines))
+        print(f"all that was noted, and imported: {listed}")
+    seconds = sum(result.samples for _, result in kept) / SAMPLE_RATE
+    about = {"licence": work.licence, "origin": work.origin}
+    summary = summarise(kept, subsets, skipped, noted, about)
+    write_json(output_dir / "corpus.json", summary)
+    print_summary(summary, output_dir / "corpus.json")
+    total = len(recordings) + len(bad)
+    print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
+    variables: dict[str, object] = {
         "TRAIN_SUBSET": f"{selection.prefix}train",
         "VALID_SUBSET": f"{selection.prefix}valid",
     }
-    if all((output_dir / f"{subset}.tsv").exists() for subset in subsets.values()):
+    if all((output_dir / f"{subset}.tsv").exists() for subset in variables.values()):
         if (output_dir / "dict.ltr.txt").exists():
             recipe = "scripts/finetune_base_1h.sh"
-            subsets["PRETRAINED_MODEL"] = "wav2vec_small.pt"
+            variables["PRETRAINED_MODEL"] = "wav2vec_small.pt"
         else:
             recipe = "scripts/pretrain_base.sh"
+            variables |= summary["recommended"]
         name = output_dir.absolute().name
         where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{name}"}
-        print_next_step(f"bash {recipe}", **where, **subsets)
+        print_next_step(f"bash {recipe}", **where, **variables)
         print("docs/own_data.md: published weights to start from, and settings for little data")
     return ExitCode.SOME_FAILED if any(entry.failed for entry in skipped) else ExitCode.DONE
 

@@ -8,21 +8,24 @@ Anything else is an error: converting it without notice could train on wrong dat
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 
 from wav2vec2.audio.length_check import Extent, extent
+from wav2vec2.audio.levels import LARGEST_FLOAT, Levels, scale_notes
 from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
+from wav2vec2.audio.source import is_regular, printable, seekable
 from wav2vec2.audio.zip_member import ZipMember
 from wav2vec2.cli.errors import UserError, one_line
 from wav2vec2.cli.stderr import silent_stderr
@@ -51,8 +54,32 @@ HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", "
 """Suffix -> FFmpeg's format, of telephone streams with a fixed rate and no header.  Nothing in
 their bytes identifies them, so a decoder that guesses may choose another format."""
 
+MISSING = "shorter than declared"
+"""Kind of the note about MISSING_SECONDS."""
+
+FLOATING = ("DOUBLE", "FLOAT")
+"""libsndfile's names of sample formats in floating point, which may go beyond [-1, 1]."""
+
+MISSING_SECONDS = 0.015
+"""Audio that a file may hold less than its header declares, as some recorders write it."""
+
 _RAW_SAMPLES = re.compile(r"[fsu]\d+(le|be)?|alaw|mulaw")
 """FFmpeg's names for bare samples, for which it would assume a sample rate."""
+
+
+class Block(NamedTuple):
+    """Decoded samples of a recording."""
+
+    rate: float
+    """Hz."""
+    samples: np.ndarray
+    """`[samples, channels]`, float32."""
+    floating: bool = False
+    """Whether the source stores floating point, which may go beyond [-1, 1]."""
+
+
+Notes = dict[str, str]
+"""Kind -> what is unusual about a recording that was read all the same."""
 
 
 def normalize(waveform: np.ndarray) -> np.ndarray:
@@ -80,7 +107,8 @@ def _suffix(source: io.BytesIO | str) -> str:
 def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
     """Open a file with libsndfile, without libmpg123's remarks on bytes that may be an MP3."""
     with silent_stderr():
-        return soundfile.SoundFile(source)
+        # As bytes: soundfile cannot encode a name that is not UTF-8.
+        return soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
 
 
 def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
@@ -108,6 +136,18 @@ def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
     return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
 
 
+def _check_extent(file: soundfile.SoundFile, found: Extent, name: str) -> Notes:
+    """UserError if the file is truncated; a note if only milliseconds are missing."""
+    if not found.short:
+        return {}
+    # libsndfile counts the samples that are there, of any encoding.
+    seconds = file.frames / file.samplerate if 0 < file.frames < UNKNOWN_LENGTH else 0.0
+    missing = (found.declared / found.held - 1) * seconds if found.held > 0 else math.inf
+    if not 0 < missing <= MISSING_SECONDS:
+        raise _cut_short(name, found)
+    return {MISSING: f"holds {1000 * missing:.0f} ms less than its header declares"}
+
+
 def _cut_short(name: str, found: Extent) -> UserError:
     return UserError(
         f"{name}: damaged or truncated, holds {found.held} of the {found.declared} bytes of audio "
@@ -124,11 +164,11 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
     try:
         source = _open(path)
         if isinstance(source, str) and os.path.getsize(source) == 0:
-            raise UserError(f"{path}: the file is empty; fetch it again or remove it from the list")
+            kind = "the file is empty" if is_regular(source) else "not a file"
+            raise UserError(f"{path}: {kind}; fetch it again or remove it from the list")
         with _sound_file(source) as file:
             found = _extent(file, source)
-            if found.short:
-                raise _cut_short(path, found)
+            _check_extent(file, found, path)
             unsuitable = ""
             if _is_stream(file, found):
                 unsuitable = "its header does not give the length, as in streams"
@@ -141,13 +181,16 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
                     f"{path}: {unsuitable}; convert the corpus with utils/data/import_corpus.py"
                 )
             waveform = _read(file)
-            declared = file.frames
+            declared, floating = file.frames, file.subtype in FLOATING
     except OSError as error:
         raise UserError(
             f"{path}: cannot be opened ({error.strerror}); check the filelist's root folder and "
             "that the data set is mounted"
         ) from None
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw
+    except UserError:
+        raise
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+        # TypeError: the suffix .raw; ValueError: a format that cannot be read from any position
         reason = getattr(error, "error_string", error)
         raise UserError(
             f"{path}: not decodable audio, or truncated ({reason}); fetch it again "
@@ -163,46 +206,70 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
         raise UserError(f"{path}: holds no samples; remove it from the filelist")
     if not np.isfinite(waveform).all():
         raise UserError(f"{path}: holds NaN or infinite samples; remove it from the filelist")
+    if floating and (peak := float(abs(waveform).max())) > LARGEST_FLOAT:
+        raise UserError(
+            f"{path}: samples up to {peak:.5g} in floating point, where 1 is full scale; convert "
+            "the corpus with utils/data/import_corpus.py"
+        )
     return waveform
 
 
-def _decode(source: io.BytesIO | str, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Decoded blocks `(rate, [samples, channels] float32)`, by libsndfile or else by `av`."""
+def _decode(source: io.BytesIO | str, name: str, notes: Notes) -> Iterator[Block]:
+    """Decoded blocks, by libsndfile or else by `av`."""
     headerless = HEADERLESS.get(_suffix(source))
     rate = done = 0
+    opened = stream = False
     try:
         if headerless:
             raise soundfile.LibsndfileError(0)  # handled below: `av` decodes it
+        if not isinstance(source, str):
+            source.seek(0)
         with _sound_file(source) as file:
             found = _extent(file, source)
-            if found.short:
-                raise _cut_short(name, found)
-            if _is_stream(file, found):
+            notes.update(_check_extent(file, found, name))
+            stream = _is_stream(file, found)
+            if stream:
                 if file.format != "MP3" or find_spec("av"):
                     raise soundfile.LibsndfileError(0)
-                _log.warning(
-                    "%s: an MP3 without its length; if its bit rate varies, only a part is "
-                    "decoded: `pip install av` decodes all of it",
-                    name,
+                notes["no length"] = (
+                    "an MP3 without its length; if its bit rate varies, only a part is decoded: "
+                    "`pip install av` decodes all of it"
                 )
-            rate = file.samplerate
+            rate, opened = file.samplerate, True
+            floating = file.subtype in FLOATING
             while len(block := _read(file, BLOCK, always_2d=True)):
                 done += len(block)
-                yield rate, block
+                yield Block(rate, block, floating)
+            missing = (file.frames - done) / rate if file.format == "FLAC" else 0.0
+            if missing > MISSING_SECONDS:
+                raise UserError(
+                    f"{name}: damaged or truncated, holds {done / rate:.2f} s of the "
+                    f"{file.frames / rate:.2f} s that its header declares; fetch it again"
+                )
+            if missing > 0:
+                notes[MISSING] = f"holds {1000 * missing:.0f} ms less than its header declares"
     except soundfile.LibsndfileError as error:
-        if not done:
-            yield from _decode_with_av(source, name, headerless)
-            return
-        raise UserError(
-            f"{name}: damaged or truncated, not decodable after {done / rate:.1f} s "
-            f"({error.error_string}); fetch it again"
-        ) from None
+        if opened:
+            raise UserError(
+                f"{name}: damaged or truncated, not decodable after {done / rate:.1f} s "
+                f"({error.error_string}); fetch it again"
+            ) from None
+        if not stream and _begins_as_flac(source):  # libsndfile decodes every whole one
+            raise UserError(
+                f"{name}: damaged or truncated, its header is incomplete; fetch it again"
+            ) from None
+        yield from _decode_with_av(source, name, headerless)
 
 
-def _decode_with_av(
-    source: io.BytesIO | str, name: str, headerless: str | None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decoded blocks `(rate, [samples, channels] float32)` of the first audio stream."""
+def _begins_as_flac(source: io.BytesIO | str) -> bool:
+    if not isinstance(source, str):
+        return source.getvalue()[:4] == b"fLaC"
+    with open(source, "rb") as file:
+        return file.read(4) == b"fLaC"
+
+
+def _decode_with_av(source: io.BytesIO | str, name: str, headerless: str | None) -> Iterator[Block]:
+    """Decoded blocks of the first audio stream."""
     try:
         import av
     except ImportError:
@@ -211,60 +278,147 @@ def _decode_with_av(
             "FFmpeg's decoders"
         ) from None
     try:
-        if not isinstance(source, str):
-            source.seek(0)  # libsndfile has read in it
-        with av.open(source, format=headerless) as container:
-            if _RAW_SAMPLES.fullmatch(container.format.name):
-                raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
-            if not container.streams.audio:
-                raise UserError(f"{name}: holds no audio stream; remove it")
-            resampler = av.AudioResampler(format="fltp")
-            for frame in container.decode(container.streams.audio[0]):
-                for block in resampler.resample(frame):
-                    yield block.sample_rate, block.to_ndarray().T
+        with open(source, "rb") if isinstance(source, str) else nullcontext(source) as content:
+            content.seek(0)  # libsndfile has read in it
+            # Opened here: FFmpeg would take a name like `a:b` for an address.
+            with av.open(content, format=headerless) as container:
+                if _RAW_SAMPLES.fullmatch(container.format.name):
+                    raise UserError(
+                        f"{name}: bare samples of an unknown rate; convert it to wav first"
+                    )
+                if not container.streams.audio:
+                    raise UserError(f"{name}: holds no audio stream; remove it")
+                stream = container.streams.audio[0]
+                floating = stream.codec_context.name.startswith("pcm_f")
+                resampler = av.AudioResampler(format="fltp")
+                for frame in container.decode(stream):
+                    for block in resampler.resample(frame):
+                        yield Block(block.sample_rate, block.to_ndarray().T, floating)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name}: not decodable audio ({error}); convert or remove it") from None
+        raise UserError(
+            f"{name}: not decodable audio, or truncated ({error}); convert or remove it"
+        ) from None
 
 
-def stream_recording(path: str | Path, name: str = "") -> Iterator[np.ndarray]:
+def stream_recording(
+    path: str | Path, name: str = "", channel: int | None = None, notes: Notes | None = None
+) -> Iterator[np.ndarray]:
     """Decode a recording of any format and length to blocks of 16 kHz mono float32 `[samples]`.
 
     libsndfile decodes what it can (wav, flac, ogg, mp3, ...), `av` the rest if it is installed.
-    Channels are averaged and other rates resampled.  `path` may be that of a stored zip member.
-    UserError, naming the file (or `name`), if it is missing, empty, undecodable, without audio, or
-    has NaN; blocks before the damage may have been returned by then.
+    `path` may be that of a stored zip member, or a pipe.  `channel`: its number from 1; by default
+    channels are averaged, and if they cancel each other the loudest is taken.  Other rates are
+    resampled.  What is unusual about the recording is added to `notes` after the last block;
+    without `notes` it is logged.  UserError, naming the file (or `name`), if it is missing, empty,
+    undecodable, without audio or this channel, or has NaN; blocks before the damage may have been
+    returned by then.
     """
     path = str(path)
-    name = name or path
+    name = name or printable(path)
+    with seekable(path, name) as file:
+        source = _checked_source(file, name)
+        yield from _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)
+
+
+def _checked_source(path: str, name: str) -> io.BytesIO | str:
+    """What to decode; UserError if it cannot be a recording."""
     try:
         source = _open(path)
         size = os.path.getsize(source) if isinstance(source, str) else len(source.getbuffer())
-    except OSError as error:
-        raise UserError(f"{name}: cannot be opened ({error.strerror})") from None
+        if isinstance(source, str) and not os.path.isdir(source):
+            open(source, "rb").close()  # decoders do not say that a permission is missing
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = getattr(error, "strerror", None) or error  # ValueError: a null character
+        raise UserError(f"{name}: cannot be opened ({reason})") from None
     if os.path.isdir(path):
         raise UserError(f"{name}: is a folder, not a recording; name a file in it")
     if size == 0:
         raise UserError(f"{name}: the file is empty; fetch it again or remove it")
     if _suffix(source) == ".raw":  # soundfile asks for the format of this suffix alone
         raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
+    return source
+
+
+def count_channels(path: str | Path, name: str = "") -> int:
+    """The number of channels of a file; errors as of stream_recording."""
+    name = name or printable(path)
+    first = next(_decode(_checked_source(str(path), name), name, {}), None)
+    return first.samples.shape[1] if first else 1
+
+
+def _stream_mono(
+    decode: Callable[[Notes], Iterator[Block]],
+    name: str,
+    channel: int | None,
+    notes: Notes | None,
+) -> Iterator[np.ndarray]:
+    """Blocks of any rate and channels -> 16 kHz mono blocks `[samples]`.
+
+    `decode` starts at the first block each time it is called; it is called a second time if a
+    measurement of the whole decides what to do.
+    """
+    found: Notes = {}
+    blocks = decode(found)
+    first = next(blocks, None)
+    if first is None:
+        raise UserError(f"{name}: holds no samples")
+    channels = first.samples.shape[1]
+    if channel is not None and channel > channels:
+        raise UserError(
+            f"{name}: has no channel {channel}, its last is {channels}; choose another --channel"
+        )
+    used = -1 if channel is None else channel - 1
+    scale = 1.0
+    blocks = itertools.chain([first], blocks)
+    if first.floating or (channel is None and channels > 1):
+        levels = Levels()
+        for block in blocks:
+            levels.add(_checked(block.samples, name, channels))
+        if first.floating:
+            scale = levels.scale(name)
+            found |= scale_notes(levels, scale)
+        if channel is None and (louder := levels.louder_channel()) is not None:
+            used = louder
+            found["channels cancel"] = (
+                f"the average of its {channels} channels is far weaker than channel {louder + 1} "
+                f"alone, as if they cancelled each other: channel {louder + 1} is used"
+            )
+        blocks = decode(found)
+    levels = Levels()
+
+    def mono(block: np.ndarray) -> np.ndarray:
+        block = _checked(block, name, channels)
+        levels.add(block)
+        chosen = block.mean(axis=1) if used < 0 else np.ascontiguousarray(block[:, used])
+        return chosen if scale == 1 else chosen * np.float32(scale)
+
     empty = True
     # A container may change its sample rate between blocks.
-    for rate, run in itertools.groupby(_decode(source, name), key=itemgetter(0)):
-        for block in resample_blocks((_to_mono(block, name) for _, block in run), rate):
-            empty = empty and len(block) == 0
-            yield block
+    for rate, run in itertools.groupby(blocks, key=attrgetter("rate")):
+        for part in resample_blocks((mono(block.samples) for block in run), rate):
+            empty = empty and len(part) == 0
+            yield part
     if empty:
         raise UserError(f"{name}: holds no samples")
+    found |= levels.notes(used, scale)
+    if notes is not None:
+        notes |= found
+        return
+    for text in found.values():
+        _log.warning("%s: %s", name, text)
 
 
-def _to_mono(block: np.ndarray, name: str) -> np.ndarray:
-    """`[samples, channels]` -> `[samples]`, the channels' mean."""
-    mono = block.mean(axis=1)
-    if not np.isfinite(mono).all():
+def _checked(block: np.ndarray, name: str, channels: int) -> np.ndarray:
+    """The block `[samples, channels]`; UserError for NaN, or if the channels change."""
+    if block.shape[1] != channels:
+        raise UserError(f"{name}: the number of its channels changes; convert it to wav first")
+    if not np.isfinite(block).all():
         raise UserError(f"{name}: holds NaN or infinite samples")
-    return mono
+    return block
 
 
 def stream_audio(audio: Any, rate: Any = None) -> Iterator[np.ndarray]:
@@ -284,8 +438,9 @@ def stream_audio(audio: Any, rate: Any = None) -> Iterator[np.ndarray]:
 def stream_array(samples: Any, rate: Any) -> Iterator[np.ndarray]:
     """`stream_recording` of an array or tensor `[samples]` or `[samples, channels]` at `rate` Hz.
 
-    Floating point within [-1, 1], or integers of their type's whole range.  UserError for what is
-    not such an array, for NaN, and for a rate outside RATES.
+    Floating point within [-1, 1], or integers of their type's whole range.  Floating point beyond
+    is scaled down, with a warning.  UserError for what is not such an array, for NaN, and for a
+    rate outside RATES.
     """
     rate = _checked_rate(rate)
     if hasattr(samples, "detach"):  # a tensor, on any device
@@ -311,8 +466,13 @@ def stream_array(samples: Any, rate: Any) -> Iterator[np.ndarray]:
     if len(samples) == 0:
         raise UserError("audio: holds no samples")
     rows = samples.reshape(len(samples), -1)  # [samples, channels]
-    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
-    yield from resample_blocks((_to_mono(_to_float(block), "audio") for block in blocks), rate)
+    floating = rows.dtype.kind == "f"
+
+    def blocks(_: Notes) -> Iterator[Block]:
+        for start in range(0, len(rows), BLOCK):
+            yield Block(rate, _to_float(rows[start : start + BLOCK]), floating)
+
+    yield from _stream_mono(blocks, "audio", None, None)
 
 
 def _checked_rate(rate: Any) -> float:
@@ -339,6 +499,8 @@ def _to_float(block: np.ndarray) -> np.ndarray:
     return ((block.astype(np.float64) - zero) / half).astype(np.float32)
 
 
-def read_recording(path: str | Path) -> np.ndarray:
+def read_recording(
+    path: str | Path, channel: int | None = None, notes: Notes | None = None
+) -> np.ndarray:
     """`stream_recording` as one array, `[samples]`."""
-    return np.concatenate([*stream_recording(path)])
+    return np.concatenate([*stream_recording(path, channel=channel, notes=notes)])

@@ -1,16 +1,17 @@
 """Recordings that a user names: files, and folders of audio."""
 
-import hashlib
+import logging
 import os
-import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wav2vec2.audio.decode import HEADERLESS
-from wav2vec2.audio.zip_member import stem
+from wav2vec2.audio.source import is_regular, printable, recording_key
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files.folders import files_below
+
+_log = logging.getLogger(__name__)
 
 # fmt: off
 AUDIO_SUFFIXES = {
@@ -19,8 +20,18 @@ AUDIO_SUFFIXES = {
     *HEADERLESS,
 }
 # fmt: on
-LONGEST_ID = 200
-"""Bytes of an id at most; file names end at 255, and a suffix follows."""
+
+EACH = "each"
+AVERAGE = "average"
+
+
+def parse_channel(text: str) -> int | None:
+    """The number, from 1, that --channel gives; None for `average` and `each`."""
+    if text in (AVERAGE, EACH):
+        return None
+    if text.isascii() and text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise UserError(f"--channel {text}: must be average, each, or a channel's number from 1")
 
 
 @dataclass(frozen=True)
@@ -37,31 +48,27 @@ class Recording:
     text: str | None = None
     speaker: str = ""
     split: str = ""
-
-
-def recording_key(path: Path, root: Path) -> str:
-    """A path as a file stem: relative to `root` if it is below it, without its suffix."""
-    if path.is_relative_to(root):
-        path = path.relative_to(root)
-    name = str(path.with_name(stem(path))).lstrip("/").encode("utf-8", "replace").decode()
-    name = re.sub(r"[\s/\\]", "_", name)
-    if len(name.encode()) > LONGEST_ID:
-        digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-        name = name.encode()[-(LONGEST_ID - 17) :].decode("utf-8", "ignore") + "_" + digest
-    return name
+    channel: int | None = None
+    """The channel to use, from 1; None: their average."""
 
 
 def recordings_below(folder: Path, name: str, without: Path | None = None) -> list[Recording]:
     """The audio files below a folder, by suffix, sorted; skips hidden ones and the folder
     `without`.
 
-    UserError, which calls the folder `name`, if there are none.
+    Links to folders are followed.  UserError, which calls the folder `name`, if there are none.
     """
+    hidden = without and without.resolve()
     files = []
-    for place, subfolders, names in os.walk(folder):
-        subfolders[:] = [s for s in subfolders if Path(place, s) != without and s[0] != "."]
-        paths = (Path(place, file) for file in names if file[0] != ".")
-        files += [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+    for path in files_below(
+        folder,
+        lambda file: file[0] != "." and Path(file).suffix.lower() in AUDIO_SUFFIXES,
+        lambda place: place.name[0] == "." or place.resolve() == hidden,
+    ):
+        if is_regular(path):
+            files.append(path)
+        else:  # nothing may ever be written to a pipe
+            _log.warning("%s: skipped, not a file", printable(path))
     if not files:
         suffixes = " ".join(sorted(AUDIO_SUFFIXES))
         raise UserError(f"{name}: a folder without audio files ({suffixes})")
@@ -78,7 +85,7 @@ def recordings_at(name: str) -> list[Recording]:
 
 def named_recording(key: str, path: Path, name: str = "") -> Recording:
     """A recording without transcript, called `name`; default: its path."""
-    return Recording(key, key, path, (name or str(path)).encode("utf-8", "replace").decode())
+    return Recording(key, key, path, printable(name or path))
 
 
 def _kind(recording: Recording) -> str:
@@ -87,26 +94,48 @@ def _kind(recording: Recording) -> str:
 
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
-    """The recordings, with equal ids made different by the suffix (a.wav, a.mp3).
+    """The recordings, with equal ids made different: by their folders (a/x.wav, b/x.wav: a_x, b_x)
+    or their suffixes (x.wav, x.mp3: x_wav, x_mp3).
 
     UserError for a file that is named twice, or ids that are still equal (a/b.wav, a_b.wav).
     """
-    first: dict[Path, Recording] = {}
-    for recording in recordings:
-        if recording.source in first:
+    first: dict[tuple[Path, int | None, str], Recording] = {}
+    for recording in recordings:  # pieces of one file have keys of their own
+        piece = (recording.source, recording.channel, recording.key)
+        other = first.setdefault(piece, recording)
+        if other is not recording:
             raise UserError(
-                f"{recording.where}: {recording.source} is named a second time, first in "
-                f"{first[recording.source].where}; remove one"
+                f"{recording.where}: {printable(recording.source)} is named a second time, first "
+                f"in {other.where}; remove one"
             )
-        first[recording.source] = recording
-    counts = Counter(r.id for r in recordings)
-    named = [r if counts[r.id] == 1 else replace(r, id=f"{r.id}_{_kind(r)}") for r in recordings]
+    named = _told_apart(_told_apart(recordings, _id_with_folders), _id_with_suffix)
     owner: dict[str, Recording] = {}
     for recording in named:
         other = owner.setdefault(recording.id, recording)
         if other is not recording:
             raise UserError(
-                f"{recording.where}: {recording.source} and {other.source} would both be called "
-                f"{recording.id}; rename one"
+                f"{recording.where}: {printable(recording.source)} and {printable(other.source)} "
+                f"would both be called {recording.id}; rename one"
             )
     return named
+
+
+def _told_apart(
+    recordings: Sequence[Recording], id_of: Callable[[Recording, Path], str]
+) -> list[Recording]:
+    """The recordings; those that share an id have `id_of(recording, folder above them all)`."""
+    folders: dict[str, list[str]] = {}
+    for recording in recordings:
+        folders.setdefault(recording.id, []).append(os.path.abspath(recording.source.parent))
+    above = {
+        key: Path(os.path.commonpath(paths)) for key, paths in folders.items() if len(paths) > 1
+    }
+    return [replace(r, id=id_of(r, above[r.id])) if r.id in above else r for r in recordings]
+
+
+def _id_with_folders(recording: Recording, root: Path) -> str:
+    return recording_key(Path(os.path.abspath(recording.source)), root)
+
+
+def _id_with_suffix(recording: Recording, root: Path) -> str:
+    return f"{recording.id}_{_kind(recording)}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from wav2vec2.cli.console import logs_as_notices
 
@@ -137,13 +137,15 @@ def report_error(error: Exception) -> None:
     if record := os.environ.get(RECORD_VARIABLE):
         record_exit(record, error)
     else:
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the disk under standard error may be full
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
 
 
 def exit_process(error: BaseException) -> NoReturn:
     """End this process with the exit code of a reported error, without waiting for its threads."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)))
 
 
@@ -166,6 +168,60 @@ def list_failures(failures: Sequence[str]) -> ExitCode:
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
+class _CheckedStream:
+    """Standard output or standard error; a UserError if it cannot take what is written."""
+
+    def __init__(self, stream: TextIO, name: str):
+        self._stream, self._name = stream, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        try:
+            return function(*arguments)
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{self._name}: its encoding {error.encoding} lacks {error.object[error.start]!a}; "
+                "set PYTHONIOENCODING=utf-8"
+            ) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with suppress(OSError, ValueError):  # or Python would try again when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise UserError(
+                f"{self._name}: cannot be written ({error.strerror}); make space, or send it "
+                "elsewhere"
+            ) from None
+
+
+@contextmanager
+def checked_output() -> Iterator[None]:
+    """Inside, standard output and standard error raise a UserError for a full disk, and standard
+    output for a letter that its encoding lacks."""
+    output, errors = sys.stdout, sys.stderr
+    with suppress(AttributeError):  # a file name of bytes that are no UTF-8 is printed as it is
+        output.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    sys.stdout = _CheckedStream(output, "standard output")  # type: ignore[assignment]
+    sys.stderr = _CheckedStream(errors, "standard error")  # type: ignore[assignment]
+    try:
+        try:
+            yield
+        except SystemExit:  # argparse has printed its help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    finally:
+        sys.stdout, sys.stderr = output, errors
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave with its exit code.
 
@@ -175,7 +231,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     if (code := _recorded()) is not None:
         sys.exit(code)
     try:
-        with logs_as_notices(), out_of_memory_as_user_error():
+        with checked_output(), logs_as_notices(), out_of_memory_as_user_error():
             code = main()
     except REASONS as error:
         report_error(error)

@@ -37,6 +37,8 @@ class Transcript:
     words: tuple[Word, ...]
     duration: float
     """Seconds of audio."""
+    channel: int | None = None
+    """The recording's channel, from 1, if one was chosen."""
 
     def as_json(self, file: str) -> dict[str, Any]:
         """Plain types, times in whole milliseconds, rounded down."""
@@ -50,7 +52,8 @@ class Transcript:
             for word in self.words
         ]
         duration = milliseconds(self.duration) / 1000
-        return {"file": file, "duration": duration, "text": self.text, "words": words}
+        channel = {} if self.channel is None else {"channel": self.channel}
+        return {"file": file, **channel, "duration": duration, "text": self.text, "words": words}
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,24 @@ def clock(seconds: float, point: str) -> str:
 
 
 def srt(transcript: Transcript) -> str:
-    """SubRip subtitles."""
+    """SubRip subtitles; each begins with the number of the channel if one was chosen: `[2] `."""
+    channel = "" if transcript.channel is None else f"[{transcript.channel}] "
     blocks = (
-        f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n" + "\n".join(cue.lines)
+        f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n"
+        + channel
+        + "\n".join(cue.lines)
         for number, cue in enumerate(cues(transcript), start=1)
     )
     return "\n\n".join(blocks)
 
 
 def vtt(transcript: Transcript) -> str:
-    """WebVTT subtitles (W3C), `&`, `<` and `>` escaped."""
+    """WebVTT subtitles (W3C), `&`, `<` and `>` escaped; a channel that was chosen is the voice."""
+    voice = "" if transcript.channel is None else f"<v channel {transcript.channel}>"
     escapes = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
     blocks = (
         f"{clock(cue.start, '.')} --> {clock(cue.end, '.')}\n"
+        + voice
         + "\n".join(cue.lines).translate(escapes)
         for cue in cues(transcript)
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wav2vec2.audio.decode import read_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.audio.zip_member import stem
+from wav2vec2.audio.source import printable, recording_key
 from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.decoding.alignment import Span, align_units, group_words, textgrid
@@ -146,8 +146,9 @@ def align_file(
     recogniser: Recogniser, alignment: AlignOptions, file: str, output_dir: Path
 ) -> ExitCode:
     """Align one recording with `--text` and print its words."""
-    found = align_waveform(recogniser, file, read_recording(file), alignment.text)
-    found.write(output_dir, stem(file))
+    name = printable(file)
+    found = align_waveform(recogniser, name, read_recording(file), alignment.text)
+    found.write(output_dir, recording_key(Path(file), Path(file).parent))
     for word in found.words:
         start, end = found.seconds(word.start), found.seconds(word.end)
         print(f"{start:.2f}\t{end:.2f}\t{word.score:.3f}\t{word.text}")

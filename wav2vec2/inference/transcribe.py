@@ -1,26 +1,26 @@
 """Recordings -> their transcripts, as text, JSON or subtitles."""
 
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from tqdm import tqdm
 
-from wav2vec2.audio.decode import stream_recording
+from wav2vec2.audio.decode import count_channels, stream_recording
 from wav2vec2.audio.packed import is_packed, stream_packed
 from wav2vec2.audio.recordings import (
+    EACH,
     Recording,
     named_recording,
-    recording_key,
+    parse_channel,
     recordings_at,
     unique_ids,
 )
+from wav2vec2.audio.source import recording_key, seekable, stored
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import ExitCode, Failures, UserError, list_failures
 from wav2vec2.decoding.beam_search import DecodingOptions
@@ -46,6 +46,11 @@ class TranscribeOptions:
     """text: file<TAB>transcript; json: words with start, end, confidence; srt, vtt: subtitles."""
     output_dir: str = ""
     """Folder for one file per recording, instead of standard output."""
+    channel: str = "average"
+    """average of all channels; or the number of one, from 1; or each: a transcript per channel."""
+
+    def __post_init__(self) -> None:
+        parse_channel(self.channel)
 
 
 def transcribe(
@@ -63,10 +68,11 @@ def transcribe(
     if options.output_dir:
         recordings = unique_ids(recordings)
         prepare_folder("--output_dir", options.output_dir)
-    elif options.format in ("srt", "vtt") and len(recordings) > 1:
+    elif options.format in ("srt", "vtt") and (len(recordings) > 1 or options.channel == EACH):
+        many = "channels" if options.channel == EACH else f"{len(recordings)} recordings"
         raise UserError(
-            f"--format {options.format}: {len(recordings)} recordings need a file each; give a "
-            "folder for them with --output_dir"
+            f"--format {options.format}: {many} need a file each; give a folder for them with "
+            "--output_dir"
         )
     recogniser = Recogniser.load(model)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
@@ -78,10 +84,11 @@ def transcribe(
         def decoded() -> Iterator[tuple[Recording, Waveform]]:
             for number, recording in enumerate(recordings, start=1):
                 progress.set_description(f"{number}/{len(recordings)} {recording.where}")
-                if waveform := failures.attempt(decode_recording, recording):
-                    progress.total += waveform.seconds
-                    progress.refresh()
-                    yield recording, waveform
+                waveforms = failures.attempt(decode_recording, recording, options.channel) or {}
+                progress.total += sum(waveform.seconds for waveform in waveforms.values())
+                progress.refresh()
+                for channel, waveform in waveforms.items():
+                    yield replace(recording, channel=channel), waveform
 
         for recording, transcript in transcriber.transcribe_all(decoded(), progress.update):
             write_transcript(recording, transcript, options)
@@ -128,40 +135,44 @@ def listed_recordings(path: Path) -> list[Recording]:
     return [named_recording(recording_key(file, file.parent), file) for file in files]
 
 
-def decode_recording(recording: Recording) -> Waveform:
-    """Decode a recording; UserError names it."""
-    source = recording.source
-    if source == Path(STANDARD_INPUT):
-        return decode_stream(sys.stdin.buffer)
-    if is_packed(str(source)):
-        return Waveform(stream_packed(str(source)))
-    return Waveform(stream_recording(source, recording.where))
+def decode_recording(recording: Recording, channels: str) -> dict[int | None, Waveform]:
+    """Decode a recording: channel, from 1, or None for their average -> its samples.
 
-
-def decode_stream(stream: BinaryIO) -> Waveform:
-    """Decode a recording from a pipe, by way of a file, because decoders need to seek in it."""
-    with tempfile.NamedTemporaryFile() as file:
-        try:
-            shutil.copyfileobj(stream, file)
-            file.flush()
-        except OSError as error:
-            raise UserError(f"standard input: cannot be stored ({error})") from None
-        return Waveform(stream_recording(file.name, "standard input"))
+    `channels`: the flag's text.  UserError names the recording.
+    """
+    piped = recording.source == Path(STANDARD_INPUT)
+    name = "standard input" if piped else recording.where
+    with stored(sys.stdin.buffer, name) if piped else seekable(str(recording.source), name) as path:
+        if is_packed(path):  # these have one channel
+            wanted = parse_channel(channels)
+            if wanted not in (None, 1):
+                raise UserError(f"{name}: has one channel; choose another --channel")
+            return {wanted: Waveform(stream_packed(path))}
+        numbers: Sequence[int | None] = [parse_channel(channels)]
+        if channels == EACH:
+            numbers = range(1, count_channels(path, name) + 1)
+        return {n: Waveform(stream_recording(path, name, n)) for n in numbers}
 
 
 def write_transcript(
     recording: Recording, transcript: Transcript, options: TranscribeOptions
 ) -> None:
     """Write one transcript to its file, or to standard output."""
+    where, name = recording.where, recording.id
+    if recording.channel is not None:
+        transcript = replace(transcript, channel=recording.channel)
+    if options.channel == EACH:
+        name = f"{name}.channel{recording.channel}"
     if options.format == "json":
-        text = json.dumps(transcript.as_json(recording.where), ensure_ascii=False)
+        text = json.dumps(transcript.as_json(where), ensure_ascii=False)
     else:
         text = TEXT_FORMATS[options.format](transcript)
     if options.output_dir:
         suffix = "txt" if options.format == "text" else options.format
-        write_lines(Path(options.output_dir, f"{recording.id}.{suffix}"), [text])
+        write_lines(Path(options.output_dir, f"{name}.{suffix}"), [text])
         return
     if options.format == "text":
-        text = f"{recording.where}\t{text}"
+        shown = f"{where} (channel {recording.channel})" if options.channel == EACH else where
+        text = f"{shown}\t{text}"
     tqdm.write(text, file=sys.stdout)  # keeps the progress bar below the text
     sys.stdout.flush()

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.data import import_corpus
-from utils.data.import_corpus import SelectionOptions, assign_subsets, main
-from utils.data.recording_sources import read_folder
+from utils.corpora import conversion
+from utils.corpora.sources import SourceOptions, read_source
+from utils.corpora.splits import Member, draw_split, split_members
+from utils.corpora.tables import TableOptions
+from utils.data.import_corpus import main
 from wav2vec2.audio.decode import read_recording
+from wav2vec2.audio.recordings import unique_ids
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
@@ -35,7 +38,7 @@ def contents(folder):
 
 
 def skipped_entries(folder):
-    lines = (folder / "left_out.jsonl").read_text().splitlines()
+    lines = (folder / "skipped.jsonl").read_text().splitlines()
     return {Path(e["source"]).name: e for e in map(json.loads, lines)}
 
 
@@ -202,26 +205,26 @@ def test_workers_do_not_change_a_byte(table, tmp_path, monkeypatch):
 
 def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
-    real, done = import_corpus.read_recording, []
+    real, done = conversion.read_recording, []
 
-    def stop_at_fifth(path):
+    def stop_at_fifth(path, *details):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(path)
-        return real(path)
+        return real(path, *details)
 
-    monkeypatch.setattr(import_corpus, "read_recording", stop_at_fifth)
+    monkeypatch.setattr(conversion, "read_recording", stop_at_fifth)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *flags)
     journal = tmp_path / "out/audio/converted.jsonl"
     assert len(journal.read_text().splitlines()) == 5
     journal.write_text(journal.read_text() + '["s0_', encoding="utf-8")  # a line cut short
 
-    def count(path):
+    def count(path, *details):
         done.append(path)
-        return real(path)
+        return real(path, *details)
 
-    monkeypatch.setattr(import_corpus, "read_recording", count)
+    monkeypatch.setattr(conversion, "read_recording", count)
     assert run(monkeypatch, *flags) == 0
     assert len(done) == len(set(done)) == 12
     before = contents(tmp_path / "out")
@@ -237,13 +240,105 @@ def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypat
     out = tmp_path / "out"
     assert run(monkeypatch, "--table", table, "--output_dir", out) == 0
     before = contents(out)
-    with pytest.raises(UserError, match=r"other settings \(case upper, seed 1\); choose another"):
-        run(monkeypatch, "--table", table, "--output_dir", out, "--seed", "2", "--case", "lower")
+    with pytest.raises(UserError, match=r"other settings \(seed 1\); choose another"):
+        run(monkeypatch, "--table", table, "--output_dir", out, "--seed", "2")
     assert contents(out) == before
     with pytest.raises(UserError, match="holds no import"):
         run(monkeypatch, "--table", table, "--output_dir", table.parent)
     with pytest.raises(UserError, match="choose another"):
         run(monkeypatch, "--table", table, "--output_dir", table / "below_a_file")
+
+
+def test_flags_of_transcripts_change_labels_and_convert_no_audio(table, tmp_path, monkeypatch):
+    flags = ("--table", table, "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags) == 0
+    monkeypatch.setattr(conversion, "read_recording", None)  # would fail if it were called
+    assert run(monkeypatch, *flags, "--case", "lower") == 0
+    assert "hello number" in (tmp_path / "out/train.wrd").read_text()
+
+
+def test_segments_are_cut(tmp_path, monkeypatch):
+    tone(tmp_path / "in/a.wav", 3.0, seed=1)
+    tone(tmp_path / "in/b.wav", 1.0, seed=2)
+    lines = [
+        {"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.6, "text": "one"},
+        {"audio_filepath": "a.wav", "offset": 1.5, "duration": 1.0, "text": "two"},
+        {"audio_filepath": "a.wav", "offset": 2.5, "duration": 9.0, "text": "beyond"},
+        {"audio_filepath": "b.wav", "duration": 1.05, "text": "all"},
+    ]
+    table = tmp_path / "in/manifest.json"
+    table.write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", table, "--output_dir", out, "--workers", "2") == 1
+    source = soundfile.read(tmp_path / "in/a.wav", dtype="int16")[0]
+    for name, begin, end in (("a_0000500", 0.5, 1.1), ("a_0001500", 1.5, 2.5)):
+        piece = soundfile.read(out / f"audio/{name}.flac", dtype="int16")[0]
+        assert np.array_equal(piece, source[round(begin * 16_000) : round(end * 16_000)])
+    assert skipped_entries(out)["a.wav"]["reason"] == "beyond the end"
+    assert (out / "audio/b.flac").exists()
+
+
+def test_a_declared_length_that_differs_is_reported(tmp_path, monkeypatch):
+    tone(tmp_path / "in/a.wav", 3.0)
+    tone(tmp_path / "in/b.wav", 1.0, seed=1)
+    table = tmp_path / "in/t.csv"
+    table.write_text("path,duration,text\na.wav,1.5,yes\nb.wav,1.0,no\n")
+    assert run(monkeypatch, "--table", table, "--output_dir", tmp_path / "out") == 1
+    assert skipped_entries(tmp_path / "out")["a.wav"]["reason"] == "other length"
+
+
+def test_bad_rows_do_not_stop_an_import(tmp_path, monkeypatch, capsys):
+    for index, name in enumerate("abc"):
+        tone(tmp_path / f"in/{name}.wav", seed=index)
+    table = tmp_path / "in/t.tsv"
+    table.write_text("path\ttext\na.wav\tyes\nb.wav\tno\n./b.wav\tno\nc.wav\tx\ty\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", table, "--output_dir", out) == 1
+    reasons = {e["where"]: e["reason"] for e in skipped_entries(out).values()}
+    assert reasons == {f"{table}:4": "named twice", f"{table}:5": "row"}
+    assert sorted(p.stem for p in (out / "audio").glob("*.flac")) == ["a", "b"]
+    assert "skipped, row: 1" in capsys.readouterr().out
+
+
+def test_a_known_corpus_is_imported_by_its_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "in"
+    for digit in range(3):
+        for name in ("ann", "bob", "cy", "di"):
+            tone(folder / f"recordings/{digit}_{name}_0.wav", 0.6, 8_000, seed=digit)
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--audio_dir", folder, "--output_dir", out, "--licence", "CC0") == 0
+    content = json.loads((out / "corpus.json").read_text())
+    assert content["licence"] == "CC0"
+    assert sum(s["utterances"] for s in content["subsets"].values()) == 12
+    assert set(content["subsets"]) == {"train"}  # the same noise in every voice
+    printed = capsys.readouterr().out
+    assert "format: fsdd" in printed and "MIN_SAMPLE_SIZE" not in printed
+
+
+def test_transcripts_beside_recordings_are_read(tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    for index in range(4):
+        tone(folder / f"{index}.wav", 2.0, seed=index)
+        (folder / f"{index}.txt").write_text("hello there\n")
+    (folder / "3.txt").unlink()
+    (folder / "3.srt").write_text("1\n00:00:00,500 --> 00:00:01,500\ngood day\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--audio_dir", folder, "--output_dir", out) == 0
+    words = [line for path in out.glob("*.wrd") for line in path.read_text().splitlines()]
+    assert sorted(words) == ["GOOD DAY", "HELLO THERE", "HELLO THERE", "HELLO THERE"]
+    assert (out / "audio/3_0000500.flac").exists()
+    flags = ("--audio_dir", folder, "--output_dir", tmp_path / "audio", "--format", "audio")
+    assert run(monkeypatch, *flags) == 0
+    assert not list((tmp_path / "audio").glob("*.wrd"))
+
+
+def test_recommended_sizes_are_those_of_the_corpus(tmp_path, monkeypatch, capsys):
+    for index in range(10):
+        tone(tmp_path / f"in/{index}.wav", 0.5 + index / 10, seed=index)
+    assert run(monkeypatch, "--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out/corpus.json").read_text())
+    assert content["recommended"] == {"MIN_SAMPLE_SIZE": 8000, "MAX_SAMPLE_SIZE": 24000}
+    assert "MIN_SAMPLE_SIZE=8000 MAX_SAMPLE_SIZE=24000" in capsys.readouterr().out
 
 
 def test_dry_run_writes_nothing(table, tmp_path, monkeypatch, capsys):
@@ -267,48 +362,79 @@ def test_drop_pattern_can_be_repeated(table, tmp_path, monkeypatch, capsys):
 # --- split
 
 
-def recordings(count, speakers=0):
-    names = [f"u{index}" for index in range(count)]
-    return [
-        import_corpus.Recording(n, n, Path(n), n, "A", f"s{i % speakers}" if speakers else "")
-        for i, n in enumerate(names)
-    ]
+def members(count, speakers=0):
+    return [Member(f"u{i}", f"u{i}", f"s{i % speakers}" if speakers else "") for i in range(count)]
 
 
 def test_split_is_stable_and_of_the_shares_asked():
-    selection = SelectionOptions(valid_share=0.1, test_share=0.2)
-    few, many = (
-        assign_subsets(recordings(500), selection),
-        assign_subsets(recordings(2000), selection),
-    )
+    few, many = (draw_split(members(count), 0.1, 0.2, 1) for count in (500, 2000))
     assert all(many[name] == subset for name, subset in few.items())
     shares = [list(many.values()).count(s) / 2000 for s in ("train", "valid", "test")]
     assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.03)
-    other = assign_subsets(
-        recordings(2000), SelectionOptions(valid_share=0.1, test_share=0.2, seed=2)
-    )
-    assert other != many
+    assert draw_split(members(2000), 0.1, 0.2, 2) != many
 
 
-def test_no_speaker_in_two_subsets():
-    subsets = assign_subsets(recordings(300, speakers=30), SelectionOptions(valid_share=0.2))
-    for speaker in range(30):
-        assert len({subsets[f"u{i}"] for i in range(speaker, 300, 30)}) == 1
+@pytest.mark.parametrize("speakers", [30, 150])
+def test_no_speaker_in_two_subsets(speakers):
+    subsets = draw_split(members(1500, speakers), 0.2, 0.05, 1)
+    for speaker in range(speakers):
+        assert len({subsets[f"u{i}"] for i in range(speaker, 1500, speakers)}) == 1
+    shares = [list(subsets.values()).count(s) / 1500 for s in ("train", "valid", "test")]
+    assert shares == pytest.approx([0.75, 0.2, 0.05], abs=0.02 if speakers == 30 else 0.1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_few_speakers_fill_every_subset(seed):
+    assert set(draw_split(members(60, 6), 0.05, 0.05, seed).values()) == {"train", "valid", "test"}
+    assert set(draw_split(members(60, 2), 0.05, 0.05, seed).values()) == {"train", "valid"}
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_small_sets_have_train_and_valid(seed):
-    selection = SelectionOptions(valid_share=0.05, test_share=0.9, seed=seed)
-    assert {"train", "valid"} <= set(assign_subsets(recordings(3), selection).values())
-    assert set(assign_subsets(recordings(1), selection).values()) == {"train"}
+    assert {"train", "valid"} <= set(draw_split(members(3), 0.05, 0.9, seed).values())
+    assert set(draw_split(members(1), 0.05, 0.9, seed).values()) == {"train"}
+
+
+def test_groups_and_equal_recordings_stay_together():
+    # Two sessions share a speaker, and a third has a copy of one of their recordings.
+    linked = [
+        Member("a", "a", "ann", "monday"),
+        Member("b", "b", "bob", "monday"),
+        Member("c", "c", "bob", "tuesday", content="x"),
+        Member("d", "d", "", "", content="x"),
+    ]
+    others = [Member(f"o{i}", f"o{i}", f"s{i}") for i in range(20)]
+    for seed in range(10):
+        subsets = draw_split([*linked, *others], 0.2, 0.2, seed)
+        assert len({subsets[m.id] for m in linked}) == 1
+
+
+def test_a_speaker_in_two_given_subsets_is_an_error():
+    given = [
+        Member("a", "a", "george", split="train"),
+        Member("b", "b", "george", split="test"),
+        Member("c", "c", "lucas", split="train"),
+    ]
+    with pytest.raises(UserError, match="george in train and test.*--allow_shared_speakers"):
+        split_members(given, 0, 0.1, 1)
+    assert split_members(given, 0, 0.1, 1, True) == {"a": "train", "b": "test", "c": "train"}
+
+
+def test_validation_is_drawn_from_training_where_the_corpus_has_none():
+    given = [Member(f"u{i}", f"u{i}", f"s{i % 10}", split="train") for i in range(100)]
+    given += [Member("t", "t", "tess", split="test")]
+    subsets = split_members(given, 0.1, 0.3, 1)
+    assert subsets["t"] == "test"
+    assert list(subsets.values()).count("valid") == 10
+    assert list(subsets.values()).count("test") == 1
 
 
 def test_a_neighbour_of_the_same_stem_moves_no_one(tmp_path):
     tone(tmp_path / "x.wav")
-    options = import_corpus.SourceOptions(output_dir="o", audio_dir=str(tmp_path))
-    (alone,) = import_corpus.unique_ids(read_folder(options))
+    options = SourceOptions(output_dir="o", audio_dir=str(tmp_path))
+    (alone,) = unique_ids(read_source(options, TableOptions())[0])
     tone(tmp_path / "x.ogg")
-    both = import_corpus.unique_ids(read_folder(options))
+    both = unique_ids(read_source(options, TableOptions())[0])
     assert {r.key for r in both} == {alone.key}  # probably one recording twice: one subset
     assert len({r.id for r in both}) == 2
 
@@ -341,16 +467,20 @@ def test_split_column(tmp_path, monkeypatch, capsys):
         ("t.tsv", "", (), "names no recordings"),
         ("t.tsv", "clip\ttext\na\tb\n", (), "t.tsv:2: no column path .*it has clip, text"),
         ("t.tsv", "path\ttext\na\tb\n", ("--text_column", "w"), "no column w; it has path, text"),
-        ("t.tsv", "path\ttext\na\n", (), "t.tsv:2: has another number of fields"),
+        ("t.tsv", "path\ttext\na\n", (), "t.tsv:2: has 1 fields, not the 2"),
         ("t.tsv", "path\ttext\n\tb\n", (), "t.tsv:2: column path is empty"),
-        ("t.tsv", "path\ttext\na.wav\tb\n./a.wav\tc\n", (), "t.tsv:3: .*second time.*t.tsv:2"),
         ("t.tsv", "path\ttext\na/b.wav\tb\na_b.wav\tc\n", (), "t.tsv:3: .*would both be called"),
         ("t.csv", 'path,text\na.wav,"b\n', (), "not valid CSV"),
-        ("t.jsonl", '{"path": "a", "text": "b"}\n{"path"\n', (), "t.jsonl:2: not JSON"),
+        ("t.jsonl", '{"path"\n', (), "t.jsonl:1: not JSON"),
         ("t.jsonl", "[1]\n", (), "t.jsonl:1: not a JSON object"),
-        ("t.txt", "path\ttext\na\tb\n", (), "give --format tsv, csv or jsonl"),
-        ("t.tsv", "path\ttext\tp\na\tb\tdev\n", ("--split_column", "p"), "split 'dev' is none of"),
-        ("t.tsv", "path\ttext\ts\na\tb\t\n", ("--speaker_column", "s"), "t.tsv:2: no speaker"),
+        ("t.txt", "path\ttext\na\tb\n", (), "give --format tsv, csv, jsonl"),
+        ("t.tsv", "path\ttext\tp\na\tb\tz\n", ("--split_column", "p"), "2: 'z' is none of train"),
+        (
+            "t.tsv",
+            "path\ttext\ts\na\tb\t\n",
+            ("--speaker_column", "s"),
+            "2: column s is empty",
+        ),
         ("t.tsv", "path\ttext\na\tb\n", ("--audio_dir", "."), "either --table or --audio_dir"),
         ("t.tsv", "path\ttext\na\tb\n", ("--min_seconds", "40"), "--min_seconds"),
         ("t.tsv", "path\ttext\na\tb\n", ("--valid_share", "1"), "--valid_share"),

@@ -34,7 +34,7 @@ class Row:
     group: str = ""
     """What must stay in one subset beside the speaker: a session, a sentence."""
     split: str = ""
-    """train, valid or test where the corpus says so."""
+    """train, valid or test, if the corpus names one."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.data.corpora.kaldi import data_directories, read_kaldi
-from utils.data.corpora.rows import BadRow, Row, Rows, subset_named
-from utils.data.corpora.tables import TableOptions, read_table
-from utils.data.corpora.timed_text import audio_named, read_beside, read_stm, transcript_beside
+from utils.corpora.kaldi import data_directories, read_kaldi
+from utils.corpora.rows import BadRow, Row, Rows, subset_named
+from utils.corpora.tables import TableOptions, read_table
+from utils.corpora.timed_text import audio_named, read_beside, read_stm, transcript_beside
 from wav2vec2.files.text import read_lines, read_text
 
 

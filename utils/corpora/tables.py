@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils.data.corpora.rows import BadRow, Row, Rows, subset_named
+from utils.corpora.rows import BadRow, Row, Rows, subset_named
 from wav2vec2.cli.errors import UserError
 
 # fmt: off

@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.data.corpora.rows import BadRow, Row, Rows, subset_named
+from utils.corpora.rows import BadRow, Row, Rows, subset_named
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.text import read_lines
 

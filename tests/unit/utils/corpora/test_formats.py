@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.corpora.layouts import LAYOUTS, layout_of
-from utils.data.corpora.rows import BadRow, Row, subset_named
-from utils.data.corpora.tables import TableOptions, read_table
-from utils.data.corpora.timed_text import read_beside
+from utils.corpora.layouts import LAYOUTS, layout_of
+from utils.corpora.rows import BadRow, Row, subset_named
+from utils.corpora.tables import TableOptions, read_table
+from utils.corpora.timed_text import read_beside
 from wav2vec2.cli.errors import UserError
 
 SAMPLES = {

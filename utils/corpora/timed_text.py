@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.data.corpora.rows import BadRow, Row, Rows
+from utils.corpora.rows import BadRow, Row, Rows
 from wav2vec2.audio.recordings import AUDIO_SUFFIXES
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.text import read_lines, read_text

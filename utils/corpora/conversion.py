@@ -1,0 +1,180 @@
+"""Recordings -> 16 kHz mono FLAC files, resumable, and what was left out."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from common.runtime.worker_pool import map_in_processes
+from utils.corpora.sources import Utterance
+from wav2vec2.audio.decode import Notes, read_recording
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.audio.source import is_regular, printable
+from wav2vec2.cli.errors import UserError
+from wav2vec2.files.output import write_chunks, write_lines
+
+SHORTFALL = 0.1
+"""Seconds by which a file may be shorter or longer than the corpus says."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A recording that is not in the data set, and why: a line of skipped.jsonl."""
+
+    where: str
+    source: str
+    reason: str
+    """One of a few kinds, for counting."""
+    detail: str
+    failed: bool
+    """Whether the file was unusable; otherwise a rule skipped it."""
+
+    @classmethod
+    def of(cls, utterance: Utterance, reason: str, detail: str, failed: bool) -> "Skipped":
+        """The entry of an utterance, as text that can be written whatever its path holds."""
+        texts = (utterance.where, utterance.source, reason, detail)
+        return cls(*map(printable, texts), failed)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of an utterance."""
+
+    samples: int
+    """Samples of the FLAC file; 0 if there is none."""
+    notes: Notes
+    """Kind -> detail: what is unusual, or why there is no file."""
+    content: str = ""
+    """Equal for equal samples."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A FLAC file to write: the utterance from `start` to `end`, in seconds."""
+
+    target: Path
+    start: float
+    end: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A channel of a file (None: the average), and the pieces of it to write."""
+
+    source: Path
+    channel: int | None
+    declared: float | None
+    pieces: tuple[Piece, ...]
+
+
+def convert(task: Task) -> list[Converted]:
+    """Decode a file once, and write each piece as 16 kHz mono FLAC."""
+    failed = _failure(task)
+    if failed:
+        return [Converted(0, failed) for _ in task.pieces]
+    notes: Notes = {}
+    try:
+        waveform = read_recording(task.source, task.channel, notes)
+    except UserError as error:
+        return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
+    seconds = len(waveform) / SAMPLE_RATE
+    # Decoders of lossy formats and the resampler go a little beyond full scale, too.
+    if (peak := float(abs(waveform).max())) > 1:
+        notes.setdefault("above full scale", f"up to {peak:.5g}: scaled down")
+        waveform = waveform / np.float32(peak)
+    if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
+        detail = f"{task.source}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
+        return [Converted(0, {"other length": detail}) for _ in task.pieces]
+    return [_write_piece(waveform, piece, notes) for piece in task.pieces]
+
+
+def _failure(task: Task) -> Notes:
+    """Why a file cannot be read, as far as its name says."""
+    if not task.source.exists():
+        return {"missing": f"{task.source}: no such file"}
+    if not is_regular(task.source) and not task.source.is_dir():
+        return {"unreadable": f"{task.source}: not a file but a pipe or a device"}
+    return {}
+
+
+def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes) -> Converted:
+    seconds = len(waveform) / SAMPLE_RATE
+    if piece.start >= seconds or (piece.end or 0) > seconds + SHORTFALL:
+        end = "" if piece.end is None else f" to {piece.end:.2f}"
+        detail = f"{piece.start:.2f}{end} s of a file of {seconds:.2f} s"
+        return Converted(0, {"beyond the end": detail})
+    end = None if piece.end is None else round(piece.end * SAMPLE_RATE)
+    samples = waveform[round(piece.start * SAMPLE_RATE) : end]
+    content = io.BytesIO()
+    soundfile.write(content, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    write_chunks(piece.target, [content.getbuffer()])
+    digest = hashlib.blake2b(np.ascontiguousarray(samples), digest_size=8).hexdigest()
+    return Converted(len(samples), notes, digest)
+
+
+def _stamp(utterance: Utterance) -> list:
+    """Path, size and time of a source, and the piece of it: they show whether it changed."""
+    try:
+        facts = utterance.source.stat()
+    except OSError:
+        return []
+    piece = [utterance.start, utterance.end, utterance.channel]
+    return [str(utterance.source), facts.st_size, facts.st_mtime_ns, *piece]
+
+
+def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
+    """Utterance id -> (stamp of its source, its conversion) of what an earlier run converted."""
+    done = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            with suppress(ValueError, TypeError):  # a line that was being written, or an old one
+                key, stamp, *result = json.loads(line)
+                done[key] = (stamp, Converted(*result))
+    return done
+
+
+def convert_all(
+    utterances: Sequence[Utterance], output_dir: Path, workers: int
+) -> dict[str, Converted]:
+    """Utterance id -> its conversion.  A journal notes each, so that an interrupted run resumes."""
+    journal = output_dir / "audio" / "converted.jsonl"
+    targets = {u.id: output_dir / "audio" / f"{u.id}.flac" for u in utterances}
+    stamps = {u.id: _stamp(u) for u in utterances}
+    results = {
+        key: result
+        for key, (stamp, result) in read_journal(journal).items()
+        if stamps.get(key) == stamp and targets[key].exists()
+    }
+    files: dict[tuple, list[Utterance]] = {}
+    for utterance in utterances:
+        if utterance.id not in results:
+            file = (utterance.source, utterance.channel, utterance.declared)
+            files.setdefault(file, []).append(utterance)
+    tasks = [
+        Task(*file, tuple(Piece(targets[u.id], u.start, u.end) for u in members))
+        for file, members in files.items()
+    ]
+    with open(journal, "a", encoding="utf-8") as notes:
+        words = {"flag": "--workers", "unit": "files", "title": "import"}
+        converted = map_in_processes(convert, tasks, workers, **words)
+        for pieces, members in zip(converted, files.values()):  # in this order progress ends
+            for utterance, result in zip(members, pieces):
+                results[utterance.id] = result
+                if result.samples:
+                    print(_journal_line(utterance, stamps, result), file=notes)
+            notes.flush()
+    lines = (_journal_line(u, stamps, results[u.id]) for u in utterances if results[u.id].samples)
+    write_lines(journal, list(lines))
+    return results
+
+
+def _journal_line(utterance: Utterance, stamps: dict[str, list], result: Converted) -> str:
+    return json.dumps(
+        [utterance.id, stamps[utterance.id], result.samples, result.notes, result.content]
+    )

@@ -1,0 +1,237 @@
+"""The utterances to import: of a table, a public corpus, or a folder of audio."""
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with_transcripts
+from utils.corpora.rows import BadRow, Row, Rows
+from utils.corpora.tables import TableOptions, format_of, read_table
+from utils.corpora.timed_text import read_stm
+from wav2vec2.audio.decode import count_channels
+from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
+from wav2vec2.audio.source import printable, recording_key
+from wav2vec2.cli.errors import UserError
+
+TABLES = ("tsv", "csv", "jsonl", "json", "stm")
+BESIDE, AUDIO = "transcripts", "audio"
+NO_FAILURE = ("no transcript", "named twice", "split")
+"""Reasons for which a row is left out although its file can be used."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where the recordings are"""
+
+    output_dir: str
+    """Folder to create: audio/, filelists, labels, dictionary, report."""
+    table: str = ""
+    """Table of audio paths and transcripts: .tsv, .csv, .jsonl or .json, also .gz, or .stm."""
+    audio_dir: str = ""
+    """Folder of a corpus whose format is known, or of audio with or without transcripts beside it
+    (instead of --table)."""
+    format: str = "auto"
+    """Format of the table (tsv, csv, jsonl, json, stm) or of the folder: kaldi, mls, commonvoice,
+    voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech, tedlium, timit, transcripts
+    (beside each recording), audio (alone); auto recognises it."""
+    audio_root: str = ""
+    """Folder that relative paths in the table start from; default: the table's own, or its clips
+    folder."""
+    split: Literal["", "train", "valid", "test"] = ""
+    """Subset of all recordings; default: as the corpus says, else drawn."""
+    allow_shared_speakers: bool = False
+    """Accept a split in which a speaker is in several subsets."""
+    channel: str = AVERAGE
+    """average of all channels; or the number of one, from 1; or each (for audio without
+    transcripts): every channel becomes a recording, for a speaker per channel."""
+
+    def __post_init__(self) -> None:
+        parse_channel(self.channel)
+        if bool(self.table) == bool(self.audio_dir):
+            raise UserError("give either --table or --audio_dir")
+        known = ("auto", *(TABLES if self.table else (*LAYOUTS, BESIDE, AUDIO)))
+        if self.format not in known:
+            kind = "--table" if self.table else "--audio_dir"
+            raise UserError(
+                f"--format {self.format}: not for {kind}, which takes {', '.join(known)}"
+            )
+        if self.audio_dir and self.audio_root:
+            raise UserError("--audio_root: describes a --table, but --audio_dir is given")
+        if self.table and self.channel == EACH:
+            raise UserError(
+                "--channel each: a row of --table has one transcript for all channels; choose "
+                "average or a channel's number"
+            )
+
+
+@dataclass(frozen=True)
+class Utterance(Recording):
+    """A recording to import, or a piece of one."""
+
+    start: float = 0.0
+    """Where it begins in the file, in seconds."""
+    end: float | None = None
+    """Where it ends; None: at the end of the file."""
+    declared: float | None = None
+    """Length of the whole file, in seconds, that the corpus declares."""
+    group: str = ""
+    """What must stay in one subset beside the speaker."""
+
+
+def read_source(
+    options: SourceOptions, tables: TableOptions
+) -> tuple[list[Utterance], list[BadRow]]:
+    """The utterances of a table or folder, and the rows that name none.
+
+    UserError if the source as a whole cannot be read.
+    """
+    if options.table:
+        rows, root = _rows_of_table(options, tables), _table_root(options)
+    else:
+        given = [f"--{name}" for name, value in asdict(tables).items() if value]
+        if given:
+            raise UserError(f"{given[0]}: describes a --table, but --audio_dir is given")
+        root = Path(os.path.abspath(options.audio_dir))
+        if not root.is_dir():
+            raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
+        name = _folder_format(options, root)
+        if name == AUDIO:
+            return _audio_alone(options, root), []
+        if options.channel == EACH:
+            raise UserError(
+                "--channel each: a transcript is of all channels; choose average, a channel's "
+                "number, or --format audio for audio alone"
+            )
+        if name == BESIDE:
+            rows = read_with_transcripts(root, [r.source for r in _audio_alone(options, root)])
+        else:
+            rows = LAYOUTS[name].read(root)
+    found, bad = _utterances(rows, root, options)
+    if not found and not bad:
+        raise UserError(
+            f"--table {options.table}: names no recordings; write a header line and one line per "
+            "recording"
+            if options.table
+            else f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
+        )
+    if not found:
+        counts = Counter(row.reason for row in bad)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        raise UserError(
+            f"{bad[0].where}: {bad[0].detail}; none of {len(bad)} rows names a recording "
+            f"({reasons})"
+        )
+    return found, bad
+
+
+def _table_root(options: SourceOptions) -> Path:
+    table = Path(os.path.abspath(options.table))
+    clips = table.parent / "clips"  # Common Voice's
+    if options.audio_root:
+        return Path(os.path.abspath(options.audio_root))
+    return clips if clips.is_dir() else table.parent
+
+
+def _rows_of_table(options: SourceOptions, tables: TableOptions) -> Rows:
+    table, root = Path(options.table), _table_root(options)
+    format = "" if options.format == "auto" else options.format
+    if format == "stm" or (not format and table.suffix.lower() == ".stm"):
+        return read_stm(table, root, options.split)
+    if not format and not format_of(table):
+        raise UserError(f"--table {table}: unknown suffix; give --format {', '.join(TABLES)}")
+    return read_table(table, root, tables, format, options.split)
+
+
+def _folder_format(options: SourceOptions, root: Path) -> str:
+    if options.format != "auto":
+        return options.format
+    if name := layout_of(root):
+        print(f"format: {name} (found {LAYOUTS[name].marks}); --format names another")
+        return name
+    if has_transcripts(path.source for path in _audio_alone(options, root)):
+        print("format: transcripts beside the recordings; --format audio ignores them")
+        return BESIDE
+    return AUDIO
+
+
+def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
+    """The audio files below a folder, without hidden ones and those in --output_dir."""
+    output_dir = Path(os.path.abspath(options.output_dir))
+    found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    channel = parse_channel(options.channel)
+    utterances = [
+        Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found
+    ]
+    if options.channel == EACH:
+        return [channel for recording in utterances for channel in split_channels(recording)]
+    return utterances
+
+
+def split_channels(recording: Utterance) -> list[Utterance]:
+    """A recording of each channel; all have the same key, so that they are in the same subset."""
+    try:
+        channels = count_channels(recording.source)
+    except UserError:
+        return [recording]  # its conversion reports the error
+    return [
+        Utterance(**{**vars(recording), "id": f"{recording.id}_channel{n}", "channel": n})
+        for n in range(1, channels + 1)
+    ]
+
+
+def _existing(path: Path) -> Path:
+    """A path as the file system spells it: composed or decomposed letters."""
+    if path.exists():
+        return path
+    for form in ("NFC", "NFD"):
+        other = Path(unicodedata.normalize(form, str(path)))
+        if other.exists():
+            return other
+    return path
+
+
+def _utterances(
+    rows: Iterable[Row | BadRow], root: Path, options: SourceOptions
+) -> tuple[list[Utterance], list[BadRow]]:
+    """Utterances of the rows, without those that name the same audio a second time."""
+    channel = parse_channel(options.channel)
+    found: list[Utterance] = []
+    bad: list[BadRow] = []
+    first: dict[tuple, str] = {}
+    for row in rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        source = _existing(Path(os.path.normpath(row.audio)))
+        piece = (source, row.start, row.end, row.channel)
+        if piece in first:
+            detail = f"named a second time, first in {first[piece]}"
+            bad.append(BadRow(row.where, str(source), "named twice", detail))
+            continue
+        first[piece] = row.where
+        key = recording_key(source, root)
+        if row.start or row.end is not None:
+            key += f"_{round(1000 * row.start):07d}"
+        if row.channel is not None:
+            key += f"_channel{row.channel}"
+        found.append(
+            Utterance(
+                id=key,
+                key=key,
+                source=source,
+                where=printable(row.where),
+                text=row.text,
+                speaker=row.speaker,
+                split=options.split or row.split,
+                channel=row.channel if row.channel is not None else channel,
+                start=row.start,
+                end=row.end,
+                declared=row.declared,
+                group=row.group,
+            )
+        )
+    return found, bad
