@@ -3,6 +3,7 @@
 from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
 from utils.reporting.runs import Evaluation, Run, as_texts
 from utils.reporting.tables import percents
+
 Row = tuple[str, str]
 """(label, text) of a line."""
 

@@ -151,7 +151,7 @@ def decorate(panel: Panel, lines: list[Line], runs: list[Run]) -> Diagram:
         last = max(line.curve.update[-1] for line in lines)
         shown = {u: value for u, value in PUBLISHED_ACCURACY.items() if u <= last}
         published = shown or None
-    elif panel.ending == "uer" and all(run.unit_rate == "CER" for run in runs):
+    elif panel.ending == "uer" and {run.unit_rate for run in runs if run.log.curves} == {"CER"}:
         panel = replace(panel, title="Character error rate")
     return Diagram(panel, lines, band, level, published)
 

@@ -201,7 +201,7 @@ def facts(runs: list[Run]) -> Table | None:
 
 def results(runs: list[Run]) -> Table | None:
     """The last values of metrics, the best validations, and evaluations."""
-    units = unit_rate(run.unit_rate for run in runs if run.kind == "finetune")
+    units = unit_rate(run.unit_rate for run in runs if run.final("val_uer") is not None)
     measures = (
         ("val_loss", "validation loss, bits", min),
         ("val_accuracy", "validation accuracy", max),

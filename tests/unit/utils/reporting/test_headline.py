@@ -56,7 +56,9 @@ def test_an_evaluation_has_its_rates_and_an_utterance_with_an_error(tmp_path, ra
     keys = ("id", "reference", "hypothesis")
     lines = [json.dumps(dict(zip(keys, result))) for result in results]
     (run / "hypotheses_test.jsonl").write_text("\n".join(lines) + "\n")
-    (run / "summary_test.json").write_text(json.dumps({"wer": 25.0, "uer": 10.0, "unit_rate": rate}))
+    (run / "summary_test.json").write_text(
+        json.dumps({"wer": 25.0, "uer": 10.0, "unit_rate": rate})
+    )
     rows = rows_of(run)
     assert ("Error rates", f"test, 2 utterances: WER 25.00 %, {rate} 10.00 %") in rows
     assert ("Reference", "ONE TWO") in rows and ("Hypothesis", "ONE TOO") in rows

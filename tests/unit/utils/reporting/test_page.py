@@ -84,7 +84,10 @@ def test_diagrams_overlay_runs_and_skip_means_of_epochs(tmp_path):
 
 def test_the_pages_data_are_the_curves(tmp_path):
     write_run(tmp_path / "a", pretraining(4))
-    text = "".join(line([1, n, 5000], train_loss=float(n % 7), val_loss=1.0) for n in range(5000))
+    text = "".join(
+        line([1, n, 5000], elapsed=3.6 * n, train_loss=float(n % 7), val_loss=1.0)
+        for n in range(5000)
+    )
     write_run(tmp_path / "b", parameters(command="pretrain") + text)
     runs, _ = collect_runs([tmp_path])
     data = embedded(render_page(runs, []))
@@ -96,12 +99,16 @@ def test_the_pages_data_are_the_curves(tmp_path):
     for diagram in diagrams(runs, [0, 1]):
         for entry in diagram.lines:
             found, curve = lines.pop((diagram.panel.title, entry.run, entry.label)), entry.curve
-            assert data["spans"][found["x"]] == curve.update.tolist()
+            assert data["spans"][found["updates"]] == curve.update.tolist()
+            # Without its jobs' end, the first run's time is that of its last line.
+            hours = [0.001 * update for update in curve.update] if entry.run else None
+            if hours:
+                assert data["spans"][found["hours"]] == pytest.approx(hours, rel=1e-5)
             assert found["y"] == pytest.approx(curve.mean.tolist(), rel=1e-5)
             assert ("low" in found) == (entry.run == 1)
             if "low" in found:
                 assert (found["low"], found["high"]) == (curve.low.tolist(), curve.high.tolist())
-    assert not lines and len(data["spans"]) == 3
+    assert not lines and len(data["spans"]) == 6
 
 
 @pytest.mark.parametrize(
