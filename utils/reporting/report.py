@@ -79,8 +79,8 @@ def main() -> int | None:
     parser.add_argument(
         "--update-docs",
         action="store_true",
-        help="rewrite the measured tables of README and docs from docs/results/*.json; with a "
-        "quickstart's output folder as RUN also what they quote of its output",
+        help="rewrite the measured tables of README and docs, and what they quote of a "
+        "quickstart, from docs/results; with a quickstart's output folder as RUN from that one",
     )
     namespace = parser.parse_args()
     options = from_flags(ReportOptions, namespace)
