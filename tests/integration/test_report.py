@@ -236,11 +236,21 @@ def test_smoothing_by_the_keyboard(evaluated, tmp_path, command, browser):
         assert [value for value in faint if value is not None] == logged
         drawn = [value for value in drawn if value is not None]
         assert len(logged) > 2 and len(drawn) == len(logged)
-        for n in range(len(logged)):  # the mean of all values so far, whose weights fall
-            weights = [0.3 ** (n - k) for k in range(n + 1)]
+        for n in range(len(logged)):  # the mean of all values, whose weights fall
+            weights = [0.3 ** abs(n - k) for k in range(len(logged))]
             mean = sum(w * v for w, v in zip(weights, logged)) / sum(weights)
             assert drawn[n] == pytest.approx(mean)
     assert "smoothed" in browser.evaluate("report.charts[0].legend.textContent")
+    # Validations are drawn as they are.
+    dashed = "report.charts[0].diagram.lines.findIndex((l) => l.style === 'dashed')"
+    at = f"report.charts[0].positions()[{dashed}]"
+    y, faint, drawn = browser.evaluate(
+        f"[report.charts[0].diagram.lines[{dashed}].y, report.charts[0].columns[{at} - 1], "
+        f"report.charts[0].columns[{at}]]"
+    )
+    assert not any(faint) and [value for value in drawn if value is not None] == y
+    rate = "report.charts.find((c) => c.diagram.title === 'Learning rate')"
+    assert not any(browser.evaluate(f"{rate}.columns[1]"))
     assert browser.evaluate("document.querySelector('output[for=smoothing]').textContent") == "0.3"
     # Both curves are drawn, and both vanish with their button.
     shown = "report.charts[0].plot.series.slice(1, 3).map((s) => s.show)"

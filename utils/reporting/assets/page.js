@@ -11,7 +11,7 @@
   const [timeUnit, perHour] = longest >= 2 ? ["hours", 1] : longest >= 1 / 30 ? ["minutes", 60] : ["seconds", 3600];
   for (const line of lines) line.hours = line.hours.map((hours) => hours * perHour);
   let axis = "updates"; // or "hours"
-  let smoothing = 0; // weight of the past in a smoothed curve
+  let smoothing = 0; // factor by which weights fall per point in a smoothed curve
   const charts = [];
   const hidden = new Set(); // indices of hidden runs
   const HEIGHT = 230;
@@ -56,15 +56,26 @@
     return [Math.min(...drawn.map((line) => line.x[0])), Math.max(...drawn.map((line) => line.x.at(-1)))];
   }
 
-  // Means of each value and those before it, whose weights fall by `smoothing` per point.
-  function smooth(values) {
-    let sum = 0, weights = 0;
-    return values.map((value) => {
-      sum = smoothing * sum + value;
-      weights = smoothing * weights + 1;
-      return sum / weights;
-    });
+  // Sums of each value and those before it, whose weights fall by `smoothing` per point.
+  function sums(values) {
+    let sum = 0;
+    return values.map((value) => (sum = smoothing * sum + value));
   }
+
+  // Means of each value and those around it, whose weights fall by `smoothing` per point.
+  function smooth(values) {
+    const around = (each) => {
+      const before = sums(each), after = sums([...each].reverse()).reverse();
+      return each.map((value, i) => before[i] + after[i] - value);
+    };
+    const weights = around(values.map(() => 1));
+    return around(values).map((sum, i) => sum / weights[i]);
+  }
+
+  // Only what is noisy is smoothed: validations are few, and a schedule is exact.
+  const exact = new Set(data.sections.flatMap(({ diagrams }) => diagrams.filter(
+    (diagram) => ["lr", "loss_scale"].includes(diagram.ending)).flatMap((diagram) => diagram.lines)));
+  const smoothed = (line) => smoothing > 0 && line.style === "solid" && !exact.has(line);
 
   // The lines' points over all their places on the x axis: [places, then of each line: its values
   // where a smoothed curve is drawn over them, the curve, low, high].
@@ -76,7 +87,7 @@
     const index = new Map(updates.map((x, i) => [x, i]));
     const columns = [updates];
     for (const line of lines) {
-      const faint = smoothing ? line.y : [], curve = smoothing ? smooth(line.y) : line.y;
+      const faint = smoothed(line) ? line.y : [], curve = smoothed(line) ? smooth(line.y) : line.y;
       for (const values of line.low ? [faint, curve, line.low, line.high] : [faint, curve]) {
         const column = new Array(updates.length).fill(null);
         line.x.forEach((x, i) => { column[index.get(x)] = values[i] ?? null; });
@@ -202,9 +213,9 @@
         const line = this.diagram.lines[number];
         const curve = this.columns[position];
         const shown = nearest(curve, at === null ? curve.length - 1 : at);
-        const value = !smoothing ? shown : at === null ? line.y.at(-1) : nearest(this.columns[position - 1], at);
+        const value = !smoothed(line) ? shown : at === null ? line.y.at(-1) : nearest(this.columns[position - 1], at);
         let text = format(value);
-        if (smoothing) text += `, smoothed ${format(shown)}`;
+        if (smoothed(line)) text += `, smoothed ${format(shown)}`;
         if (line.low && at !== null) {
           text += ` (${format(nearest(this.columns[position + 1], at))} … ${format(nearest(this.columns[position + 2], at))})`;
         }
