@@ -328,6 +328,40 @@ def test_clips_are_played(evaluated, tmp_path, command, browser):
         assert all(Path(unquote(urlsplit(href).path)).is_file() for href in found)
 
 
+@needs_browser
+def test_many_utterances_are_folded(tmp_path, command, browser):
+    """The worst come first; the keyboard and a search reach the rest."""
+    wrong = {33: "x y z", 20: "x b c"}
+    results = [
+        {"id": f"u{n:02}", "reference": "a b c", "hypothesis": wrong.get(n, "a b c")}
+        for n in range(40)
+    ]
+    lines = "".join(f"{json.dumps(result)}\n" for result in results)
+    (tmp_path / "hypotheses_test.jsonl").write_text(lines)
+    page = tmp_path / "page.html"
+    code, _, err = command(
+        report.main, tmp_path, "--output", page, "--dataset_dir", tmp_path / "none"
+    )
+    assert code == 0 and err.startswith("note: no audio of test: ") and len(err.splitlines()) == 1
+    browser.open(page, width=400)
+    shown = (
+        "[...document.querySelectorAll('.pair')].filter((p) => p.offsetParent)"
+        ".map((p) => p.querySelector('.id').textContent)"
+    )
+    first = browser.evaluate(shown)
+    assert first == ["u33", "u20", *(f"u{n:02}" for n in range(10))]
+    assert browser.evaluate("document.getElementById('controls').hidden")  # no curves
+    browser.evaluate("document.querySelector('.more').focus()")
+    press(browser, "Enter", 13, "\r")
+    assert len(browser.evaluate(shown)) == 40
+    assert browser.evaluate("document.activeElement.textContent").startswith("u10")
+    browser.open(page, width=400)
+    search = "document.querySelector('.search')"
+    browser.evaluate(f"{search}.value = 'u39'; {search}.oninput()")
+    assert browser.evaluate(shown) == ["u39"]
+    assert browser.errors == []
+
+
 def write_long_log(path: Path, updates: int = 400_000, per_epoch: int = 2_000) -> None:
     """Each update logged, with 16 metrics; update 123,456 has a peak."""
 
