@@ -92,7 +92,7 @@ def link(utterances: list[Utterance], page: Path) -> dict[str, str]:
     has none."""
     folder = page.absolute().parent
     return {
-        utterance.id: quote(os.path.relpath(utterance.path, folder))
+        utterance.id: quote(os.fsencode(os.path.relpath(utterance.path, folder)))
         for utterance in utterances
         if Path(utterance.path).is_file()
     }

@@ -189,7 +189,9 @@ def facts(runs: list[Run]) -> Table | None:
             "seed": str(p.get("seed", NONE)),
             "hardware": hardware,
             "versions": ", ".join(versions) or NONE,
-            "commit": str(environment.get("commit", NONE)),
+            "commit": re.sub(
+                r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(environment.get("commit", NONE))
+            ),
             "started": log.started.split(".")[0] or NONE,
             "time": duration(log.seconds) + (f" in {log.jobs} jobs" if log.jobs > 1 else ""),
         }

@@ -1,6 +1,8 @@
 import base64
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import soundfile
 
 from utils.reporting import clips
 from utils.reporting.runs import read_evaluations
-from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.filelists import Utterance, write_manifest
 
 
 @pytest.fixture
@@ -88,6 +90,13 @@ def test_a_link_is_a_path_and_nothing_else(folder, name):
     found, _ = clips_of(folder, 1, page="page.html")
     (link,) = found.values()
     assert not set(":<>&") & set(link) and link.endswith(".flac")
+
+
+def test_a_name_that_is_not_utf8_has_a_link(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.flac")
+    Path(path).touch()
+    utterance = Utterance(id="x", path=path, samples=1, line=2)
+    assert clips.link([utterance], tmp_path / "page.html") == {"x": "%FF.flac"}
 
 
 def test_what_is_missing_is_named(folder):

@@ -13,6 +13,7 @@ from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
 from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import pair_words
 
+COMMIT = {"commit": "0123456789abcdef0123456789abcdef01234567-dirty"}
 HOSTILE = "</script><script>alert(1)</script><!-- {{data}} \u2028 & | `x` \ud800"
 
 
@@ -128,13 +129,17 @@ def test_places(metric, title, label):
 
 
 def test_tables(tmp_path):
-    plain = write_run(tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1))
+    plain = write_run(
+        tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1, environment=COMMIT)
+    )
     short = write_run(tmp_path / "short", pretraining(4, memory=120.0, seed=2, bf16=True))
     runs, _ = collect_runs([plain, short])
     pooling = {row[0]: row[1:] for row in of_title(runs, "Pooling factor").rows}
     assert pooling["baseline"] == ["1.00", "100.00 %", "1.00", "100.00 %"]
     assert pooling["factor 4"] == ["2.00", "60.00 %", "1.37", "62.35 %"]
     assert list(pooling) == ["baseline", "factor 4"]
+    ran = {row[0]: row[1:] for row in of_title(runs, "What was run").rows}
+    assert ran["commit"] == ["0123456789ab-dirty", "–"]
     rows = of_title(runs, "Throughput and memory").rows
     assert rows[1][:3] == ["short", "bf16", "[2,(8,4),2]"] and rows[0][2] == "none"
     assert rows[1][4:] == ["10", "120", "2.00", "60.00 %"]
