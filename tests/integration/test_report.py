@@ -272,17 +272,22 @@ def test_training_time_as_x_axis(evaluated, tmp_path, command, browser):
     assert browser.evaluate("document.getElementById('axis').value") == "hours"
     found = browser.evaluate(
         "report.charts.map((c) => [c.plot.axes[0].label, c.plot.scales.x.min, "
-        "c.plot.scales.x.max, c.diagram.lines.map((l) => [l.run, l.x, l.updates.length])])"
+        "c.plot.scales.x.max, c.diagram.lines.map((l) => [l.run, l.label, l.x]), c.diagram.ending])"
     )
-    seconds = {run.path.name: run.log.seconds for run in find_runs(evaluated)[0]}
+    logs = {run.path.name: run.log for run in find_runs(evaluated)[0]}
     names = browser.evaluate(
         "[...document.querySelectorAll('#runs button')].map((b) => b.textContent)"
     )
-    for label, low, high, lines in found:
-        assert label == "training time, seconds"
-        for run, x, updates in lines:
-            assert len(x) == updates and x == sorted(x) and low <= x[0] <= x[-1] <= high
-            assert x[-1] <= seconds[names[run]] + 1e-3
+    prefixes = {"train": "train_", "validation": "val_", "average of weights": "val_ema_"}
+    for axis, low, high, lines, ending in found:
+        shown, unit = axis.split(", ")
+        unit = {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
+        assert shown == "training time"
+        for run, label, x in lines:
+            log = logs[names[run]]
+            updates = log.curves[prefixes[label] + ending].update
+            assert x == sorted(x) and low <= x[0] <= x[-1] <= high
+            assert [n * unit for n in x] == pytest.approx(log.seconds_at(updates), rel=1e-4)
     assert browser.evaluate(COUNT_PIXELS) and browser.errors == []
     browser.screenshot(KEPT / "time.png")
     press(browser, "ArrowUp", 38)
