@@ -9,6 +9,7 @@ from utils.reporting.page import ASSETS, render_markdown, render_page, sections
 from utils.reporting.panels import diagrams, panel_of
 from utils.reporting.plots import write_figures
 from utils.reporting.report import collect_runs, remarks
+from utils.reporting.results import KEPT, RESULTS, ROOT
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
 from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import pair_words
@@ -241,6 +242,17 @@ def test_folders_of_runs_and_their_names(tmp_path):
 )
 def test_configurations_in_words(parameters, precision, shape):
     assert (tables.precision(parameters), tables.geometry(parameters)) == (precision, shape)
+
+
+def test_the_documents_figure_is_that_of_the_quoted_quickstart(tmp_path):
+    """`python -m utils.reporting.report RUN --plots docs/images --plot_format svg` draws it."""
+    matplotlib = pytest.importorskip("matplotlib")
+    kept = (ROOT / "docs" / "images" / "pre-training.svg").read_text()
+    if f"Matplotlib v{matplotlib.__version__}," not in kept:
+        pytest.skip("drawn by another version of matplotlib")
+    runs, _ = collect_runs([RESULTS / KEPT / "pretrain"])
+    (path,) = write_figures(runs, tmp_path, "svg")
+    assert path.read_text() == kept
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
