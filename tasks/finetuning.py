@@ -184,8 +184,7 @@ class FinetuningTask:
         self.architecture = native.architecture_of(pretrained, source)
         self._check_hourglass(source)
         self.vocabulary = self._read_vocabulary()
-        letters = self.vocabulary.spelling is Spelling.LETTERS
-        self.console = {"loss": "loss", "wer": "WER", "uer": "CER" if letters else "UER"}
+        self.console = {"loss": "loss", "wer": "WER", "uer": self.vocabulary.spelling.unit_rate}
 
         utterances, labels = self._read_training_set()
         self._read_validation_sets()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import starmap
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.browser import PROGRAM, Browser
 from tests.integration.conftest import ROOT, flags
 from utils.reporting import report
+from utils.reporting.runs import find_runs
 
 KEPT = ROOT / "results" / "test_report"
 """Where screenshots stay for a person to look at; not in git."""
@@ -205,6 +207,166 @@ def test_the_page_in_a_browser(evaluated, tmp_path, command, browser):
     assert set(browser.requests) == {page.resolve().as_uri()}
 
 
+def press(browser, key, code, text=""):
+    """Press and release a key; `code`: its number on Windows; `text`: what it types."""
+    typed = {"text": text} if text else {}
+    for kind, more in (("keyDown", typed), ("keyUp", {})):
+        browser.call(
+            "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **more
+        )
+
+
+@needs_browser
+def test_smoothing_by_the_keyboard(evaluated, tmp_path, command, browser):
+    page = tmp_path / "page.html"
+    assert command(report.main, evaluated, "--output", page)[0] == 0
+    browser.open(page)
+    charts = "report.charts.filter((c) => c.diagram.title === 'Loss')"
+    curves = f"{charts}.map((c) => [c.diagram.lines[0].y, c.columns[1], c.columns[2]])"
+    for logged, faint, drawn in browser.evaluate(curves):
+        assert not any(faint) and [value for value in drawn if value is not None] == logged
+    browser.evaluate("document.getElementById('smoothing').focus()")
+    for _ in range(30):
+        press(browser, "ArrowRight", 39)
+    weight = browser.evaluate(
+        "new Promise((f) => setTimeout(() => f(document.getElementById('smoothing').value), 300))"
+    )
+    assert float(weight) == 0.3
+    for logged, faint, drawn in browser.evaluate(curves):
+        assert [value for value in faint if value is not None] == logged
+        drawn = [value for value in drawn if value is not None]
+        assert len(logged) > 2 and len(drawn) == len(logged)
+        for n in range(len(logged)):  # the mean of all values, whose weights fall
+            weights = [0.3 ** abs(n - k) for k in range(len(logged))]
+            mean = sum(w * v for w, v in zip(weights, logged)) / sum(weights)
+            assert drawn[n] == pytest.approx(mean)
+    assert "smoothed" in browser.evaluate("report.charts[0].legend.textContent")
+    # Validations are drawn as they are.
+    dashed = "report.charts[0].diagram.lines.findIndex((l) => l.style === 'dashed')"
+    at = f"report.charts[0].positions()[{dashed}]"
+    y, faint, drawn = browser.evaluate(
+        f"[report.charts[0].diagram.lines[{dashed}].y, report.charts[0].columns[{at} - 1], "
+        f"report.charts[0].columns[{at}]]"
+    )
+    assert not any(faint) and [value for value in drawn if value is not None] == y
+    rate = "report.charts.find((c) => c.diagram.title === 'Learning rate')"
+    assert not any(browser.evaluate(f"{rate}.columns[1]"))
+    assert browser.evaluate("document.querySelector('output[for=smoothing]').textContent") == "0.3"
+    # Both curves are drawn, and both vanish with their button.
+    shown = "report.charts[0].plot.series.slice(1, 3).map((s) => s.show)"
+    assert browser.evaluate(shown) == [True, True]
+    browser.evaluate("report.charts[0].outputs[0][0].click()")
+    assert browser.evaluate(shown) == [False, False]
+    browser.screenshot(KEPT / "smoothed.png")
+    assert browser.errors == []
+
+
+@needs_browser
+def test_training_time_as_x_axis(evaluated, tmp_path, command, browser):
+    page = tmp_path / "page.html"
+    assert command(report.main, evaluated, "--output", page)[0] == 0
+    browser.open(page)
+    browser.evaluate("report.charts[0].plot.setScale('x', {min: 1.5, max: 3})")
+    browser.evaluate("document.getElementById('axis').focus()")
+    press(browser, "ArrowDown", 40)
+    assert browser.evaluate("document.getElementById('axis').value") == "hours"
+    found = browser.evaluate(
+        "report.charts.map((c) => [c.plot.axes[0].label, c.plot.scales.x.min, "
+        "c.plot.scales.x.max, c.diagram.lines.map((l) => [l.run, l.label, l.x]), c.diagram.ending])"
+    )
+    logs = {run.path.name: run.log for run in find_runs(evaluated)[0]}
+    names = browser.evaluate(
+        "[...document.querySelectorAll('#runs button')].map((b) => b.textContent)"
+    )
+    prefixes = {"train": "train_", "validation": "val_", "average of weights": "val_ema_"}
+    for axis, low, high, lines, ending in found:
+        shown, unit = axis.split(", ")
+        unit = {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
+        assert shown == "training time"
+        for run, label, x in lines:
+            log = logs[names[run]]
+            updates = log.curves[prefixes[label] + ending].update
+            assert x == sorted(x) and low <= x[0] <= x[-1] <= high
+            assert [n * unit for n in x] == pytest.approx(log.seconds_at(updates), rel=1e-4)
+    assert browser.evaluate(COUNT_PIXELS) and browser.errors == []
+    browser.screenshot(KEPT / "time.png")
+    press(browser, "ArrowUp", 38)
+    ends = "report.charts.map((c) => [c.section, c.plot.scales.x.min, c.plot.scales.x.max])"
+    assert ["section 0", 0, 6] in browser.evaluate(ends)
+
+
+@needs_browser
+def test_clips_are_played(evaluated, tmp_path, command, browser):
+    page = tmp_path / "page.html"
+    assert command(report.main, evaluated, "--output", page)[0] == 0
+    browser.open(page)
+    sounds = "[...document.querySelectorAll('button.sound')]"
+    assert browser.evaluate(f"{sounds}.length") > 2
+    # The one whose text is an attack has none.
+    assert browser.evaluate("document.querySelectorAll('.pair').length") == 1 + browser.evaluate(
+        f"{sounds}.length"
+    )
+    browser.evaluate(f"{sounds}[0].focus()")
+    press(browser, " ", 32, " ")
+    played = "document.querySelector('audio')"
+    loaded = f"""new Promise((done) => {{
+      const player = {played};
+      const focused = document.activeElement === player;
+      const tell = () => done([player.duration, player.controls, focused]);
+      if (player.readyState) tell(); else player.onloadedmetadata = player.onerror = tell;
+    }})"""
+    duration, *controls = browser.evaluate(loaded)
+    key = browser.evaluate(f"{played}.getAttribute('aria-label')")
+    lines = (evaluated / "letters" / "hypotheses_dev.jsonl").read_text().splitlines()
+    lengths = {r["id"]: r.get("seconds") for r in map(json.loads, lines)}
+    assert duration == pytest.approx(lengths[key], abs=1e-3) and controls == [True, True]
+    assert browser.errors == []
+    assert {r for r in browser.requests if not r.startswith("data:")} == {page.resolve().as_uri()}
+
+    # What does not fit in the page is a link to the file; the page without audio has neither.
+    for limit, links in ((1e-5, True), (0, False)):
+        assert command(report.main, evaluated, "--output", page, "--audio_limit", limit)[0] == 0
+        browser.open(page)
+        assert browser.evaluate(f"{sounds}.length") == 0
+        found = browser.evaluate("[...document.querySelectorAll('a.sound')].map((a) => a.href)")
+        assert bool(found) == links
+        assert all(Path(unquote(urlsplit(href).path)).is_file() for href in found)
+
+
+@needs_browser
+def test_many_utterances_are_folded(tmp_path, command, browser):
+    """The worst come first; the keyboard and a search reach the rest."""
+    wrong = {33: "x y z", 20: "x b c"}
+    results = [
+        {"id": f"u{n:02}", "reference": "a b c", "hypothesis": wrong.get(n, "a b c")}
+        for n in range(40)
+    ]
+    lines = "".join(f"{json.dumps(result)}\n" for result in results)
+    (tmp_path / "hypotheses_test.jsonl").write_text(lines)
+    page = tmp_path / "page.html"
+    code, _, err = command(
+        report.main, tmp_path, "--output", page, "--dataset_dir", tmp_path / "none"
+    )
+    assert code == 0 and err.startswith("note: no audio of test: ") and len(err.splitlines()) == 1
+    browser.open(page, width=400)
+    shown = (
+        "[...document.querySelectorAll('.pair')].filter((p) => p.offsetParent)"
+        ".map((p) => p.querySelector('.id').textContent)"
+    )
+    first = browser.evaluate(shown)
+    assert first == ["u33", "u20", *(f"u{n:02}" for n in range(10))]
+    assert browser.evaluate("document.getElementById('controls').hidden")  # no curves
+    browser.evaluate("document.querySelector('.more').focus()")
+    press(browser, "Enter", 13, "\r")
+    assert len(browser.evaluate(shown)) == 40
+    assert browser.evaluate("document.activeElement.textContent").startswith("u10")
+    browser.open(page, width=400)
+    search = "document.querySelector('.search')"
+    browser.evaluate(f"{search}.value = 'u39'; {search}.oninput()")
+    assert browser.evaluate(shown) == ["u39"]
+    assert browser.errors == []
+
+
 def write_long_log(path: Path, updates: int = 400_000, per_epoch: int = 2_000) -> None:
     """Each update logged, with 16 metrics; update 123,456 has a peak."""
 
@@ -227,7 +389,9 @@ def write_long_log(path: Path, updates: int = 400_000, per_epoch: int = 2_000) -
 
     def line(step, data):
         stamp = {"timestamp": "1795448121.5589", "datetime": "2026-11-23 15:35:21.55+00:00"}
-        record = {**stamp, "elapsedtime": "1.0", "type": "LOG", "step": step, "data": data}
+        update = 0 if step == "PARAMETER" else (step[0] - 1) * step[2] + step[1]
+        elapsed = f"{0.43 * update:.6f}"
+        record = {**stamp, "elapsedtime": elapsed, "type": "LOG", "step": step, "data": data}
         return f"DLLL {json.dumps(record)}\n"
 
     with open(path, "w", encoding="utf-8") as file:

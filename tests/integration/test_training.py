@@ -16,7 +16,7 @@ import train
 from common.training.checkpoint import CheckpointFolder
 from common.training.meter import Sums
 from tasks.recipes import flags_of, parse_recipe, prepare_trainer
-from tests.integration.conftest import flags, launch, write_corpus
+from tests.integration.conftest import ROOT, flags, launch, write_corpus
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import HealthError, StoppedBySignal
 from wav2vec2.files.torch_file import load_checkpoint
@@ -487,6 +487,8 @@ def test_a_learnt_collapse_stops_the_run(corpus, tmp_path):
     """A learning rate far too high: training itself drives all frames to one code."""
     updates, said = until_collapse(corpus, tmp_path, learning_rate=0.03)
     assert updates <= 500 and said.startswith("codebook collapsed: 2.0 of 64 codes in use")
+    page = (ROOT / "docs" / "healthy_run.md").read_text(encoding="utf-8")
+    assert f"error: {said}" in " ".join(page.split())  # as the page quotes it
 
 
 def test_a_context_that_says_nothing_stops_the_run(corpus, tmp_path):

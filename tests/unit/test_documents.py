@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from common.runtime.check_variables import check_value, declared
+from tests.unit.test_words import SOURCES, spoken
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE
 
@@ -35,6 +36,26 @@ FOREIGN = {
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 OUR_PATH = r"(?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+"
+
+
+# --- Messages
+
+COMPOSED = {"torch is not installed", "has no torch", ": no recipe reads this variable"}
+"""Words of messages that are put together from parts; other tests read them as printed."""
+
+
+@pytest.mark.parametrize("name", ["troubleshooting.md", "healthy_run.md"])
+def test_quoted_messages_are_those_of_the_source(name):
+    """In the first column of a table, `...` stands for what a message inserts."""
+    messages = [t for path in SOURCES for t in spoken(path.read_text("utf-8"))]
+    messages = [" ".join(text.split()) for text in messages]
+    quoted = []
+    for row in re.findall(r"^\|(.*?)(?<!\\)\|", (ROOT / "docs" / name).read_text("utf-8"), re.M):
+        for message in re.findall(r"`([^`]+)`", row):
+            quoted += [part.strip() for part in re.sub(r"\d+", "...", message).split("...")]
+    quoted = [part for part in quoted if len(part.split()) >= 3 and part not in COMPOSED]
+    assert len(quoted) >= 3
+    assert [part for part in quoted if not any(part in text for text in messages)] == []
 
 
 # --- Files and links

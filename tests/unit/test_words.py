@@ -1,4 +1,4 @@
-"""README, docs, help texts and messages are short sentences in the field's words."""
+"""README, changelog, docs, help texts and messages are short sentences in the field's words."""
 
 import ast
 import re
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SOURCES = [
     *(ROOT / name for name in ("train.py", "inference.py")),
     *(p for name in ("common", "tasks", "utils", "wav2vec2") for p in (ROOT / name).rglob("*.py")),

@@ -100,7 +100,8 @@ def tune(options: RecogniserOptions, tuning: TuneOptions, decoding: DecodingOpti
     for note in notes:
         print(f"note: {note}")
     utterances = compute_emissions(recogniser, options, tuning, decoding)
-    print("lm_weight word_score   WER %   UER %  x real time")
+    units = recogniser.vocabulary.spelling.unit_rate
+    print(f"lm_weight word_score   WER %   {units} %  x real time")
     tried: list[tuple[float, float, float, DecodingOptions]] = []
     weights = tuning.lm_weights if decoding.lm else (0.0,)
     bonuses = tuning.word_scores if decoding.lexicon else (0.0,)

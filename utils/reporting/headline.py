@@ -2,7 +2,7 @@
 
 from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
 from utils.reporting.runs import Evaluation, Run, as_texts
-from utils.reporting.tables import number
+from utils.reporting.tables import percents
 
 Row = tuple[str, str]
 """(label, text) of a line."""
@@ -68,8 +68,9 @@ def headline(runs: list[Run]) -> list[Row]:
     rows = [("Run", what_was_run(run)) for run in runs if run.log.curves or run.log.parameters]
     evaluations = [evaluation for run in runs for evaluation in run.evaluations]
     for evaluation in evaluations:
-        rates = {"WER": evaluation.summary.get("wer"), "UER": evaluation.summary.get("uer")}
-        texts = [f"{name} {number(rate)} %" for name, rate in rates.items() if rate is not None]
+        rates = {"WER": evaluation.summary.get("wer")}
+        rates[evaluation.unit_rate] = evaluation.summary.get("uer")
+        texts = [f"{name} {percents(rate)} %" for name, rate in rates.items() if rate is not None]
         if texts:
             where = f"{evaluation.subset}, {evaluation.utterances:,} utterances"
             rows.append(("Error rates", f"{where}: {', '.join(texts)}"))

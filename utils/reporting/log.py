@@ -56,11 +56,7 @@ class Curve:
 
         More than `points` updates are divided into equal spans, each with its mean, low and high.
         """
-        if len(updates) > 1 and not (np.diff(updates.astype(np.int64)) > 0).all():
-            order = np.argsort(updates, kind="stable")
-            updates, values = updates[order], values[order]
-            last = np.append(updates[1:] != updates[:-1], True)
-            updates, values = updates[last], values[last]
+        updates, values = last_of_each(updates, values)
         values = values.astype(np.float64)
         lines, median = len(values), float(np.median(values))
         if lines <= points:
@@ -79,6 +75,16 @@ class Curve:
         )
 
 
+def last_of_each(updates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rising updates and the value that was logged last for each, of `[values]` in logged order."""
+    if len(updates) > 1 and not (np.diff(updates.astype(np.int64)) > 0).all():
+        order = np.argsort(updates, kind="stable")
+        updates, values = updates[order], values[order]
+        last = np.append(updates[1:] != updates[:-1], True)
+        updates, values = updates[last], values[last]
+    return updates, values
+
+
 @dataclass
 class RunLog:
     """The content of one log."""
@@ -93,10 +99,22 @@ class RunLog:
     """Date and time of the first line, as logged."""
     seconds: float = 0.0
     """Total duration of all jobs."""
+    clock: tuple[np.ndarray, np.ndarray] = field(
+        default_factory=lambda: (np.empty(0, np.int64), np.empty(0))
+    )
+    """Updates, rising, and the seconds of training by then, which never fall."""
     jobs: int = 1
     """How often the run was started."""
     notes: list[str] = field(default_factory=list)
     """What was skipped, and other remarks, one line each."""
+
+    def seconds_at(self, updates: np.ndarray) -> np.ndarray | None:
+        """Seconds of training by `updates` `[points]`, time between jobs not counted; None if the
+        log has no times."""
+        known, seconds = self.clock
+        if not len(known) or not seconds[-1] > 0:
+            return None
+        return np.interp(updates, known, seconds)
 
     @property
     def updates(self) -> int:
@@ -142,7 +160,9 @@ class RunLogBuilder:
         self.skipped = self.records = 0
         self._values: dict[str, tuple[array, array]] = {}
         self._positions = array("I")  # updates of the training records, as logged
-        self._waiting: list[tuple[int, dict[str, Any]]] = []  # epochs of still unknown length
+        self._times = (array("I"), array("d"))  # updates and the seconds of training by then
+        # (epoch, seconds, values) of epochs of still unknown length
+        self._waiting: list[tuple[int, float, dict[str, Any]]] = []
         self._per_epoch = 0
         self._epoch, self._update = 0, 0  # of the last training record
         self._elapsed = 0.0
@@ -168,9 +188,12 @@ class RunLogBuilder:
             self._epoch, iteration, self._per_epoch = counts
             self._update = max(self._epoch - 1, 0) * self._per_epoch + iteration
             self._positions.append(min(self._update, MOST_UPDATES))
-            for epoch, waiting in self._waiting:
-                self._add_values(min(epoch * self._per_epoch, MOST_UPDATES), waiting)
+            for epoch, seconds, waiting in self._waiting:
+                update = min(epoch * self._per_epoch, MOST_UPDATES)
+                self._add_time_of(update, seconds)
+                self._add_values(update, waiting)
             self._waiting.clear()
+            self._add_time_of(self._update, self.run.seconds + self._elapsed)
             self._add_values(self._update, data)
         elif counts and len(counts) == 1 and "batch_size" in data:
             self.run.latencies.append(numbers(data))
@@ -187,9 +210,16 @@ class RunLogBuilder:
         if epoch == self._epoch and self._positions:
             self._add_values(self._update, data)
         elif epoch == 0 or self._per_epoch:
+            if not self._positions:
+                self._add_time_of(epoch * self._per_epoch, self.run.seconds + self._elapsed)
             self._add_values(epoch * self._per_epoch, data)
         else:
-            self._waiting.append((epoch, data))
+            self._waiting.append((epoch, self.run.seconds + self._elapsed, data))
+
+    def _add_time_of(self, update: int, seconds: float) -> None:
+        if update <= MOST_UPDATES:
+            self._times[0].append(update)
+            self._times[1].append(seconds)
 
     def _add_values(self, update: int, data: dict[str, Any]) -> None:
         if update > MOST_UPDATES:
@@ -227,8 +257,12 @@ class RunLogBuilder:
         """The log of all records added."""
         run = self.run
         run.seconds += self._elapsed
-        for epoch, waiting in self._waiting:  # without training records, positions are epochs
+        for epoch, seconds, waiting in self._waiting:  # no training records: positions are epochs
+            self._add_time_of(epoch, seconds)
             self._add_values(epoch, waiting)
+        if self._times[0]:
+            updates, last = last_of_each(*map(np.asarray, self._times))
+            run.clock = updates.astype(np.int64), np.maximum.accumulate(last)
         for name in sorted(self._values):
             updates, values = self._values.pop(name)
             curve = Curve.of(np.frombuffer(updates, np.uint32), np.frombuffer(values, np.float32))

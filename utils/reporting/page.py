@@ -63,8 +63,15 @@ def rounded(values: Any) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, Any]:
-    """A diagram in plain types.  `spans` numbers the lists of updates, which metrics share."""
+def as_data(
+    diagram: Diagram, runs: list[Run], spans: dict[tuple[float, ...], int]
+) -> dict[str, Any]:
+    """A diagram in plain types.  `spans` numbers the lists of updates and of times, which metrics
+    share."""
+
+    def number_of(values: tuple[float, ...]) -> int:
+        return spans.setdefault(values, len(spans))
+
     lines = []
     for line in diagram.lines:
         curve = line.curve
@@ -73,9 +80,12 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
             "label": line.label,
             "style": line.style,
             "lines": curve.lines,
-            "x": spans.setdefault(tuple(curve.update.tolist()), len(spans)),
+            "updates": number_of(tuple(curve.update.tolist())),
             "y": rounded(curve.mean),
         }
+        seconds = runs[line.run].log.seconds_at(curve.update)
+        if seconds is not None:
+            entry["hours"] = number_of(tuple(rounded(seconds / 3600)))
         if curve.thinned:
             entry |= {"low": rounded(curve.low), "high": rounded(curve.high)}
         lines.append(entry)
@@ -91,8 +101,11 @@ def as_data(diagram: Diagram, spans: dict[tuple[int, ...], int]) -> dict[str, An
 def evaluation_data(evaluation: Evaluation, run: str) -> dict[str, Any]:
     """An evaluation in plain types."""
     return {
-        **{name: getattr(evaluation, name) for name in ("subset", "utterances", "wrong", "shown")},
-        **{rate: tables.number(evaluation.summary.get(rate)) for rate in ("wer", "uer")},
+        **{
+            name: getattr(evaluation, name)
+            for name in ("subset", "utterances", "wrong", "shown", "clips", "unit_rate")
+        },
+        **{rate: tables.percents(evaluation.summary.get(rate)) for rate in ("wer", "uer")},
         "run": run,
     }
 
@@ -108,14 +121,14 @@ def as_json(data: Any) -> str:
 def render_page(runs: list[Run], notes: list[str]) -> str:
     """The HTML file; `notes`: what was skipped or could not be read."""
     parts = []
-    spans: dict[tuple[int, ...], int] = {}
+    spans: dict[tuple[float, ...], int] = {}
     for title, chosen, made in sections(runs):
         parts.append(
             {
                 "title": title,
                 "runs": chosen,
                 "tables": [vars(table) for table in made],
-                "diagrams": [as_data(diagram, spans) for diagram in diagrams(runs, chosen)],
+                "diagrams": [as_data(diagram, runs, spans) for diagram in diagrams(runs, chosen)],
                 "evaluations": [
                     evaluation_data(e, runs[n].name) for n in chosen for e in runs[n].evaluations
                 ],

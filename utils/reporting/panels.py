@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.reporting.log import Curve
@@ -46,12 +46,12 @@ PANELS = (
     Panel("lr", "Learning rate", "", "Optimisation"),
     Panel("grad_norm", "Gradient norm", "", "Optimisation"),
     Panel("loss_scale", "Loss scale", "", "Optimisation"),
-    Panel("audio_s/s", "Audio per second", "s/s", "Speed"),
-    Panel("frames/s", "Encoder frames per second", "1/s", "Speed"),
-    Panel("ntokens/s", "Targets per second", "1/s", "Speed"),
-    Panel("updates/s", "Updates per second", "1/s", "Speed"),
-    Panel("memory", "Peak memory", "MiB", "Resources"),
-    Panel("data_wait", "Waiting for data", "%", "Resources"),
+    Panel("audio_s/s", "Audio per second", "s/s", "Speed and memory"),
+    Panel("frames/s", "Encoder frames per second", "1/s", "Speed and memory"),
+    Panel("ntokens/s", "Targets per second", "1/s", "Speed and memory"),
+    Panel("updates/s", "Updates per second", "1/s", "Speed and memory"),
+    Panel("data_wait", "Waiting for data", "%", "Speed and memory"),
+    Panel("memory", "Peak memory", "MiB", "Speed and memory"),
 )
 _PANELS = {panel.ending: panel for panel in PANELS}
 SHARES = Panel("share", "Share of the audio", "%", "Learning")
@@ -151,6 +151,8 @@ def decorate(panel: Panel, lines: list[Line], runs: list[Run]) -> Diagram:
         last = max(line.curve.update[-1] for line in lines)
         shown = {u: value for u, value in PUBLISHED_ACCURACY.items() if u <= last}
         published = shown or None
+    elif panel.ending == "uer" and {run.unit_rate for run in runs if run.log.curves} == {"CER"}:
+        panel = replace(panel, title="Character error rate")
     return Diagram(panel, lines, band, level, published)
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from utils.reporting.clips import add_audio
 from utils.reporting.page import render_markdown, render_page
 from utils.reporting.plots import write_figures
 from utils.reporting.results import update_docs
 from utils.reporting.runs import Run, find_runs, name_runs
 from wav2vec2.cli.errors import Failures, UserError, list_failures, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_lines
 
 
@@ -26,10 +27,17 @@ class ReportOptions:
     """The page to write; '' writes none."""
     markdown: str = ""
     """File to write the tables to in markdown."""
+    audio_limit: float = 2.0
+    """MB of audio clips in the page, in all; other utterances get links; 0: neither."""
+    dataset_dir: str = ""
+    """Folder of the evaluated filelists, to find their audio; default: as evaluated."""
     plots: str = ""
     """Folder to write the diagrams to as figures, one per kind of run; needs matplotlib."""
     plot_format: Literal["png", "svg", "pdf"] = "png"
     """Format of the figures of --plots."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, audio_limit=0)
 
 
 def collect_runs(paths: list[Path]) -> tuple[list[Run], list[str]]:
@@ -71,8 +79,8 @@ def main() -> int | None:
     parser.add_argument(
         "--update-docs",
         action="store_true",
-        help="rewrite the measured tables of README and docs from docs/results/*.json; with a "
-        "quickstart's output folder as RUN also what they quote of its output",
+        help="rewrite the measured tables of README and docs, and what they quote of a "
+        "quickstart, from docs/results; with a quickstart's output folder as RUN from that one",
     )
     namespace = parser.parse_args()
     options = from_flags(ReportOptions, namespace)
@@ -87,6 +95,10 @@ def main() -> int | None:
         )
     runs, failures = collect_runs([Path(name) for name in namespace.runs])
     notes = remarks(runs)
+    if options.output and options.audio_limit:
+        evaluations = [evaluation for run in runs for evaluation in run.evaluations]
+        most_bytes = int(options.audio_limit * 1e6)
+        notes += add_audio(evaluations, Path(options.output), most_bytes, options.dataset_dir)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if options.output:

@@ -200,6 +200,16 @@ QUICKSTARTS = {
 }
 
 
+QUICKSTART_DIGITS = {
+    "wer": 2,
+    "uer": 2,
+    "pretrain_accuracy_first": 3,
+    "pretrain_accuracy_last": 3,
+    "pretrain_code_perplexity_share": 2,
+}
+"""Figure of a quickstart's summary -> decimals."""
+
+
 def quickstart_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     return [
         Step("quickstart.sh", folder / f"run_{number}", variables)
@@ -211,7 +221,11 @@ def collect_error_rates(steps: list[Step]) -> Fields:
     rows = {}
     for row, step in zip(QUICKSTARTS, steps):
         summary = read_result(step.folder / "summary.json")
-        rows[row] = {name: round(summary[name], 2) for name in ("wer", "uer")}
+        rows[row] = {
+            name: round(summary[name], digits)
+            for name, digits in QUICKSTART_DIGITS.items()
+            if name in summary
+        }
     return {"rows": rows}
 
 

@@ -3,7 +3,8 @@
 A file holds one measurement: the name of its table, figures by row and column, and the command,
 hardware, versions and commit they come from.  Several files may fill one table; each adds columns.
 A table without a file appears nowhere, and a row that was not measured is skipped.
-`--update-docs RUN` also rewrites what the documents quote of a quickstart.
+What the documents quote of a quickstart comes from docs/results/quickstart, the text files of one.
+`--update-docs RUN` replaces them by those of RUN.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.reporting.panels import PUBLISHED_ACCURACY
-from utils.reporting.summarise_quickstart import closing_lines
+from utils.reporting.summarise_quickstart import QUOTED, QUOTED_FILES
 from utils.reporting.tables import (
     NONE,
     PUBLISHED_LATENCY,
@@ -24,8 +25,8 @@ from utils.reporting.tables import (
     escape,
 )
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.output import write_lines
-from wav2vec2.files.text import read_json
+from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.text import read_json, read_text
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -39,13 +40,15 @@ BLOCK = re.compile(
 """A block of a document; names its tables, separated by commas."""
 
 OUTPUT = re.compile(
-    r"^(?P<begin><!-- output: (?P<name>\S+) -->\n```\n).*?(?P<end>```\n<!-- end of output -->)",
+    r"^(?P<begin><!-- output: (?P<name>\S+) -->\n).*?(?P<end><!-- end of output -->)",
     re.DOTALL | re.MULTILINE,
 )
-"""A block of a document that quotes what a command printed."""
+"""A block of a document that quotes what a quickstart printed or wrote."""
 
-QUOTED = {"quickstart": closing_lines}
-"""Name of an output block -> its text, from a quickstart's output folder."""
+KEPT = "quickstart"
+"""Folder in docs/results with the text files of the quickstart that the documents quote."""
+
+MACHINE_PATH = re.compile(r"(?<![\w.:])/(home|root|tmp|work|Users|mnt)\b")
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,15 @@ TABLES = {
         "one A100, bf16",
     ),
     "quickstart": Shape(
-        "The quickstart: word and unit error rate on voices not in training",
+        "The quickstart: error rates on voices not in training",
         (),
-        {"wer": "WER, %", "uer": "UER, %"},
+        {
+            "wer": "WER, %",
+            "uer": "CER, %",
+            "pretrain_accuracy_first": "pre-training accuracy before",
+            "pretrain_accuracy_last": "after",
+            "pretrain_code_perplexity_share": "least code perplexity / (G V)",
+        },
     ),
 }
 
@@ -168,7 +177,7 @@ def _problems(content: Any) -> Iterator[str]:
             yield f"row {row!r}: figures are {', '.join(shape.columns)}"
         if not all(type(value) in (int, float) for value in figures.values()):
             yield f"row {row!r}: a figure is not a number"
-    if re.search(r"(?<![\w.:])/(home|root|tmp|work|Users|mnt)\b", json.dumps(content)):
+    if MACHINE_PATH.search(json.dumps(content)):
         yield "holds an absolute path of a machine; make it relative"
 
 
@@ -243,27 +252,57 @@ def read_documents(documents: Sequence[Path] = DOCUMENTS) -> dict[str, str]:
     return {os.path.relpath(path, ROOT): path.read_text(encoding="utf-8") for path in documents}
 
 
-def with_output(text: str, run: Path) -> str:
-    """A document's text with its output blocks rewritten from the quickstart in `run`."""
+def with_output(documents: Mapping[str, str], run: Path) -> dict[str, str]:
+    """The text of each document, by name, with its output blocks from the quickstart in `run`."""
 
-    def fill(block: re.Match[str]) -> str:
-        if block["name"] not in QUOTED:
-            raise UserError(f"output {block['name']!r}: choose from {', '.join(QUOTED)}")
-        return block["begin"] + QUOTED[block["name"]](run) + block["end"]
+    def filled(name: str, text: str) -> str:
+        def fill(block: re.Match[str]) -> str:
+            if block["name"] not in QUOTED:
+                raise UserError(
+                    f"{name}: output {block['name']!r}: choose from {', '.join(QUOTED)}"
+                )
+            return block["begin"] + QUOTED[block["name"]](run) + block["end"]
 
-    return OUTPUT.sub(fill, text)
+        return OUTPUT.sub(fill, text)
+
+    return {name: filled(name, text) for name, text in documents.items()}
+
+
+def read_run(run: Path) -> dict[str, str]:
+    """The text files of a quickstart that documents quote, by name; UserError if one is missing or
+    names a folder of the machine."""
+    texts = {
+        name: read_text(run / name, fix="name the folder of a finished quickstart")
+        for name in QUOTED_FILES
+    }
+    for name, text in texts.items():
+        if found := MACHINE_PATH.search(text):
+            raise UserError(
+                f"{run / name}: holds an absolute path of a machine ({found[0]}...); run the "
+                "quickstart with relative folders"
+            )
+    return texts
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text that ends in a line break."""
+    write_lines(path, text.removesuffix("\n").split("\n"))
 
 
 def update_docs(
     run: Path | None = None, documents: Sequence[Path] = DOCUMENTS, folder: Path = RESULTS
 ) -> None:
-    """Rewrite the measured tables of `documents` from the files in `folder`, and, from the
-    quickstart in `run`, what they quote of its output."""
+    """Rewrite the measured tables of `documents` from the files in `folder`, and what they quote
+    of a quickstart: that in `run`, whose text files are then kept in `folder`, or the kept one."""
+    kept = folder / KEPT
+    texts = {} if run is None else read_run(run)
     old = read_documents(documents)
-    new = with_tables(old, measured_tables(folder))
+    new = with_output(with_tables(old, measured_tables(folder)), run or kept)
+    for name, text in texts.items():
+        prepare_folder("--update-docs", (kept / name).parent)
+        write_text(kept / name, text)
     for path, (name, text) in zip(documents, new.items()):
-        text = text if run is None else with_output(text, run)
         if text != old[name]:
-            write_lines(path, text.removesuffix("\n").split("\n"))
+            write_text(path, text)
             print(f"report: {name} has the new figures")
     print(f"report: {len(documents)} documents are up to date")

@@ -28,6 +28,13 @@ class Evaluation:
     shown: list[tuple[str, list[Pair]]] = field(default_factory=list)
     """(id, word pairs) of the utterances to show, in the order of the filelist."""
     notes: list[str] = field(default_factory=list)
+    clips: dict[str, str] = field(default_factory=dict)
+    """id -> audio of an utterance to show, as a data URI or a link relative to the page."""
+
+    @property
+    def unit_rate(self) -> str:
+        """The name of its error rate of units, `CER` where these are letters, else `UER`."""
+        return "CER" if self.summary.get("unit_rate") == "CER" else "UER"
 
 
 @dataclass
@@ -52,6 +59,14 @@ class Run:
         if "wer" in metrics or "uer" in metrics or self.evaluations:  # only recognisers have them
             return "finetune"
         return "other"
+
+    @property
+    def unit_rate(self) -> str:
+        """The name of its error rate of units: `CER` where these are letters, else `UER`."""
+        labels = self.log.parameters.get("labels")
+        if labels is None and self.evaluations:
+            return self.evaluations[0].unit_rate
+        return "CER" if labels == "ltr" else "UER"
 
     def final(self, metric: str) -> float | None:
         """The value of a metric in the run's summary, else its last value."""

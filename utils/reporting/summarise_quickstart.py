@@ -9,17 +9,21 @@ import io
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.reporting.log import LOG, read_records
+import numpy as np
+
+from utils.reporting.log import LOG, read_log, read_records
 from utils.reporting.runs import Evaluation, as_texts, read_evaluations
+from utils.reporting.tables import NONE, Table
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
 from wav2vec2.files.output import write_json, write_lines
-from wav2vec2.files.text import read_json
+from wav2vec2.files.text import read_json, read_text
 
 STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
 SUBSET = "test-mini"
@@ -125,6 +129,100 @@ def closing_lines(folder: Path) -> str:
         f"time: {sum(summary['seconds'].values()):.0f} s",
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def fenced(text: str) -> str:
+    """Text as a block of code of a document."""
+    return f"```\n{text}```\n"
+
+
+def quote_evaluation(folder: Path) -> str:
+    """The totals of the evaluation's report, above its first list of errors."""
+    path = folder / f"report_{SUBSET}.md"
+    text = read_text(path, fix="run scripts/quickstart.sh again")
+    return fenced(text.partition("\n## ")[0])
+
+
+def quote_pretraining(folder: Path) -> str:
+    """A table of the pre-training's log lines at some updates."""
+    columns = {
+        "train_loss": ("loss", ".2f"),
+        "train_contrastive_loss": ("contrastive loss", ".2f"),
+        "train_accuracy": ("accuracy", ".3f"),
+        "train_code_perplexity": ("code perplexity", ".1f"),
+        "train_grad_norm": ("gradient norm", ".2f"),
+    }
+    updates = logged_updates(folder / "pretrain", "train_loss")
+    shown = sorted({updates[np.searchsorted(updates, share * updates[-1])] for share in SHARES})
+    return log_table(folder / "pretrain", columns, shown)
+
+
+def quote_finetuning(folder: Path) -> str:
+    """A table of the fine-tuning's first log line and its validations."""
+    columns = {
+        "train_loss": ("loss", ".2f"),
+        "val_loss": ("validation loss", ".2f"),
+        "val_wer": ("validation WER, %", ".2f"),
+        "val_uer": ("validation CER, %", ".2f"),
+        "val_blank_share": ("blank frames, %", ".1f"),
+    }
+    first = logged_updates(folder / "finetune", "train_loss")[0]
+    shown = [first, *logged_updates(folder / "finetune", "val_wer")]
+    return log_table(folder / "finetune", columns, shown)
+
+
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Of the pre-training, where its log is quoted."""
+
+
+def logged_updates(run: Path, metric: str) -> np.ndarray:
+    """The updates `[points]` at which a run logged a metric."""
+    curves = read_log(run / LOG).curves
+    if metric not in curves:
+        raise UserError(f"{run / LOG}: has no {metric}; run scripts/quickstart.sh again")
+    return curves[metric].update
+
+
+def log_table(run: Path, columns: dict[str, tuple[str, str]], updates: Sequence[int]) -> str:
+    """A markdown table of a run's metrics at `updates`; `columns`: metric -> heading, format."""
+    curves = read_log(run / LOG).curves
+    rows = []
+    for update in updates:
+        row = [str(update)]
+        for metric, (_, digits) in columns.items():
+            curve = curves.get(metric)
+            found = [] if curve is None else curve.mean[curve.update == update]
+            row.append(format(found[0], digits) if len(found) else NONE)
+        rows.append(row)
+    headings = ["update", *(heading for heading, _ in columns.values())]
+    return f"\n{Table('', headings, rows).markdown()}\n\n"
+
+
+def quote_stages(folder: Path) -> str:
+    """A table of the seconds of each stage."""
+    seconds = read_json(folder / "summary.json", "run scripts/quickstart.sh again")["seconds"]
+    rows = [[stage, str(seconds[stage])] for stage in STAGES]
+    return f"\n{Table('', ['stage', 'seconds'], rows).markdown()}\n\n"
+
+
+QUOTED = {
+    "quickstart": lambda folder: fenced(closing_lines(folder)),
+    "quickstart_stages": quote_stages,
+    "evaluation": quote_evaluation,
+    "pretraining": quote_pretraining,
+    "finetuning": quote_finetuning,
+}
+"""Name of an output block of a document -> its markdown, from a quickstart's output folder."""
+
+QUOTED_FILES = (
+    "summary.json",
+    f"summary_{SUBSET}.json",
+    f"hypotheses_{SUBSET}.jsonl",
+    f"report_{SUBSET}.md",
+    f"pretrain/{LOG}",
+    f"finetune/{LOG}",
+)
+"""What QUOTED reads of that folder."""
 
 
 def main() -> None:

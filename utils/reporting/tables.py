@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,16 @@ def number(value: Any) -> str:
     if "e" in text or abs(value) >= 1000:
         return f"{value:,.0f}"
     return text
+
+
+def percents(value: Any) -> str:
+    """An error rate in percent with two decimals, as the console prints it."""
+    return f"{value:.2f}" if type(value) in (int, float) else NONE
+
+
+def unit_rate(names: Iterable[str]) -> str:
+    """A heading for error rates of units that have these names."""
+    return " or ".join(sorted(set(names))) or "UER"
 
 
 def duration(seconds: float) -> str:
@@ -179,7 +189,9 @@ def facts(runs: list[Run]) -> Table | None:
             "seed": str(p.get("seed", NONE)),
             "hardware": hardware,
             "versions": ", ".join(versions) or NONE,
-            "commit": str(environment.get("commit", NONE)),
+            "commit": re.sub(
+                r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(environment.get("commit", NONE))
+            ),
             "started": log.started.split(".")[0] or NONE,
             "time": duration(log.seconds) + (f" in {log.jobs} jobs" if log.jobs > 1 else ""),
         }
@@ -191,12 +203,13 @@ def facts(runs: list[Run]) -> Table | None:
 
 def results(runs: list[Run]) -> Table | None:
     """The last values of metrics, the best validations, and evaluations."""
+    units = unit_rate(run.unit_rate for run in runs if run.final("val_uer") is not None)
     measures = (
         ("val_loss", "validation loss, bits", min),
         ("val_accuracy", "validation accuracy", max),
         ("val_code_perplexity", "validation code perplexity", None),
         ("val_wer", "validation WER, %", min),
-        ("val_uer", "validation UER, %", min),
+        ("val_uer", f"validation {units}, %", min),
         ("val_ema_loss", "loss of the average, bits", min),
         ("val_ema_wer", "WER of the average, %", min),
         ("train_loss", "training loss, bits", None),
@@ -206,17 +219,20 @@ def results(runs: list[Run]) -> Table | None:
     for metric, title, better in measures:
         cells = []
         for run in runs:
-            text = number(run.final(metric))
+            shown = percents if metric.endswith(("wer", "uer")) else number
+            text = shown(run.final(metric))
             curve = run.log.curves.get(metric)
             if better and curve is not None and len(curve.update) > 1:
                 best = curve.low.min() if better is min else curve.high.max()
-                text += f" (best {number(float(best))})"
+                text += f" (best {shown(float(best))})"
             cells.append(text)
         rows.append([title, *cells])
     for subset in sorted({e.subset for run in runs for e in run.evaluations}):
-        found = [{e.subset: e.summary for e in run.evaluations}.get(subset, {}) for run in runs]
-        for rate in ("wer", "uer"):
-            rows.append([f"{subset}: {rate.upper()}, %", *(number(s.get(rate)) for s in found)])
+        found = [{e.subset: e for e in run.evaluations}.get(subset) for run in runs]
+        units = unit_rate(e.unit_rate for e in found if e)
+        for rate, name in (("wer", "WER"), ("uer", units)):
+            cells = [percents(e.summary.get(rate)) if e else NONE for e in found]
+            rows.append([f"{subset}: {name}, %", *cells])
     return table_by_run("Results", runs, rows)
 
 
@@ -254,19 +270,27 @@ def throughput(runs: list[Run]) -> Table | None:
     compared = next((key for key, _ in measured if rate(runs[0], key)), measured[0][0])
     columns = ["configuration", "precision", "hourglass", "geometry"]
     columns += [title for _, title in measured]
-    columns += ["throughput, ratio", "memory, MiB", "memory, ratio"]
+    columns += ["memory, MiB"]
+    if several := len(runs) > 1:
+        columns += ["throughput, ratio", "memory, ratio"]
     rows = []
     for run in runs:
         p = run.log.parameters
         rows.append(
             [run.name, precision(p), hourglass(p), geometry(p)]
             + [number(rate(run, key)) for key, _ in measured]
-            + [ratio(rate(run, compared), rate(runs[0], compared))]
-            + [number(memory(run)), percent(memory(run), memory(runs[0]))]
+            + [number(memory(run))]
+            + [
+                ratio(rate(run, compared), rate(runs[0], compared)),
+                percent(memory(run), memory(runs[0])),
+            ][: 2 * several]
         )
-    note = (
-        "Geometry: processes × concatenated sub-batches × accumulated batches. "
-        f"Ratios are of {dict(RATES)[compared]} and of peak memory, against {runs[0].name}. "
+    note = "Geometry: processes × concatenated sub-batches × accumulated batches. "
+    if several:
+        note += (
+            f"Ratios are of {dict(RATES)[compared]} and of peak memory, against {runs[0].name}. "
+        )
+    note += (
         "Throughput is that of a run's summary (its last epoch; of a benchmark its measured "
         "epochs), or the median of its log lines."
     )

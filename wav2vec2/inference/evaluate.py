@@ -171,6 +171,8 @@ def evaluate_set(
             "checkpoint": options.checkpoint,
             "decoding": asdict(decoding),
             "processes": ranks,
+            "dataset_dir": evaluation.dataset_dir,
+            "unit_rate": recogniser.vocabulary.spelling.unit_rate,
             **report.summary(),
             "padding": padding_share(frames, sorted_batches(frames, options.batch_size)),
             "real_time_factor": took / report.seconds,
@@ -282,15 +284,16 @@ def rates(report: Report, recogniser: Recogniser, decoding: DecodingOptions) -> 
         )
     return (
         f"WER {words.rate:.2f} % ({words.errors} errors in {words.reference} words), "
-        f"UER {units.rate:.2f} %"
+        f"{recogniser.vocabulary.spelling.unit_rate} {units.rate:.2f} %"
     )
 
 
 def print_table(summaries: Sequence[dict[str, Any]]) -> None:
     """Print one line per subset."""
     width = max(len("subset"), *(len(summary["subset"]) for summary in summaries))
+    units = summaries[0]["unit_rate"]
     print(
-        f"{'subset':{width}}  utterances    hours   WER %     sub     del     ins   UER %  "
+        f"{'subset':{width}}  utterances    hours   WER %     sub     del     ins   {units} %  "
         "padding %  x real time"
     )
     for summary in summaries:

@@ -165,13 +165,16 @@ def _results(content: dict[str, Any], evaluation: Path | None) -> list[str]:
         summaries = sorted(evaluation.glob("summary_*.json"))
         if not summaries:
             raise UserError(f"--evaluation {evaluation}: holds no summary_<subset>.json")
-        lines += ["", "| subset | decoder | WER % | UER % | utterances |", "|---|---|---|---|---|"]
+        rows, units = [], "UER"
         for path in summaries:
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
                 decoder = found["decoding"]["decoder"]
                 rates = f"{found['wer']:.2f} | {found['uer']:.2f} | {found['utterances']}"
-                lines.append(f"| {found['subset']} | {decoder} | {rates} |")
+                rows.append(f"| {found['subset']} | {decoder} | {rates} |")
+                units = found.get("unit_rate", units)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}: not the summary of an evaluation") from None
+        heading = f"| subset | decoder | WER % | {units} % | utterances |"
+        lines += ["", heading, "|---|---|---|---|---|", *rows]
     return lines or ["Not known."]

@@ -30,6 +30,11 @@ class Spelling(Enum):
     TOKENS = "tokens"
     """`HH AY Y UW`: each unit counts as a word."""
 
+    @property
+    def unit_rate(self) -> str:
+        """The name of the error rate of units: `CER` where they are letters, else `UER`."""
+        return "CER" if self is Spelling.LETTERS else "UER"
+
     @classmethod
     def of(cls, symbols: Iterable[str]) -> "Spelling":
         """The spelling of a dictionary with these symbols."""

@@ -2,9 +2,16 @@
 // Draws the report from the JSON in #data.  Text from logs enters the page only as text.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  for (const { diagrams } of data.sections) {
-    for (const line of diagrams.flatMap((diagram) => diagram.lines)) line.x = data.spans[line.x];
+  const lines = data.sections.flatMap(({ diagrams }) => diagrams.flatMap((diagram) => diagram.lines));
+  for (const line of lines) {
+    line.x = line.updates = data.spans[line.updates];
+    line.hours = data.spans[line.hours] ?? []; // empty: its log has no times
   }
+  const longest = Math.max(0, ...lines.map((line) => line.hours.at(-1) ?? 0));
+  const [timeUnit, perHour] = longest >= 2 ? ["hours", 1] : longest >= 1 / 30 ? ["minutes", 60] : ["seconds", 3600];
+  for (const line of lines) line.hours = line.hours.map((hours) => hours * perHour);
+  let axis = "updates"; // or "hours"
+  let smoothing = 0; // factor by which weights fall per point in a smoothed curve
   const charts = [];
   const hidden = new Set(); // indices of hidden runs
   const HEIGHT = 230;
@@ -42,14 +49,37 @@
     });
   }
 
-  // The first and last update of some diagrams.
+  // The first and last place on the x axis of some diagrams.
   function extent(diagrams) {
-    const lines = diagrams.flatMap((diagram) => diagram.lines);
-    return [Math.min(...lines.map((line) => line.x[0])), Math.max(...lines.map((line) => line.x.at(-1)))];
+    const drawn = diagrams.flatMap((diagram) => diagram.lines).filter((line) => line.x.length);
+    if (!drawn.length) return [0, 1];
+    return [Math.min(...drawn.map((line) => line.x[0])), Math.max(...drawn.map((line) => line.x.at(-1)))];
   }
 
-  // The lines' points over all their updates: [updates, values of line 0, low, high, line 1, ...].
-  // Includes the updates `ends`, so that diagrams with the same ends show the same span.
+  // Sums of each value and those before it, whose weights fall by `smoothing` per point.
+  function sums(values) {
+    let sum = 0;
+    return values.map((value) => (sum = smoothing * sum + value));
+  }
+
+  // Means of each value and those around it, whose weights fall by `smoothing` per point.
+  function smooth(values) {
+    const around = (each) => {
+      const before = sums(each), after = sums([...each].reverse()).reverse();
+      return each.map((value, i) => before[i] + after[i] - value);
+    };
+    const weights = around(values.map(() => 1));
+    return around(values).map((sum, i) => sum / weights[i]);
+  }
+
+  // Only what is noisy is smoothed: validations are few, and a schedule is exact.
+  const exact = new Set(data.sections.flatMap(({ diagrams }) => diagrams.filter(
+    (diagram) => ["lr", "loss_scale"].includes(diagram.ending)).flatMap((diagram) => diagram.lines)));
+  const smoothed = (line) => smoothing > 0 && line.style === "solid" && !exact.has(line);
+
+  // The lines' points over all their places on the x axis: [places, then of each line: its values
+  // where a smoothed curve is drawn over them, the curve, low, high].
+  // Includes the places `ends`, so that diagrams with the same ends show the same span.
   function align(lines, ends) {
     const all = new Set(ends);
     for (const line of lines) for (const x of line.x) all.add(x);
@@ -57,9 +87,10 @@
     const index = new Map(updates.map((x, i) => [x, i]));
     const columns = [updates];
     for (const line of lines) {
-      for (const values of line.low ? [line.y, line.low, line.high] : [line.y]) {
+      const faint = smoothed(line) ? line.y : [], curve = smoothed(line) ? smooth(line.y) : line.y;
+      for (const values of line.low ? [faint, curve, line.low, line.high] : [faint, curve]) {
         const column = new Array(updates.length).fill(null);
-        line.x.forEach((x, i) => { column[index.get(x)] = values[i]; });
+        line.x.forEach((x, i) => { column[index.get(x)] = values[i] ?? null; });
         columns.push(column);
       }
     }
@@ -87,7 +118,7 @@
   }
 
   class Chart {
-    constructor(diagram, section, ends) {
+    constructor(diagram, section, shown) {
       this.diagram = diagram;
       this.section = section;
       this.logarithmic = false;
@@ -109,7 +140,7 @@
       this.place = make("div", "plot");
       this.legend = make("div", "legend");
       this.element.append(caption, this.place, this.legend);
-      this.columns = align(diagram.lines, ends);
+      this.shown = shown; // the diagrams that show the same span
       this.off = new Set(); // indices of lines hidden in this chart
       this.outputs = [];
       this.buildLegend();
@@ -134,23 +165,25 @@
       });
       this.where = make("span", "other");
       this.legend.prepend(this.where);
-      for (const text of this.remarks()) this.legend.append(make("span", "other", text));
+      const { band, level } = this.diagram;
+      this.marks = make("span", "other", "marks: published, mean ± deviation of 8 seeds");
+      if (band) this.legend.append(make("span", "other", `shaded: healthy, ${format(band[0])} of ${format(band[1])} codes or more`));
+      if (level) this.legend.append(make("span", "other", `line: ${level[0]}, ${format(level[1])}`));
+      this.legend.append(this.marks);
     }
 
-    remarks() {
-      const { band, level, published } = this.diagram, texts = [];
-      if (band) texts.push(`shaded: healthy, ${format(band[0])} of ${format(band[1])} codes or more`);
-      if (level) texts.push(`line: ${level[0]}, ${format(level[1])}`);
-      if (published.length) texts.push("marks: published, mean ± deviation of 8 seeds");
-      return texts;
+    // What published runs had; they are known by update alone.
+    published() {
+      return axis === "updates" ? this.diagram.published : [];
     }
 
-    // uPlot's index of each line's mean; the low and high of a thinned line follow.
+    // uPlot's index of each line's curve; its values stand before it, and the low and high of a
+    // thinned line follow.
     positions() {
-      let next = 1;
+      let next = 2;
       return this.diagram.lines.map((line) => {
         const position = next;
-        next += line.low ? 3 : 1;
+        next += line.low ? 4 : 2;
         return position;
       });
     }
@@ -163,7 +196,7 @@
       this.diagram.lines.forEach((line, number) => {
         const shown = this.visible(number);
         const position = this.positions()[number];
-        for (let offset = 0; offset < (line.low ? 3 : 1); offset++) {
+        for (let offset = -1; offset < (line.low ? 3 : 1); offset++) {
           this.plot.setSeries(position + offset, { show: shown }, false);
         }
         this.outputs[number][0].setAttribute("aria-pressed", String(shown));
@@ -173,11 +206,16 @@
 
     values(index) {
       const at = index === null || index === undefined ? null : index;
-      this.where.textContent = at === null ? "last" : `at ${this.columns[0][at].toLocaleString("en")}`;
+      const place = at === null ? 0 : this.columns[0][at];
+      this.where.textContent = at === null ? "last"
+        : axis === "updates" ? `at ${place.toLocaleString("en")}` : `at ${format(place)} ${timeUnit}`;
       this.positions().forEach((position, number) => {
         const line = this.diagram.lines[number];
-        const value = at === null ? line.y[line.y.length - 1] : nearest(this.columns[position], at);
+        const curve = this.columns[position];
+        const shown = nearest(curve, at === null ? curve.length - 1 : at);
+        const value = !smoothed(line) ? shown : at === null ? line.y.at(-1) : nearest(this.columns[position - 1], at);
         let text = format(value);
+        if (smoothed(line)) text += `, smoothed ${format(shown)}`;
         if (line.low && at !== null) {
           text += ` (${format(nearest(this.columns[position + 1], at))} … ${format(nearest(this.columns[position + 2], at))})`;
         }
@@ -191,7 +229,10 @@
         const stroke = () => color(line.run);
         const dash = { solid: undefined, dashed: [6, 4], dotted: [2, 3] }[line.style];
         const few = line.x.length <= (line.style === "solid" ? 1 : 40);
+        const faint = () => `color-mix(in srgb, ${color(line.run)} 35%, transparent)`;
         found.push({
+          label: "", stroke: faint, width: 1, dash, spanGaps: true, points: { show: few, size: 4, fill: faint },
+        }, {
           label: line.label, stroke, width: line.low ? 1.6 : 1.4, dash, spanGaps: true,
           points: { show: few, size: 5, fill: stroke },
         });
@@ -214,7 +255,7 @@
 
     // Behind the curves: the healthy range, a level, published values.
     background(plot) {
-      const { ctx, bbox } = plot, { band, level, published } = this.diagram;
+      const { ctx, bbox } = plot, { band, level } = this.diagram;
       const y = (value) => plot.valToPos(value, "y", true);
       const ratio = devicePixelRatio;
       ctx.save();
@@ -235,7 +276,7 @@
         ctx.stroke();
         ctx.setLineDash([]);
       }
-      for (const [update, mean, deviation] of published) {
+      for (const [update, mean, deviation] of this.published()) {
         const x = plot.valToPos(update, "x", true);
         ctx.beginPath();
         ctx.moveTo(x, y(mean - deviation));
@@ -251,9 +292,9 @@
     range(plot, low, high) {
       let min = low, max = high;
       if (min === null || min === undefined) return [0, 1];
-      const { level, published, unit } = this.diagram;
+      const { level, unit } = this.diagram;
       if (level) { min = Math.min(min, level[1]); max = Math.max(max, level[1]); }
-      for (const [, mean, deviation] of published) {
+      for (const [, mean, deviation] of this.published()) {
         min = Math.min(min, mean - deviation);
         max = Math.max(max, mean + deviation);
       }
@@ -266,10 +307,13 @@
       return [min - margin, max + margin];
     }
 
-    draw() {
-      const x = this.plot && { ...this.plot.scales.x };
+    // Draw it again, in the span that is zoomed to, or `entire`.
+    draw(entire = false) {
+      const x = this.plot && !entire && { ...this.plot.scales.x };
       if (this.plot) this.plot.destroy();
-      const axis = (size, more) => ({
+      this.columns = align(this.diagram.lines, extent(this.shown));
+      this.marks.hidden = !this.published().length;
+      const side = (size, more) => ({
         stroke: () => css("--soft"), font: "11px system-ui, sans-serif", size,
         grid: { stroke: () => css("--grid"), width: 1 },
         ticks: { stroke: () => css("--rule"), width: 1, size: 4 }, gap: 5, ...more,
@@ -287,8 +331,8 @@
           y: { distr: this.logarithmic ? 3 : 1, range: (plot, low, high) => this.range(plot, low, high) },
         },
         axes: [
-          axis(40, { label: "update", labelSize: 16, labelFont: "11px system-ui, sans-serif", labelGap: 0, values: (plot, splits) => ticks(splits), space: 60 }),
-          axis(54, { values: (plot, splits) => ticks(splits), space: 34 }),
+          side(26, { label: axis === "updates" ? "update" : `training time, ${timeUnit}`, labelSize: 16, labelFont: "11px system-ui, sans-serif", labelGap: 0, values: (plot, splits) => ticks(splits), space: 60 }),
+          side(54, { values: (plot, splits) => ticks(splits), space: 34 }),
         ],
         series: this.series(), bands: this.bands(),
         hooks: {
@@ -355,8 +399,8 @@
     part.append(make("h3", "", `Transcripts: ${content.run}, ${content.subset}`));
     part.append(make("p", "note",
       `${content.wrong.toLocaleString("en")} of ${content.utterances.toLocaleString("en")} utterances have errors; ` +
-      `word error rate ${content.wer} %, unit error rate ${content.uer} %. Shown are the first and the worst, ` +
-      "each reference above its hypothesis."));
+      `WER ${content.wer} %, ${content.unit_rate} ${content.uer} %. Shown are the first and the worst, ` +
+      "each reference above its hypothesis, those with the most errors first."));
     const keys = make("p", "keys");
     for (const kind of KINDS) {
       const key = make("span", `word ${kind}`);
@@ -373,27 +417,68 @@
     search.setAttribute("aria-label", "Search utterances");
     keys.append(search);
     const pairs = make("div", "pairs");
+    const more = make("button", "more", `show all ${content.shown.length}`);
+    more.type = "button";
+    more.setAttribute("aria-expanded", "false");
+    const unfold = () => { pairs.classList.remove("folded"); more.hidden = true; };
+    more.onclick = () => {
+      unfold();
+      pairs.children[FOLDED].focus();
+    };
+    if (content.shown.length > FOLDED + 3) pairs.classList.add("folded"); else more.hidden = true;
     box.onchange = () => pairs.classList.toggle("only-wrong", box.checked);
     search.oninput = () => {
       const wanted = search.value.toLowerCase();
+      unfold();
       for (const pair of pairs.children) pair.hidden = !pair.dataset.text.includes(wanted);
     };
-    for (const [id, words] of content.shown) {
-      const correct = words.every(([reference, hypothesis]) => reference === hypothesis);
-      const pair = make("div", correct ? "pair correct" : "pair"), line = make("p", "words");
+    const errors = (words) => words.filter(([reference, hypothesis]) => reference !== hypothesis).length;
+    for (const [id, words] of [...content.shown].sort((a, b) => errors(b[1]) - errors(a[1]))) {
+      const pair = make("div", errors(words) ? "pair" : "pair correct"), line = make("p", "words");
+      pair.tabIndex = -1;
       line.append(...words.map(([reference, hypothesis]) => word(reference, hypothesis)));
-      pair.append(make("span", "id", id), line);
+      const title = make("p", "id");
+      title.append(make("span", "", id));
+      if (content.clips[id]) title.append(sound(id, content.clips[id], pair));
+      pair.append(title, line);
       const spoken = [0, 1].map((side) => words.map((pair) => pair[side]).filter(Boolean).join(" "));
       pair.dataset.text = [id, ...spoken].join(" ").toLowerCase();
       pairs.append(pair);
     }
-    part.append(keys, pairs);
+    part.append(keys, pairs, more);
     return part;
   }
 
+  const FOLDED = 12; // utterances shown before "show all"
+
+  // A button that becomes the browser's player, or a link to a file beside the page.
+  function sound(id, source, pair) {
+    if (!source.startsWith("data:")) {
+      const link = make("a", "sound", "audio file");
+      link.href = source;
+      return link;
+    }
+    const button = make("button", "sound", "▶ play");
+    button.type = "button";
+    button.setAttribute("aria-label", `Play ${id}`);
+    button.onclick = () => {
+      const player = make("audio");
+      player.controls = true;
+      player.src = source;
+      player.setAttribute("aria-label", id);
+      player.onplay = () => {
+        for (const other of document.querySelectorAll("audio")) if (other !== player) other.pause();
+      };
+      button.remove();
+      pair.append(player);
+      player.focus();
+      player.play().catch(() => {}); // a browser may want another click
+    };
+    return button;
+  }
+
   const runs = document.getElementById("runs");
-  const drawn = new Set(data.sections.flatMap((content) =>
-    content.diagrams.flatMap((diagram) => diagram.lines.map((line) => line.run))));
+  const drawn = new Set(lines.map((line) => line.run));
   data.runs.forEach((name, number) => {
     if (!drawn.has(number)) return;
     const button = make("button"), swatch = make("span", "swatch");
@@ -408,12 +493,29 @@
     };
     runs.append(button);
   });
+  document.getElementById("controls").hidden = !lines.length;
+  const slider = document.getElementById("smoothing"), choice = document.getElementById("axis");
+  slider.value = 0; // a browser may remember another one
+  choice.value = axis;
+  choice.parentElement.hidden = !longest;
+  let waiting = 0; // frame in which the charts are drawn again
+  slider.oninput = () => {
+    smoothing = Number(slider.value);
+    document.querySelector("output[for=smoothing]").textContent = smoothing;
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(() => charts.forEach((chart) => chart.draw()));
+  };
+  choice.onchange = () => {
+    axis = choice.value;
+    for (const line of lines) line.x = line[axis];
+    for (const chart of charts) chart.draw(true);
+  };
   document.getElementById("written").textContent = `Written ${data.written}`;
   document.title = `Training report: ${data.runs.join(", ")}`.slice(0, 200);
 
   const main = document.querySelector("main");
   const block = make("dl", "headline");
-  for (const [label, text] of data.headline) block.append(make("dt", "", label), make("dd", "", text));
+  for (const [label, text] of data.headline) block.append(make("dt", "", label), make("dd", "", text.replaceAll(" %", "\u00a0%")));
   main.append(block);
   const contents = make("nav", "contents");
   contents.setAttribute("aria-label", "Contents");
@@ -425,17 +527,22 @@
   }
   data.sections.forEach((content, number) => {
     main.append(make("h2", "", content.title));
-    const ends = extent(content.diagrams);
-    const before = ["What was run", "Results"];
-    for (const made of content.tables) if (before.includes(made.title)) main.append(table(made));
-    for (const group of ["Learning", "Optimisation", "Speed", "Resources"]) {
+    const before = ["What was run", "Results"], beside = make("div", "beside");
+    for (const made of content.tables) {
+      if (!before.includes(made.title)) continue;
+      const part = make("div");
+      part.append(table(made));
+      beside.append(part);
+    }
+    main.append(beside);
+    for (const group of ["Learning", "Optimisation", "Speed and memory"]) {
       const diagrams = content.diagrams.filter((diagram) => diagram.section === group);
       if (!diagrams.length) continue;
       main.append(make("h3", "", group));
       const grid = make("div", "diagrams");
       main.append(grid);
       for (const diagram of diagrams) {
-        const chart = new Chart(diagram, `section ${number}`, ends);
+        const chart = new Chart(diagram, `section ${number}`, content.diagrams);
         grid.append(chart.element);
         charts.push(chart);
       }
@@ -447,7 +554,8 @@
     heading.id = `part-${number}`;
     const link = make("a", heading.tagName.toLowerCase(), heading.textContent);
     link.href = `#${heading.id}`;
-    contents.append(link);
+    if (heading.tagName === "H2" || !contents.lastChild) contents.append(make("p"));
+    contents.lastChild.append(link);
   });
   for (const chart of charts) chart.draw();
 

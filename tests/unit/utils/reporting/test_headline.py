@@ -48,15 +48,18 @@ def test_an_utterance_without_words_is_an_example_too(tmp_path):
     assert ("Reference", "") in rows and ("Hypothesis", "") in rows
 
 
-def test_an_evaluation_has_its_rates_and_an_utterance_with_an_error(tmp_path):
+@pytest.mark.parametrize("rate", ["CER", "UER"])
+def test_an_evaluation_has_its_rates_and_an_utterance_with_an_error(tmp_path, rate):
     text = parameters(command="finetune") + line([1], 1.0, val_blank_share=99.5)
     run = write_run(tmp_path / "run", text)
     results = [("a", "ONE TWO", "ONE TWO"), ("b", "ONE TWO", "ONE TOO")]
     keys = ("id", "reference", "hypothesis")
     lines = [json.dumps(dict(zip(keys, result))) for result in results]
     (run / "hypotheses_test.jsonl").write_text("\n".join(lines) + "\n")
-    (run / "summary_test.json").write_text(json.dumps({"wer": 25.0, "uer": 10.0}))
+    (run / "summary_test.json").write_text(
+        json.dumps({"wer": 25.0, "uer": 10.0, "unit_rate": rate})
+    )
     rows = rows_of(run)
-    assert ("Error rates", "test, 2 utterances: WER 25 %, UER 10 %") in rows
+    assert ("Error rates", f"test, 2 utterances: WER 25.00 %, {rate} 10.00 %") in rows
     assert ("Reference", "ONE TWO") in rows and ("Hypothesis", "ONE TOO") in rows
     assert [label for label, _ in rows if "ealthy" in label] == ["Not healthy"]

@@ -38,6 +38,30 @@ def test_later_lines_count_and_validations_have_their_update(tmp_path):
     ]
 
 
+def test_training_time_never_falls(tmp_path):
+    """It is that of all jobs, also where a resumed one repeats updates."""
+    text = parameters(seed=1) + line([0], 1.0, val_loss=7.0)
+    for update in (10, 20, 30):
+        text += line([1, update, 100], float(update), train_loss=1.0)
+    text += line([1], 31.0, val_loss=6.0)
+    text += parameters(seed=1)  # resumed from update 20
+    for update, seconds in ((30, 4.0), (40, 14.0)):
+        text += line([1, update, 100], seconds, train_loss=1.0)
+    run = read(tmp_path, text)
+    assert points(run.curves["train_loss"]).keys() == {10, 20, 30, 40}
+    at = run.seconds_at(np.array([0, 10, 20, 30, 35, 40]))
+    assert at.tolist() == [1.0, 10.0, 20.0, 35.0, 40.0, 45.0]
+    assert run.seconds == 45.0
+    mixed = text + line([1, 15, 100], 13.0, train_loss=1.0)  # another process, late
+    assert (np.diff(read(tmp_path, mixed).seconds_at(np.arange(41))) >= 0).all()
+    assert read(tmp_path, line([1, 1, 9], train_loss=1.0)).seconds_at(np.array([1])) is None
+    # Epochs whose length is known later, and without any training.
+    run = read(tmp_path, line([3], 5.0, val_loss=1.0) + line([4, 2, 10], 9.0, train_loss=2.0))
+    assert run.seconds_at(np.array([30, 32])).tolist() == [5.0, 9.0]
+    run = read(tmp_path, line([1], 5.0, val_loss=1.0) + line([2], 9.0, val_loss=2.0))
+    assert run.seconds_at(np.array([1, 2])).tolist() == [5.0, 9.0]
+
+
 def test_a_validation_before_the_first_training_line(tmp_path):
     run = read(tmp_path, line([3], val_loss=1.0) + line([4, 2, 10], train_loss=2.0))
     assert points(run.curves["val_loss"]) == {30: 1.0}

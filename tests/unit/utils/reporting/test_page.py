@@ -9,10 +9,12 @@ from utils.reporting.page import ASSETS, render_markdown, render_page, sections
 from utils.reporting.panels import diagrams, panel_of
 from utils.reporting.plots import write_figures
 from utils.reporting.report import collect_runs, remarks
+from utils.reporting.results import KEPT, RESULTS, ROOT
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
 from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import pair_words
 
+COMMIT = {"commit": "0123456789abcdef0123456789abcdef01234567-dirty"}
 HOSTILE = "</script><script>alert(1)</script><!-- {{data}} \u2028 & | `x` \ud800"
 
 
@@ -84,7 +86,10 @@ def test_diagrams_overlay_runs_and_skip_means_of_epochs(tmp_path):
 
 def test_the_pages_data_are_the_curves(tmp_path):
     write_run(tmp_path / "a", pretraining(4))
-    text = "".join(line([1, n, 5000], train_loss=float(n % 7), val_loss=1.0) for n in range(5000))
+    text = "".join(
+        line([1, n, 5000], elapsed=3.6 * n, train_loss=float(n % 7), val_loss=1.0)
+        for n in range(5000)
+    )
     write_run(tmp_path / "b", parameters(command="pretrain") + text)
     runs, _ = collect_runs([tmp_path])
     data = embedded(render_page(runs, []))
@@ -96,12 +101,16 @@ def test_the_pages_data_are_the_curves(tmp_path):
     for diagram in diagrams(runs, [0, 1]):
         for entry in diagram.lines:
             found, curve = lines.pop((diagram.panel.title, entry.run, entry.label)), entry.curve
-            assert data["spans"][found["x"]] == curve.update.tolist()
+            assert data["spans"][found["updates"]] == curve.update.tolist()
+            # Without its jobs' end, the first run's time is that of its last line.
+            hours = [0.001 * update for update in curve.update] if entry.run else None
+            if hours:
+                assert data["spans"][found["hours"]] == pytest.approx(hours, rel=1e-5)
             assert found["y"] == pytest.approx(curve.mean.tolist(), rel=1e-5)
             assert ("low" in found) == (entry.run == 1)
             if "low" in found:
                 assert (found["low"], found["high"]) == (curve.low.tolist(), curve.high.tolist())
-    assert not lines and len(data["spans"]) == 3
+    assert not lines and len(data["spans"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -121,16 +130,20 @@ def test_places(metric, title, label):
 
 
 def test_tables(tmp_path):
-    plain = write_run(tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1))
+    plain = write_run(
+        tmp_path / "plain", pretraining(0, seconds=2.0, memory=200.0, seed=1, environment=COMMIT)
+    )
     short = write_run(tmp_path / "short", pretraining(4, memory=120.0, seed=2, bf16=True))
     runs, _ = collect_runs([plain, short])
     pooling = {row[0]: row[1:] for row in of_title(runs, "Pooling factor").rows}
     assert pooling["baseline"] == ["1.00", "100.00 %", "1.00", "100.00 %"]
     assert pooling["factor 4"] == ["2.00", "60.00 %", "1.37", "62.35 %"]
     assert list(pooling) == ["baseline", "factor 4"]
+    ran = {row[0]: row[1:] for row in of_title(runs, "What was run").rows}
+    assert ran["commit"] == ["0123456789ab-dirty", "–"]
     rows = of_title(runs, "Throughput and memory").rows
     assert rows[1][:3] == ["short", "bf16", "[2,(8,4),2]"] and rows[0][2] == "none"
-    assert rows[1][4:] == ["10", "2.00", "120", "60.00 %"]
+    assert rows[1][4:] == ["10", "120", "2.00", "60.00 %"]
     different = {row[0]: row[1:] for row in of_title(runs, "Where the configurations differ").rows}
     assert different["seed"] == ["1", "2"] and "distractors" not in different
     assert different["architecture.hourglass.factor"] == ["–", "4"]
@@ -150,7 +163,7 @@ def test_one_measure_of_speed_is_drawn(tmp_path):
             write_run(tmp_path / str(len(logs)) / str(number), text)
         runs, _ = collect_runs([tmp_path / str(len(logs))])
         found = diagrams(runs, range(len(runs)))
-        return [diagram.panel.ending for diagram in found if diagram.panel.section == "Speed"]
+        return [diagram.panel.ending for diagram in found if diagram.panel.ending.endswith("/s")]
 
     both = ("loss", "audio_s/s", "ntokens/s", "updates/s")
     assert speeds(both) == ["audio_s/s"]
@@ -229,6 +242,17 @@ def test_folders_of_runs_and_their_names(tmp_path):
 )
 def test_configurations_in_words(parameters, precision, shape):
     assert (tables.precision(parameters), tables.geometry(parameters)) == (precision, shape)
+
+
+def test_the_documents_figure_is_that_of_the_quoted_quickstart(tmp_path):
+    """`python -m utils.reporting.report RUN --plots docs/images --plot_format svg` draws it."""
+    matplotlib = pytest.importorskip("matplotlib")
+    kept = (ROOT / "docs" / "images" / "pre-training.svg").read_text()
+    if f"Matplotlib v{matplotlib.__version__}," not in kept:
+        pytest.skip("drawn by another version of matplotlib")
+    runs, _ = collect_runs([RESULTS / KEPT / "pretrain"])
+    (path,) = write_figures(runs, tmp_path, "svg")
+    assert path.read_text() == kept
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])

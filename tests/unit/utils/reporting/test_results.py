@@ -1,15 +1,22 @@
 import json
+import re
+import shutil
 
 import pytest
 
+from utils.reporting.reproduce_tables import QUICKSTART_DIGITS
 from utils.reporting.results import (
     END,
+    KEPT,
     QUOTED,
+    QUOTED_FILES,
     RESULTS,
+    ROOT,
     TABLES,
     Measurement,
     measured_tables,
     read_documents,
+    read_run,
     update_docs,
     with_output,
     with_tables,
@@ -32,13 +39,91 @@ def test_documents_have_the_measured_tables():
     assert not any("not measured yet |" in text for text in texts.values())
 
 
-def test_quoted_output_is_written_anew(monkeypatch, tmp_path):
-    monkeypatch.setitem(QUOTED, "quickstart", lambda run: f"from {run.name}\n")
-    text = "a\n<!-- output: {} -->\n```\nold\n```\n<!-- end of output -->\nb\n"
-    new = with_output(text.format("quickstart"), tmp_path / "run")
-    assert new == text.format("quickstart").replace("old", "from run")
-    with pytest.raises(UserError, match="output 'other': choose from quickstart"):
-        with_output(text.format("other"), tmp_path)
+def test_documents_quote_the_kept_quickstart():
+    """`python -m utils.reporting.report --update-docs` writes what they quote."""
+    texts = read_documents()
+    assert texts == with_output(texts, RESULTS / KEPT)
+    quoted = [
+        name
+        for text in texts.values()
+        for name in re.findall(r"^<!-- output: (\S+) -->$", text, re.M)
+    ]
+    assert sorted(quoted) == sorted(QUOTED)
+
+
+def test_the_kept_quickstart_is_the_measured_one():
+    """All that documents say of seed 1 comes from one run."""
+    read_run(RESULTS / KEPT)
+    summary = json.loads((RESULTS / KEPT / "summary.json").read_text())
+    measured = Measurement.read(RESULTS / "quickstart.json").rows["seed 1"]
+    assert measured == {name: round(summary[name], n) for name, n in QUICKSTART_DIGITS.items()}
+    worst, best = (
+        figure({m.rows[row]["wer"] for row in m.rows if "," not in row})
+        for m in [Measurement.read(RESULTS / "quickstart.json")]
+        for figure in (max, min)
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"word error rate of {best:.1f} to {worst:.1f} % over three seeds" in readme
+
+
+@pytest.fixture
+def quickstart(tmp_path):
+    """The text files of a quickstart of another seed."""
+    folder = tmp_path / "run"
+    shutil.copytree(RESULTS / KEPT, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    seconds = dict.fromkeys(summary["seconds"], 1.5)
+    (folder / "summary.json").write_text(json.dumps({**summary, "wer": 12.345, "seconds": seconds}))
+    return folder
+
+
+def test_quoted_output_is_that_of_another_run(tmp_path, quickstart, capsys):
+    readme, page, folder = tmp_path / "README.md", tmp_path / "page.md", tmp_path / "results"
+    text = "a\n<!-- output: {} -->\nold\n<!-- end of output -->\nb\n"
+    readme.write_text(text.format("quickstart"))
+    page.write_text("".join(map(text.format, ["pretraining", "finetuning", "quickstart_stages"])))
+    update_docs(quickstart, [readme, page], folder)
+    assert "word error rate: 12.35 % on 240" in readme.read_text() and "old" not in page.read_text()
+    assert readme.read_text().startswith("a\n<!-- output: quickstart -->\n```\n")
+    assert "| 1000 | 5.03 |" in page.read_text() and "| corpus | 1.5 |" in page.read_text()
+    assert "| 50 | 134.44 | – |" in page.read_text()
+    # The run is kept, so that the same text follows without it.
+    for name in QUOTED_FILES:
+        assert (folder / KEPT / name).read_bytes().strip() == (
+            quickstart / name
+        ).read_bytes().strip()
+    before = readme.read_text(), page.read_text()
+    shutil.rmtree(quickstart)
+    update_docs(None, [readme, page], folder)
+    assert (readme.read_text(), page.read_text()) == before
+    assert capsys.readouterr().out.count("has the new figures") == 2
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("summary.json", None, "summary.json: cannot be read.*finished quickstart"),
+        ("pretrain/nvlog.json", None, "nvlog.json: cannot be read.*finished quickstart"),
+        ("summary_test-mini.json", '{"dataset_dir": "/home/me/x"}', "absolute path of a machine"),
+        ("finetune/nvlog.json", "no log\n", "none of its 1 lines is a log line"),
+    ],
+)
+def test_a_run_that_cannot_be_quoted_changes_nothing(tmp_path, quickstart, name, content, message):
+    page = tmp_path / "page.md"
+    text = "<!-- output: finetuning -->\nold\n<!-- end of output -->\n"
+    page.write_text(text)
+    (quickstart / name).unlink()
+    if content is not None:
+        (quickstart / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        update_docs(quickstart, [page], tmp_path / "results")
+    assert page.read_text() == text and not (tmp_path / "results").exists()
+
+
+def test_an_unknown_block_is_named(tmp_path):
+    text = "<!-- output: other -->\n<!-- end of output -->\n"
+    with pytest.raises(UserError, match="page.md: output 'other': choose from quickstart"):
+        with_output({"page.md": text}, tmp_path)
 
 
 def test_results_name_neither_machines_nor_their_folders():

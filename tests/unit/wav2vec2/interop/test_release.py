@@ -121,7 +121,7 @@ def test_missing_and_foreign_files(released, tmp_path):
 
 def test_model_card(released, tmp_path):
     summary = {
-        **{"subset": "test", "wer": 6.7337, "uer": 1.2, "utterances": 240},
+        **{"subset": "test", "wer": 6.7337, "uer": 1.2, "unit_rate": "CER", "utterances": 240},
         "decoding": {"decoder": "beam"},
     }
     evaluation = tmp_path / "evaluation"
@@ -132,6 +132,7 @@ def test_model_card(released, tmp_path):
         "# model\n",
         "transcribe --checkpoint model ",
         "## Licence",
+        "| WER % | CER % |",
         "| test | beam | 6.73 | 1.20 | 240 |",
         "word error rate, %, in the validations up to this checkpoint: 6.41.",
         "| dim | `48` |",
