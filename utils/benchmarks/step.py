@@ -32,6 +32,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
@@ -99,6 +100,8 @@ class StepOptions:
     """Other implementations to compare with: the plain encoder, trained alike, on equal batches."""
     rounds: int = 5
     """Rounds to measure; every configuration has one turn per round."""
+    minutes: float = 0.0
+    """Start no further round after so many minutes; 0: measure all rounds."""
     updates: int = 1
     """Updates per turn; on a GPU, after one more that is not counted."""
     warmup: int = 2
@@ -119,6 +122,7 @@ class StepOptions:
 
     def __post_init__(self) -> None:
         require_at_least(self, rounds=1, updates=1, warmup=1, utterances=1)
+        require_at_least(self, minutes=0)
         for name in ("factors", "concat"):
             given = getattr(self, name)
             if not given and name == "factors" and self.peer:
@@ -271,6 +275,7 @@ def measure_steps(
     options: StepOptions, flags: Sequence[str], cpu: bool, folder: Path, telemetry: Telemetry
 ) -> list[Result]:
     """Warm-up, then the rounds, in which the configurations take turns."""
+    begin = time.monotonic()
     with ExitStack() as stack:
         started = []
         for number, configuration in enumerate(configurations(options)):
@@ -285,6 +290,8 @@ def measure_steps(
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
                 telemetry.log([number, position, len(started)], turn_record(result))
+            if options.minutes and time.monotonic() - begin > 60 * options.minutes:
+                break
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -346,7 +353,7 @@ def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Res
     threads = "" if "cuda" in versions else f", {surroundings['threads']} threads"
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"{options.model}, {batch}; medians of {options.rounds} rounds; "
+        f"{options.model}, {batch}; medians of {len(results[0].turns)} rounds; "
         f"{surroundings['hardware']}{threads}; {named}"
     )
 

@@ -9,6 +9,7 @@ that fails is reported, and the next one runs.  What is done is written at once;
 resumes after the last finished step.
 """
 
+import json
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ TOY_BATCH = Batch(2, 24_000)
 
 TOY_MINUTES = 15.0
 """Time limit of a step with --cpu."""
+
+GRACE = 10.0
+"""Seconds from SIGTERM to SIGKILL of a step that exceeded its limit."""
 
 LIBRISPEECH = "train-full-960", "dev-other"
 """Filelists that DATASET_DIR must hold to be used in place of noise."""
@@ -100,7 +104,8 @@ def as_typed(command: Command) -> str:
 def run_limited(command: Command, log: Path, seconds: float) -> int | None:
     """The exit code of a command, which writes to `log`; None if it exceeded its time limit.
 
-    However this ends, no process of the command's group is left.
+    However this ends, no process of the command's group is left: it gets SIGTERM, which a launcher
+    passes to the processes of its own, and SIGKILL after GRACE seconds.
     """
     words, variables = python_command(command)
     with open(log, "a", encoding="utf-8") as output:
@@ -119,6 +124,9 @@ def run_limited(command: Command, log: Path, seconds: float) -> int | None:
         except subprocess.TimeoutExpired:
             return None
         finally:
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(GRACE)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -187,8 +195,8 @@ class Report:
         while True:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            command = step.command(setup, batch, folder)
             left = 60 * minutes - (time.monotonic() - start)
+            command = step.command(replace(setup, minutes=0.6 * left / 60), batch, folder)
             code = run_limited(command, log, left)
             if code == 0:
                 break
@@ -227,7 +235,7 @@ def choose_steps(
     return chosen, rounds
 
 
-def describe_machine(folder: Path) -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """What utils/gpu_report/machine.py prints."""
     words, variables = python_command(Command(["python", "-m", "utils.gpu_report.machine"]))
     result = subprocess.run(
@@ -235,8 +243,7 @@ def describe_machine(folder: Path) -> dict[str, Any]:
     )
     if result.returncode:
         raise UserError(result.stderr.strip().splitlines()[-1].removeprefix("error: "))
-    write_lines(folder / "machine.json", [result.stdout.splitlines()[-1]])
-    return read_json(folder / "machine.json", "run again")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def batch_for(step: Step, machine: dict[str, Any], cpu: bool) -> Batch:
@@ -270,16 +277,18 @@ def print_plan(
     print("\n".join(memory_table()))
 
 
-def describe_corpus(folder: Path, options: GpuReportOptions, missing: Sequence[str]) -> Setup:
+def describe_corpus(
+    folder: Path, options: GpuReportOptions, missing: Sequence[str], rounds: int
+) -> Setup:
     """The corpus: LibriSpeech where its filelists and a decoder are there, else noise."""
     real = Path(options.dataset_dir)
     have = all((real / f"{name}.tsv").is_file() for name in LIBRISPEECH)
     if have and not options.cpu and "soundfile" not in missing:
-        return Setup(folder, False, 0, str(real), *LIBRISPEECH)
-    return Setup(folder, options.cpu, 0, str(folder / "data"), "train", "valid")
+        return Setup(folder, False, rounds, 0.0, str(real), *LIBRISPEECH)
+    return Setup(folder, options.cpu, rounds, 0.0, str(folder / "data"), "train", "valid")
 
 
-def write_corpus(setup: Setup, report: Report) -> None:
+def write_corpus(setup: Setup) -> None:
     """Write noise, and the weights to fine-tune from, unless they are there."""
     data = setup.folder / "data"
     if (data / "start.pt").exists():
@@ -287,25 +296,33 @@ def write_corpus(setup: Setup, report: Report) -> None:
     words = ["python", "-m", "utils.gpu_report.corpus", "--output_dir", str(data)]
     if setup.cpu:
         words += ["--model", "mini", "--utterances", "24", "--shorter", "20"]
+    elif setup.dataset_dir != str(data):
+        words += ["--utterances", "8"]  # only the weights are needed
     log = setup.folder / "data.log"
     if run_limited(Command(words), log, 600):
         raise UserError(f"the corpus cannot be written: {reason_in(log)}; see {log}")
 
 
 def run_steps(
-    report: Report, steps: Sequence[Step], setup: Setup, options: GpuReportOptions, output: Path
-) -> dict[str, str]:
-    """Run the steps that time is left for; name -> why, of those that gave no figures."""
+    report: Report,
+    steps: Sequence[Step],
+    setup: Setup,
+    options: GpuReportOptions,
+    output: Path,
+    end: float,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the steps that time is left for until `end` (time.monotonic); name -> why, of those that
+    failed and of those that were skipped."""
     failed: dict[str, str] = {}
-    end = time.monotonic() + 60 * options.minutes
+    skipped: dict[str, str] = {}
     for step in steps:
         left = (end - time.monotonic()) / 60
         expected = step.expected(setup.rounds)
         limit = options.limit or (TOY_MINUTES if setup.cpu else 2 * expected + 1)
         if absent := [name for name in step.needs if name in report.machine["missing"]]:
-            failed[step.name] = f"needs {', '.join(absent)}"
+            skipped[step.name] = f"needs {', '.join(absent)}"
         elif left < (0 if setup.cpu else 0.5 * expected):
-            failed[step.name] = "no time left"
+            skipped[step.name] = "no time left"
         else:
             print(f"== {step.name}: {step.shows}", flush=True)
             batch = batch_for(step, report.machine, setup.cpu)
@@ -313,13 +330,13 @@ def run_steps(
                 record = report.run(step, setup, batch, min(limit, left))
                 report.add(step.name, record, output)
                 print(f"   done in {record['minutes']:.1f} minutes", flush=True)
-                continue
             except UserError as error:
                 failed[step.name] = str(error)
             except (KeyError, ValueError, OSError) as error:  # figures that the step did not write
                 failed[step.name] = f"its figures cannot be read ({error!r})"
-        print(f"   {step.name}: {failed[step.name]}", flush=True)
-    return failed
+            if step.name in failed:
+                print(f"   failed: {failed[step.name]}", flush=True)
+    return failed, skipped
 
 
 def print_result(report: Report, output: Path) -> None:
@@ -335,14 +352,13 @@ def main() -> ExitCode:
     parser = ArgumentParser("utils.gpu_report.report", __doc__)
     (options,) = parse_dataclasses(parser, [GpuReportOptions])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    folder = prepare_folder("--output_dir", options.output_dir or "results/gpu_report")
-    machine = describe_machine(folder)
+    end = time.monotonic() + 60 * options.minutes
+    machine = describe_machine()
     if not (machine["gpus"] or options.cpu or options.dry_run):
         raise UserError("no GPU found; --cpu tests this command at toy sizes, --dry_run lists it")
     name = "CPU, toy sizes" if options.cpu else machine["hardware"] if machine["gpus"] else "no GPU"
     slug = "cpu" if options.cpu else re.sub(r"\W+", "_", name.lower()).strip("_")
-    if not options.output_dir:
-        folder = prepare_folder("--output_dir", f"results/gpu_{slug}")
+    folder = Path(options.output_dir or f"results/gpu_{slug}").absolute()
     report = Report.open(folder, machine, name)
     gpus = 2 if options.cpu else machine["gpus"] or max(step.gpus for step in STEPS)
     steps = [s for s in STEPS if s.gpus <= gpus and s.name in (options.steps or [s.name])]
@@ -350,23 +366,28 @@ def main() -> ExitCode:
     if options.dry_run:
         print_plan(steps, chosen, list(report.done), rounds, options, machine)
         return ExitCode.DONE
+    prepare_folder("--output_dir", folder)
     figures = Path(options.results_dir or (folder if options.cpu else results.RESULTS))
     output = prepare_folder("--results_dir", figures) / f"gpu_{slug}.json"
     print(f"{name}: {machine['versions']}, {machine['free']:,.0f} MiB free, bf16 {machine['bf16']}")
     if machine["missing"]:
         print(f"not installed: {', '.join(machine['missing'])}")
-    setup = describe_corpus(folder, options, machine["missing"])
-    setup = Setup(**{**vars(setup), "rounds": 1 if options.cpu else rounds})
-    write_corpus(setup, report)
-    failed = run_steps(report, chosen, setup, options, output)
-    print_result(report, output)
-    if options.update_docs and figures.resolve() == results.RESULTS.resolve() and output.exists():
-        results.update_docs()
+    if report.done:
+        print(f"finished before: {', '.join(report.done)}")
+    setup = describe_corpus(folder, options, machine["missing"], 1 if options.cpu else rounds)
+    write_corpus(setup)
+    try:
+        failed, skipped = run_steps(report, chosen, setup, options, output, end)
+    finally:
+        print_result(report, output)
+        if options.update_docs and figures.resolve() == results.RESULTS and output.exists():
+            results.update_docs()
     missing = [step for step in steps if step.name not in report.done]
     if missing:
         print(f"\nMissing, about {sum(s.expected(rounds) for s in missing):.0f} minutes on a GPU:")
         for step in missing:
-            print(f"  {step.name}: {failed.get(step.name, 'did not fit into --minutes')}")
+            why = {**skipped, **failed}.get(step.name, "did not fit into --minutes")
+            print(f"  {step.name}, {step.expected(rounds):.1f} minutes: {why}")
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE
 
 

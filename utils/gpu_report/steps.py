@@ -23,6 +23,8 @@ class Setup:
     folder: Path
     cpu: bool
     rounds: int
+    minutes: float
+    """After which a step should come to its end."""
     dataset_dir: str
     train_subset: str
     valid_subset: str
@@ -103,7 +105,7 @@ def step_command(
                 *("python", "-m", "utils.benchmarks.step", "--model", setup.model, *setup.data),
                 *("--max_tokens", str(batch.max_tokens), "--concat", *own, *asked),
                 *("--rounds", str(setup.rounds), "--updates", turn[0], "--warmup", turn[1]),
-                *("--output_dir", str(folder), *size),
+                *("--minutes", f"{setup.minutes:.1f}", "--output_dir", str(folder), *size),
             ]
         )
 

@@ -51,15 +51,17 @@ def step(name, code=WRITES, **changed):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run steps on an imagined machine; (report, what failed, file of figures)."""
+    """Run steps on an imagined machine; (report, what failed or was skipped, file of figures)."""
 
     def run(*steps, **changed):
         report = Report.open(tmp_path, MACHINE, "NVIDIA A")
-        setup = Setup(tmp_path, False, 5, "data", "train", "valid")
+        setup = Setup(tmp_path, False, 5, 0.0, "data", "train", "valid")
         chosen = [s for s in steps if s.name not in report.done]
         output = tmp_path / "results" / "gpu.json"
-        failed = run_steps(report, chosen, setup, GpuReportOptions(**changed), output)
-        return report, failed, output
+        options = GpuReportOptions(**changed)
+        end = time.monotonic() + 60 * options.minutes
+        failed, skipped = run_steps(report, chosen, setup, options, output, end)
+        return report, {**failed, **{n: f"skipped: {why}" for n, why in skipped.items()}}, output
 
     return run
 
@@ -70,7 +72,7 @@ def test_a_failure_stops_nothing_and_names_its_reason(run):
     report, failed, output = run(broken, step("good"), unreadable, step("last", needs=("apex",)))
     assert list(report.done) == ["good"]
     assert failed["broken"].startswith("exit code 1: ValueError: no such thing; see ")
-    assert failed["last"] == "needs apex"
+    assert failed["last"] == "skipped: needs apex"
     assert "figures cannot be read (FileNotFoundError" in failed["unreadable"]
     assert set(failed) == {"broken", "unreadable", "last"}
     (found,) = Measurement.read_all(output)
@@ -89,14 +91,16 @@ def alive(pid):
 
 
 SLEEPS = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a process that hangs
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open(sys.argv[1] + "/../child", "w").write(str(child.pid))
 time.sleep(600)
 """
 
 
-def test_the_limit_ends_a_step_and_what_it_started(run, tmp_path):
+def test_the_limit_ends_a_step_and_what_it_started(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_report, "GRACE", 0.5)
     report, failed, _ = run(step("slow", SLEEPS), step("good"), limit=3 / 60)
     assert failed["slow"].startswith("exceeded its limit of 0.1 minutes; see ")
     assert list(report.done) == ["good"]
@@ -109,7 +113,7 @@ def test_the_limit_ends_a_step_and_what_it_started(run, tmp_path):
 
 def test_no_step_starts_after_the_end(run):
     _, failed, output = run(step("first"), minutes=1e-9)
-    assert failed == {"first": "no time left"} and not output.exists()
+    assert failed == {"first": "skipped: no time left"} and not output.exists()
 
 
 INTERRUPTED = """
@@ -119,12 +123,14 @@ from tests.unit.utils.gpu_report import test_report as t
 from wav2vec2.cli.errors import run_command
 
 def main():
+    t.gpu_report.GRACE = 0.5
     t.signal.signal(t.signal.SIGTERM, t.signal.default_int_handler)
     folder = Path(sys.argv[1])
     report = t.Report.open(folder, t.MACHINE, "NVIDIA A")
-    setup = t.Setup(folder, False, 5, "data", "train", "valid")
+    setup = t.Setup(folder, False, 5, 0.0, "data", "train", "valid")
     steps = [t.step("good"), t.step("slow", t.SLEEPS)]
-    t.run_steps(report, steps, setup, t.GpuReportOptions(), folder / "results" / "gpu.json")
+    output = folder / "results" / "gpu.json"
+    t.run_steps(report, steps, setup, t.GpuReportOptions(), output, t.time.monotonic() + 600)
 
 run_command(main)
 """
@@ -254,7 +260,7 @@ def test_mistakes(changed, message):
 def test_without_a_gpu(monkeypatch, tmp_path, capsys):
     """One line, before anything is written outside the output folder."""
     machine = {**MACHINE, "gpus": 0, "free": 0.0}
-    monkeypatch.setattr(gpu_report, "describe_machine", lambda folder: machine)
+    monkeypatch.setattr(gpu_report, "describe_machine", lambda: machine)
     monkeypatch.setattr(sys, "argv", ["report", "--output_dir", str(tmp_path)])
     with pytest.raises(UserError, match="no GPU found; --cpu tests this command"):
         gpu_report.main()
