@@ -353,6 +353,8 @@ def main() -> ExitCode:
     (options,) = parse_dataclasses(parser, [GpuReportOptions])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + 60 * options.minutes
+    if options.cpu:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     machine = describe_machine()
     if not (machine["gpus"] or options.cpu or options.dry_run):
         raise UserError("no GPU found; --cpu tests this command at toy sizes, --dry_run lists it")

@@ -208,7 +208,7 @@ def training(kind: str, gpus: int = 1) -> Callable[..., Command]:
             "VALID_SUBSET": setup.valid_subset,
             "OUTPUT_DIR": str(folder),
             "NUM_GPUS": str(gpus),
-            "NUM_WARMUP_EPOCHS": "1",
+            "NUM_WARMUP_EPOCHS": "0" if setup.cpu else "1",
             "NUM_EPOCHS": "1" if setup.cpu else "3",
             "VALIDATE_FREQUENCY": "1000",
             "BF16": "true",
@@ -220,9 +220,11 @@ def training(kind: str, gpus: int = 1) -> Callable[..., Command]:
             variables["NUM_CONCAT_BATCHES"] = str(batch.concat)
             variables["MAX_TOKENS"] = str(batch.max_tokens)
         if setup.cpu:
-            variables |= {"CPU": "true", "NUM_WORKERS": "1", "BATCHES_PER_UPDATE": str(gpus)}
-            variables |= {"MAX_TOKENS": str(batch.max_tokens)}
+            variables |= {"CPU": "true", "NUM_WORKERS": "1", "BATCHES_PER_UPDATE": "1"}
+            variables |= {"MAX_TOKENS": str(4 * batch.max_tokens)}
             if kind == "pretrain":
+                variables |= {"MAX_TOKENS": str(batch.max_tokens)}
+                variables |= {"BATCHES_PER_UPDATE": str(gpus * batch.concat)}
                 variables |= {"MODEL": "mini", "HOURGLASS_CONFIG": setup.hourglass}
                 variables |= {"MIN_SAMPLE_SIZE": "4000", "MAX_SAMPLE_SIZE": "12000"}
         return Command(["bash", f"scripts/{kind}_base_benchmark.sh"], variables)

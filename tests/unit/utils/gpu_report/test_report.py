@@ -1,6 +1,7 @@
 """The GPU report's steps: chosen by time, limited, halved, resumed; with commands of no torch."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,6 +10,9 @@ import time
 
 import pytest
 
+from utils.benchmarks.inference import InferenceBenchmarkOptions
+from utils.benchmarks.largest_batch import SearchOptions
+from utils.benchmarks.step import StepOptions, parse_options
 from utils.gpu_report import report as gpu_report
 from utils.gpu_report.memory import (
     CARDS,
@@ -22,8 +26,9 @@ from utils.gpu_report.memory import (
 )
 from utils.gpu_report.report import GpuReportOptions, Report, choose_steps, run_steps
 from utils.gpu_report.steps import STEPS, Command, Setup, Step, merge_rows
-from utils.reporting.results import TABLES, Measurement, measured_tables
+from utils.reporting.results import ROOT, TABLES, Measurement, measured_tables
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses
 
 MACHINE = {
     "hardware": "NVIDIA A",
@@ -270,3 +275,42 @@ def test_without_a_gpu(monkeypatch, tmp_path, capsys):
     assert all(s.name in out for s in STEPS)
     for size in CARDS:
         assert f"{size:3} GB" in out
+
+
+COMMANDS = {
+    "utils.benchmarks.step": lambda: parse_options("step", "Step", StepOptions),
+    "utils.benchmarks.largest_batch": lambda: parse_options(
+        "largest_batch", "Search", SearchOptions
+    ),
+    "utils.benchmarks.inference": lambda: parse_dataclasses(
+        ArgumentParser("inference"), [InferenceBenchmarkOptions]
+    ),
+}
+
+
+HALVED = [s for s in STEPS if s.name in ("concat", "pretraining", "scaling_2")]
+
+
+@pytest.mark.parametrize(
+    "step, batch",
+    [*((s, RECIPE) for s in STEPS), *((s, Batch(1, 700_000)) for s in HALVED)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_a_gpu_would_run_parses(step, batch, tmp_path, monkeypatch):
+    """Without a GPU, the flags and variables of full size are checked, and nothing is run."""
+    setup = Setup(tmp_path, False, 5, 4.0, str(tmp_path), "train", "valid")
+    command = step.command(setup, batch, tmp_path / step.name)
+    if command.words[0] == "bash":
+        words, variables = gpu_report.python_command(command)
+        result = subprocess.run(
+            [*words, "--dry_run"], cwd=ROOT, env=variables, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        configuration = json.loads(result.stdout)
+        product = [configuration[name] for name in ("ranks", "concat", "accumulate")]
+        expected = 8 if step.name == "finetuning" else 64
+        assert math.prod(product) == expected and configuration["precision"] == "bf16"
+    elif command.words[2] != "pytest":
+        monkeypatch.setattr(sys, "argv", command.words[2:])
+        options, *_ = COMMANDS[command.words[2]]()
+        assert options.model == "base" and "--cpu" not in command.words
