@@ -8,8 +8,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/shared.sh"
 answer_help "$@"
 
+: "${DATASET_DIR:=/datasets/LibriSpeech}"  # its recordings in place of noise, if filelists are there
 : "${PYTHON:=python3}"        # a Python with torch; .venv/bin/python if there is one
 
+export DATASET_DIR
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ $PYTHON == python3 && -x .venv/bin/python ]]; then PYTHON=$PWD/.venv/bin/python; fi
 "$PYTHON" -m utils.gpu_report.report "$@"

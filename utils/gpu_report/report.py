@@ -196,14 +196,15 @@ class Report:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             left = 60 * minutes - (time.monotonic() - start)
-            command = step.command(replace(setup, minutes=0.6 * left / 60), batch, folder)
+            timed = replace(setup, minutes=0.6 * left / 60)
+            command = step.command(timed, batch, folder)
             code = run_limited(command, log, left)
             if code == 0:
                 break
             if code is None:
                 raise UserError(f"exceeded its limit of {minutes:.1f} minutes; see {log}")
             half = batch.halved() if ran_out_of_memory(log) else None
-            if half is None:
+            if half is None or step.command(timed, half, folder) == command:
                 raise UserError(f"exit code {code}: {reason_in(log)}; see {log}")
             note = f"out of memory with {batch.concat} x {batch.max_tokens} samples; halved"
             print(f"   {note}", flush=True)
@@ -261,8 +262,9 @@ def print_plan(
     """The steps with their expected minutes and memory; on a machine without a GPU, of 80 GB."""
     memory = machine["free"] or 80e9 / 2**20
     total = sum(step.expected(rounds) for step in chosen)
-    print(f"{len(chosen)} steps in {total:.0f} of {options.minutes:g} minutes, {rounds} rounds;")
-    print(f"expected, not measured yet, with {memory / 1024:.0f} GiB of free memory:\n")
+    print(f"{len(chosen)} steps in {total:.0f} of {options.minutes:g} minutes, {rounds} rounds.")
+    where = f"with {memory / 1024:.0f} GiB free" if machine["free"] else "on a GPU of 80 GB"
+    print(f"Minutes and memory are expected {where}, not measured yet:\n")
     print(f"{'step':16} minutes  memory, MiB  batch          shows")
     for step in steps:
         batch = choose_batch(memory, step.models, step.scale)

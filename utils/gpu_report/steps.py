@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.gpu_report.corpus import START
-from utils.gpu_report.memory import Batch
+from utils.gpu_report.memory import RECIPE, Batch
 from utils.reporting.log import LOG, read_log
 from wav2vec2.files.text import read_json
 
@@ -74,7 +74,7 @@ class Step:
     models: int = 1
     """Processes that are on the GPU at the same time."""
     scale: float = 1.0
-    """Activations of its largest configuration relative to ours in bf16."""
+    """Activations of its largest configuration relative to ours in bf16; 0: small ones."""
 
     def expected(self, rounds: int) -> float:
         """Minutes on a GPU."""
@@ -216,6 +216,8 @@ def training(kind: str, gpus: int = 1) -> Callable[..., Command]:
         }
         if kind == "finetune":
             variables["PRETRAINED_MODEL"] = str(setup.folder / "data" / START)
+            share = batch.utterances / RECIPE.utterances  # of the recipe's memory
+            variables["MAX_TOKENS"] = str(max(int(3_200_000 * share), 600_000))
         else:
             variables["NUM_CONCAT_BATCHES"] = str(batch.concat)
             variables["MAX_TOKENS"] = str(batch.max_tokens)
@@ -260,6 +262,7 @@ STEPS = (
         no_figures,
         (1.0, 0.0),
         needs=("pytest", "soundfile"),
+        scale=0.0,
     ),
     Step(
         "pooling_factor",
@@ -322,6 +325,7 @@ STEPS = (
         read_inference,
         (1.0, 0.1),
         needs=("transformers",),
+        scale=0.0,
     ),
     Step(
         "compile",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -186,6 +187,11 @@ def test_out_of_memory_halves_the_batch(run, capsys):
     assert report.done["large"]["note"] == "out of memory with 4 x 1400000 samples; halved"
     assert report.done["large"]["tables"][0]["command"].endswith("large 2")
     assert "out of memory with 8 x 1400000 samples; halved" in capsys.readouterr().out
+    tries = "open(sys.argv[1] + '/../tries', 'a').write('x'); raise RuntimeError('out of memory')"
+    fixed = step("fixed", f"import sys; {tries}")
+    own = replace(fixed, command=lambda setup, batch, folder: fixed.command(setup, RECIPE, folder))
+    run(own)  # it has no batch to halve
+    assert (report.folder / "tries").read_text() == "x"
     never = OUT_OF_MEMORY.replace("> 2", "> 0")
     _, failed, _ = run(step("never", never))
     assert "CUDA out of memory" in failed["never"]
@@ -288,7 +294,7 @@ COMMANDS = {
 }
 
 
-HALVED = [s for s in STEPS if s.name in ("concat", "pretraining", "scaling_2")]
+HALVED = [s for s in STEPS if s.name in ("concat", "finetuning", "scaling_2")]
 
 
 @pytest.mark.parametrize(
@@ -309,6 +315,7 @@ def test_what_a_gpu_would_run_parses(step, batch, tmp_path, monkeypatch):
         configuration = json.loads(result.stdout)
         product = [configuration[name] for name in ("ranks", "concat", "accumulate")]
         expected = 8 if step.name == "finetuning" else 64
+        assert batch == RECIPE or configuration["max_tokens"] <= 700_000
         assert math.prod(product) == expected and configuration["precision"] == "bf16"
     elif command.words[2] != "pytest":
         monkeypatch.setattr(sys, "argv", command.words[2:])
