@@ -21,11 +21,13 @@ from wav2vec2.cli.errors import (
     record_exit,
     run_command,
 )
+from wav2vec2.cli.requirements import require_packages
 from wav2vec2.files.output import removed_after_failure
 from wav2vec2.inference.device import check_supported, pick_device
 
 
 def main() -> None:
+    require_packages()
     recipe = parse_recipe()
     run = recipe.run
     if run.dry_run:

@@ -12,8 +12,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import editdistance
-
 from wav2vec2.cli.errors import UserError, run_command
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -90,6 +88,8 @@ def declared(script: Path) -> dict[str, str]:
 
 def one_edit_apart(a: str, b: str) -> bool:
     """Whether at most one letter was dropped, added or replaced, or two letters swapped."""
+    import editdistance  # only a wrong name needs it
+
     distance = editdistance.eval(a, b)
     return distance < 2 or (distance == 2 and sorted(a) == sorted(b))
 

@@ -3,9 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import TextIO
-
-from tqdm import tqdm
+from typing import Any, TextIO
 
 from wav2vec2.cli.progress import format_duration, format_progress
 from wav2vec2.cli.telemetry import format_value
@@ -34,8 +32,10 @@ class Console:
         self.start = time.monotonic()
         self._latest = ""  # figures of the last interval
         self._validated: dict[str, float] = {}
-        self._bar: tqdm | None = None
+        self._bar: Any = None  # tqdm's
         if enabled and self.file.isatty():
+            from tqdm import tqdm  # only a terminal needs it
+
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -111,7 +111,8 @@ class Console:
     def _print(self, text: str) -> None:
         """Print a line that stays; above the progress line, where there is one."""
         if self.enabled:
-            tqdm.write(text[:LONGEST_LINE], file=self.file)
+            show = print if self._bar is None else self._bar.write
+            show(text[:LONGEST_LINE], file=self.file)
             self.file.flush()
 
 

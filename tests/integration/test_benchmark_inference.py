@@ -44,7 +44,9 @@ def test_contestants_hear_the_same(tmp_path):
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiled_model_hears_the_same():
-    _, networks = inference.build(replace(MINI, hourglass=None, normalize_input=False))
+    _, networks = inference.build(
+        replace(MINI, hourglass=None, normalize_input=False), torch.device("cpu")
+    )
     waveforms, lengths = 0.1 * torch.randn(2, 8000), torch.full((2,), 8000)
     with torch.inference_mode():
         expected = networks["fp32"](waveforms).logits

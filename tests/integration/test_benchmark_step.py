@@ -2,10 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common.runtime.randomness import reseed
 from tasks.recipes import parse_recipe
@@ -89,6 +91,48 @@ def test_tables(measured):
         assert f'"{metric}": ' in records
 
 
+def test_variants_change_what_they_say(command, tmp_path):
+    """On the same batches; and rounds end when their minutes are over."""
+    code, out, err = command(
+        step.main,
+        *(*TINY, *NOISE, "--factors", "1", "--precision", "tf32", "--minutes", "0.0001"),
+        *("--variants", "activation_checkpointing", "channels_last", "--output_dir", tmp_path),
+    )
+    assert code == 0, err
+    content = json.loads((tmp_path / "benchmark_step.json").read_text())
+    names = ["baseline tf32", "baseline, activation_checkpointing tf32"]
+    assert [r["name"] for r in content["results"]][:2] == names
+    assert [len(run["turns"]) for run in content["rounds"]] == [1] * 4  # of --rounds 2
+    flops = [r["counted_by_torch"] for r in content["results"][:3]]
+    assert flops[1] > 1.1 * flops[0] and flops[2] == pytest.approx(flops[0], rel=0.05)
+
+
+def test_channels_last_convolutions_are_the_plain_ones(monkeypatch):
+    x, weight, bias = torch.randn(2, 4, 50), torch.randn(6, 2, 3), torch.randn(6)
+    x.requires_grad_()
+    settings = {"stride": (2,), "padding": (1,), "dilation": (2,), "groups": 2}
+    plain = F.conv1d(x, weight, bias, **settings)
+    monkeypatch.setattr(F, "conv1d", F.conv1d)  # restored after the test
+    step_worker.PATCHES["channels_last"]()
+    changed = F.conv1d(x, weight, bias, **settings)
+    torch.testing.assert_close(changed, plain, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (plain, changed)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+def test_precisions_are_what_they_are_called():
+    """fp32 is without TF32, and a peer or a product computes in its own precision."""
+    for precision, expected in {"fp32": ("fp32", False), "tf32": ("fp32", True)}.items():
+        configuration = Configuration("ours", precision)
+        flags = step.configuration_flags(configuration, "mini", [], Path("out"))
+        recipe = parse_recipe(["pretrain", *flags]).precision
+        assert (recipe.precision, recipe.tf32) == expected
+    for precision in ("bf16", "fp16"):
+        configuration = Configuration("ours", precision)
+        flags = step.configuration_flags(configuration, "mini", [], Path("out"))
+        assert parse_recipe(["pretrain", *flags]).precision.precision == precision
+
+
 def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     """Masks are the same frames; the distractors' numbers lead to the same utterance's frames."""
     pytest.importorskip("transformers")
@@ -145,6 +189,7 @@ def test_peer_hears_and_guesses_the_same(corpus, tmp_path):
     [
         (["--rounds", "0"], "--rounds 0: must be at least 1"),
         (["--factors", "0", "2"], "--factors 0 2: give one or more"),
+        (["--variants", "compiled"], "--variants compiled: choose from compile, activation_"),
         (["--utterances", "12"], "choose 8"),
         (["--factors", "2", "--json", "t.json"], "factor 1 among --factors"),
         (["--peer", "fairseq"], "invalid choice: 'fairseq'"),

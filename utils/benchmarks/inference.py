@@ -2,7 +2,7 @@
 
     python -m utils.benchmarks.inference --model base
 
-On the CPU, on noise, the same weights everywhere.  The models take turns in every round, and
+On noise, the same weights everywhere.  The models take turns in every round, and
 medians are printed.  Nothing else should run meanwhile.  The first round is not counted.
 `OMP_NUM_THREADS` says how many threads each may take.
 """
@@ -29,7 +29,9 @@ from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.config import PRESETS, Architecture, Hourglass
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.output import write_json
 from wav2vec2.inference.batches import sorted_batches
+from wav2vec2.inference.device import inference_device, pick_device
 from wav2vec2.interop import huggingface, onnx, torch_export
 from wav2vec2.numerics import TYPES, Precision, cast
 
@@ -45,12 +47,16 @@ class InferenceBenchmarkOptions:
     """Architecture, with random weights."""
     hourglass_config: str = "[2,(8,4),2]"
     """Hourglass to compare with the plain encoder; empty: none."""
-    utterances: int = 4
-    """Utterances per batch."""
+    utterances: tuple[int, ...] = (4,)
+    """Utterances per batch; a table for each."""
     seconds: float = 10.0
     """Seconds per utterance."""
     rounds: int = 5
     """Rounds to measure, after one that is not counted."""
+    gpu: bool = False
+    """Measure on the GPU, not on the CPU."""
+    json: str = ""
+    """File for the seconds of audio per second of each model by batch size; '': none."""
     onnx: bool = False
     """Also the graph as ONNX files through onnxruntime, fp32 and 8 bits."""
     exported: bool = False
@@ -62,7 +68,11 @@ class InferenceBenchmarkOptions:
     order; 0: without."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, utterances=1, rounds=1)
+        require_at_least(self, rounds=1)
+        if not self.utterances or min(self.utterances) < 1:
+            raise UserError("--utterances: give one or more, each at least 1")
+        if self.gpu and (self.onnx or self.exported):
+            raise UserError("--gpu: the graphs run on the CPU; remove --onnx and --exported")
         require_at_least(self, seconds=0.1)
 
 
@@ -76,7 +86,9 @@ def compiled(network: Wav2Vec2ForCTC) -> Contestant:
     return lambda waveforms, lengths: graph(waveforms)
 
 
-def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Contestant:
+def theirs(
+    content: dict[str, Any], precision: Precision, folder: Path, device: torch.device
+) -> Contestant:
     """transformers' model with the same weights."""
     if find_spec("transformers") is None:
         raise UserError(
@@ -89,7 +101,7 @@ def theirs(content: dict[str, Any], precision: Precision, folder: Path) -> Conte
     if not folder.exists():
         huggingface.write_huggingface(content, folder)
     dtype = TYPES[precision]
-    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval()
+    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval().to(device)
 
     def run(waveforms: Tensor, lengths: Tensor) -> Any:
         # As the library asks for models of the Base kind: zeros, and no mask.
@@ -119,15 +131,16 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
     """Name -> model; those of a name with `hourglass` have other weights than the plain ones."""
     plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
     found: dict[str, Contestant] = {}
-    content, networks = build(plain)
+    device = inference_device(not options.gpu)
+    content, networks = build(plain, device)
     for precision, network in networks.items():
         found[f"plain {precision}"] = ours(network)
-        found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs")
+        found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs", device)
         if options.compiled:
             found[f"plain {precision}, compiled"] = compiled(network)
     if options.hourglass_config:
         hourglass = Hourglass.parse(options.hourglass_config)
-        for precision, network in build(replace(plain, hourglass=hourglass))[1].items():
+        for precision, network in build(replace(plain, hourglass=hourglass), device)[1].items():
             found[f"hourglass {precision}"] = ours(network)
     if options.onnx:
         for name, int8 in (("fp32", False), ("int8", True)):
@@ -137,13 +150,15 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
     return found
 
 
-def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
+def build(
+    architecture: Architecture, device: torch.device
+) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
     """Random weights, as a checkpoint's content and as networks of both precisions."""
     networks: dict[Precision, Wav2Vec2ForCTC] = {}
     for precision in ("fp32", "bf16"):
         content, network = random_model(architecture)
-        cast(network.eval(), precision)
-        kernels.install(network, torch.device("cpu"))
+        cast(network.eval().to(device), precision)
+        kernels.install(network, device)
         networks[precision] = network
     return content, networks
 
@@ -151,6 +166,8 @@ def build(architecture: Architecture) -> tuple[dict[str, Any], dict[Precision, W
 def seconds_of(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -161,19 +178,23 @@ def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def equal_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestant]) -> None:
-    """One batch of equally long utterances."""
+def equal_lengths(
+    options: InferenceBenchmarkOptions, found: dict[str, Contestant], utterances: int
+) -> dict[str, float]:
+    """One batch of equally long utterances; returns seconds of audio per second of each model."""
     samples = round(options.seconds * SAMPLE_RATE)
-    waveforms = 0.1 * torch.randn(options.utterances, samples)
-    lengths = torch.full((options.utterances,), samples)
+    waveforms = 0.1 * torch.randn(utterances, samples, device=inference_device(not options.gpu))
+    lengths = torch.full((utterances,), samples)
     calls = {n: lambda run=run: run(waveforms, lengths) for n, run in found.items()}
     taken = medians(calls, options.rounds)
-    audio = options.utterances * options.seconds
+    audio = utterances * options.seconds
+    print(f"\n{utterances} x {options.seconds:g} s")
     print("| | audio, s/s | against transformers fp32 | against transformers bf16 |")
     print("|---|---:|---:|---:|")
     for name, seconds in taken.items():
         ratios = [taken[f"transformers {p}"] / seconds for p in ("fp32", "bf16")]
         print(f"| {name} | {audio / seconds:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return {name: audio / seconds for name, seconds in taken.items()}
 
 
 def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestant]) -> None:
@@ -185,9 +206,9 @@ def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestan
     def run(contestant: Contestant, batches: list[list[int]]) -> None:
         for batch in batches:
             waveforms = torch.nn.utils.rnn.pad_sequence([rows[n] for n in batch], True)
-            contestant(waveforms, lengths[batch])
+            contestant(waveforms.to(inference_device(not options.gpu)), lengths[batch])
 
-    size = options.utterances
+    size = max(options.utterances)
     in_order = [list(range(n, min(n + size, len(rows)))) for n in range(0, len(rows), size)]
     ordered = sorted_batches(lengths.tolist(), size)
     calls = {
@@ -209,6 +230,8 @@ def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestan
 def main() -> None:
     parser = ArgumentParser("utils.benchmarks.inference", __doc__)
     (options,) = parse_dataclasses(parser, [InferenceBenchmarkOptions])
+    if options.gpu:
+        pick_device(cpu=False)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         found = contestants(options, Path(folder))
@@ -216,12 +239,14 @@ def main() -> None:
         if options.onnx:
             versions.append(f"onnxruntime {version('onnxruntime')}")
         print(
-            f"{options.model}, {options.utterances} x {options.seconds:g} s, "
+            f"{options.model}, {inference_device(not options.gpu).type}, "
             f"{torch.get_num_threads()} threads, medians of {options.rounds}; {', '.join(versions)}"
         )
-        equal_lengths(options, found)
+        rates = {size: equal_lengths(options, found, size) for size in options.utterances}
         if options.mixed:
             mixed_lengths(options, found)
+    if options.json:
+        write_json(options.json, rates)
 
 
 if __name__ == "__main__":

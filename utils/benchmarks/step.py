@@ -33,6 +33,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
@@ -51,6 +52,7 @@ from utils.benchmarks.step_tables import (
     turn_record,
     versions_of,
 )
+from utils.benchmarks.step_worker import PATCHES
 from utils.reporting.results import Measurement
 from utils.reporting.tables import Table
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -63,6 +65,16 @@ from wav2vec2.files.output import prepare_folder, write_lines
 Options = TypeVar("Options")
 
 ROOT = Path(__file__).resolve().parents[2]
+
+VARIANTS = {
+    "compile": ("--compile", "true"),
+    "activation_checkpointing": ("--activation_checkpointing", "true"),
+    "fused_adam": ("--optimizer", "fused_adam"),
+    "fused_lamb": ("--optimizer", "fused_lamb"),
+    **dict.fromkeys(PATCHES, ()),
+}
+"""What a variant of the recipe is called -> its flags; utils/benchmarks/step_worker.py has the ones
+without."""
 
 BATCHES_OF_NOISE = 4
 """Different batches, of which training takes one after the other."""
@@ -77,14 +89,20 @@ class StepOptions:
     factors: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Hourglass factors; 1: the plain encoder, the baseline.  A sixth of the layers, at least one,
     stays at full rate before and after the shortened ones: Base [2,(8,factor),2]."""
-    precision: tuple[Literal["fp32", "bf16"], ...] = ("fp32",)
-    """Precisions of each configuration; a peer's bf16 is its own torch.autocast."""
+    precision: tuple[Literal["fp32", "tf32", "bf16", "fp16"], ...] = ("fp32",)
+    """Precisions of each configuration; fp32 is without TF32.  A peer's bf16 and fp16 are its own
+    torch.autocast."""
     concat: tuple[int, ...] = (1,)
     """Sub-batches that run as one batch (NUM_CONCAT_BATCHES), each a configuration of its own."""
+    variants: tuple[str, ...] = ()
+    """The baseline once more with something changed: compile, activation_checkpointing, fused_adam,
+    fused_lamb, plain_kernels, channels_last, cudnn_benchmark."""
     peer: tuple[Literal["transformers"], ...] = ()
     """Other implementations to compare with: the plain encoder, trained alike, on equal batches."""
     rounds: int = 5
     """Rounds to measure; every configuration has one turn per round."""
+    minutes: float = 0.0
+    """Start no further round after so many minutes; 0: measure all rounds."""
     updates: int = 1
     """Updates per turn; on a GPU, after one more that is not counted."""
     warmup: int = 2
@@ -105,6 +123,7 @@ class StepOptions:
 
     def __post_init__(self) -> None:
         require_at_least(self, rounds=1, updates=1, warmup=1, utterances=1)
+        require_at_least(self, minutes=0)
         for name in ("factors", "concat"):
             given = getattr(self, name)
             if not given and name == "factors" and self.peer:
@@ -113,6 +132,9 @@ class StepOptions:
                 raise UserError(
                     f"--{name} {' '.join(map(str, given))}: give one or more, each at least 1"
                 )
+        for name in self.variants:
+            if name not in VARIANTS:
+                raise UserError(f"--variants {name}: choose from {', '.join(VARIANTS)}")
         if not self.precision:
             raise UserError("--precision: give one or more")
         if self.utterances > 8 and self.utterances % 8:
@@ -131,12 +153,13 @@ class StepOptions:
 def configurations(options: StepOptions) -> list[Configuration]:
     """In the order of their turns."""
     found = [
-        Configuration(kind, precision, factor, concat)
+        Configuration(kind, precision, factor, concat, variant)
         for concat in dict.fromkeys(options.concat)
         for precision in dict.fromkeys(options.precision)
-        for kind, factor in [
-            *(("ours", factor) for factor in dict.fromkeys(options.factors)),
-            *((peer, 1) for peer in dict.fromkeys(options.peer)),
+        for kind, factor, variant in [
+            *(("ours", factor, "") for factor in dict.fromkeys(options.factors)),
+            *(("ours", 1, variant) for variant in dict.fromkeys(options.variants)),
+            *((peer, 1, "") for peer in dict.fromkeys(options.peer)),
         ]
     ]
     return found + [Configuration("product", p) for p in dict.fromkeys(options.precision)]
@@ -184,7 +207,9 @@ class Worker:
             text=True,
         )
         kind, precision = configuration.kind, configuration.precision
-        self._send(kind=kind, precision=precision, flags=flags, size=size)
+        self._send(
+            kind=kind, precision=precision, variant=configuration.variant, flags=flags, size=size
+        )
 
     def _send(self, **question: Any) -> None:
         with suppress(BrokenPipeError):  # the answer, or its absence, says why
@@ -232,14 +257,17 @@ def configuration_flags(
     configuration: Configuration, model: str, flags: Sequence[str], output_dir: Path
 ) -> list[str]:
     """train.py's command line for a configuration of `model`; `flags`: data and recipe."""
-    precision = configuration.precision if configuration.kind == "ours" else "fp32"
+    asked = configuration.precision
+    precision = asked if configuration.kind == "ours" and asked != "tf32" else "fp32"
     subsets = parse_recipe(["pretrain", *flags]).data.train_subset
     return [
         *flags,
         *("--valid_subset", *subsets, "--model", model),
         *("--hourglass_config", hourglass(model, configuration.factor)),
         *("--num_concat_batches", str(configuration.concat), "--batches_per_update", "0"),
-        *("--precision", precision, "--output_dir", str(output_dir)),
+        *("--precision", precision, "--tf32", str(asked != "fp32").lower()),
+        *VARIANTS.get(configuration.variant, ()),
+        *("--output_dir", str(output_dir)),
         *("--num_workers", "0", "--no_save", "true"),
     ]
 
@@ -248,6 +276,7 @@ def measure_steps(
     options: StepOptions, flags: Sequence[str], cpu: bool, folder: Path, telemetry: Telemetry
 ) -> list[Result]:
     """Warm-up, then the rounds, in which the configurations take turns."""
+    begin = time.monotonic()
     with ExitStack() as stack:
         started = []
         for number, configuration in enumerate(configurations(options)):
@@ -262,6 +291,8 @@ def measure_steps(
             for position, (worker, result) in enumerate(zip(started, results), start=1):
                 result.turns.append(worker.turn(options.updates, unmeasured))
                 telemetry.log([number, position, len(started)], turn_record(result))
+            if options.minutes and time.monotonic() - begin > 60 * options.minutes:
+                break
         if options.profile:
             for worker in started:
                 if worker.configuration.kind != "product":
@@ -323,7 +354,7 @@ def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Res
     threads = "" if "cuda" in versions else f", {surroundings['threads']} threads"
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"{options.model}, {batch}; medians of {options.rounds} rounds; "
+        f"{options.model}, {batch}; medians of {len(results[0].turns)} rounds; "
         f"{surroundings['hardware']}{threads}; {named}"
     )
 

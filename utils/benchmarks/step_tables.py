@@ -26,12 +26,15 @@ class Configuration:
     precision: str
     factor: int = 1
     concat: int = 1
+    variant: str = ""
+    """Name of what differs from the recipe; see VARIANTS in utils/benchmarks/step.py."""
 
     @property
     def row(self) -> str:
-        """Its row in the tables, such as `baseline`, `factor 4` or `transformers`."""
+        """Its row in the tables: `baseline`, `baseline, compile`, `factor 4` or `transformers`."""
         if self.kind == "ours":
-            return "baseline" if self.factor == 1 else f"factor {self.factor}"
+            row = "baseline" if self.factor == 1 else f"factor {self.factor}"
+            return f"{row}, {self.variant}" if self.variant else row
         return self.kind
 
     @property
@@ -126,7 +129,7 @@ def summaries(results: list[Result]) -> list[dict[str, Any]]:
 
 def baseline_of(results: list[Result], result: Result) -> Result | None:
     """Our plain encoder of the same precision and batch."""
-    wanted = replace(result.configuration, kind="ours", factor=1)
+    wanted = replace(result.configuration, kind="ours", factor=1, variant="")
     return next((other for other in results if other.configuration == wanted), None)
 
 
@@ -136,7 +139,7 @@ def factor_rows(results: list[Result], setting: tuple[str, int]) -> dict[str, di
     for result in results:
         found = result.configuration
         baseline = baseline_of(results, result)
-        if found.kind != "ours" or found.setting != setting or baseline is None:
+        if found.kind != "ours" or found.variant or found.setting != setting or baseline is None:
             continue
         rows[found.row] = {
             "throughput": round(ratio(result, baseline), 2),

@@ -1,8 +1,8 @@
 """One configuration of utils/benchmarks/step.py, in a process of its own, driven by that command.
 
-Standard input brings JSON lines: first what to be, `{"kind", "flags", "precision"}`, then turns,
-`{"updates", "unmeasured", "count"}`; each is answered by one line of standard output.  The end of
-the input ends the process.
+Standard input brings JSON lines: first what to be, `{"kind", "precision", "variant", "flags",
+"size"}`, then turns, `{"updates", "unmeasured", "count"}`; each is answered by one line of standard
+output.  The end of the input ends the process.
 
 An update is the trainer's own, from batches in memory to written weights: transfer, forward, loss,
 backward, norm, clipping, optimizer, master weights.  Loading is not in it, which
@@ -30,6 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.autograd import DeviceType
 from torch.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,6 +44,7 @@ from common.training.trainer import Trainer
 from tasks.pretraining import DrawSubBatch
 from tasks.recipes import PretrainingRecipe, parse_recipe, prepare_trainer
 from utils.benchmarks.flops import pretraining_flops
+from wav2vec2 import kernels
 from wav2vec2.cli.errors import REASONS, UserError, one_line
 from wav2vec2.cli.telemetry import peak_memory_mib
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
@@ -59,7 +61,43 @@ PRODUCT_SIZES = {"cpu": 2048, "cuda": 8192}
 PRODUCTS = 3
 """Products per turn, of which the fastest counts."""
 
-AUTOCAST = {"bf16": torch.bfloat16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+# What a variant changes that no flag of train.py does; each stays changed in its own process.
+
+
+def _plain_kernels() -> None:
+    """The model files' own modules, without the variants of wav2vec2/kernels."""
+    kernels.install = lambda model, device: None
+
+
+def _channels_last() -> None:
+    """Convolutions over time as two-dimensional ones, whose channels are neighbours in memory."""
+
+    def pair(first: int, value: Any) -> tuple[int, int]:
+        return first, value[0] if isinstance(value, tuple | list) else value
+
+    def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        x, weight = (
+            t.unsqueeze(2).contiguous(memory_format=torch.channels_last) for t in (x, weight)
+        )
+        sizes = pair(1, stride), pair(0, padding), pair(1, dilation)
+        return F.conv2d(x, weight, bias, *sizes, groups).squeeze(2)
+
+    F.conv1d = conv1d
+
+
+def _cudnn_benchmark() -> None:
+    """cuDNN tries its algorithms for each new shape."""
+    torch.backends.cudnn.benchmark = True
+
+
+PATCHES = {
+    "plain_kernels": _plain_kernels,
+    "channels_last": _channels_last,
+    "cudnn_benchmark": _cudnn_benchmark,
+}
 
 
 # What torch's counter does not know, and what it counts otherwise than as the model's mathematics.
@@ -357,7 +395,8 @@ def product_turn(
 
 def import_before(kind: str) -> None:
     """Import before memory is measured what belongs to the program, not to the training."""
-    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+    with suppress(ImportError):  # the steps here write nothing to it
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     if kind == "transformers":
         try:
@@ -373,6 +412,7 @@ def serve(channel: Channel) -> None:
     kind, precision = request["kind"], request["precision"]
     recipe = parse_recipe(["pretrain", *request["flags"]])
     import_before(kind)
+    PATCHES.get(request["variant"], lambda: None)()
     device = pick_device(recipe.run.cpu)
     set_matmul_precision(recipe.precision.tf32)
     before = memory_mib(device) if device.type == "cpu" else 0.0

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import soundfile
 import torch
 
 from common.runtime.randomness import numpy_generator
@@ -65,6 +64,8 @@ def write_model(path: Path, name: str) -> None:
 
 def write_noise(path: Path, minutes: float) -> None:
     """Write one minute of noise, repeated, as 16-bit FLAC at 16 kHz."""
+    import soundfile
+
     noise = numpy_generator("noise").standard_normal(60 * SAMPLE_RATE) / 100
     left = round(minutes * len(noise))
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:

@@ -66,6 +66,14 @@ class Shape:
     """Source of the published figures."""
 
 
+STEP_COLUMNS = {
+    "audio": "audio, s/s",
+    "speed": "times the first row",
+    "memory": "memory, MiB",
+    "share": "of a matrix product's rate, %",
+}
+"""Columns of the tables of training steps."""
+
 TABLES = {
     "pooling_factor": Shape(
         "Pooling factor: Base pre-training, against the plain encoder",
@@ -76,10 +84,11 @@ TABLES = {
     ),
     "throughput": Shape(
         "Throughput of Base: masked frames (pre-training), target letters (fine-tuning) per second",
-        ("1 GPU", "4 GPUs", "8 GPUs"),
+        ("1 GPU", "2 GPUs", "4 GPUs", "8 GPUs"),
         {"pretrain": "pre-training", "finetune": "fine-tuning"},
         {
             "1 GPU": ("37,610", "41,276"),
+            "2 GPUs": (NONE, NONE),
             "4 GPUs": ("138,956", "132,362"),
             "8 GPUs": ("261,881", "207,201"),
         },
@@ -120,6 +129,30 @@ TABLES = {
             "pretrain_code_perplexity_share": "least code perplexity / (G V)",
         },
     ),
+    "gpu_peers": Shape("Plain Base, an update, against transformers", (), STEP_COLUMNS),
+    "gpu_precision": Shape("Plain Base, an update, by precision", (), STEP_COLUMNS),
+    "gpu_concat": Shape("Plain Base, an update, by sub-batches at once", (), STEP_COLUMNS),
+    "gpu_variants": Shape("Plain Base, an update, with one change each", (), STEP_COLUMNS),
+    "gpu_largest_batch": Shape(
+        "The largest batch of utterances of 15.6 s",
+        (),
+        {"utterances": "utterances", "audio": "audio, s", "memory": "memory, MiB"},
+    ),
+    "gpu_training": Shape(
+        "Training with data loading",
+        (),
+        {"audio": "audio, s/s", "wait": "waiting for data, %", "memory": "memory, MiB"},
+    ),
+    "gpu_inference": Shape(
+        "Inference of Base, seconds of audio per second",
+        (),
+        {
+            "ours": "plain",
+            "transformers": "transformers",
+            "ratio": "ratio",
+            "hourglass": "Hourglass",
+        },
+    ),
 }
 
 REQUIRED = {"table": str, "command": str, "hardware": str, "versions": dict, "rows": dict}
@@ -147,6 +180,19 @@ class Measurement:
         for problem in _problems(content):
             raise UserError(f"{path}: {problem}")
         return cls(**content)
+
+    @classmethod
+    def read_all(cls, path: Path) -> list["Measurement"]:
+        """Those of a file that holds one, or several `measurements` with what they share."""
+        content = read_json(path, "write it again with scripts/gpu_report.sh")
+        if not isinstance(content, dict) or "measurements" not in content:
+            return [cls.read(path)]
+        shared = {name: value for name, value in content.items() if name != "measurements"}
+        parts = [{**shared, **part} for part in content["measurements"]]
+        for part in parts:
+            for problem in _problems(part):
+                raise UserError(f"{path}: {problem}")
+        return [cls(**part) for part in parts]
 
     def source(self) -> str:
         """Where the figures come from, in a sentence of markdown."""
@@ -210,7 +256,8 @@ def measured_table(shape: Shape, measurements: list[Measurement]) -> str:
 
 def measured_tables(folder: Path = RESULTS) -> dict[str, str]:
     """Each measured table of TABLES in markdown, from the files in `folder`."""
-    found = [Measurement.read(path) for path in sorted(folder.glob("*.json"))]
+    paths = sorted(folder.glob("*.json"))
+    found = [measurement for path in paths for measurement in Measurement.read_all(path)]
     return {
         name: measured_table(shape, measurements)
         for name, shape in TABLES.items()

@@ -17,10 +17,9 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import soundfile
 
 from wav2vec2.audio.length_check import Extent, extent
 from wav2vec2.audio.levels import LARGEST_FLOAT, Levels, scale_notes
@@ -29,6 +28,9 @@ from wav2vec2.audio.source import is_regular, printable, seekable
 from wav2vec2.audio.zip_member import ZipMember
 from wav2vec2.cli.errors import UserError, one_line
 from wav2vec2.cli.stderr import silent_stderr
+
+if TYPE_CHECKING:  # imported where a file is decoded: packed audio needs no soundfile
+    import soundfile
 
 _log = logging.getLogger(__name__)
 
@@ -104,20 +106,22 @@ def _suffix(source: io.BytesIO | str) -> str:
     return Path(source).suffix.lower() if isinstance(source, str) else ""
 
 
-def _sound_file(source: io.BytesIO | str) -> soundfile.SoundFile:
+def _sound_file(source: io.BytesIO | str) -> "soundfile.SoundFile":
     """Open a file with libsndfile, without libmpg123's remarks on bytes that may be an MP3."""
+    import soundfile
+
     with silent_stderr():
         # As bytes: soundfile cannot encode a name that is not UTF-8.
         return soundfile.SoundFile(os.fsencode(source) if isinstance(source, str) else source)
 
 
-def _read(file: soundfile.SoundFile, frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
+def _read(file: "soundfile.SoundFile", frames: int = -1, *, always_2d: bool = False) -> np.ndarray:
     """The next `frames` samples of each channel, or all, float32, without libmpg123's remarks."""
     with silent_stderr() if file.format == "MP3" else nullcontext():
         return file.read(frames, dtype="float32", always_2d=always_2d)
 
 
-def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
+def _extent(file: "soundfile.SoundFile", source: io.BytesIO | str) -> Extent:
     """The bytes of audio that `source`, open as `file`, declares, and those that it has."""
     if file.format not in DECLARING:
         return Extent(None, 0)
@@ -127,7 +131,7 @@ def _extent(file: soundfile.SoundFile, source: io.BytesIO | str) -> Extent:
         return extent(content)
 
 
-def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
+def _is_stream(file: "soundfile.SoundFile", found: Extent) -> bool:
     """Whether the header has no length and libsndfile cannot read the file to its end.
 
     libsndfile guesses the length of an MP3 from the first frame's bit rate, and stops there.
@@ -136,7 +140,7 @@ def _is_stream(file: soundfile.SoundFile, found: Extent) -> bool:
     return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
 
 
-def _check_extent(file: soundfile.SoundFile, found: Extent, name: str) -> Notes:
+def _check_extent(file: "soundfile.SoundFile", found: Extent, name: str) -> Notes:
     """UserError if the file is truncated; a note if only milliseconds are missing."""
     if not found.short:
         return {}
@@ -161,6 +165,8 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
     UserError, naming the file, if it is missing, empty, truncated or undecodable.  Also if its
     sample rate, its number of channels or its length is not as the filelist says.
     """
+    import soundfile
+
     try:
         source = _open(path)
         if isinstance(source, str) and os.path.getsize(source) == 0:
@@ -216,6 +222,8 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
 
 def _decode(source: io.BytesIO | str, name: str, notes: Notes) -> Iterator[Block]:
     """Decoded blocks, by libsndfile or else by `av`."""
+    import soundfile
+
     headerless = HEADERLESS.get(_suffix(source))
     rate = done = 0
     opened = stream = False

@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
-from tqdm import tqdm
-
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -50,6 +48,8 @@ class Progress:
         self.start = self.shown = time.monotonic()
         self.bar = None
         if enabled and self.file.isatty():
+            from tqdm import tqdm  # only a terminal needs it
+
             self.bar = tqdm(
                 total=total,
                 initial=initial,

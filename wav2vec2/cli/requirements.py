@@ -5,6 +5,7 @@ Imports nothing but the standard library, because it is imported before everythi
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,9 @@ REQUIRED = {
     "num2words",
 }
 """Packages of requirements.txt, and torch; each is imported by the name it is installed by."""
+
+IMPORTED_LATER = ("soundfile", "editdistance", "sentencepiece", "tqdm", "safetensors")
+"""Required packages that are imported where they are used: benchmarks work without them."""
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository, or the folder of an installed package."""
@@ -60,3 +64,13 @@ def explain_missing_packages() -> None:
     """
     if sys.excepthook is sys.__excepthook__ and not hasattr(sys, "ps1"):
         sys.excepthook = _explain_missing
+
+
+def require_packages() -> None:
+    """ModuleNotFoundError unless the packages that are imported later are installed.
+
+    A command that works for hours calls this first.
+    """
+    for package in IMPORTED_LATER:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)

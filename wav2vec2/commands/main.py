@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from wav2vec2.cli.errors import ExitCode, run_command
 from wav2vec2.cli.flags import ArgumentParser
-from wav2vec2.cli.requirements import explain_missing_packages
+from wav2vec2.cli.requirements import explain_missing_packages, require_packages
 
 if TYPE_CHECKING:
     from wav2vec2.inference.processes import Processes
@@ -61,6 +61,7 @@ def main(prog: str = "wav2vec2", processes: "Processes | None" = None) -> ExitCo
     if completing or chosen in HELP:
         from wav2vec2.commands.definitions import define_commands
 
+        require_packages()
         commands = define_commands(processes)
     shown = f"python {prog}" if prog.endswith(".py") else prog
     for name, text in HELP.items():

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -82,6 +80,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_weight_file(path: Path) -> dict[str, Tensor]:
+    import safetensors.torch  # only such files need it
+
     try:
         with open(path, "rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -118,6 +118,8 @@ def write_model_folder(
     `sha256sum -c SHA256SUMS` reads it; the model card has none, so that people can edit it.
     UserError if `folder` is not empty or cannot be written.
     """
+    import safetensors
+
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already and is not empty; choose another folder")
     try:
@@ -144,6 +146,8 @@ def write_model_folder(
 
 
 def _write_safetensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    import safetensors.torch
+
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     path.touch()
     mode = path.stat().st_mode  # safetensors makes its files unreadable for other users

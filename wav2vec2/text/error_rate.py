@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import editdistance
-
 
 @dataclass
 class ErrorCounts:
@@ -17,6 +15,8 @@ class ErrorCounts:
 
     def add(self, hypothesis: Sequence[str], reference: Sequence[str]) -> int:
         """Count one utterance; returns its own number of errors."""
+        import editdistance  # only scoring needs it
+
         errors = editdistance.eval(list(hypothesis), list(reference))
         self.errors += errors
         self.reference += len(reference)

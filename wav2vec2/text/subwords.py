@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import sentencepiece
-
 from wav2vec2.cli.errors import UserError
 
 WORD_START = "▁"
@@ -15,6 +13,8 @@ class SubwordModel:
 
     def __init__(self, content: bytes, source: str | Path):
         """`content`: bytes of a .model file; UserError, naming `source`, if they are not."""
+        import sentencepiece  # only models of sub-words need it
+
         self.content = content
         self._processor = sentencepiece.SentencePieceProcessor()
         try:

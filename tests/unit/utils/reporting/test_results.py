@@ -128,7 +128,7 @@ def test_an_unknown_block_is_named(tmp_path):
 
 def test_results_name_neither_machines_nor_their_folders():
     for path in RESULTS.glob("*.json"):
-        Measurement.read(path)
+        Measurement.read_all(path)
 
 
 def test_a_table_has_the_measured_rows_alone(tmp_path):

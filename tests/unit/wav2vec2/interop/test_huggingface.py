@@ -455,7 +455,7 @@ def test_a_full_disk_leaves_no_folder(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wav2vec2.files.model_folder.safetensors.torch.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(UserError, match="model: cannot be written .No space left on device"):
         huggingface.write_huggingface(ctc_content(), tmp_path / "model")
     assert not list(tmp_path.iterdir())
