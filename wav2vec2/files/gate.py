@@ -8,6 +8,7 @@ size and the nesting that its bytes pay for, so the readers behind the gate need
 - the pickle inside a file of torch.save builds only known classes, is not deep, and its tensors lie
   inside storages that the file holds;
 - the table of a safetensors file is of a sane length;
+- an ONNX file is whole, and its tensors are in it;
 - files of a release folder lie in it.
 
 JSON is bounded where it is parsed (text.py), architectures are where weights are matched.
@@ -15,6 +16,7 @@ JSON is bounded where it is parsed (text.py), architectures are where weights ar
 
 import io
 import math
+import mmap
 import os
 import pickletools
 import stat
@@ -405,3 +407,78 @@ def check_safetensors(path: str | Path) -> None:
         length = int.from_bytes(file.read(8), "little")
     if size >= 8 and not length <= min(size - 8, _MOST_TABLE):
         raise claims_too_much(path, f"a table of {length:,} bytes in a file of {size:,}")
+
+
+_ONNX_GRAPH, _ONNX_INITIALIZER, _ONNX_SPARSE, _ONNX_DIMENSION, _ONNX_PLACE = 7, 5, 15, 1, 14
+"""Field numbers of ONNX: the graph of a model; its tensors, dense and sparse; a tensor's sizes, and
+whether its numbers are in another file."""
+
+_MOST_FIELDS = 200_000
+"""Entries that are looked at; a graph of Large has 10,000."""
+
+
+def check_onnx(path: str | Path) -> None:
+    """UserError unless an ONNX file is whole, and its tensors are in it and fit into it."""
+    size = regular_file(path)
+    claimed = 0
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            budget = [_MOST_FIELDS]
+            for number, start, end in _protobuf_fields(data, 0, size, budget):
+                if number != _ONNX_GRAPH:
+                    continue
+                for part, first, last in _protobuf_fields(data, start, end, budget):
+                    if part == _ONNX_SPARSE:
+                        raise ValueError
+                    if part == _ONNX_INITIALIZER:
+                        claimed += _onnx_elements(data, first, last, budget)
+    except (ValueError, IndexError):
+        raise damaged(path) from None
+    if claimed > 2 * size:  # the smallest type has 4 bits
+        raise claims_too_much(path, f"tensors of {claimed:.3g} numbers in a file of {size:,} bytes")
+
+
+def _onnx_elements(data: mmap.mmap, start: int, end: int, budget: list[int]) -> int:
+    """The elements of a tensor; ValueError if they are in another file."""
+    sizes = []
+    for number, first, last in _protobuf_fields(data, start, end, budget):
+        if number == _ONNX_PLACE and data[first:last] != b"\0":
+            raise ValueError
+        if number == _ONNX_DIMENSION:  # one number, or several packed
+            while first < last:
+                value, first = _varint(data, first, last)
+                sizes.append(value)
+    return math.prod(sizes[:_MOST_AXES])
+
+
+def _varint(data: mmap.mmap, start: int, end: int) -> tuple[int, int]:
+    """A number of protobuf at `start`, and where it ends."""
+    value = 0
+    for index in range(start, min(end, start + 10)):
+        value |= (data[index] & 127) << 7 * (index - start)
+        if data[index] < 128:
+            return value, index + 1
+    raise ValueError
+
+
+def _protobuf_fields(
+    data: mmap.mmap, start: int, end: int, budget: list[int]
+) -> Iterator[tuple[int, int, int]]:
+    """(number, start, end) of the value of each field of a message; ValueError if it is broken.
+
+    A value is the bytes of a string or message, of a number, or of several packed numbers.
+    """
+    while start < end:
+        budget[0] -= 1
+        tag, start = _varint(data, start, end)
+        first, kind = start, tag & 7
+        if kind == 0:
+            _, start = _varint(data, start, end)
+        elif kind == 2:
+            length, first = _varint(data, start, end)
+            start = first + length
+        else:
+            start += {1: 8, 5: 4}.get(kind, end)
+        if start > end or budget[0] < 0:
+            raise ValueError
+        yield tag >> 3, first, start
