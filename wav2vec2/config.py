@@ -120,6 +120,17 @@ class Architecture:
     """Entries V in each codebook."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.type in (int, bool):
+                _check(type(value) is item.type, f"{item.name} {value!r:.80}: of another type")
+                _check(item.type is bool or value >= 1, f"{item.name} {value}: must be at least 1")
+        sizes = [n for layer in self.conv_layers for n in layer]
+        _check(
+            0 < len(sizes) == 3 * len(self.conv_layers)
+            and all(type(n) is int and n >= 1 for n in sizes),
+            "conv_layers: must be (channels, kernel, stride) of each convolution, from 1",
+        )
         _check(self.dim % self.heads == 0, f"dim {self.dim} is not divisible by {self.heads} heads")
         _check(
             self.dim % self.position_groups == 0,

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import gate
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.output import temporary_path
-from wav2vec2.files.text import read_json, read_lines
+from wav2vec2.files.text import read_json, read_lines, shown
 from wav2vec2.files.torch_file import read_torch_file
 
 WEIGHTS = "model.safetensors"
@@ -67,14 +68,16 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         # A bare file name: an index must not lead out of its folder.
         bare = isinstance(place, str) and not set(place) & set("/\\\0:")
         if not bare or not place.endswith(suffix):
-            raise UserError(f"{index}: {place!r} is not a {suffix} file beside it; fetch it again")
+            raise UserError(
+                f"{index}: damaged, {shown(place)} is not a {suffix} file beside it; fetch it again"
+            )
         shards.setdefault(place, []).append(name)
     tensors = {}
     for place, names in shards.items():
         found = _read_weight_file(index.with_name(place))
         lacking = [name for name in names if name not in found]
         if lacking:
-            raise UserError(f"{index}: {place} does not hold {lacking[0]!r}; fetch both again")
+            raise UserError(f"{index}: {place} does not hold {shown(lacking[0])}; fetch both again")
         tensors.update({name: found[name] for name in names})
     return tensors
 
@@ -83,10 +86,13 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
     import safetensors.torch  # only such files need it
 
     try:
+        gate.regular_file(path)
         with open(path, "rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
                 raise UserError(f"{path}: only a Git LFS pointer; fetch it with `git lfs pull`")
         safe = path.suffix == ".safetensors"
+        if safe:
+            gate.check_safetensors(path)
         tensors = safetensors.torch.load_file(path) if safe else read_torch_file(path)
     except UserError:
         raise
@@ -96,11 +102,15 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: truncated, damaged, or no weights; fetch it again") from None
     if not isinstance(tensors, dict):
         raise UserError(f"{path}: not a table of weights; fetch it again")
+    if len(tensors) > gate.MOST_TENSORS:
+        raise gate.claims_too_much(path, f"{len(tensors):,} tensors")
     for name, tensor in tensors.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: damaged, names a tensor {shown(name)}; fetch it again")
         if not isinstance(tensor, Tensor) or tensor.dtype not in _FLOATING:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UserError(
-                f"{path}: {name!r} is of type {kind}; fetch weights in fp32, fp16 or bf16"
+                f"{path}: {shown(name)} is of type {kind}; fetch weights in fp32, fp16 or bf16"
             )
     return {name: tensor.float() for name, tensor in tensors.items()}
 

@@ -1,10 +1,26 @@
 """Reading of text files and of JSON."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import gate
+
+_MOST_JSON = 4 << 20
+"""Characters of a JSON file; parsed, each may take 25 times its size in memory."""
+
+_DEEPEST_JSON = 50
+"""Objects and lists inside each other."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def shown(value: Any) -> str:
+    """A value from a file as an error message shows it: on one line, and cut if it is long."""
+    return _SHORT.repr(value)
 
 
 def read_text(path: str | Path, *, name: str = "", fix: str = "") -> str:
@@ -28,19 +44,51 @@ def read_lines(path: str | Path, *, name: str = "", fix: str = "") -> list[str]:
 def read_json(path: str | Path, fix: str) -> Any:
     """The JSON value in a file; UserError, which ends with `fix`, if there is none.
 
-    Refuses an object that lists a name twice, of which json would take the last.
+    Refuses an object that lists a name twice, of which json would take the last, and what is longer
+    or deeper than any description of a model.
     """
-    text = read_text(path, fix=fix)
+    if Path(path).exists() and gate.regular_file(path) > 4 * _MOST_JSON:
+        raise UserError(
+            f"{path}: not JSON (longer than {_MOST_JSON:,} characters), or damaged; {fix}"
+        )
+    return parse_json(read_text(path, fix=fix), path, fix)
+
+
+def parse_json(text: str, source: str | Path, fix: str) -> Any:
+    """The JSON value of `text`, read from `source`; errors and limits as of `read_json`."""
     try:
-        return json.loads(text, object_pairs_hook=_object_of_unique_names)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); {fix}") from None
+        if len(text) > _MOST_JSON:
+            raise ValueError(f"longer than {_MOST_JSON:,} characters")
+        value = json.loads(text, object_pairs_hook=_object_of_unique_names)
+        _check_depth(value)
+        return value
+    except RecursionError:
+        error: Any = "nested too deeply"
+    except ValueError as found:
+        error = found
+    raise UserError(f"{source}: not JSON ({error}), or damaged; {fix}")
+
+
+def _check_depth(value: Any) -> None:
+    """ValueError if lists and objects of `value` are nested too deeply to be walked."""
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        containers = [item for item in level if isinstance(item, list | dict)]
+        level = [
+            inner
+            for item in containers
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _object_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it lists {twice!r} twice")
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise ValueError(f"it lists {shown(twice)} twice")
     return found

@@ -2,10 +2,8 @@
 
 import hashlib
 import os
-import re
 import shutil
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import gate
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.output import temporary_path
 
@@ -21,9 +20,6 @@ FORMAT = 1
 
 WEIGHTS_SUFFIXES = (".bin", ".safetensors")
 """Suffixes of the files of a model folder that hold weights."""
-
-_REFUSED = re.compile(r"GLOBAL (\S+)")
-"""Finds, in torch's error message, the class or function that it refused to build."""
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
@@ -68,55 +64,32 @@ def _size(content: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(content))
 
 
-def _damaged_member(path: Path) -> str | None:
-    """The first member of the zip archive `path` whose checksum fails, if any.
-
-    Files of torch before 1.6 are not archives and carry no checksums.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
-
-
 def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = None) -> Any:
     """Read a file of torch.save to the CPU; no code in the file runs.
 
-    Only tensors and plain types are built.  `stubs`: further classes that the file may mention
-    (`module.name`) -> what is built in place of each.  UserError if the file is missing, truncated,
-    damaged, or asks for another class.
+    Only tensors and plain types are built, after gate.py has compared what the file claims with
+    what it holds.  `stubs`: further classes that the file may mention (`module.name`) -> what is
+    built in place of each.  UserError if the file is missing, truncated, damaged, claims more than
+    it holds, or asks for another class.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
+    gate.check_torch_file(path, stubs or {})
     try:
-        damaged = _damaged_member(path)
-        if damaged:
-            raise UserError(f"{path}: damaged (checksum of {damaged} fails); use another copy")
         allowed = [(stub, name) for name, stub in (stubs or {}).items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old files
             return torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # errors of torch's parsers have no common base class
-        refused = _REFUSED.search(str(error))
-        if refused:
-            raise UserError(
-                f"{path}: not a checkpoint this version reads: it asks for {refused[1]}, and only "
-                "tensors, plain values and known configurations are built; use another copy"
-            ) from None
-        raise UserError(
-            f"{path}: truncated, damaged, or not a checkpoint; use another copy"
-        ) from None
+    except Exception:  # errors of torch's parsers have no common base class
+        raise gate.damaged(path) from None
 
 
 def is_checkpoint(content: Any) -> bool:
     """Whether `content`, from `read_torch_file`, was written by `save_checkpoint`."""
-    return isinstance(content, dict) and isinstance(content.get("format"), int)
+    return isinstance(content, dict) and type(content.get("format")) is int
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

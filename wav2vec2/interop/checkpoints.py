@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import gate
 from wav2vec2.files.torch_file import (
     check_format,
     is_checkpoint,
@@ -30,6 +31,13 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
     whose file has none.  UserError if it is none of these or not fully understood.
     """
     path = Path(path)
+    content = _read(path, None if dictionary is None else Path(dictionary))
+    native.check_entries(content, str(path))
+    return content
+
+
+def _read(path: Path, dictionary: Path | None) -> dict[str, Any]:
+    """The content of `path`, whatever its format; the readers check structure and weights."""
     if release.is_release(path):
         return release.read_release(path)
     if huggingface.is_huggingface(path):
@@ -39,6 +47,9 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
             f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
         )
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
+    gate.regular_file(path)
     if onnx.is_onnx(path):
         raise UserError(
             f"{path}: an ONNX file has no weights to read; give the checkpoint it was made from"
@@ -53,11 +64,10 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
         content = replace_stubs(content)
     except RecursionError:  # the content contains itself, which no configuration does
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
-    given = None if dictionary is None else Path(dictionary)
     if nvidia.is_nvidia(content):
-        return nvidia.read_nvidia(content, path, given)
+        return nvidia.read_nvidia(content, path, dictionary)
     if fairseq.is_fairseq(content):
-        return fairseq.read_fairseq(content, path, given)
+        return fairseq.read_fairseq(content, path, dictionary)
     raise UserError(
         f"{path}: not a checkpoint of this repository, of fairseq or of NVIDIA's recipe (a Hugging "
         "Face model is named by its folder)"
@@ -145,5 +155,7 @@ def export_average(source: str, output: str) -> str:
     if Path(output).exists():
         raise UserError(f"--output {output}: exists already; choose another name")
     averaged = {**content, "model": content["ema_model"]}
+    native.check_entries(averaged, source)
+    native.check_complete(averaged, source)
     save_checkpoint(output, native.without_training_state(averaged))
-    return f"{output}: the average after update {content['update']}"
+    return f"{output}: the average after update {content.get('update')}"

@@ -26,8 +26,7 @@ from wav2vec2.interop.state_dict import (
     OLDER_WEIGHT_NORM,
     TRUNK,
     Kind,
-    expected_weights,
-    match_weights,
+    fitting_weights,
     rename,
     rename_all,
 )
@@ -152,9 +151,9 @@ def native_content(
                 f"layer of {source} has {units}: give the dictionary it was trained with"
             )
         described = native.ctc_content(architecture, symbols, labels)
-    expected = expected_weights(architecture, kind, units)
     name = partial(their_name, architecture=architecture, kind=kind)
-    return {**described, "model": match_weights(weights, expected, str(source), name)}
+    fitting = fitting_weights(weights, architecture, kind, str(source), name, units)
+    return {**described, "model": fitting}
 
 
 def labels_of(settings: Mapping[str, Any]) -> str:
@@ -355,7 +354,7 @@ def to_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         )
     kind: Kind = content["kind"]
     units = len(SPECIALS) + len(content.get("dictionary", "").split())
-    match_weights(content["model"], expected_weights(architecture, kind, units), "checkpoint")
+    fitting_weights(content["model"], architecture, kind, "checkpoint", units=units)
     task = {
         "_name": "audio_pretraining",
         "data": str(folder),

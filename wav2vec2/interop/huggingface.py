@@ -56,8 +56,8 @@ from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_f
 from wav2vec2.interop.state_dict import (
     OLDER_WEIGHT_NORM,
     TRUNK,
-    expected_weights,
-    match_weights,
+    check_claims,
+    fitting_weights,
     rename,
     rename_all,
     trunk_weights,
@@ -137,16 +137,16 @@ def read_huggingface(folder: Path) -> dict[str, Any]:
     tensors = read_weights(folder)
     prefix = [] if trunk_weights(tensors) else [("^", TRUNK)]  # a bare Wav2Vec2Model has none
     tensors = rename_all(tensors, _NEWER_WEIGHT_NORM + prefix, str(folder))
+    check_claims(architecture, tensors, str(folder))
     if not _has_projection(architecture):
         _drop_identity(tensors, architecture.dim, folder)
     if any(name.startswith("lm_head.") for name in tensors):
         return _read_ctc(folder, config, architecture, tensors)
-    expected = expected_weights(architecture, "pretraining")
-    if any(name.startswith("quantizer.") for name in tensors):
+    quantized = any(name.startswith("quantizer.") for name in tensors)
+    if quantized:
         check_contrastive_widths(config, source)
-    else:
-        expected = trunk_weights(expected)
-    weights = match_weights(tensors, expected, str(folder), their_name)
+    kind = "pretraining" if quantized else "trunk"
+    weights = fitting_weights(tensors, architecture, kind, str(folder), their_name)
     return {**native.pretraining_content(architecture), "model": weights}
 
 
@@ -168,8 +168,7 @@ def _read_ctc(
         notice(f"{folder}: has no mask vector (masked_spec_embed), which only training uses: zeros")
         tensors[_MASK_VECTOR] = torch.zeros(architecture.dim)
     size = vocabulary_size(config, folder / _CONFIG)
-    expected = expected_weights(architecture, "ctc", size)
-    weights = match_weights(tensors, expected, str(folder), their_name)
+    weights = fitting_weights(tensors, architecture, "ctc", str(folder), their_name, size)
     vocabulary, rows = read_vocabulary(folder, config, size)
     weights["proj.weight"] = _reordered(weights["proj.weight"], rows, absent=0.0)
     weights["proj.bias"] = _reordered(weights["proj.bias"], rows, absent=NEVER)

@@ -4,6 +4,7 @@ A native content is a dict.  It holds the architecture, the weights and, if fine
 dictionary, so that no other file is needed.
 """
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import nn
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.interop.state_dict import TRUNK, expected_weights, match_weights, trunk_weights
+from wav2vec2.files.text import shown
+from wav2vec2.interop.state_dict import (
+    TRUNK,
+    check_claims,
+    fitting_weights,
+    is_weight,
+    match_weights,
+    trunk_weights,
+)
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.quantizer import GumbelQuantizer
 from wav2vec2.text.subwords import SubwordModel
@@ -50,13 +59,75 @@ def without_training_state(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def architecture_of(content: dict[str, Any], source: str) -> Architecture:
-    """The architecture that a checkpoint's content declares; UserError names `source`."""
+    """The architecture that a checkpoint's content declares, compared with its weights.
+
+    UserError names `source`; no model is built.
+    """
     try:
-        return Architecture.from_dict(content["architecture"])
-    except (KeyError, TypeError, ValueError) as error:
+        architecture = Architecture.from_dict(content["architecture"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{source}: does not describe a model this version knows ({error})"
+            f"{source}: damaged, or does not describe a model this version knows "
+            f"({str(error)[:300]})"
         ) from None
+    if "model" in content:  # not in the description beside a graph
+        check_claims(architecture, content["model"], source)
+    return architecture
+
+
+_ENTRIES: dict[str, type] = {
+    "model": dict,
+    "architecture": dict,
+    "dictionary": str,
+    "spelling": str,
+    "labels": str,
+    "sentencepiece": torch.Tensor,
+    "update": int,
+    "ema_model": dict,
+    "recipe": dict,
+}
+"""Types of the entries that a checkpoint may have."""
+
+
+def check_entries(content: dict[str, Any], source: str) -> None:
+    """UserError if an entry of a checkpoint's content is of another type than this version writes.
+
+    Every reader's result passes here before anything is built from it.  `model` is empty in a
+    description beside a graph.
+    """
+    problems = [f"kind is {shown(content.get('kind'))}"]
+    if content.get("kind") in ("pretraining", "ctc"):
+        problems = []
+    for name, kind in _ENTRIES.items():
+        value = content.get(name)
+        missing = value is None and name not in ("model", "architecture")
+        if not missing and not isinstance(value, kind):
+            problems.append(f"{name} is {shown(type(value).__name__)}")
+    if not problems:
+        problems = _unusable(content)
+    if problems:
+        raise UserError(
+            f"{source}: damaged, or not a checkpoint this version reads ({'; '.join(problems)}); "
+            "use another copy"
+        )
+
+
+def _unusable(content: dict[str, Any]) -> list[str]:
+    """What is wrong in entries of the right types."""
+    problems = []
+    if content.get("spelling") not in (None, *(spelling.value for spelling in Spelling)):
+        problems.append(f"spelling is {shown(content['spelling'])}")
+    if "dictionary" in content and not re.fullmatch(r"[\w-]{1,40}", content.get("labels") or ""):
+        problems.append(f"labels is {shown(content.get('labels'))}")
+    model = content.get("sentencepiece")
+    if model is not None and (model.dtype != torch.uint8 or model.dim() != 1):
+        problems.append("sentencepiece is no row of bytes")
+    for table in ("model", "ema_model"):
+        for name, tensor in (content.get(table) or {}).items():
+            if not isinstance(name, str) or not is_weight(tensor):
+                problems.append(f"{table} holds {shown(name)}, no floating-point tensor")
+                break
+    return problems
 
 
 def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str = "") -> None:
@@ -78,6 +149,7 @@ def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source
 
 def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQuantizer | None]:
     """The trunk of any checkpoint, and its quantizer if it has one, in evaluation mode."""
+    check_complete(content, source)
     architecture = architecture_of(content, source)
     trunk = Wav2Vec2.from_config(architecture, Regularisation())
     _load(trunk, content, source, TRUNK)
@@ -164,6 +236,7 @@ def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Voca
     """The recogniser of a checkpoint and its dictionary, in evaluation mode."""
     vocabulary = _output_vocabulary(content, source)
     architecture = architecture_of(content, source)
+    fitting_weights(content["model"], architecture, "ctc", source, units=len(vocabulary))
     model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
     _load(model, content, source)
     return model.eval(), vocabulary
@@ -178,9 +251,9 @@ def check_complete(content: dict[str, Any], source: str) -> None:
     """
     if content.get("kind") == "ctc":
         units = len(_output_vocabulary(content, source))
-        expected = expected_weights(architecture_of(content, source), "ctc", units)
-    else:
-        expected = expected_weights(architecture_of(content, source), "pretraining")
-        if content["model"].keys() == trunk_weights(content["model"]).keys():
-            expected = trunk_weights(expected)
-    match_weights(content["model"], expected, source)
+        architecture = architecture_of(content, source)
+        fitting_weights(content["model"], architecture, "ctc", source, units=units)
+        return
+    architecture = architecture_of(content, source)
+    bare = content["model"].keys() == trunk_weights(content["model"]).keys()
+    fitting_weights(content["model"], architecture, "trunk" if bare else "pretraining", source)

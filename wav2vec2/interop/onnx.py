@@ -26,7 +26,9 @@ from torch import Tensor
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import CTCOutput
 from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.files import gate
 from wav2vec2.files.output import write_chunks
+from wav2vec2.files.text import shown
 from wav2vec2.interop import native, torch_export
 
 _FIRST_BYTE = b"\x08"
@@ -70,11 +72,10 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
 
 def is_onnx(path: str | Path) -> bool:
     """Whether a file begins as an ONNX model does."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(1) == _FIRST_BYTE
-    except OSError:  # a folder, or missing: the error comes when it is read
+    if not Path(path).is_file():  # a folder, a pipe, or missing: the error comes when it is read
         return False
+    with open(path, "rb") as file:
+        return file.read(1) == _FIRST_BYTE
 
 
 class OnnxRecogniser:
@@ -84,6 +85,7 @@ class OnnxRecogniser:
         """UserError if onnxruntime is missing, or the file is not one of `write_onnx`."""
         if find_spec("onnxruntime") is None:
             raise UserError(f"{path}: ONNX files run in onnxruntime; `pip install onnxruntime`")
+        gate.check_onnx(path)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -94,14 +96,44 @@ class OnnxRecogniser:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors have no common base class
-            reason = str(error).strip().splitlines()[0][:120]
-            raise UserError(f"{path}: onnxruntime cannot read it ({reason})") from None
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(
+                f"{path}: onnxruntime cannot read it ({reason}); it is damaged, or of a newer "
+                "version: write it again with `python -m utils.checkpoints.convert`"
+            ) from None
         about = self._session.get_modelmeta().custom_metadata_map
         self.content = torch_export.parse_description(
             about.get(torch_export.DESCRIPTION, "{}"), str(path)
         )
+        native.check_entries({**self.content, "model": {}}, str(path))
+        self._check_graph(str(path))
         self._conv_layers = native.architecture_of(self.content, str(path)).conv_layers
         self._shortest = sample_count(2, self._conv_layers)
+
+    def _check_graph(self, source: str) -> None:
+        """UserError unless the graph has the inputs and outputs that the description is about."""
+        units = len(native.vocabulary_of(self.content, source))
+        wanted = {
+            "waveforms": ("tensor(float)", 2),
+            "lengths": ("tensor(int64)", 1),
+            "logits": ("tensor(float)", 3),
+            "frame_lengths": ("tensor(int64)", 1),
+        }
+        nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
+        found = {node.name: (node.type, len(node.shape)) for node in nodes}
+        if found != wanted or len(nodes) != len(wanted):
+            named = shown({name: f"{kind}, {axes} axes" for name, (kind, axes) in found.items()})
+            raise UserError(
+                f"{source}: damaged: its description is of a recogniser, its graph has {named}; "
+                "write it again with `python -m utils.checkpoints.convert`"
+            )
+        size = next(node.shape[2] for node in nodes if node.name == "logits")
+        if size != units:
+            raise UserError(
+                f"{source}: damaged: its dictionary has {units} symbols, the four special ones "
+                f"included, its graph gives {shown(size)}; write it again with `python -m "
+                "utils.checkpoints.convert`"
+            )
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames that `samples` (any shape) give."""

@@ -12,16 +12,19 @@ from typing import Any
 import torch
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files import gate
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.model_folder import (
     CHECKSUMS,
     MODEL_CARD,
+    REFETCH,
     WEIGHTS,
     checksums_of,
     read_object,
     read_weights,
     write_model_folder,
 )
+from wav2vec2.files.text import read_text
 
 FORMAT = 1
 """Version of the folder's layout; raised when older code could no longer read it."""
@@ -35,6 +38,8 @@ _DESCRIBED = ("kind", "architecture", "labels", "spelling", "update")
 def is_release(path: Path) -> bool:
     """Whether `path` is a folder of `write_release`, by its config.json."""
     try:
+        if not path.is_dir():
+            return False
         return _MARK in read_object(path / _CONFIG)
     except UserError:
         return False
@@ -45,6 +50,7 @@ def read_release(folder: Path) -> dict[str, Any]:
 
     UserError names the file that is missing or damaged.
     """
+    _check_file(folder, CHECKSUMS)
     sums = checksums_of(folder)
     # Names outside the layout are refused, not opened.
     if not {WEIGHTS, _CONFIG} <= sums.keys() <= {WEIGHTS, _CONFIG, _DICTIONARY, _SUBWORDS}:
@@ -52,6 +58,7 @@ def read_release(folder: Path) -> dict[str, Any]:
             f"{folder / CHECKSUMS}: does not list the files of a released model; fetch it again"
         )
     for name, expected in sums.items():
+        _check_file(folder, name)
         if sha256(folder / name) != expected:
             raise UserError(f"{folder / name}: damaged (its checksum fails); fetch it again")
     config = read_object(folder / _CONFIG)
@@ -62,11 +69,17 @@ def read_release(folder: Path) -> dict[str, Any]:
         )
     content = {name: config[name] for name in _DESCRIBED if name in config}
     if _DICTIONARY in sums:
-        content["dictionary"] = (folder / _DICTIONARY).read_text(encoding="utf-8")
+        content["dictionary"] = read_text(folder / _DICTIONARY, fix=REFETCH)
     if _SUBWORDS in sums:
         model = bytearray((folder / _SUBWORDS).read_bytes())
         content["sentencepiece"] = torch.frombuffer(model, dtype=torch.uint8)
     return {**content, "model": read_weights(folder)}
+
+
+def _check_file(folder: Path, name: str) -> None:
+    """UserError if a file is missing, not a regular one, or a link that leads out of `folder`."""
+    gate.check_inside(folder, folder / name)
+    gate.regular_file(folder / name)
 
 
 def write_release(content: dict[str, Any], folder: Path, evaluation: Path | None = None) -> None:

@@ -1,5 +1,6 @@
 """The one check of names and shapes: the weights of a file against those of a model."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -10,10 +11,26 @@ from torch import Tensor
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.text import shown
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
 Kind = Literal["pretraining", "ctc"]
 """What a checkpoint holds: a pre-training model, or a recogniser."""
+
+_MOST_LISTED = 20
+"""Weights that an error lists."""
+
+_MOST_LAYERS = 200
+"""Transformer layers and convolutions; published models have up to 55."""
+
+_LARGEST_FACTOR = 1_000
+"""Shortening factor of an hourglass: what is shorter is padded to it."""
+
+_LONGEST_FRAME = 160_000
+"""Samples from one frame to the next."""
+
+_LITTLE = 1_000_000
+"""Numbers that a wrong setting may claim in addition, for the error to name the weights."""
 
 TRUNK = "wav2vec2."
 """Prefix of the weights that pre-training models and recognisers share."""
@@ -39,6 +56,65 @@ def expected_weights(architecture: Architecture, kind: Kind, units: int = 0) -> 
         return model.state_dict()
 
 
+def check_claims(
+    architecture: Architecture,
+    weights: Mapping[str, Any],
+    source: str,
+    kind: Kind | Literal["trunk"] = "trunk",
+    units: int = 0,
+) -> None:
+    """UserError if an architecture is out of all proportion to `weights`: before a model of that
+    size is built, even without memory.
+
+    Smaller differences are left to `match_weights`, which names them.
+    """
+    dim, channels, claimed = architecture.dim, 1, 0
+    for width, kernel, _ in architecture.conv_layers:
+        claimed, channels = claimed + channels * width * kernel, width
+    claimed += channels * dim if channels != dim else 0
+    claimed += dim * (dim // architecture.position_groups) * architecture.position_kernel
+    claimed += architecture.layers * (4 * dim + 2 * architecture.ffn_dim) * dim
+    if kind == "pretraining":
+        codes = architecture.codebook_groups * architecture.codebook_entries
+        claimed += codes * channels + 2 * architecture.final_dim * architecture.final_dim
+    claimed += units * dim if kind == "ctc" else 0
+    held = sum(tensor.numel() for tensor in weights.values() if isinstance(tensor, Tensor))
+    layers = architecture.layers + len(architecture.conv_layers)
+    if claimed > 4 * held + _LITTLE or layers > len(weights):
+        raise UserError(
+            f"{source}: damaged, it claims more than it holds ({layers:,} layers and {claimed:,} "
+            f"weights or more; it holds {len(weights):,} tensors with {held:,}); use another copy"
+        )
+    factor = architecture.hourglass.factor if architecture.hourglass else 1
+    frame = math.prod(stride for _, _, stride in architecture.conv_layers)
+    if layers > _MOST_LAYERS or factor > _LARGEST_FACTOR or frame > _LONGEST_FRAME:
+        raise UserError(
+            f"{source}: damaged, or no model that this version builds ({layers:,} layers, a frame "
+            f"of {frame:,} samples, a shortening factor of {factor:,}); use another copy"
+        )
+
+
+def fitting_weights(
+    weights: Mapping[str, Any],
+    architecture: Architecture,
+    kind: Kind | Literal["trunk"],
+    source: str,
+    their_name: Callable[[str], str] = str,
+    units: int = 0,
+) -> dict[str, Tensor]:
+    """`weights` as of `match_weights`, compared with a model of this architecture; `trunk`: the
+    part of a pre-trained model that fine-tuning uses.
+
+    UserError, before anything of the claimed size is built, if they do not fit.
+    """
+    check_claims(architecture, weights, source, kind, units)
+    if kind == "trunk":
+        expected = trunk_weights(expected_weights(architecture, "ctc", 1))
+    else:
+        expected = expected_weights(architecture, kind, units)
+    return match_weights(weights, expected, source, their_name)
+
+
 def trunk_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the trunk alone, under their full names."""
     return {name: tensor for name, tensor in weights.items() if name.startswith(TRUNK)}
@@ -57,9 +133,13 @@ def rename_all(
     """`weights` with their names changed by `rules`; UserError if two become the same."""
     renamed: dict[str, Any] = {}
     for name, tensor in weights.items():
+        if not isinstance(name, str):
+            raise UserError(f"{source}: damaged, names a weight {shown(name)}; use another copy")
         usual = rename(name, rules)
         if usual in renamed:
-            raise UserError(f"{source}: holds {usual} twice, in two spellings; use another copy")
+            raise UserError(
+                f"{source}: holds {usual:.200} twice, in two spellings: damaged; use another copy"
+            )
         renamed[usual] = tensor
     return renamed
 
@@ -73,25 +153,33 @@ def match_weights(
     """`weights` in fp32 under the names of `expected`, of which only names and shapes count.
 
     `their_name`: a name in `expected` -> the name in `weights`.  UserError names `source` and lists
-    every weight that is missing, unknown, of another shape, or not a floating-point tensor.
+    weights that are missing, unknown, of another shape, or not a floating-point tensor.
     """
     names = {their_name(name): name for name in expected}
     problems = [f"{name} is missing" for name in names if name not in weights]
-    problems += [f"{name} is unknown" for name in weights if name not in names]
+    problems += [f"{name!s:.200} is unknown" for name in weights if name not in names]
     for theirs, ours in names.items():
         shape = list(expected[ours].shape)
         found = _shape_of(weights[theirs]) if theirs in weights else shape
         if found != shape:
             problems.append(f"{theirs} is {found} instead of {shape}")
     if problems:
+        more = f"; {len(problems) - _MOST_LISTED} more" if len(problems) > _MOST_LISTED else ""
         raise UserError(
             f"{source}: its weights do not fit the architecture it declares "
-            f"({'; '.join(problems)}); use another copy"
+            f"({'; '.join(problems[:_MOST_LISTED])}{more}): damaged, or put together from two "
+            "models; use another copy"
         )
     return {ours: weights[theirs].float() for theirs, ours in names.items()}
 
 
+def is_weight(value: Any) -> bool:
+    """Whether `value` is a dense floating-point tensor, in memory."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return dense and value.is_floating_point() and not value.is_meta
+
+
 def _shape_of(value: Any) -> list[int] | str:
-    if isinstance(value, Tensor) and value.is_floating_point():
+    if is_weight(value):
         return list(value.shape)
     return "no floating-point tensor"

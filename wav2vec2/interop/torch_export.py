@@ -36,7 +36,9 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import frame_count, sample_count, valid_steps
+from wav2vec2.files import gate
 from wav2vec2.files.output import write_chunks
+from wav2vec2.files.text import parse_json, shown
 from wav2vec2.hourglass import HourglassStack
 from wav2vec2.interop import native
 from wav2vec2.trunk import Frames
@@ -156,14 +158,16 @@ def describe(content: dict[str, Any], source: str) -> str:
 def parse_description(text: str, source: str) -> dict[str, Any]:
     """The native content, without weights, of the text of `describe`; UserError names `source`."""
     try:
-        content = json.loads(text)["checkpoint"]
+        content = parse_json(text, source, "export it again")["checkpoint"]
+        if not isinstance(content, dict):
+            raise TypeError
         if "sentencepiece" in content:
             model = bytearray(base64.b64decode(content["sentencepiece"], validate=True))
             content["sentencepiece"] = torch.frombuffer(model, dtype=torch.uint8)
         return content
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{source}: does not say of what model it is; export it again with "
+            f"{source}: does not say of what model it is, or damaged; export it again with "
             "`python -m utils.checkpoints.convert`"
         ) from None
 
@@ -191,11 +195,10 @@ def write_exported(content: dict[str, Any], path: Path) -> None:
 
 def is_exported(path: Path) -> bool:
     """Whether `path` is a zip file with the mark of a torch.export archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.partition("/")[2] == _MARK for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    if not gate.is_zip(path):
         return False
+    with gate.open_zip(path) as archive:
+        return any(name.partition("/")[2] == _MARK for name in archive.namelist())
 
 
 def read_exported(path: Path) -> dict[str, Any]:
@@ -204,14 +207,16 @@ def read_exported(path: Path) -> dict[str, Any]:
     UserError if it is damaged, of another program, or needs an unrestricted pickle for its weights.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with gate.open_zip(path) as archive:
             root = archive.namelist()[0].partition("/")[0]
             description = f"{root}/extra/{DESCRIPTION}"
             known = description in archive.namelist()
-            text = archive.read(description).decode() if known else "{}"
-            return {**parse_description(text, str(path)), "model": _weights(archive, root)}
-    except UserError:
-        raise
+            text = gate.read_text_member(archive, description) if known else "{}"
+            about = parse_description(text, str(path))
+            return {**about, "model": _weights(archive, root, path)}
+    except UserError as error:
+        again = "export it again with `python -m utils.checkpoints.convert`"
+        raise UserError(str(error).replace("use another copy", again)) from None
     except (OSError, zipfile.BadZipFile, KeyError, IndexError, TypeError, ValueError, RuntimeError):
         raise UserError(
             f"{path}: a torch.export archive that cannot be read (damaged, or of another version "
@@ -219,18 +224,27 @@ def read_exported(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _weights(archive: zipfile.ZipFile, root: str) -> dict[str, Tensor]:
+def _weights(archive: zipfile.ZipFile, root: str, path: Path) -> dict[str, Tensor]:
     """The parameters in fp32, by name; reading verifies the checksums of the zip file."""
-    config = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
-    found = {}
+    table = gate.read_text_member(archive, f"{root}/data/weights/model_weights_config.json")
+    config = parse_json(table, path, "export it again")["config"]
+    if len(config) > gate.MOST_TENSORS:
+        raise gate.claims_too_much(path, f"{len(config):,} tensors")
+    found: dict[str, Tensor] = {}
+    parts: set[str] = set()
     for name, entry in config.items():
         meta = entry["tensor_meta"]
         if entry["use_pickle"] or meta["dtype"] != _FP32 or not name.startswith(_PREFIX):
             raise ValueError(name)
-        data = archive.read(f"{root}/data/weights/{entry['path_name']}")
+        part = f"{root}/data/weights/{entry['path_name']}"
         sizes, strides = ([n["as_int"] for n in meta[key]] for key in ("sizes", "strides"))
+        held = archive.getinfo(part).file_size // 4
+        if part in parts or math.prod(sizes) > held:
+            raise gate.claims_too_much(path, f"{shown(name)} is larger than the {held:,} numbers")
+        parts.add(part)
+        data = archive.read(part)
         # as_strided refuses sizes and strides that reach outside the data.
         whole = torch.frombuffer(bytearray(data), dtype=torch.float32)
-        part = whole.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
-        found[name.removeprefix(_PREFIX)] = part.contiguous()
+        tensor = whole.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
+        found[name.removeprefix(_PREFIX)] = tensor.contiguous()
     return found

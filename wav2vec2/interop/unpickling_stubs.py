@@ -59,23 +59,32 @@ def replace_stubs(value: Any) -> Any:
     """`value` with every stub replaced by the plain value it holds.
 
     Namespaces and configurations become dicts and lists, their leaves plain values, and an enum's
-    member its value.  An interpolation stays text (`${task.data}`).
+    member its value.  An interpolation stays text (`${task.data}`).  A part that occurs in several
+    places is replaced once.  RecursionError if a value contains itself.
     """
-    if isinstance(value, Stub):
-        return _held_value(value)
-    if isinstance(value, dict):
-        return {key: replace_stubs(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [replace_stubs(item) for item in value]
-    return value
+    return _replaced(value, {})
+
+
+def _replaced(value: Any, done: dict[int, Any]) -> Any:
+    if not isinstance(value, Stub | dict | list):
+        return value
+    if id(value) not in done:
+        if isinstance(value, Stub):
+            found = _replaced(_held_value(value), done)
+        elif isinstance(value, dict):
+            found = {key: _replaced(item, done) for key, item in value.items()}
+        else:
+            found = [_replaced(item, done) for item in value]
+        done[id(value)] = found
+    return done[id(value)]
 
 
 def _held_value(stub: Stub) -> Any:
     state = stub.state
     if state is None:
-        return replace_stubs(stub.arguments[0]) if len(stub.arguments) == 1 else None
+        return stub.arguments[0] if len(stub.arguments) == 1 else None
     if isinstance(state, dict):
         for field in ("_content", "_val"):  # of OmegaConf's containers and leaves
             if field in state:
-                return replace_stubs(state[field])
-    return replace_stubs(state)
+                return state[field]
+    return state

@@ -6,6 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files.gate import regular_file
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import read_text
 from wav2vec2.text.subwords import WORD_START, SubwordModel
@@ -114,6 +115,8 @@ class Vocabulary:
         UserError if one is missing, a line does not parse, or the two have different pieces.
         """
         path = Path(path)
+        if path.exists():  # a pipe would wait for ever
+            regular_file(path)
         text = read_text(
             path,
             fix="write the dictionary with scripts/generate_filelists.sh, "

@@ -435,7 +435,7 @@ def test_sentencepiece_is_not_written(tmp_path):
 
 def test_weights_of_another_model_are_not_written(tmp_path):
     content = {**pretraining_content(), **native.pretraining_content(LARGE)}
-    with pytest.raises(UserError, match=r"is missing.*\] instead of \["):
+    with pytest.raises(UserError, match="claims more than it holds"):
         huggingface.write_huggingface(content, tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

@@ -24,8 +24,8 @@ def test_every_mismatch_is_listed():
         match_weights(weights | {"d": torch.ones(2, 3)}, expected, "file")
     assert str(raised.value) == (
         "file: its weights do not fit the architecture it declares (a is missing; e is unknown; "
-        "b is [3] instead of [2, 3]; c is no floating-point tensor instead of [2, 3]); use another "
-        "copy"
+        "b is [3] instead of [2, 3]; c is no floating-point tensor instead of [2, 3]): damaged, or "
+        "put together from two models; use another copy"
     )
 
 

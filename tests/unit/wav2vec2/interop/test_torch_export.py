@@ -153,7 +153,7 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
         rewritten(path, {CONFIG: None})
     elif case == "no description":
         rewritten(path, {"extra/recogniser.json": None})
-        message = "does not say of what model it is; export it again"
+        message = "does not say of what model it is, or damaged; export it again"
     else:
         with zipfile.ZipFile(path) as file:
             name = next(n for n in file.namelist() if n.endswith(CONFIG))
@@ -166,6 +166,7 @@ def test_an_archive_that_cannot_be_read(case, archive, tmp_path):
             changes = {f"data/weights/{entry['path_name']}": buffer.getvalue()}
         else:
             entry["tensor_meta"]["sizes"][0]["as_int"] = 10**6
+            message = "damaged, it claims more than it holds .* export it again"
             changes = {}
         rewritten(path, {**changes, CONFIG: json.dumps(config)})
     with pytest.raises(UserError, match=message):
@@ -193,7 +194,7 @@ def test_a_description_is_what_the_checkpoint_says():
     "text", ["", "{}", "[]", '{"checkpoint": {"sentencepiece": "*"}}', "[" * 9999]
 )
 def test_a_file_that_describes_no_model(text):
-    with pytest.raises(UserError, match="there: does not say of what model it is; export it"):
+    with pytest.raises(UserError, match="there: does not say of what model it is, or damaged; exp"):
         torch_export.parse_description(text, "there")
 
 
