@@ -29,7 +29,9 @@ set -euo pipefail
 : "${ENCODER_LAYERDROP:=0.1}"
 : "${FEATURE_GRAD_MULT:=0.0}"    # 0: the feature extractor is not trained
 
-: "${MAX_UPDATE:=13000}"         # 10 % warm-up, 40 % at the peak, 50 % decay
+: "${MAX_UPDATE:=13000}"         # the schedule ends here
+: "${WARMUP_UPDATES:=}"         # default: a tenth of MAX_UPDATE
+: "${HOLD_UPDATES:=}"           # at the peak; default: four tenths of MAX_UPDATE
 : "${LEARNING_RATE:=5e-5}"       # at its peak
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-8}"

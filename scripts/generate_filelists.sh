@@ -7,6 +7,8 @@ set -euo pipefail
 
 : "${DATASET_DIR:=/datasets/LibriSpeech}"  # holds the folders of SUBSETS
 : "${SUBSETS:=dev-clean dev-other test-clean test-other train-clean-100 train-clean-360 train-other-500}"
+: "${FILELISTS_DIR:=}"      # folder to write to; empty: DATASET_DIR
+: "${EXT:=flac}"            # recordings: flac or wav
 : "${COMBINE=auto}"         # auto: train-full-960 if SUBSETS holds its three parts; empty: nothing
 : "${DICTIONARY_FROM=auto}" # auto: train-full-960, or else the first train-* of SUBSETS
 
@@ -30,4 +32,5 @@ if [[ $DICTIONARY_FROM == auto ]]; then DICTIONARY_FROM=$training; fi
 
 read -ra combine <<<"$COMBINE"
 "$PYTHON" -m utils.data.make_filelists --subsets "${subsets[@]}" --corpus_dir "$DATASET_DIR" \
+    --output_dir "$FILELISTS_DIR" --extension "$EXT" \
     --combine ${combine[@]+"${combine[@]}"} --dictionary_from "$DICTIONARY_FROM" "$@"

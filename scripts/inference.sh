@@ -9,18 +9,24 @@ set -euo pipefail
 : "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"  # checkpoint
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other}"
+: "${VALID_SUBSET:=}"          # another name of SUBSETS
 : "${OUTPUT_DIR:=results/inference}"  # hypotheses and figures
 : "${NUM_GPUS:=1}"             # processes that share the utterances, one per GPU
 : "${BATCH_SIZE:=8}"           # utterances
 : "${NUM_WORKERS:=2}"          # data loading workers per process
+: "${FP16:=false}"             # half precision
+: "${BF16:=false}"             # bfloat16
 : "${CPU:=false}"              # NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
+take_alias VALID_SUBSET SUBSETS
+choose_precision
+NO_FLAGS+=" VALID_SUBSET "
 add_flags inference.sh
 start=("$PYTHON")
 if [[ $NUM_GPUS != 1 ]]; then
     share_cores
     start+=(-m common.runtime.launcher --standalone --nproc_per_node "$NUM_GPUS")
 fi
-"${start[@]}" inference.py evaluate "${flags[@]}" "$@"
+"${start[@]}" inference.py evaluate "${flags[@]}" --precision "$precision" "$@"

@@ -26,13 +26,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 # launch COMMAND [FLAG ...]: run train.py with the flags all recipes share; returns its exit code.
 launch() {
-    local precision=fp32 flags=()
-    if [[ $FP16 == true ]]; then precision=fp16; fi
-    if [[ $BF16 == true ]]; then precision=bf16; fi
-    if [[ $FP16 == true && $BF16 == true ]]; then
-        echo "error: FP16=true BF16=true: choose one of them" >&2
-        return 2
-    fi
+    local precision flags=()
+    choose_precision
     add_flags launch.sh
     local arguments=("$1" "${flags[@]}" --precision "$precision" "${@:2}")
 
@@ -107,13 +102,14 @@ pretrain() {
 }
 
 # finetune [FLAG ...]: train.py finetune with the calling recipe's variables.  The schedule is
-# 10 % warm-up, 40 % at the peak, 50 % decay.
+# 10 % warm-up, 40 % at the peak, 50 % decay, unless WARMUP_UPDATES or HOLD_UPDATES say otherwise.
 finetune() {
     local flags=()
+    if [[ -z $WARMUP_UPDATES ]]; then WARMUP_UPDATES=$((MAX_UPDATE / 10)); fi
+    if [[ -z $HOLD_UPDATES ]]; then HOLD_UPDATES=$((MAX_UPDATE * 4 / 10)); fi
     export RECIPE_SCRIPT=$recipe
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        --schedule three_stage --warmup_updates "$((MAX_UPDATE / 10))" \
-        --hold_updates "$((MAX_UPDATE * 4 / 10))" "$@"
+        --schedule three_stage "$@"
 }

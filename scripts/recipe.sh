@@ -26,7 +26,31 @@ LISTS+=" SUBSETS BATCH_SIZES FACTORS PRECISIONS PEERS "
 declare -A OTHER_NAMES=(
     [ENCODER_LAYERDROP]=layerdrop [FINETUNED_MODEL]=checkpoint
     [SUBSETS]=subset [BENCHMARK_SUBSET]=subset
+    [NUM_REPEATS]=repeats [NUM_WARMUP_REPEATS]=warmup_repeats
 )
+
+# choose_precision: leaves what FP16 and BF16 ask for in `precision`.
+choose_precision() {
+    precision=fp32
+    if [[ $FP16 == true ]]; then precision=fp16; fi
+    if [[ $BF16 == true ]]; then precision=bf16; fi
+    if [[ $FP16 == true && $BF16 == true ]]; then
+        echo "error: FP16=true BF16=true: choose one of them" >&2
+        exit 2
+    fi
+}
+
+# take_alias ALIAS NAME: if ALIAS, another name of the variable NAME, has a value, NAME takes it.
+take_alias() {
+    local -n variable=$2
+    if [[ -z ${!1} ]]; then return; fi
+    # A variable that was set in front of the command is exported; a default is not.
+    if [[ ${variable@a} == *x* && $variable != "${!1}" ]]; then
+        echo "error: $1=${!1} $2=$variable: these are the same variable; set one of them" >&2
+        exit 2
+    fi
+    variable=${!1}
+}
 
 # share_cores: without OMP_NUM_THREADS, an equal share of the cores for each of NUM_GPUS processes.
 share_cores() {

@@ -99,7 +99,7 @@ def defaults_of(command: str, script: Path | None = None) -> dict[str, Any]:
             continue
         if isinstance(value, tuple) and text is not None:
             arguments += [f"--{flag}", *text.split()]
-        elif text or (text is not None and value is not None):
+        elif text or (text is not None and isinstance(value, str)):  # an empty number: no default
             arguments += [f"--{flag}", text]
     if command == FinetuningRecipe.command:  # as scripts/launch.sh has it
         updates = int(variables.get("MAX_UPDATE") or defaults["max_update"])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from common.runtime.nvidia_variables import ARCHITECTURE, unread_variables
 from wav2vec2.cli.errors import UserError, run_command
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -57,9 +58,26 @@ EXPLAINED = {
 }
 """Names in other implementations' scripts -> what does the same job here in another way."""
 # Words that are too common elsewhere to show that a variable is meant for a recipe.
-COMMON_WORDS = {"ADDR", "CPU", "DATA", "DIR", "JOB", "MASTER", "NODE", "OUTPUT", "PORT", "PYTHON"}
+COMMON_WORDS = {
+    "ADDR",
+    "CPU",
+    "DATA",
+    "DIR",
+    "EXT",
+    "JOB",
+    "MASTER",
+    "NODE",
+    "OUTPUT",
+    "PORT",
+    "PYTHON",
+}
 FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
-EXAMPLES = {"NUM_WORKERS": "4"}
+EXAMPLES = {
+    "BATCH_SIZE": "8",
+    "HOLD_UPDATES": "32000",
+    "NUM_WORKERS": "4",
+    "WARMUP_UPDATES": "8000",
+}
 """Values of variables without a default, for their kind."""
 AT_LEAST_ONE = {"NUM_GPUS", "NUM_NODES"}
 SIMILAR = 0.81
@@ -148,13 +166,17 @@ def check_variables(script: Path, environment: Mapping[str, str]) -> list[str]:
         known = declared(path) | known
     known |= own
     foreign = RENAMED.keys() | EXPLAINED.keys()
+    theirs = unread_variables(script.stem, environment.get("MODEL") or own.get("MODEL", ""))
     notes = []
     for name, value in sorted(environment.items()):
         if name in own:
             check_value(name, value, own[name] or EXAMPLES.get(name, ""))
+        elif name in theirs:
+            note = theirs[name].check(script.name, name, value)
+            notes += [note] if note else []
         elif name.startswith(FOREIGN_PREFIXES):
             continue
-        elif name in known and name not in foreign:
+        elif name in known.keys() | ARCHITECTURE.keys() and name not in foreign:
             notes.append(f"note: {name} is set, but {script.name} does not read it")
         elif name in foreign or resembles(name, set(known)):
             what = f"{script.name} does not read" if name in known else "no recipe reads"

@@ -10,10 +10,13 @@ from wav2vec2.cli.flags import require_at_least
 
 
 def polynomial(update: int, *, peak: float, warmup: int, total: int, power: float = 1.0) -> float:
-    """Linear from 0 to `peak` over `warmup` updates, then polynomial decay to 0 at `total`."""
+    """Linear from 0 to `peak` over `warmup` updates, then polynomial decay to 0 at `total`.
+
+    The first update has the rate of the second, because a rate of 0 would waste it.
+    """
     done = update - 1
     if done < warmup:
-        return peak * done / warmup
+        return peak * max(done, 1) / warmup
     if done >= total:
         return 0.0
     return peak * (1 - (done - warmup) / (total - warmup)) ** power

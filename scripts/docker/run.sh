@@ -2,10 +2,18 @@
 # Runs a command inside the image; without a command, a shell:
 #   bash scripts/docker/run.sh bash scripts/pretrain_base.sh
 # The container sees DATA_DIR as /datasets.  Results go to RESULTS_DIR and belong to the caller.
-# The recipes' variables that are set in front of the command are passed on.
+# The recipes' variables that are set in front of the command are passed on.  DATASET_DIR alone, if
+# it is no path below /datasets, names DATA_DIR.
 set -euo pipefail
 scripts=$(dirname "${BASH_SOURCE[0]}")
 source "$scripts/engine.sh"
+# As in NVIDIA's recipe, DATASET_DIR names the folder outside; inside, a folder of filelists is
+# DATASET_DIR, and in any other the recipes' default, /datasets/LibriSpeech, holds.
+if [[ -z ${DATA_DIR:-} && -n ${DATASET_DIR:-} && ${DATASET_DIR%/}/ != /datasets/?* ]]; then
+    DATA_DIR=$DATASET_DIR
+    unset DATASET_DIR
+    if compgen -G "$DATA_DIR/*.tsv" >/dev/null; then DATASET_DIR=/datasets; fi
+fi
 : "${DATA_DIR:=/datasets}"
 : "${RESULTS_DIR:=$PWD/results}"
 : "${CONTAINER_USER:=$(id -u):$(id -g)}"   # whose the results are to be
@@ -55,6 +63,8 @@ while IFS= read -r name; do
     [[ -z ${!name+set} ]] || options+=(-e "$name=${!name}")
 done < <(
     grep -ohE '^: "\$\{[A-Z0-9_]+' "$scripts"/../*.sh | tr -d ':"${ ' | grep -vx PYTHON | sort -u
+    # Others of NVIDIA's recipe: inside, an error says what to use.
+    grep -ohE '^    "[A-Z0-9_]+": ' "$scripts/../../common/runtime/nvidia_variables.py" | tr -d '": '
     printf '%s\n' MASTER_ADDR MASTER_PORT NODE_RANK RDZV_ENDPOINT PYTORCH_CUDA_ALLOC_CONF
 )
 [[ $# -gt 0 ]] || set -- bash

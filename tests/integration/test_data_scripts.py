@@ -105,6 +105,28 @@ def test_filelists_of_the_mini_corpus(corpus, tmp_path):
     assert lists(corpus) == set()
 
 
+@pytest.mark.parametrize("extension", ["flac", "wav"])
+def test_variables_of_nvidias_recipe(corpus, tmp_path, extension):
+    """FILELISTS_DIR and EXT, as there."""
+    output = tmp_path / "my lists"
+    if extension == "wav":
+        for path in (corpus / "dev-clean").rglob("*.flac"):
+            samples, rate = soundfile.read(path)
+            soundfile.write(path.with_suffix(".wav"), samples, rate)
+            path.unlink()
+    variables = {"DATASET_DIR": corpus, "SUBSETS": "dev-clean", "FILELISTS_DIR": output}
+    done = script("generate_filelists.sh", cwd=tmp_path, EXT=extension, **variables)
+    assert done.returncode == 0, done.stderr
+    assert lists(output) == three("dev-clean") and lists(corpus) == set()
+    manifest = read_manifest(output, "dev-clean")
+    assert {Path(u.path).suffix for u in manifest.utterances} == {f".{extension}"}
+    other = {"flac": "wav", "wav": "flac"}[extension]
+    done = script("generate_filelists.sh", cwd=tmp_path, EXT=other, **variables)
+    assert f"holds no .{other} file" in done.stderr.splitlines()[-1]
+    done = script("generate_filelists.sh", cwd=tmp_path, EXT="mp3", **variables)
+    assert done.returncode == 2 and "--extension" in done.stderr.splitlines()[-1]
+
+
 def test_filelists_without_training_subset_have_no_dictionary(corpus, tmp_path):
     variables = {"DATASET_DIR": str(corpus), "SUBSETS": "dev-clean"}
     done = script("generate_filelists.sh", cwd=tmp_path, **variables)

@@ -94,6 +94,31 @@ def asked_of(tmp_path, engine, **variables):
     return (tmp_path / "asked").read_text().splitlines()
 
 
+@pytest.mark.parametrize("filelists", [False, True])
+def test_dataset_dir_names_the_folder_outside(engine, tmp_path, filelists):
+    """As in NVIDIA's recipe; a path inside the container and DATA_DIR keep their meaning."""
+    data = tmp_path / "my data"
+    data.mkdir()
+    if filelists:
+        (data / "train.tsv").touch()
+    results = {"RESULTS_DIR": str(tmp_path / "results")}
+    result = run("run.sh", engine=engine, DATASET_DIR=str(data), **results)
+    assert result.returncode == 0, result.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert f"{data}:/datasets" in asked
+    inside = [text for text in asked if text.startswith("DATASET_DIR=")]
+    assert inside == (["DATASET_DIR=/datasets"] if filelists else [])
+    asked = asked_of(tmp_path, engine, DATASET_DIR="/datasets/LibriSpeech")
+    assert "DATASET_DIR=/datasets/LibriSpeech" in asked and f"{tmp_path}:/datasets" in asked
+    missing = run("run.sh", engine=engine, DATASET_DIR=str(tmp_path / "none"), **results)
+    assert missing.returncode == 2 and f"{tmp_path / 'none'}: no such folder" in missing.stderr
+
+
+def test_variables_of_nvidias_recipe_reach_their_error(engine, tmp_path):
+    asked = asked_of(tmp_path, engine, ENCODER_LAYERS="6", TORCHSCRIPT="true", LATENT_TEMP="2 1 1")
+    assert {"ENCODER_LAYERS=6", "TORCHSCRIPT=true", "LATENT_TEMP=2 1 1"} <= set(asked)
+
+
 def test_a_machine_of_its_own_keeps_its_network(engine, tmp_path):
     assert "--network" not in asked_of(tmp_path, engine)
 

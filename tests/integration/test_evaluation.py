@@ -168,6 +168,28 @@ def test_several_processes_count_each_utterance_once(evaluate, subset, model, tm
     assert not list(two.glob(".*"))
 
 
+def test_variables_of_nvidias_recipe(model, subset, tmp_path):
+    """VALID_SUBSET, BATCH_SIZE and BF16 measure what they do there."""
+    own = {"CPU": "true", "FINETUNED_MODEL": model, "DATASET_DIR": subset, "NUM_WORKERS": "0"}
+    own |= {"VALID_SUBSET": "mixed", "OUTPUT_DIR": tmp_path, "BATCH_SIZE": "3", "BF16": "true"}
+    result = script("inference.sh", **own)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "summary_mixed.json").is_file()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["precision"], config["batch_size"], config["subset"]) == ("bf16", 3, ["mixed"])
+    del own["NUM_WORKERS"]
+    result = script("inference_benchmark.sh", **own, NUM_REPEATS="3", NUM_WARMUP_REPEATS="1")
+    assert result.returncode == 0, result.stderr
+    (measured,) = json.loads((tmp_path / "latency_mixed.json").read_text())
+    assert (measured["batch_size"], measured["batches"]) == (3, 3 * 10)
+    one_line(script_result(script("inference.sh", **own, SUBSETS="dev")), "VALID_SUBSET=mixed SUBS")
+    one_line(script_result(script("inference_benchmark.sh", **own, PRECISION="fp16")), "BF16=true")
+
+
+def script_result(result):
+    return result.returncode, result.stdout, result.stderr
+
+
 def test_a_file_that_one_process_cannot_read_ends_all(subset, model, tmp_path):
     manifest = read_manifest(subset, "mixed")
     files = [(u.path, u.samples) for u in manifest.utterances]
@@ -186,6 +208,53 @@ def test_a_file_that_one_process_cannot_read_ends_all(subset, model, tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr.count("error:") == 1 and manifest.utterances[3].id in result.stderr
+
+
+def records(folder):
+    lines = (folder / "nvlog.json").read_text().splitlines()
+    return [json.loads(line.removeprefix("DLLL ")) for line in lines]
+
+
+def test_the_log_and_the_settings(evaluate, command, corpus, tmp_path):
+    output, _ = evaluate("t", "--subset", "dev", "train", "--batch_size", 3, folder=corpus)
+    logged = [r for r in records(output) if r["type"] == "LOG" and r["step"] == []]
+    summaries = [json.loads((output / f"summary_{s}.json").read_text()) for s in ("dev", "train")]
+    assert [r["data"]["eval_wer"] for r in logged] == [s["wer"] for s in summaries]
+    assert [r["data"]["subset"] for r in logged] == ["dev", "train"]
+    parameters = [r["data"] for r in records(output) if r.get("step") == "PARAMETER"]
+    assert parameters[0] == {"command": "evaluate"} and {"batch_size": 3} in parameters
+    # The same evaluation again, into another folder.
+    again = tmp_path / "again"
+    config = ["evaluate", "--config", output / "config.json", "--output_dir", again]
+    code, _, err = command(inference.main, *config)
+    assert code == 0, err
+    assert read(again, "train") == read(output, "train")
+    settings = [json.loads((folder / "config.json").read_text()) for folder in (output, again)]
+    assert settings[0] | {"output_dir": str(again)} == settings[1]
+    # A second evaluation in the folder adds to its log.
+    code, _, err = command(inference.main, *config, "--subset", "dev")
+    assert code == 0 and len(records(again)) > len(records(output)), err
+    # A report shows its summaries, not its log, and finds the runs in subfolders.
+    line = {"type": "LOG", "step": [1, 1, 1], "data": {"train_loss": 1.0}}
+    (again / "run").mkdir()
+    (again / "run" / "nvlog.json").write_text(f"DLLL {json.dumps(line)}\n")
+    (run, evaluated), _ = find_runs(again)
+    assert (run.path, evaluated.path) == (again / "run", again)
+    assert not evaluated.log.parameters and len(evaluated.evaluations) == 2
+
+
+@pytest.mark.parametrize(
+    "other", ['{"command": "finetune"}', '{"model_type": "wav2vec2"}', "no JSON"]
+)
+def test_another_programs_settings_are_kept(evaluate, tmp_path, other):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(other)
+    (folder / "nvlog.json").write_text("a log\n")
+    evaluate("run")
+    assert (folder / "config.json").read_text() == other
+    assert (folder / "nvlog.json").read_text() == "a log\n"
+    assert (folder / "summary_mixed.json").is_file()
 
 
 def test_several_subsets_in_one_table(evaluate, corpus):

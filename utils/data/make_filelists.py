@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import soundfile
 
@@ -39,6 +40,8 @@ class FilelistOptions:
     """Subsets to list."""
     output_dir: str = ""
     """Folder to write to; the corpus folder if empty."""
+    extension: Literal["flac", "wav"] = "flac"
+    """Ending of the recordings' names."""
     combine: tuple[str, ...] = ()
     """Lists of several subsets together, like train-full-960=train-clean-100,train-..."""
     dictionary_from: str = ""
@@ -143,12 +146,15 @@ def subset_folder(corpus_dir: Path, subset: str) -> Path:
     return folder
 
 
-def read_subset(folder: Path) -> list[Entry]:
+def read_subset(folder: Path, extension: str = "flac") -> list[Entry]:
     """A subset's utterances, sorted by path, paired with their transcripts by id."""
     subset = folder.name
-    files = sorted(folder.rglob("*.flac"))
+    files = sorted(folder.rglob(f"*.{extension}"))
     if not files:
-        raise UserError(f"{folder}: holds no .flac file; run scripts/download_data.sh")
+        raise UserError(
+            f"{folder}: holds no .{extension} file; run scripts/download_data.sh, or name another "
+            "--extension"
+        )
     stems = unique_by_stem(files)
     transcripts = read_transcripts(folder)
     if lacking := [key for key in stems if key not in transcripts]:
@@ -236,7 +242,10 @@ def main() -> None:
     check_writable(output_dir)
 
     folders = {subset: subset_folder(corpus_dir, subset) for subset in options.subsets}
-    lists = {subset: (folder, read_subset(folder)) for subset, folder in folders.items()}
+    lists = {
+        subset: (folder, read_subset(folder, options.extension))
+        for subset, folder in folders.items()
+    }
     for name, parts in combinations.items():
         entries = [
             Entry(f"{part}/{entry.path}", entry.samples, entry.words)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.reporting.log import LOG, RunLog, read_log
+from utils.reporting.log import LOG, RunLog, read_log, read_records
 from wav2vec2.cli.errors import Failures, UserError
 from wav2vec2.text.error_rate import Pair, pair_words
 
@@ -89,12 +89,13 @@ def find_runs(path: Path) -> tuple[list[Run], list[str]]:
     if not path.is_dir():
         return [Run(path, read_log(path), [])], []
     folders = [path]
-    if not (path / LOG).is_file():
-        folders = [*sorted(log.parent for log in path.glob(f"*/{LOG}")), path]
+    if not is_run_log(path / LOG):
+        logs = sorted(filter(is_run_log, path.glob(f"*/{LOG}")))
+        folders = [*(log.parent for log in logs), path]
     runs, failures = [], Failures()
     for folder in folders:
         evaluations = list(read_evaluations(folder))
-        logged = (folder / LOG).is_file()
+        logged = is_run_log(folder / LOG)
         log = failures.attempt(read_log, folder / LOG) if logged else RunLog()
         if log and (logged or evaluations):
             runs.append(Run(folder, log, evaluations))
@@ -103,6 +104,18 @@ def find_runs(path: Path) -> tuple[list[Run], list[str]]:
         reason = failures[0] if failures else f"{path}: holds no {LOG}; name a run's folder"
         raise UserError(reason)
     return runs, failures
+
+
+def is_run_log(path: Path) -> bool:
+    """Whether there is a log, and not that of an evaluation, whose summaries say more."""
+    if not path.is_file():
+        return False
+    try:
+        first = next(read_records(path), None)
+    except UserError:
+        return True  # reported when it is read
+    data = first.get("data") if first else None
+    return not (isinstance(data, dict) and data.get("command") == "evaluate")
 
 
 def name_runs(runs: list[Run]) -> None:

@@ -8,7 +8,7 @@ the filelist and its labels, not the results.
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,8 +17,10 @@ import numpy as np
 from torch import Tensor
 
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
+from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.decoding.beam_search import DecodingOptions
 from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.files.filelists import Manifest, read_manifest
@@ -47,7 +49,8 @@ class EvaluateOptions:
     subset: tuple[str, ...] = ("dev-other",)
     """Filelists to evaluate, without .tsv."""
     output_dir: str = "results/inference"
-    """Folder for hypotheses_<subset>.jsonl, report_<subset>.md and summary_<subset>.json."""
+    """Folder for hypotheses_<subset>.jsonl, report_<subset>.md, summary_<subset>.json, nvlog.json
+    and config.json."""
     save_log_probs: bool = False
     """Also write log probabilities, to <output_dir>/log_probs/<subset>/<id>.npz."""
     compare: str = ""
@@ -70,6 +73,8 @@ class EvaluateOptions:
 
 
 HYPOTHESES = "hypotheses_{}.jsonl"
+CONFIG_FILE = "config.json"
+COMMAND = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,53 @@ def evaluate(
         read_test_set(recogniser, decoding, evaluation, subset, processes)
         for subset in evaluation.subset
     ]
+    summaries = []
     with processes.process_group(recogniser.device):
-        summaries = [
-            evaluate_set(recogniser, decoder, test, options, decoding, evaluation, processes)
-            for test in sets
-        ]
+        settings = {**asdict(options), **asdict(decoding), **asdict(evaluation)}
+        log = open_log(Path(evaluation.output_dir), settings, main=processes.rank() == 0)
+        with closing(log):
+            for test in sets:
+                summaries.append(
+                    evaluate_set(
+                        recogniser, decoder, test, options, decoding, evaluation, processes
+                    )
+                )
+                log.log([], logged(summaries[-1]), quiet=True)
     if len(summaries) > 1 and processes.rank() == 0:
         print_table(summaries)
+
+
+def open_log(folder: Path, settings: dict[str, Any], *, main: bool) -> Telemetry:
+    """The log of an evaluation; also writes its settings, as `--config` takes them.
+
+    Neither is written if the folder has another program's config.json, such as a training run's.
+    """
+    path = folder / CONFIG_FILE
+    if main and path.exists() and not is_evaluation(path):
+        notice(f"note: {path} is not an evaluation's; no {CONFIG_FILE} and nvlog.json are written")
+        main = False
+    settings = {"command": COMMAND, **settings}
+    if main:
+        write_json(path, settings, indent=2)
+    log = Telemetry(folder, enabled=main, tensorboard=False)
+    log.parameters(settings)
+    return log
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a config.json was written by an evaluation."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("command") == COMMAND
+
+
+def logged(summary: dict[str, Any]) -> dict[str, Any]:
+    """What the log holds of a subset's summary; nothing in other processes than the first."""
+    rates = {f"eval_{name}": summary[name] for name in ("wer", "uer") if name in summary}
+    kept = ("subset", "utterances", "audio_seconds", "real_time_factor")
+    return rates | {name: summary[name] for name in kept if name in summary}
 
 
 def read_test_set(

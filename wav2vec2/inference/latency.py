@@ -1,9 +1,9 @@
 """Speed of a recogniser: latency by batch size, real-time factor, peak memory."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from wav2vec2.inference.scoring import Score
 
 References = dict[str, tuple[list[str], str]]
 """Utterance id -> units of its label line, and its transcript."""
+
+TimedBatch = tuple[AudioBatch, list[Hypothesis], float, float]
+"""A batch, its hypotheses, and the seconds for its audio and from there to the hypotheses."""
 
 PARTS = ("data", "dnn", "data+dnn")
 QUANTILES = {"0_5": 50, "0_9": 90, "0_95": 95, "0_99": 99}
@@ -40,12 +43,16 @@ class LatencyOptions:
     """Most utterances per batch; one measurement for each, in ascending order."""
     warmup: int = 5
     """Batches to run before each measurement.  The measurement runs all batches, these included."""
+    repeats: int = 1
+    """Times that the subset is measured."""
+    warmup_repeats: int = 0
+    """Times that the subset is run before each measurement, after the --warmup batches."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             given = " ".join(map(str, self.batch_sizes))
             raise UserError(f"--batch_sizes {given}: give at least one, each at least 1")
-        require_at_least(self, warmup=0)
+        require_at_least(self, warmup=0, repeats=1, warmup_repeats=0)
 
 
 def measure_latency(
@@ -72,9 +79,15 @@ def measure_latency(
     # Ascending, because the peak memory of a process on a CPU never falls.
     for number, size in enumerate(sorted(benchmark.batch_sizes), start=1):
         reset_peak_memory(recogniser.device)
-        for _ in islice(timed_batches(recogniser, decoder, manifest, size), benchmark.warmup):
+        warm_up = [islice(timed_batches(recogniser, decoder, manifest, size), benchmark.warmup)]
+        for _ in range(benchmark.warmup_repeats):
+            warm_up.append(timed_batches(recogniser, decoder, manifest, size))
+        for _ in chain.from_iterable(warm_up):
             pass
-        results.append(measure_batch_size(recogniser, decoder, manifest, references, size))
+        measured = (
+            timed_batches(recogniser, decoder, manifest, size) for _ in range(benchmark.repeats)
+        )
+        results.append(measure(recogniser, chain.from_iterable(measured), references, size))
         telemetry.log([number], results[-1])
     telemetry.log([], results[-1], quiet=True)
     telemetry.close()
@@ -100,7 +113,7 @@ def read_references(
 
 def timed_batches(
     recogniser: Recogniser, decoder: Decoder, manifest: Manifest, size: int
-) -> Iterator[tuple[AudioBatch, list[Hypothesis], float, float]]:
+) -> Iterator[TimedBatch]:
     """Batches, longest first, and their hypotheses, with the seconds to decode the audio (in this
     process) and the seconds from there to the hypotheses (transfer, network and search)."""
     batches = recogniser.batches(manifest, size, workers=0)
@@ -114,17 +127,13 @@ def timed_batches(
         yield batch, hypotheses, loaded - start, time.perf_counter() - loaded
 
 
-def measure_batch_size(
-    recogniser: Recogniser,
-    decoder: Decoder,
-    manifest: Manifest,
-    references: References,
-    size: int,
+def measure(
+    recogniser: Recogniser, batches: Iterable[TimedBatch], references: References, size: int
 ) -> dict[str, Any]:
-    """Latencies of all batches in milliseconds, throughput, peak memory in MiB, and, if there are
-    references, error rates in percent."""
+    """Latencies of `batches` of `size` in milliseconds, throughput, peak memory in MiB, and, if
+    there are references, error rates in percent."""
     taken, audio, score = [], 0.0, Score(recogniser.vocabulary)
-    for batch, hypotheses, data, network in timed_batches(recogniser, decoder, manifest, size):
+    for batch, hypotheses, data, network in batches:
         taken.append((data, network, data + network))
         audio += batch.audio_seconds
         for key, hypothesis in zip(batch.ids, hypotheses):

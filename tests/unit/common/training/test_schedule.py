@@ -6,11 +6,19 @@ from wav2vec2.cli.errors import UserError
 
 def test_polynomial():
     rates = [polynomial(k, peak=1.0, warmup=4, total=12) for k in range(1, 14)]
-    assert rates[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert rates[:5] == [0.25, 0.25, 0.5, 0.75, 1.0]
     assert rates[5] == pytest.approx(1 - 1 / 8)
     assert rates[11] == pytest.approx(1 - 7 / 8)
     assert rates[12] == 0.0
     assert polynomial(9, peak=1.0, warmup=4, total=12, power=2.0) == pytest.approx(0.25)
+
+
+def test_no_update_of_the_warm_up_has_a_rate_of_zero():
+    """The first update has peak / warm-up, as in NVIDIA's recipe; without warm-up, the peak."""
+    for warmup in (1, 2, 32_000):
+        assert polynomial(1, peak=5e-4, warmup=warmup, total=400_000) == 5e-4 / warmup
+        assert polynomial(2, peak=5e-4, warmup=warmup, total=400_000) == 5e-4 / warmup
+    assert polynomial(1, peak=5e-4, warmup=0, total=10) == 5e-4
 
 
 def test_three_stage():
@@ -24,7 +32,7 @@ def test_three_stage():
 
 def test_options_give_the_recipes_schedules():
     base = ScheduleOptions().function()
-    assert base(32_001) == 5e-4 and base(1) == 0.0
+    assert base(32_001) == 5e-4 and base(1) == 5e-4 / 32_000
     finetune = ScheduleOptions(
         learning_rate=3e-5,
         schedule="three_stage",
