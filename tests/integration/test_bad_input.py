@@ -232,6 +232,12 @@ def test_character_outside_the_dictionary(copy, tmp_path, command, pretrained): 
     )
     code, _, err = command(train.main, *arguments, "--unknown_symbols", "unk")
     assert code == 0 and "trained as <unk>" in err and "'Ñ' 1x" in err
+    edit(copy / "train.ltr", lambda lines: ["A <unk> |", *lines[1:6], "A |", *lines[7:]])
+    one_line(
+        command(train.main, *arguments, "--output_dir", tmp_path / "p"), "train.ltr:1: '<unk>'"
+    )
+    edit(copy / "dev.ltr", lambda lines: [*lines[:2], "A | <pad>", *lines[3:]])
+    one_line(command(train.main, *arguments, "--unknown_symbols", "unk"), "dev.ltr:3: '<pad>'")
 
 
 def test_too_short_for_the_transcript(copy, tmp_path, command, pretrained):  # noqa: F811

@@ -33,6 +33,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_chunks, write_json, write_lines
+from wav2vec2.files.text import split_lines
 from wav2vec2.text.cleanup import CleanupOptions, Refused, clean
 from wav2vec2.text.vocabulary import letters, write_dictionary
 
@@ -181,7 +182,7 @@ def read_journal(path: Path) -> dict[str, tuple[list, int]]:
     """Recording id -> (stamp of its source, samples) of what an earlier run converted."""
     done = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in split_lines(path.read_text(encoding="utf-8")):
             with suppress(ValueError):  # the line that the run was writing when it stopped
                 key, stamp, samples = json.loads(line)
                 done[key] = (stamp, samples)
