@@ -141,7 +141,7 @@ def validation_batches(
     results do not depend on the batch size or the number of processes.
     """
     lengths = [min(u.samples, dataset.max_samples or u.samples) for u in dataset.utterances]
-    batches = token_budget_batches(lengths, max(max_tokens, max(lengths)), seed=0)
+    batches = token_budget_batches(lengths, max_tokens, seed=0)
     share = batches[distributed.rank() :: distributed.world_size()]
     requests = [_SingleRows(0, 0, tuple((n,) for n in batch)) for batch in share]
     with closing(load_batches(dataset, requests, workers=min(workers, 2))) as loaded:

@@ -261,15 +261,16 @@ class FinetuningTask:
         data, conv_layers = self.data, self.architecture.conv_layers
         named = read_manifests("--valid_subset", data.dataset_dir, data.valid_subset)
         for name, manifest in named.items():
-            if not any(frame_count(u.samples, conv_layers) for u in manifest.utterances):
+            references = read_labels(manifest, self.options.labels)
+            self._report_unknown(manifest, references.values(), "count as errors in validation")
+            utterances = self._within_budget(manifest, manifest.utterances)
+            if not any(frame_count(u.samples, conv_layers) for u in utterances):
                 raise UserError(
                     f"{manifest.path}: none of its utterances is long enough for a frame"
                 )
-            references = read_labels(manifest, self.options.labels)
-            self._report_unknown(manifest, references.values(), "count as errors in validation")
             self.references[name] = references
             self.valid_datasets[name] = UtteranceDataset(
-                manifest.utterances,
+                utterances,
                 seed=self.run.seed,
                 crop=False,
                 normalize_input=self.architecture.normalize_input,
@@ -311,10 +312,16 @@ class FinetuningTask:
                     "correct the pair, or pass --short_utterances skip"
                 )
         kept = filter_utterances(manifest, keep, "are too short for their labels and are skipped")
+        return self._within_budget(manifest, kept)
+
+    def _within_budget(
+        self, manifest: Manifest, utterances: Sequence[Utterance]
+    ) -> list[Utterance]:
+        """The utterances that fit a batch; the memory for longer ones was never planned."""
         limit = self.data.max_tokens
         return filter_utterances(
-            Manifest(manifest.path, manifest.root, tuple(kept)),
-            [u.samples <= limit for u in kept],
+            Manifest(manifest.path, manifest.root, tuple(utterances)),
+            [u.samples <= limit for u in utterances],
             f"are longer than --max_tokens {limit} samples and are skipped",
         )
 

@@ -28,8 +28,9 @@ from wav2vec2.kernels import compile_layers
 Recipe = PretrainingRecipe | FinetuningRecipe
 RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
 
-NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate", "dry_run")
-"""Keys of a configuration that --config ignores: they follow from its flags and the machine."""
+NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate", "dry_run", "force")
+"""Keys of a configuration that --config ignores: they follow from its flags and the machine, or
+are decided anew for each run."""
 
 EXAMPLES = {
     "pretrain": (

@@ -22,6 +22,7 @@ from wav2vec2.cli.flags import require_at_least
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.filelists import OWN_FOLDER, Manifest, Utterance, read_manifest, write_manifest
 from wav2vec2.files.output import prepare_folder, require_space, write_chunks, write_lines
+from wav2vec2.files.text import split_lines
 
 MIB = 2**20
 
@@ -271,7 +272,7 @@ def _in_processes(
 def read_checksums(path: Path) -> list[tuple[Path, str]]:
     """(shard, SHA-256) from a `<subset>.sha256`; UserError if it is missing or damaged."""
     try:
-        lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split("  ", 1) for line in split_lines(path.read_text("utf-8"))]
         return [(path.with_name(name), sha) for sha, name in lines]
     except OSError as error:
         raise UserError(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from wav2vec2.files.text import split_lines
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +41,7 @@ def cores() -> int:
 def processor(information: Path = Path("/proc/cpuinfo")) -> str:
     """The CPU model that Linux names, else the architecture."""
     try:
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in split_lines(information.read_text(encoding="utf-8", errors="replace")):
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()

@@ -12,7 +12,9 @@ import torch
 
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.torch_file import load_checkpoint, save_checkpoint
+from wav2vec2.files.torch_file import load_checkpoint, read_torch_file, save_checkpoint
+from wav2vec2.interop import fairseq, nvidia
+from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
 def _copied(content: Any) -> Any:
@@ -66,6 +68,22 @@ class ResumePoint:
     content: dict[str, Any]
 
 
+def refuse_foreign(path: Path) -> None:
+    """UserError if the file is a checkpoint of another toolkit, which has the same file names."""
+    try:
+        content = replace_stubs(read_torch_file(path, STUBS))
+    except (UserError, RecursionError):  # damaged
+        return
+    toolkits = {"NVIDIA's recipe": nvidia.is_nvidia, "fairseq": fairseq.is_fairseq}
+    for name, written_by in toolkits.items():
+        if written_by(content):
+            raise UserError(
+                f"{path}: a checkpoint of {name}, which no run here can resume; choose another "
+                f"OUTPUT_DIR and start from its weights: INIT_FROM={path} to pre-train, "
+                f"PRETRAINED_MODEL={path} to fine-tune"
+            )
+
+
 class CheckpointFolder:
     """The checkpoints of a run: `<prefix>_update<N>.pt`, and `<prefix>_best.pt`."""
 
@@ -90,8 +108,8 @@ class CheckpointFolder:
     def newest(self) -> ResumePoint | None:
         """The newest update checkpoint that can be read, None if there is no update checkpoint.
 
-        Prints which are skipped.  UserError if there are some and none can be read: a new run would
-        overwrite them.
+        Prints which are skipped.  UserError if there are some and none can be read, or if they are
+        another toolkit's: a new run would overwrite them.
         """
         updates = self.updates()
         for update in reversed(updates):
@@ -99,7 +117,10 @@ class CheckpointFolder:
             try:
                 return ResumePoint(path, load_checkpoint(path))
             except UserError as error:
+                refuse_foreign(path)
                 notice(f"warning: {error}; trying the one before")
+        if not updates and self.best_file.is_file():
+            refuse_foreign(self.best_file)
         if updates:
             raise UserError(
                 f"{self.path}: none of its {len(updates)} checkpoints {self.prefix}_update*.pt can "

@@ -84,6 +84,9 @@ class RunOptions:
     compile: bool = False
     """Fuse the layers with torch.compile, for GPUs: other dropout masks than without; the first
     updates take a minute.  Prints a warning where it does not work."""
+    force: bool = False
+    """Take the output folder from another run whose lock is in it; if that run is alive, it
+    stops."""
     dry_run: bool = False
     """Print the resolved configuration as JSON and stop."""
 

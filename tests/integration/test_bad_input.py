@@ -232,6 +232,12 @@ def test_character_outside_the_dictionary(copy, tmp_path, command, pretrained): 
     )
     code, _, err = command(train.main, *arguments, "--unknown_symbols", "unk")
     assert code == 0 and "trained as <unk>" in err and "'Ñ' 1x" in err
+    edit(copy / "train.ltr", lambda lines: ["A <unk> |", *lines[1:6], "A |", *lines[7:]])
+    one_line(
+        command(train.main, *arguments, "--output_dir", tmp_path / "p"), "train.ltr:1: '<unk>'"
+    )
+    edit(copy / "dev.ltr", lambda lines: [*lines[:2], "A | <pad>", *lines[3:]])
+    one_line(command(train.main, *arguments, "--unknown_symbols", "unk"), "dev.ltr:3: '<pad>'")
 
 
 def test_too_short_for_the_transcript(copy, tmp_path, command, pretrained):  # noqa: F811
@@ -240,6 +246,39 @@ def test_too_short_for_the_transcript(copy, tmp_path, command, pretrained):  # n
     one_line(command(train.main, *arguments), "train.tsv:4:", "too few for its 180 labels")
     code, _, err = command(train.main, *arguments, "--short_utterances", "skip")
     assert code == 0 and "1 of 24 utterances are too short for their labels" in err
+
+
+def longer(lines, numbers):
+    """Lines of a filelist whose utterances `numbers` claim more samples than any batch holds."""
+    paths = [line.split("\t")[0] for line in lines]
+    return [f"{paths[n]}\t999999" if n in numbers else line for n, line in enumerate(lines)]
+
+
+def test_too_long_for_a_batch_of_validation(copy, tmp_path, command, pretrained):  # noqa: F811
+    """As in training: skipped, with a line before the first update, and never decoded."""
+    edit(copy / "dev.tsv", lambda lines: longer(lines, (2, 4)))
+    for number in (1, 3):
+        next(copy.rglob(f"2-7-000{number}.flac")).unlink()
+    arguments = flags("finetune", copy, tmp_path / "o", pretrained_model=pretrained)
+    code, out, err = command(train.main, *arguments)
+    note = "dev.tsv: 2 of 5 utterances are longer than --max_tokens 120000 samples and are skipped"
+    assert code == 0 and note in err and "validation after update" in out
+    assert "2-7-0000  reference:" in err and "2-7-0001" not in err
+    edit(copy / "dev.tsv", lambda lines: longer(lines, range(1, 6)))
+    arguments = flags("finetune", copy, tmp_path / "p", pretrained_model=pretrained)
+    message = "all of its 5 utterances are longer than --max_tokens 120000"
+    one_line(command(train.main, *arguments), "dev.tsv", message)
+
+
+def test_pretraining_crops_what_is_too_long_in_validation(copy, tmp_path, command):
+    path = next(copy.rglob("2-7-0002.flac"))
+    audio, rate = soundfile.read(path)
+    soundfile.write(path, [*audio] * 6, rate, subtype="PCM_16")
+    line = f"2/7/2-7-0002.flac\t{len(audio)}"
+    six = f"2/7/2-7-0002.flac\t{6 * len(audio)}"
+    edit(copy / "dev.tsv", lambda lines: [old.replace(line, six) for old in lines])
+    code, _, err = command(train.main, *flags("pretrain", copy, tmp_path / "o"))
+    assert code == 0 and "skipped" not in err
 
 
 def test_too_short_for_the_model(copy, tmp_path, command, pretrained):  # noqa: F811

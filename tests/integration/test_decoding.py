@@ -140,6 +140,8 @@ def test_alignment_of_a_file(model, corpus, tmp_path, command):
     assert [line.split("\t")[3] for line in out.splitlines()] == ["CAT", "DOE"]
     one_line(command(inference.main, *one, "--text", "cat"), "dictionary lacks")
     one_line(command(inference.main, *one, "--text", "CAT " * 200), "frames for a transcript")
+    for text in ("CAT | DOE", "CAT|DOE", "| CAT DOE", "CAT DOE |"):
+        one_line(command(inference.main, *one, "--text", text), path, "(--text) has '|'")
     one_line(command(inference.main, *one), "--text")
 
 

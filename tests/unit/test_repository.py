@@ -149,6 +149,19 @@ def test_nothing_is_evaluated_or_run_from_strings():
                     assert not (keyword.arg == "weights_only" and not keyword.value.value), path
 
 
+SPLIT = re.compile(r"str\(error\)|__doc__|documentation|result\.std(out|err)\b")
+"""What may be split by str.splitlines: messages, docstrings, output of commands."""
+
+
+def test_no_file_is_split_by_splitlines():
+    """It ends a line at U+2028 and form feeds, too; wav2vec2.files.text.split_lines does not."""
+    for path in [*ROOT.glob("*.py"), *FILES]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr == "splitlines":
+                split = ast.unparse(node.value)
+                assert SPLIT.search(split), f"{path}:{node.lineno}: {split}"
+
+
 def test_tree_in_contributing_is_the_folders():
     """Every package and top-level file of the tree in CONTRIBUTING.md exists; none is missing."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

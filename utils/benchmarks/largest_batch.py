@@ -10,7 +10,6 @@ the same memory with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU
 Written to --output_dir: largest_batch.json and largest_batch.md.
 """
 
-import json
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -32,7 +31,8 @@ from utils.benchmarks.step_tables import Configuration, Result
 from utils.reporting.tables import Table
 from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, UserError, run_command
 from wav2vec2.cli.flags import require_at_least
-from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
+from wav2vec2.files.text import split_lines
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,10 @@ def main() -> None:
         ["", "utterances", "audio, s", "memory, MiB"],
         rows,
     )
-    text = [f"**{table.title}**", "", *table.markdown().splitlines()]
+    text = [f"**{table.title}**", "", *split_lines(table.markdown())]
     write_lines(folder / "largest_batch.md", text)
     content = {"command": command_line("utils.benchmarks.largest_batch"), "results": found}
-    write_lines(folder / "largest_batch.json", json.dumps(content, indent=1).splitlines())
+    write_json(folder / "largest_batch.json", content, indent=1)
     print("\n".join(text))
 
 

@@ -60,7 +60,8 @@ from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.config import PRESETS, Hourglass
-from wav2vec2.files.output import prepare_folder, write_lines
+from wav2vec2.files.output import prepare_folder, write_json, write_lines
+from wav2vec2.files.text import split_lines
 
 Options = TypeVar("Options")
 
@@ -312,7 +313,7 @@ def write_profile(worker: Worker, folder: Path, longest: int = 16) -> None:
         for name, calls, spent in [*operators[:longest], others]
     ]
     table = Table(str(worker.configuration), ["operator", "calls", "ms", "%"], rows)
-    text = [f"{table.title}, {whole / 1000:.2f} s", "", *table.markdown().splitlines()]
+    text = [f"{table.title}, {whole / 1000:.2f} s", "", *split_lines(table.markdown())]
     write_lines(folder / f"profile_{worker.configuration}.md".replace(" ", "_"), text)
 
 
@@ -378,10 +379,10 @@ def write_results(
             for result in results
         ],
     }
-    write_lines(folder / "benchmark_step.json", json.dumps(content, indent=1).splitlines())
+    write_json(folder / "benchmark_step.json", content, indent=1)
     text = [described(options, recipe, results)]
     for table in result_tables(results):
-        text += ["", f"**{table.title}**", "", *table.markdown().splitlines()]
+        text += ["", f"**{table.title}**", "", *split_lines(table.markdown())]
     write_lines(folder / "benchmark_step.md", text)
     print("\n".join(text))
     if options.json:
@@ -404,7 +405,7 @@ def write_table(options: StepOptions, results: list[Result], path: Path) -> None
         "rows": factor_rows(results, (precision, concat)),
     }
     prepare_folder("--json", path.parent)
-    write_lines(path, json.dumps(content, indent=1).splitlines())
+    write_json(path, content, indent=1)
     Measurement.read(path)
 
 

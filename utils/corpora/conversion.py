@@ -18,6 +18,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import is_regular, printable
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import write_chunks, write_lines
+from wav2vec2.files.text import split_lines
 
 SHORTFALL = 0.1
 """Seconds by which a file may be shorter or longer than the corpus says."""
@@ -132,7 +133,7 @@ def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
     """Utterance id -> (stamp of its source, its conversion) of what an earlier run converted."""
     done = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
+        for line in split_lines(path.read_text(encoding="utf-8")):
             with suppress(ValueError, TypeError):  # a line that was being written, or an old one
                 key, stamp, *result = json.loads(line)
                 done[key] = (stamp, Converted(*result))

@@ -24,6 +24,7 @@ from wav2vec2.cli.flags import parse_options
 from wav2vec2.cli.progress import progress
 from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import split_lines
 from wav2vec2.text.vocabulary import WORD_END, letters, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
@@ -73,7 +74,7 @@ def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
     transcripts: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.rglob("*.trans.txt")):
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = split_lines(path.read_bytes().decode())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"{path}: cannot be read as UTF-8 text ({error}); {FETCH_AGAIN}"

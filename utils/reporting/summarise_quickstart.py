@@ -23,7 +23,7 @@ from wav2vec2.cli.flags import ArgumentParser
 from wav2vec2.config import MINI
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
 from wav2vec2.files.output import write_json, write_lines
-from wav2vec2.files.text import read_json, read_text
+from wav2vec2.files.text import read_json, read_text, split_lines
 
 STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
 SUBSET = "test-mini"
@@ -64,7 +64,7 @@ def write_table(path: Path, manifest: Manifest, words: dict[str, str]) -> None:
     text = io.StringIO()
     rows = [(u.path, words[u.id]) for u in manifest.utterances]
     csv.writer(text, lineterminator="\n").writerows([("path", "text"), *rows])
-    write_lines(path, text.getvalue().splitlines())
+    write_lines(path, split_lines(text.getvalue()))
 
 
 def shortest(path: str | Path) -> str:

@@ -79,7 +79,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Wraps paragraphs; indented lines stay as they are."""
-        lines = text.splitlines()
+        lines = text.split("\n")
         return "\n".join(
             line if line.startswith(" ") else textwrap.fill(line, width) for line in lines
         )

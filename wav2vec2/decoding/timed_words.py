@@ -1,12 +1,15 @@
 """Transcripts with the times of their words, as JSON and as subtitles."""
 
-import textwrap
+import bisect
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wav2vec2.text.subwords import WORD_START
+
 LINE = 42
-"""Characters per line; a cue has at most two lines (BBC and Netflix guidelines)."""
+"""Columns per line; a cue has at most two lines (BBC and Netflix guidelines)."""
 LONGEST = 7.0
 """Most seconds of a cue."""
 SHORTEST = 1.0
@@ -15,9 +18,9 @@ PAUSE = 0.8
 """Seconds of silence that end a cue."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
-    """One word."""
+    """One word, or one unit of a word."""
 
     text: str
     start: float
@@ -39,21 +42,39 @@ class Transcript:
     """Seconds of audio."""
     channel: int | None = None
     """The recording's channel, from 1, if one was chosen."""
+    units: tuple[Word, ...] = ()
+    """The letters, pieces or other units of all words, without word separators."""
 
     def as_json(self, file: str) -> dict[str, Any]:
         """Plain types, times in whole milliseconds, rounded down."""
-        words = [
-            {
+
+        def entry(word: Word) -> dict[str, Any]:
+            return {
                 "text": word.text,
                 "start": milliseconds(word.start) / 1000,
                 "end": milliseconds(word.end) / 1000,
                 "confidence": round(word.confidence, 4),
             }
-            for word in self.words
-        ]
-        duration = milliseconds(self.duration) / 1000
-        channel = {} if self.channel is None else {"channel": self.channel}
-        return {"file": file, **channel, "duration": duration, "text": self.text, "words": words}
+
+        return {
+            "file": file,
+            **({} if self.channel is None else {"channel": self.channel}),
+            "duration": milliseconds(self.duration) / 1000,
+            "text": self.text,
+            "words": [entry(word) for word in self.words],
+            "units": [entry(unit) for unit in self.units],
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """A word, or a piece of one that is too long for a cue: a line may end before it."""
+
+    text: str
+    start: float
+    end: float
+    begins_word: bool
+    """Whether a space separates it from the part before."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +88,77 @@ class Cue:
 
 def cues(transcript: Transcript) -> Iterator[Cue]:
     """The words as subtitles; a new one begins after a pause, or when the last one is full."""
-    groups: list[list[Word]] = []
-    for word in transcript.words:
-        if not groups or begins_cue(groups[-1], word):
+    groups: list[list[Part]] = []
+    for part in parts(transcript):
+        if not groups or begins_cue(groups[-1], part):
             groups.append([])
-        groups[-1].append(word)
+        groups[-1].append(part)
     nexts = [*(group[0].start for group in groups[1:]), transcript.duration]
     for group, limit in zip(groups, nexts):
         start, end = group[0].start, group[-1].end
         yield Cue(start, min(max(end, start + SHORTEST), limit), wrap(group))
 
 
-def begins_cue(group: Sequence[Word], word: Word) -> bool:
-    """Whether `word` does not fit into the cue of `group`."""
+def parts(transcript: Transcript) -> Iterator[Part]:
+    """The words; one that has a pause inside, or is too long for a line or a cue, in its units.
+
+    Such are all words of a language, or a model, that writes no spaces.
+    """
+    starts = [unit.start for unit in transcript.units]
+    for word in transcript.words:
+        first = bisect.bisect_left(starts, word.start)
+        units = transcript.units[first : bisect.bisect_left(starts, word.end, first)]
+        pause = any(b.start - a.end >= PAUSE for a, b in zip(units, units[1:]))
+        if units and (pause or columns(word.text) > LINE or word.end - word.start > LONGEST):
+            yield from parts_of_word(units)
+        else:
+            yield Part(word.text, word.start, word.end, begins_word=True)
+
+
+def parts_of_word(units: Sequence[Word]) -> list[Part]:
+    """A part per unit, with the accents and vowel signs that follow it: these begin no line."""
+    found: list[Part] = []
+    for unit in units:
+        text = unit.text.removeprefix(WORD_START)
+        sign = columns(text) == 0 or unicodedata.category(text[0]).startswith("M")
+        if found and sign:
+            last = found.pop()
+            found.append(Part(last.text + text, last.start, unit.end, last.begins_word))
+        elif text:
+            found.append(Part(text, unit.start, unit.end, begins_word=not found))
+    return found
+
+
+def begins_cue(group: Sequence[Part], part: Part) -> bool:
+    """Whether `part` does not fit into the cue of `group`."""
     return (
-        word.start - group[-1].end >= PAUSE
-        or word.end - group[0].start > LONGEST
-        or len(wrap([*group, word])) > 2
+        part.start - group[-1].end >= PAUSE
+        or part.end - group[0].start > LONGEST
+        or len(wrap([*group, part])) > 2
     )
 
 
-def wrap(words: Sequence[Word]) -> tuple[str, ...]:
-    """Lines of at most LINE characters; a longer word takes a whole line."""
-    text = " ".join(word.text for word in words)
-    return tuple(textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False))
+def wrap(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Lines of at most LINE columns; a longer part takes a whole line."""
+    lines: list[str] = []
+    for part in parts:
+        longer = f"{lines[-1]}{' ' * part.begins_word}{part.text}" if lines else part.text
+        if lines and columns(longer) <= LINE:
+            lines[-1] = longer
+        else:
+            lines.append(part.text)
+    return tuple(lines)
+
+
+def columns(text: str) -> int:
+    """Columns of a text on a screen: two per wide character (Chinese, Japanese, Korean), none for
+    what is drawn onto the character before (Unicode Standard Annex 11)."""
+    return sum(
+        0
+        if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )
 
 
 def milliseconds(seconds: float) -> int:

@@ -16,6 +16,7 @@ from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import read_lines
+from wav2vec2.text.vocabulary import RESERVED
 
 TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
 
@@ -106,8 +107,8 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
 def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
     """Read `<subset>.<extension>` beside the filelist: utterance id -> label line.
 
-    UserError if the file is missing, has an empty line, or a different number of lines than the
-    filelist.
+    UserError if the file is missing, has an empty line, a symbol that the model keeps for itself
+    (the blank, <pad>, </s>), or a different number of lines than the filelist.
     """
     fix = "write labels with scripts/generate_filelists.sh or utils/data/import_corpus.py"
     if extension not in ("wrd", "ltr"):
@@ -126,6 +127,12 @@ def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
                 f"{path}:{number}: no label for utterance {key!r}; "
                 "remove it from the filelist and every label file"
             )
+        for symbol in label.split():
+            if symbol in RESERVED:
+                raise UserError(
+                    f"{path}:{number}: {symbol!r} (utterance {key}) is one of the model's own "
+                    "symbols, not speech; remove it from the label line"
+                )
     return labels
 
 
@@ -135,7 +142,7 @@ def write_manifest(
     """Write `<dataset_dir>/<subset>.tsv` from (path relative to root or absolute, samples)."""
     path = Path(dataset_dir) / f"{subset}.tsv"
     for name in (str(root), *(name for name, _ in files)):
-        if "\t" in name or len(name.splitlines()) > 1:
+        if "\t" in name or set(name) & set("\r\n"):
             raise UserError(f"{name!r}: a file name with a tab or line break cannot be listed")
     write_lines(path, [str(root), *(f"{name}\t{samples}" for name, samples in files)])
     return path

@@ -82,7 +82,7 @@ def prepare_folder(flag: str, folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another machine's process may have the same number
     except OSError as error:
         raise UserError(
             f"{flag} {folder}: cannot be written ({error.strerror}); choose another folder"

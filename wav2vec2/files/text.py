@@ -1,4 +1,4 @@
-"""Reading of text files and of JSON."""
+"""Reading of text files and of JSON.  Lines end with a line feed, as `wc -l` counts them."""
 
 import json
 import reprlib
@@ -24,12 +24,12 @@ def shown(value: Any) -> str:
 
 
 def read_text(path: str | Path, *, name: str = "", fix: str = "") -> str:
-    """The content of a UTF-8 file, without a byte order mark.
+    """The content of a UTF-8 file, without a byte order mark; its line ends stay as they are.
 
     UserError if it cannot be read: `name` (default: the path), the reason, and `fix`.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         message = f"{name or path}: cannot be read ({reason})"
@@ -38,7 +38,19 @@ def read_text(path: str | Path, *, name: str = "", fix: str = "") -> str:
 
 def read_lines(path: str | Path, *, name: str = "", fix: str = "") -> list[str]:
     """The lines of a UTF-8 file; errors as of `read_text`."""
-    return read_text(path, name=name, fix=fix).splitlines()
+    return split_lines(read_text(path, name=name, fix=fix))
+
+
+def split_lines(text: str) -> list[str]:
+    r"""The lines of a text: each ends with `\n` or `\r\n`, the last one may lack its end.
+
+    Unlike `str.splitlines`, which also ends a line at a form feed, U+0085, U+2028 and others: these
+    occur inside a transcript, and a line too many would shift all that follow.
+    """
+    lines = text.split("\n")
+    if not lines[-1]:
+        del lines[-1]
+    return [line.removesuffix("\r") for line in lines]
 
 
 def read_json(path: str | Path, fix: str) -> Any:

@@ -18,7 +18,11 @@ from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions
+from wav2vec2.text.subwords import WORD_START
 from wav2vec2.text.vocabulary import WORD_END, Spelling
+
+SEPARATORS = {Spelling.LETTERS: WORD_END, Spelling.PIECES: WORD_START}
+"""What separates words in label lines, and no written word contains."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,16 @@ def align_transcript(
 
 
 def align_waveform(recogniser: Recogniser, file: str, waveform: np.ndarray, text: str) -> Alignment:
-    """Align the words of `text` with one recording, `[samples]` at 16 kHz, as a whole."""
+    """Align the words of `text` with one recording, `[samples]` at 16 kHz, as a whole.
+
+    UserError, naming `file`, for text with a mark that separates words, besides `align_transcript`.
+    """
+    mark = SEPARATORS.get(recogniser.vocabulary.spelling)
+    if mark and mark in text:
+        raise UserError(
+            f"{file}: its transcript (--text) has {mark!r}, which separates words in label lines "
+            "and would shift these; write words with spaces between them"
+        )
     batch = batch_of([file], [waveform], normalize_input=recogniser.normalize_input)
     (emissions,) = recogniser.emissions(batch)
     labels = recogniser.vocabulary.spell(text)

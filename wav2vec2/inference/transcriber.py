@@ -141,7 +141,14 @@ class RecordingDecoder:
         else:
             spans = group_words(path_units(path, scores, vocabulary), vocabulary.spelling)
         words = tuple(self._word(span) for span in spans)
-        return Transcript(" ".join(word.text for word in words), words, self.waveform.seconds)
+        separator = WORD_END if vocabulary.spelling is Spelling.LETTERS else None
+        units = tuple(
+            self._word(unit)
+            for unit in path_units(path, scores, vocabulary)
+            if unit.text != separator
+        )
+        text = " ".join(word.text for word in words)
+        return Transcript(text, words, self.waveform.seconds, units=units)
 
     def _word(self, span: Span) -> Word:
         step, duration = self._transcriber.recogniser.frame_samples, self.waveform.seconds

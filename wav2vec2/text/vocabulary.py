@@ -8,11 +8,13 @@ from pathlib import Path
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.gate import regular_file
 from wav2vec2.files.output import write_lines
-from wav2vec2.files.text import read_text
+from wav2vec2.files.text import read_text, split_lines
 from wav2vec2.text.subwords import WORD_START, SubwordModel
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 UNKNOWN = SPECIALS.index("<unk>")
+RESERVED = frozenset(SPECIALS) - {"<unk>"}
+"""Symbols that no label may contain; <unk> may stand for what a transcriber did not understand."""
 WORD_END = "|"
 
 
@@ -87,8 +89,8 @@ class Vocabulary:
         return self.subwords.encode(words) if self.subwords else " ".join(words.split())
 
     def unknown(self, labels: str) -> list[str]:
-        """The symbols of a label line that the dictionary lacks."""
-        return [symbol for symbol in labels.split() if symbol not in self._ids]
+        """The symbols of a label line that the dictionary lacks; it has no special symbols."""
+        return [s for s in labels.split() if s not in self._ids or s in SPECIALS]
 
     def list_unknown(self, label_lines: Iterable[str]) -> str:
         """The symbols the dictionary lacks, most frequent first: `'Ñ' 2x, 'Ö' 1x`; '' if none."""
@@ -141,7 +143,7 @@ class Vocabulary:
 def parse_dictionary(text: str, source: str | Path) -> list[str]:
     """The symbols of `symbol count` lines (the count may be absent); UserError names the line."""
     symbols = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         fields = line.split()
         if not fields:
             continue

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from common.training import checkpoint
+from tests.unit.wav2vec2.interop import names
+from tests.unit.wav2vec2.interop.conftest import fairseq_finetuned, fairseq_pretrained, nvidia
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files import torch_file
 from wav2vec2.files.torch_file import file_digest, load_checkpoint, save_checkpoint, weights_digest
@@ -165,3 +167,38 @@ def test_a_write_that_fails_is_told_at_the_next_call(tmp_path):
     with pytest.raises(UserError, match=r"a\.pt: checkpoint cannot be saved"):
         writer.wait()
     writer.wait()  # said once
+
+
+FOREIGN = {
+    "NVIDIA's recipe": [nvidia(names.Sizes(), "pretrain"), nvidia(names.Sizes(), "finetune")],
+    "fairseq": [fairseq_pretrained(names.Sizes()), fairseq_finetuned(names.Sizes(), "args")],
+}
+
+
+@pytest.mark.parametrize("file", ["wav2vec2_update4.pt", "wav2vec2_best.pt"])
+@pytest.mark.parametrize("toolkit", list(FOREIGN))
+@pytest.mark.parametrize("number", [0, 1])
+def test_checkpoints_of_another_toolkit_are_named(tmp_path, file, toolkit, number):
+    """Of the same file names: they are neither resumed nor written over."""
+    torch.save(FOREIGN[toolkit][number], tmp_path / file)
+    with pytest.raises(UserError) as error:
+        checkpoint.CheckpointFolder(tmp_path, "wav2vec2").newest()
+    message = f"{tmp_path / file}: a checkpoint of {toolkit}, which no run here can resume"
+    assert str(error.value).startswith(message)
+    assert f"INIT_FROM={tmp_path / file} to pre-train" in str(error.value)
+
+
+def test_a_newer_one_of_another_toolkit_is_not_passed_over(tmp_path):
+    """Or pruning would remove it as an old checkpoint of the run."""
+    folder = checkpoint.CheckpointFolder(tmp_path, "wav2vec2")
+    save_checkpoint(folder.update_file(3), CONTENT)
+    torch.save(FOREIGN["NVIDIA's recipe"][0], folder.update_file(9))
+    with pytest.raises(UserError, match=r"wav2vec2_update9\.pt: a checkpoint of NVIDIA's recipe"):
+        folder.newest()
+
+
+def test_the_best_of_a_run_that_saved_no_other_is_no_hindrance(tmp_path):
+    folder = checkpoint.CheckpointFolder(tmp_path, "wav2vec2")
+    assert folder.newest() is None
+    save_checkpoint(folder.best_file, CONTENT)
+    assert folder.newest() is None

@@ -75,6 +75,12 @@ def test_labels_pair_by_id(tmp_path):
         (["H I |"], r"s\.ltr: 1 label lines but .*s\.tsv lists 2"),
         (["H I |", "Y |", "Z |"], r"s\.ltr: 3 label lines but"),
         (["H I |", " "], r"s\.ltr:2: no label for utterance 'b'"),
+        (
+            ["<s> H I |", "Y |"],
+            r"s\.ltr:1: '<s>' \(utterance a\) is one of the model's own symbols",
+        ),
+        (["H I |", "Y | </s>"], r"s\.ltr:2: '</s>' \(utterance b\)"),
+        (["H <pad> I |", "Y |"], r"s\.ltr:1: '<pad>' \(utterance a\)"),
     ],
 )
 def test_labels_that_do_not_match(tmp_path, labels, message):
@@ -82,6 +88,35 @@ def test_labels_that_do_not_match(tmp_path, labels, message):
     write(tmp_path, "s.ltr", *labels)
     with pytest.raises(UserError, match=message):
         read_labels(read_manifest(tmp_path, "s"), "ltr")
+
+
+def test_words_may_not_be_the_models_own_symbols_either(tmp_path):
+    write(tmp_path, "s.tsv", "/data", "a.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.wrd", "HI <unk>", "<s> YOU </s>")
+    with pytest.raises(UserError, match=r"s\.wrd:2: '<s>' .* remove it from the label line"):
+        read_labels(read_manifest(tmp_path, "s"), "wrd")
+    write(tmp_path, "s.wrd", "HI <unk>", "<S> YOU<s>")  # part of a word, in other letters
+    assert [*read_labels(read_manifest(tmp_path, "s"), "wrd").values()] == [
+        "HI <unk>",
+        "<S> YOU<s>",
+    ]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\x85", "\x0c", "\x1c"], ids=ascii)
+def test_other_line_separators_belong_to_the_line(tmp_path, character):
+    write(tmp_path, "s.tsv", f"/da{character}ta", f"a{character}.flac\t5", "b.flac\t5")
+    write(tmp_path, "s.ltr", f"H{character} I |", f"Y |{character}")
+    manifest = read_manifest(tmp_path, "s")
+    assert [u.path for u in manifest.utterances] == [
+        f"/da{character}ta/a{character}.flac",
+        f"/da{character}ta/b.flac",
+    ]
+    assert [label.split() for label in read_labels(manifest, "ltr").values()] == [
+        ["H", "I", "|"],
+        ["Y", "|"],
+    ]
+    write_manifest(tmp_path, "t", "/data", [(f"a{character}.flac", 5)])
+    assert read_manifest(tmp_path, "t").utterances[0].id == f"a{character}"
 
 
 def test_missing_labels(tmp_path):

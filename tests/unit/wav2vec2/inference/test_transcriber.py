@@ -93,6 +93,22 @@ def test_words_are_in_order_and_within_the_recording():
     assert all(0 < word.confidence <= 1 for word in found.words)
 
 
+@pytest.mark.parametrize("symbols", ["|ABCD", "EABCD"])
+def test_units_are_those_of_the_words(symbols):
+    """Also where no unit separates words, and a recording is one long word."""
+    recogniser = Local(3, False)
+    recogniser.vocabulary = Vocabulary([*symbols])
+    (found,) = transcribe(recogniser, [noise(77_777)], window_seconds=1, overlap_seconds=0.4)
+    assert (len(found.words) == 1) == ("|" not in symbols)
+    rest = list(found.units)
+    for word in found.words:
+        own = [unit for unit in rest if word.start <= unit.start < word.end]
+        assert "".join(unit.text for unit in own) == word.text
+        assert (own[0].start, own[-1].end) == (word.start, word.end)
+        del rest[: len(own)]
+    assert rest == []
+
+
 def test_confidence_is_the_geometric_mean_over_the_units_frames():
     recogniser = Local(1, False)
     row = noise(8000)

@@ -27,6 +27,17 @@ def test_unknown_symbols():
     assert vocabulary.decode([5, UNKNOWN]) == ["A", "<unk>"]
 
 
+def test_special_symbols_are_in_no_dictionary():
+    """A label <s> would be the blank; <unk> is known only where the user asks for it."""
+    vocabulary = Vocabulary(["|", "A"])
+    assert vocabulary.unknown("<s> A <unk> | <pad> </s>") == ["<s>", "<unk>", "<pad>", "</s>"]
+
+
+def test_only_a_line_feed_ends_an_entry_of_a_dictionary():
+    with pytest.raises(UserError, match=r"d:1: expected 'symbol count'"):
+        parse_dictionary("A 1\u2028B 2\n", "d")
+
+
 def test_decode_leaves_special_symbols_out():
     assert Vocabulary(["|", "A"]).decode([0, 1, 2, 5, 4]) == ["A", "|"]
 
