@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files.folders import require_no_pipe
 from wav2vec2.files.torch_file import (
     check_format,
     is_checkpoint,
@@ -30,6 +31,7 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
     whose file has none.  UserError if it is none of these or not fully understood.
     """
     path = Path(path)
+    require_no_pipe(path)
     if release.is_release(path):
         return release.read_release(path)
     if huggingface.is_huggingface(path):

@@ -45,7 +45,10 @@ def test_a_root_of_one_dot_is_the_filelists_own_folder(tmp_path):
         (["/data", "a.flac\t1e5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t-5"], r"s\.tsv:2: expected"),
         (["/data", "a.flac\t5", "\t7"], r"s\.tsv:3: expected"),
-        (["/data", "a/x.flac\t5", "b/x.flac\t5"], r"s\.tsv:3: .* 'x' is already in line 2"),
+        (["/data", "a/x.flac\t5", "a/x.flac\t5"], r"s\.tsv:3: .* 'a_x' is already in line 2"),
+        (["/data", "a/x.flac\t5", "a/x.wav\t5"], r"s\.tsv:3: .* 'a_x' is already in line 2"),
+        (["/data", "a.flac\t" + "9" * 5000], r"s\.tsv:2: .*no audio has such a length"),
+        (["/data", "a\0.flac\t5"], r"s\.tsv:2: .*no audio has such a length or name"),
         (["/", "a.zip:1:5\t5", "a.zip:1:6\t5"], r"s\.tsv:3: .* 'a_1' is already in line 2"),
     ],
 )
