@@ -75,6 +75,8 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
         "write filelists with scripts/generate_filelists.sh or name another subset",
     )
     lines = read_lines(path, errors="surrogateescape")
+    if lines and "\0" in lines[0]:
+        raise UserError(f"{path}: cannot be read (not UTF-8 text but UTF-16, or no text at all)")
     if not lines or not lines[0].strip() or "\t" in lines[0]:
         raise UserError(
             f"{path}:1: the first line must be the root folder of the audio files and nothing else"
