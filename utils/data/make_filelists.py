@@ -23,11 +23,14 @@ from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
 from wav2vec2.cli.progress import progress
 from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import split_lines
 from wav2vec2.text.vocabulary import WORD_END, letters, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
+TRANSCRIPTS = ".trans.txt"
+"""Ends of the names of a subset's files."""
 FETCH_AGAIN = "download the archive again, or remove what is damaged"
 
 
@@ -69,11 +72,12 @@ class Entry:
     words: str
 
 
-def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
-    """Utterance id -> (words, file:line), from every `*.trans.txt` below `folder`."""
+def read_transcripts(files: Iterable[Path]) -> dict[str, tuple[str, str]]:
+    """Utterance id -> (words, file:line), from every file `*.trans.txt`."""
     transcripts: dict[str, tuple[str, str]] = {}
-    for path in sorted(folder.rglob("*.trans.txt")):
+    for path in files:
         try:
+            require_no_pipe(path)
             lines = split_lines(path.read_bytes().decode())
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
@@ -99,22 +103,26 @@ def read_transcripts(folder: Path) -> dict[str, tuple[str, str]]:
 
 def read_length(path: Path) -> int:
     """Samples of an audio file, from its header; UserError if it cannot be trained on."""
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
     try:
-        info = soundfile.info(str(path))
+        require_no_pipe(path)
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # as bytes: names may be any
+            rate, channels, samples = file.samplerate, file.channels, file.frames
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); {FETCH_AGAIN}") from None
     except soundfile.LibsndfileError as error:
         raise UserError(
             f"{path}: not decodable audio ({error.error_string}); {FETCH_AGAIN}"
         ) from None
-    if info.samplerate != SAMPLE_RATE or info.channels != 1:
+    if rate != SAMPLE_RATE or channels != 1:
         raise UserError(
-            f"{path}: {info.samplerate} Hz, {info.channels} channels; needs {SAMPLE_RATE} Hz mono: "
+            f"{path}: {rate} Hz, {channels} channels; needs {SAMPLE_RATE} Hz mono: "
             "convert the corpus with utils/data/import_corpus.py"
         )
-    if info.frames in (0, UNKNOWN_LENGTH):
+    if samples in (0, UNKNOWN_LENGTH):
         raise UserError(f"{path}: its header gives no number of samples; {FETCH_AGAIN}")
-    return info.frames
+    return samples
 
 
 def first_few(ids: Sequence[str]) -> str:
@@ -150,14 +158,15 @@ def subset_folder(corpus_dir: Path, subset: str) -> Path:
 def read_subset(folder: Path, extension: str = "flac") -> list[Entry]:
     """A subset's utterances, sorted by path, paired with their transcripts by id."""
     subset = folder.name
-    files = sorted(folder.rglob(f"*.{extension}"))
+    found = files_below(folder, lambda name: name.endswith((f".{extension}", TRANSCRIPTS)))
+    files = [path for path in found if path.suffix == f".{extension}"]
     if not files:
         raise UserError(
             f"{folder}: holds no .{extension} file; run scripts/download_data.sh, or name another "
             "--extension"
         )
     stems = unique_by_stem(files)
-    transcripts = read_transcripts(folder)
+    transcripts = read_transcripts(path for path in found if path.name.endswith(TRANSCRIPTS))
     if lacking := [key for key in stems if key not in transcripts]:
         raise UserError(
             f"{stems[lacking[0]]}: no transcript; {len(lacking)} of {len(stems)} files of {subset} "

@@ -17,6 +17,7 @@ from utils.data.next_step import print_next_step
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
+from wav2vec2.files.folders import files_below
 
 PARTS = {"train-1h": ("1h",), "train-10h": ("1h", "9h")}
 """Subset -> the folders of Libri-light that form it."""
@@ -38,7 +39,7 @@ def read_librilight(folder: Path) -> dict[str, dict[str, Path]]:
     """Part of Libri-light, 1h or 9h -> utterance id -> audio file; UserError if one is missing."""
     parts = {}
     for part in ("1h", "9h"):
-        files = sorted((folder / part).rglob("*.flac"))
+        files = files_below(folder / part, lambda name: name.endswith(".flac"))
         if not files:
             raise UserError(
                 f"{folder / part}: holds no .flac file; --librilight_dir names the unpacked "

@@ -79,7 +79,7 @@ class Levels:
         if self.channels == 1:
             return None
         *powers, average = self.power()
-        loudest = int(np.argmax(powers))
+        loudest = int(np.argmax(np.array(powers) >= 0.99 * max(powers)))  # the first of equals
         least = max(1 / (4 * self.channels**2), 0.01) * powers[loudest]
         return loudest if average < least else None
 

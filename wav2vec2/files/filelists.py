@@ -8,13 +8,15 @@ line of labels per utterance, in the same order.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wav2vec2.audio.source import printable, recording_key
 from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.output import write_lines
+from wav2vec2.files.output import write_chunks
 from wav2vec2.files.text import read_lines
 from wav2vec2.text.vocabulary import RESERVED
 
@@ -29,8 +31,8 @@ class Utterance:
     """One line of a filelist."""
 
     id: str
-    """The audio file's stem (of a zip member, `<archive's stem>_<offset>`), unique within its
-    subset."""
+    """The audio file's stem (of a zip member, `<archive's stem>_<offset>`).  With its folders,
+    such as `a_x` for `a/x.flac`, if other files of the subset have the same stem."""
     path: str
     """The audio file or zip member: absolute, or joined to the filelist's root folder."""
     samples: int
@@ -73,14 +75,15 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
         f"{subset}.tsv",
         "write filelists with scripts/generate_filelists.sh or name another subset",
     )
-    lines = read_lines(path)
+    lines = read_lines(path, errors="surrogateescape")
+    if lines and "\0" in lines[0]:
+        raise UserError(f"{path}: cannot be read (not UTF-8 text but UTF-16, or no text at all)")
     if not lines or not lines[0].strip() or "\t" in lines[0]:
         raise UserError(
             f"{path}:1: the first line must be the root folder of the audio files and nothing else"
         )
     root = path.parent if lines[0] == OWN_FOLDER else Path(lines[0])
-    utterances: list[Utterance] = []
-    line_of: dict[str, int] = {}
+    listed: list[tuple[str, int, int]] = []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
@@ -89,18 +92,25 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
             raise UserError(
                 f"{path}:{number}: expected 'path<TAB>samples' like {TSV_EXAMPLE}, got {line!r}"
             )
-        utterance = Utterance(
-            id=stem(name), path=os.path.join(root, name), samples=int(count), line=number
-        )
-        if utterance.id in line_of:
-            raise UserError(
-                f"{path}:{number}: utterance id {utterance.id!r} is already in line "
-                f"{line_of[utterance.id]}; file stems must be unique within a subset"
-            )
-        line_of[utterance.id] = number
-        utterances.append(utterance)
-    if not utterances:
+        if len(count) > 18 or "\0" in name:
+            raise UserError(f"{path}:{number}: {line!r}: no audio has such a length or name")
+        listed.append((name, int(count), number))
+    if not listed:
         raise UserError(f"{path}: lists no audio; a line looks like {TSV_EXAMPLE}")
+    stems = Counter(stem(name) for name, _, _ in listed)
+    utterances: list[Utterance] = []
+    line_of: dict[str, int] = {}
+    for name, samples, number in listed:
+        audio = os.path.join(root, name)
+        alone = stems[stem(name)] == 1
+        key = printable(stem(name)) if alone else recording_key(Path(audio), Path(root))
+        if key in line_of:
+            raise UserError(
+                f"{path}:{number}: utterance id {key!r} is already in line {line_of[key]}; list "
+                "each file once, and rename one of two whose paths differ in the suffix alone"
+            )
+        line_of[key] = number
+        utterances.append(Utterance(id=key, path=audio, samples=samples, line=number))
     return Manifest(path=path, root=root, utterances=tuple(utterances))
 
 
@@ -144,5 +154,7 @@ def write_manifest(
     for name in (str(root), *(name for name, _ in files)):
         if "\t" in name or set(name) & set("\r\n"):
             raise UserError(f"{name!r}: a file name with a tab or line break cannot be listed")
-    write_lines(path, [str(root), *(f"{name}\t{samples}" for name, samples in files)])
+    lines = [str(root), *(f"{name}\t{samples}" for name, samples in files)]
+    # A name's bytes that are no UTF-8 are written as they are.
+    write_chunks(path, (f"{line}\n".encode("utf-8", "surrogateescape") for line in lines))
     return path

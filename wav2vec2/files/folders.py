@@ -1,11 +1,12 @@
-"""The files below a folder, also below folders that are symbolic links."""
+"""The files below a folder, also below folders that are symbolic links; what is no file."""
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from wav2vec2.cli.errors import one_line
+from wav2vec2.cli.errors import UserError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -60,3 +61,18 @@ def _identity(path: str | Path) -> tuple[int, int]:
     except OSError:
         return (-1, hash(str(path)))
     return facts.st_dev, facts.st_ino
+
+
+def require_no_pipe(path: str | Path) -> None:
+    """UserError for a named pipe or a device, which may never end or begin.
+
+    Not for the pipe of `<(...)` or of standard input: a program writes to it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # opening it gives the reason
+    if stat.S_ISFIFO(mode) and os.path.realpath(path).startswith("/proc/"):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{path}: is a pipe or a device; name a file")

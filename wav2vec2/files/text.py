@@ -7,6 +7,7 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files import gate
+from wav2vec2.files.folders import require_no_pipe
 
 _MOST_JSON = 4 << 20
 """Characters of a JSON file; parsed, each may take 25 times its size in memory."""
@@ -23,22 +24,26 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def read_text(path: str | Path, *, name: str = "", fix: str = "") -> str:
+def read_text(path: str | Path, *, name: str = "", fix: str = "", errors: str = "strict") -> str:
     """The content of a UTF-8 file, without a byte order mark; its line ends stay as they are.
 
+    `errors`: as of `open`; `surrogateescape` for lists of file names, which may be any bytes.
     UserError if it cannot be read: `name` (default: the path), the reason, and `fix`.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
+        require_no_pipe(path)
+        return Path(path).read_bytes().decode("utf-8-sig", errors)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         message = f"{name or path}: cannot be read ({reason})"
         raise UserError(f"{message}; {fix}" if fix else message) from None
 
 
-def read_lines(path: str | Path, *, name: str = "", fix: str = "") -> list[str]:
+def read_lines(
+    path: str | Path, *, name: str = "", fix: str = "", errors: str = "strict"
+) -> list[str]:
     """The lines of a UTF-8 file; errors as of `read_text`."""
-    return split_lines(read_text(path, name=name, fix=fix))
+    return split_lines(read_text(path, name=name, fix=fix, errors=errors))
 
 
 def split_lines(text: str) -> list[str]:

@@ -128,7 +128,7 @@ def listed_recordings(path: Path) -> list[Recording]:
         return [
             named_recording(utterance.id, Path(utterance.path)) for utterance in manifest.utterances
         ]
-    lines = read_lines(path, name=f"--filelist {path}")
+    lines = read_lines(path, name=f"--filelist {path}", errors="surrogateescape")
     files = [path.parent / line.strip() for line in lines if line.strip()]
     if not files:
         raise UserError(f"--filelist {path}: names no recording; write one path per line")

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -530,3 +531,107 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, flags, line):
     assert done.stdout == ""
     assert done.stderr.startswith(line.format(tmp_path))
     assert done.stderr.count("\n") == 1
+
+
+# --- unusual recordings
+
+
+def speech_like(seconds=1.0, seed=0):
+    return 0.2 * np.random.default_rng(seed).standard_normal(int(seconds * 16_000)).clip(-4, 4)
+
+
+def notes_of(folder):
+    lines = (folder / "notes.jsonl").read_text().splitlines()
+    return {(Path(e["source"]).name, e["reason"]): e["detail"] for e in map(json.loads, lines)}
+
+
+def test_unusual_recordings_are_imported_and_reported(tmp_path, monkeypatch, capsys):
+    x = speech_like()
+    place = tmp_path / "in"
+    place.mkdir()
+    floats = {"int16.wav": x * 30_000, "loud.aiff": x * 5, "int24.wav": np.rint(x * 2**22)}
+    for name, samples in floats.items():
+        soundfile.write(place / name, samples, 16_000, subtype="FLOAT")
+    integers = {
+        "opposite.flac": np.stack([x, -x], 1),
+        "silent.wav": 0 * x,
+        "constant.wav": 0 * x + 0.25,
+        "faint.flac": x / 10_000,
+        "clipped.wav": (8 * x).clip(-1, 1),
+        "usual.wav": x,
+    }
+    for name, samples in integers.items():
+        soundfile.write(place / name, samples, 16_000)
+    flags = ("--audio_dir", place, "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags) == 0
+    printed = capsys.readouterr().out
+    expected = {
+        ("int16.wav", "integers in floating point"),
+        ("int24.wav", "integers in floating point"),
+        ("loud.aiff", "above full scale"),
+        ("opposite.flac", "channels cancel"),
+        ("silent.wav", "silent"),
+        ("constant.wav", "constant"),
+        ("faint.flac", "nearly silent"),
+        ("clipped.wav", "clipped"),
+    }
+    assert set(notes_of(tmp_path / "out")) == expected
+    assert "note, integers in floating point: 2, such as " in printed
+    assert f"all that was noted, and imported: {tmp_path / 'out' / 'notes.jsonl'}" in printed
+    for name in ("int16", "int24", "loud", "opposite"):
+        found, _ = soundfile.read(tmp_path / "out/audio" / f"{name}.flac")
+        assert 0.3 < abs(found).max() <= 1 and (abs(found) > 0.999).mean() < 0.001
+        assert np.corrcoef(found, x)[0, 1] > 0.999
+    before = contents(tmp_path / "out")
+    assert run(monkeypatch, *flags) == 0  # from its journal
+    assert contents(tmp_path / "out") == before
+
+
+def test_each_channel_is_a_recording_in_the_subset_of_the_others(tmp_path, monkeypatch):
+    place = tmp_path / "in"
+    place.mkdir()
+    for call in range(6):
+        sides = [speech_like(seed=2 * call + side) for side in (0, 1)]
+        soundfile.write(place / f"c{call}.wav", np.stack(sides, 1), 16_000)
+    soundfile.write(place / "mono.wav", speech_like(seed=99), 16_000)
+    (place / "bad.wav").write_bytes(b"no audio")
+    flags = ("--audio_dir", place, "--valid_share", "0.4", "--test_share", "0")
+    assert run(monkeypatch, *flags, "--output_dir", tmp_path / "each", "--channel", "each") == 1
+    assert list(skipped_entries(tmp_path / "each")) == ["bad.wav"]
+    subset = {
+        u.id: name
+        for name in ("train", "valid")
+        for u in read_manifest(tmp_path / "each", name).utterances
+    }
+    assert len(subset) == 13 and "mono_channel1" in subset
+    for call in range(6):
+        assert subset[f"c{call}_channel1"] == subset[f"c{call}_channel2"]
+        found, _ = soundfile.read(tmp_path / "each/audio" / f"c{call}_channel2.flac")
+        np.testing.assert_allclose(found, speech_like(seed=2 * call + 1), atol=1 / 16_384)
+    assert run(monkeypatch, *flags, "--output_dir", tmp_path / "two", "--channel", "2") == 1
+    assert "no channel 2" in skipped_entries(tmp_path / "two")["mono.wav"]["detail"]
+    found, _ = soundfile.read(tmp_path / "two/audio/c3.flac")
+    np.testing.assert_allclose(found, speech_like(seed=7), atol=1 / 16_384)
+    table = tmp_path / "rows.tsv"
+    table.write_text("path\ttext\nin/c0.wav\tHI\n")
+    with pytest.raises(UserError, match="--channel each: a row of --table has one transcript"):
+        run(monkeypatch, "--table", table, "--output_dir", tmp_path / "t", "--channel", "each")
+
+
+def test_linked_folders_and_names_that_are_not_utf8(tmp_path, monkeypatch, capsys):
+    tone(tmp_path / "in/a/x.wav")
+    tone(tmp_path / "store/b/x.wav", seed=1)
+    (tmp_path / "in/b").symlink_to(tmp_path / "store/b")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    for name in (b"m\xfcde.wav", b"m\xf6de.wav"):
+        odd = os.fsencode(tmp_path / "in/a/") + b"/" + name
+        Path(os.fsdecode(odd)).write_bytes((tmp_path / "in/a/x.wav").read_bytes())
+    flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags, "--channel", "1") == 0
+    files = {path.name for path in (tmp_path / "out/audio").glob("*.flac")}
+    assert files == {"a_x.flac", "b_x.flac", "a_m_xfcde.flac", "a_m_xf6de.flac"}
+    os.mkfifo(tmp_path / "in/pipe.wav")
+    table = tmp_path / "in/rows.tsv"
+    table.write_text("path\ttext\npipe.wav\tA\na/x.wav\tB\n")
+    assert run(monkeypatch, "--table", table, "--output_dir", tmp_path / "t") == 1
+    assert "not a file but a pipe" in skipped_entries(tmp_path / "t")["pipe.wav"]["detail"]

@@ -1,5 +1,6 @@
 """Filelists of a corpus in LibriSpeech's layout."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -261,3 +262,22 @@ def test_mistakes_on_the_command_line_are_one_line(corpus, monkeypatch, capsys, 
     assert line.startswith("error: ")
     assert message in line
     assert list(corpus.glob("*.tsv")) == []
+
+
+def test_linked_folders_are_listed_once(run, corpus, tmp_path):
+    add_chapter(tmp_path / "store", 21, 1, ["YES", "NO"])
+    add_chapter(tmp_path / "store", 22, 1, ["SO"])
+    for speaker in ("21", "22"):
+        (corpus / "train-a" / speaker).symlink_to(tmp_path / "store" / speaker)
+    (corpus / "train-a/84/up").symlink_to(corpus / "train-a")
+    run()
+    manifest = read_manifest(tmp_path / "lists", "train-a")
+    speakers = [u.id.split("-")[0] for u in manifest.utterances]
+    assert speakers == ["19", "21", "21", "22", "84", "84"]
+    assert read_labels(manifest, "wrd")["22-1-0000"] == "SO"
+
+
+def test_pipes_among_the_files_are_refused(run, corpus):
+    os.mkfifo(corpus / "train-a/84/7/84-7-0009.trans.txt")
+    with pytest.raises(UserError, match=r"0009\.trans\.txt: is a pipe or a device"):
+        run()

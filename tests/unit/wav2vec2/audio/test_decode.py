@@ -431,3 +431,59 @@ def test_a_bad_mp3_is_our_line_alone(tmp_path, capfd, read, start, end):
     with pytest.raises(UserError, match=r"a\.mp3: .*not decodable"):
         read(str(tmp_path / "a.mp3"))
     assert capfd.readouterr().err == ""
+
+
+def declare_more(path, milliseconds, channels, bits, rate=SAMPLE_RATE):
+    """Cut the end of a file, as if its header declared more."""
+    data = path.read_bytes()
+    path.write_bytes(data[: -round(milliseconds / 1000 * rate) * channels * bits // 8])
+
+
+@pytest.mark.parametrize("milliseconds", [4, 9, 14])
+@pytest.mark.parametrize(
+    ("suffix", "channels", "subtype", "bits"),
+    [
+        ("wav", 1, "PCM_16", 16),
+        ("wav", 2, "PCM_24", 24),
+        ("aiff", 1, "PCM_16", 16),
+        ("wav", 3, "FLOAT", 32),
+        ("wav", 1, "ULAW", 8),
+    ],
+)
+def test_a_header_that_declares_milliseconds_more(
+    tmp_path, milliseconds, suffix, channels, subtype, bits
+):
+    """As some recorders write it: accepted and noted.  More than that is missing audio."""
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.tile(tone(2.0), (channels, 1)).T, SAMPLE_RATE, subtype=subtype)
+    declare_more(path, milliseconds, channels, bits)
+    notes = {}
+    left = round((2 - milliseconds / 1000) * SAMPLE_RATE)
+    assert len(read_recording(path, notes=notes)) == left
+    if milliseconds * 16 * channels * bits / 8 > 64:
+        assert notes == {
+            "shorter than declared": f"holds {milliseconds} ms less than its header declares"
+        }
+    if channels == 1:
+        assert len(read_utterance(str(path), left)) == left
+    declare_more(path, 30, channels, bits)
+    for read in (read_utterance, read_recording):
+        with pytest.raises(UserError, match="damaged or truncated"):
+            read(str(path))
+
+
+@pytest.mark.parametrize("av", [True, False])
+@pytest.mark.parametrize("seconds", [0.3, 1.7, 5.0])
+@pytest.mark.parametrize("share", [0.0002, 0.02, 0.4, 0.9, 0.999])
+def test_a_flac_of_any_length_that_was_cut_is_called_truncated(
+    tmp_path, monkeypatch, share, seconds, av
+):
+    if not av:
+        monkeypatch.setitem(sys.modules, "av", None)
+    path = tmp_path / "a.flac"
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, int(seconds * SAMPLE_RATE))
+    soundfile.write(path, noise, SAMPLE_RATE)
+    data = path.read_bytes()
+    path.write_bytes(data[: max(int(share * len(data)), 5)])
+    with pytest.raises(UserError, match=r"a\.flac: damaged or truncated"):
+        read_recording(path)
