@@ -45,7 +45,8 @@ prepare_python() {
         PYTHON=$PWD/.venv/bin/python
     fi
     if ! "$PYTHON" -c 'import torch' 2>/dev/null; then
-        echo "installing torch $TORCH_VERSION"
+        echo "installing torch $TORCH_VERSION (minutes; up to 5 GiB, with CUDA)"
+        "$PYTHON" -m pip install -q numpy # torch warns if it comes first
         "$PYTHON" -m pip install -q "torch==$TORCH_VERSION" \
             ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"}
     fi

@@ -129,7 +129,9 @@ def _as_text(value: Any) -> str:
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value in (None, "") else str(value)
+    if value is None:
+        return "automatic"
+    return str(value) or "none"
 
 
 def configuration_of(recipe: Recipe) -> dict[str, Any]:
