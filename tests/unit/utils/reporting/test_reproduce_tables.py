@@ -18,7 +18,7 @@ SEEDS = ["--seeds", "1", "2", "3"]
 
 
 def test_every_table_can_be_reproduced():
-    """Those named gpu_... by scripts/gpu_report.sh, as tests/integration/test_gpu_report.py shows."""
+    """Those named gpu_... by scripts/gpu_report.sh: tests/integration/test_gpu_report.py."""
     others = {table for table in results.TABLES if not table.startswith("gpu_")}
     assert set(REPRODUCTIONS) == others
 
