@@ -14,4 +14,4 @@ answer_help "$@"
 export DATASET_DIR
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ $PYTHON == python3 && -x .venv/bin/python ]]; then PYTHON=$PWD/.venv/bin/python; fi
-"$PYTHON" -m utils.gpu_report.report "$@"
+exec "$PYTHON" -m utils.gpu_report.report "$@"

@@ -353,7 +353,9 @@ def print_result(report: Report, output: Path) -> None:
 def main() -> ExitCode:
     parser = ArgumentParser("utils.gpu_report.report", __doc__)
     (options,) = parse_dataclasses(parser, [GpuReportOptions])
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)
     end = time.monotonic() + 60 * options.minutes
     if options.cpu:
         os.environ.setdefault("OMP_NUM_THREADS", "1")

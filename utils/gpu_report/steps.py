@@ -392,7 +392,9 @@ def merge_rows(tables: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if key not in merged:
             merged[key] = json.loads(json.dumps(found))
             continue
-        merged[key]["command"] += f"; {found['command']}"
+        for name, between in (("command", "; "), ("commit", ", ")):
+            if found[name] not in merged[key][name]:
+                merged[key][name] += between + found[name]
         for row, figures in found["rows"].items():
             merged[key]["rows"].setdefault(row, {}).update(figures)
     return list(merged.values())

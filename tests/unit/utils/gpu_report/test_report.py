@@ -231,14 +231,21 @@ def test_prediction():
 
 def test_tables_have_their_places():
     """Each table that a step fills is known, and the file's parts become tables."""
+
+    def found(table, command, commit, rows):
+        names = {"table": f"gpu_{table}", "setting": "A", "command": command, "commit": commit}
+        return {**names, "rows": rows}
+
     tables = merge_rows(
         [
-            {"table": "gpu_variants", "setting": "A", "command": "one", "rows": {"a": {"x": 1}}},
-            {"table": "gpu_variants", "setting": "A", "command": "two", "rows": {"a": {"y": 2}}},
-            {"table": "gpu_peers", "setting": "A", "command": "two", "rows": {}},
+            found("variants", "one", "c1", {"a": {"x": 1}}),
+            found("variants", "two", "c1", {"a": {"y": 2}}),
+            found("variants", "two", "c2", {}),
+            found("peers", "two", "c2", {}),
         ]
     )
     assert [t["command"] for t in tables] == ["one; two", "two"]
+    assert [t["commit"] for t in tables] == ["c1, c2", "c2"]
     assert tables[0]["rows"] == {"a": {"x": 1, "y": 2}}
     assert {t["table"] for t in tables} <= set(TABLES)
 

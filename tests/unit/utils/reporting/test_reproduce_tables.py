@@ -18,7 +18,9 @@ SEEDS = ["--seeds", "1", "2", "3"]
 
 
 def test_every_table_can_be_reproduced():
-    assert set(REPRODUCTIONS) == set(results.TABLES)
+    """Those named gpu_... by scripts/gpu_report.sh: tests/integration/test_gpu_report.py."""
+    others = {table for table in results.TABLES if not table.startswith("gpu_")}
+    assert set(REPRODUCTIONS) == others
 
 
 def test_lists_what_each_needs(capsys):
