@@ -89,15 +89,16 @@ class Holder:
         """
         if self.job and self.job == here.job and self.attempt < here.attempt:
             return "of this job before it was started again"
-        if self.machine == here.machine:
+        if (self.host, self.machine) == (here.host, here.machine):
             return "" if self._runs() else "which has ended"
         return f"silent for {age / 60:.0f} minutes" if age > STALE_SECONDS else ""
 
     def may_precede(self, here: "Holder") -> bool:
         """Whether this may be the run that `here` continues, in a machine or container that has
         started again, or as a job that is on another machine now."""
-        same = self.host == here.host or (self.job != "" and self.job == here.job)
-        return same and self.machine != here.machine
+        if self.host == here.host:
+            return self.machine != here.machine
+        return self.job != "" and self.job == here.job
 
     def _runs(self) -> bool:
         """Whether the process exists on this machine."""

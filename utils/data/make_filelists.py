@@ -26,7 +26,7 @@ from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import split_lines
-from wav2vec2.text.vocabulary import WORD_END, letters, write_dictionary
+from wav2vec2.text.vocabulary import WORD_END, letters, refuse_reserved, write_dictionary
 
 TRANSCRIPT_EXAMPLE = "'84-121123-0000 GO DO YOU HEAR'"
 TRANSCRIPTS = ".trans.txt"
@@ -92,6 +92,7 @@ def read_transcripts(files: Iterable[Path]) -> dict[str, tuple[str, str]]:
                     f"{path}:{number}: expected '<utterance-id> TRANSCRIPT' like "
                     f"{TRANSCRIPT_EXAMPLE}, without tab or '{WORD_END}', got {line!r}"
                 )
+            refuse_reserved(words, f"{path}:{number}", key)
             if key in transcripts:
                 raise UserError(
                     f"{path}:{number}: utterance id {key!r} is also in {transcripts[key][1]}; "

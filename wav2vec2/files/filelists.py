@@ -18,7 +18,7 @@ from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import write_chunks
 from wav2vec2.files.text import read_lines
-from wav2vec2.text.vocabulary import RESERVED
+from wav2vec2.text.vocabulary import refuse_reserved
 
 TSV_EXAMPLE = "'84/121123/84-121123-0000.flac<TAB>251840'"
 
@@ -137,12 +137,7 @@ def read_labels(manifest: Manifest, extension: str) -> dict[str, str]:
                 f"{path}:{number}: no label for utterance {key!r}; "
                 "remove it from the filelist and every label file"
             )
-        for symbol in label.split():
-            if symbol in RESERVED:
-                raise UserError(
-                    f"{path}:{number}: {symbol!r} (utterance {key}) is one of the model's own "
-                    "symbols, not speech; remove it from the label line"
-                )
+        refuse_reserved(label, f"{path}:{number}", key)
     return labels
 
 

@@ -18,6 +18,16 @@ RESERVED = frozenset(SPECIALS) - {"<unk>"}
 WORD_END = "|"
 
 
+def refuse_reserved(labels: str, place: str, key: str) -> None:
+    """UserError, naming `place` and utterance `key`, if a label line has a symbol of RESERVED."""
+    for symbol in labels.split():
+        if symbol in RESERVED:
+            raise UserError(
+                f"{place}: {symbol!r} (utterance {key}) is one of the model's own symbols, not "
+                "speech; remove it from the label line"
+            )
+
+
 def letters(words: str) -> str:
     """Spell a transcript the .ltr way: `HI YOU` -> `H I | Y O U |`."""
     return " ".join(character for word in words.split() for character in (*word, WORD_END))
@@ -150,6 +160,11 @@ def parse_dictionary(text: str, source: str | Path) -> list[str]:
         if len(fields) > 2 or (len(fields) == 2 and not fields[1].isdigit()):
             raise UserError(
                 f"{source}:{number}: expected 'symbol count' like 'E 1089', got {line!r}"
+            )
+        if fields[0] in SPECIALS:
+            raise UserError(
+                f"{source}:{number}: {fields[0]!r} is one of the model's own symbols, which a "
+                "dictionary does not list; remove the line"
             )
         symbols.append(fields[0])
     if not symbols:

@@ -105,6 +105,7 @@ def test_the_lock_of_a_run_that_ended_is_taken_over(
     ("holder", "age"),
     [
         ({**ELSEWHERE, "job": ""}, STALE_SECONDS - 60),
+        ({"host": "elsewhere", "job": "", "pid": 1, "started": "1"}, 5),
         ({**ELSEWHERE, "job": "78"}, 5),
         ({**ELSEWHERE, "job": "77", "attempt": 2001}, 0),
         ({"machine": "another container", "job": ""}, 0),

@@ -164,6 +164,10 @@ FAULTS = {
         lambda c: transcript(c).write_text("20-1-0000 SO|SO\n"),
         r"20-1\.trans\.txt:1: expected .*without .* '\|'",
     ),
+    "symbol of the model": (
+        lambda c: transcript(c).write_text("20-1-0000 SO </s>\n"),
+        r"20-1\.trans\.txt:1: '</s>' \(utterance 20-1-0000\) is one of the model's own symbols",
+    ),
     "not UTF-8": (
         lambda c: transcript(c).write_bytes(b"20-1-0000 \xff\n"),
         r"20-1\.trans\.txt: cannot be read as UTF-8",

@@ -13,8 +13,9 @@ from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.inference.align import align_waveform
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
-from wav2vec2.text.vocabulary import Vocabulary
+from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 LAYERS = ((1, 10, 5), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 2, 2), (1, 2, 2))
 LETTERS = Vocabulary([*"|ABCD"])
@@ -91,6 +92,18 @@ def test_words_are_in_order_and_within_the_recording():
     assert edges[0] >= 0 and edges[-1] <= found.duration == 77_777 / SAMPLE_RATE
     assert all(word.start < word.end for word in found.words)
     assert all(0 < word.confidence <= 1 for word in found.words)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "text"),
+    [(Spelling.LETTERS, "A | B"), (Spelling.LETTERS, "A|"), (Spelling.PIECES, "A ▁ B")],
+)
+def test_a_separator_in_a_text_to_align_is_refused(spelling, text):
+    """It would be aligned as a word without letters, and shift those after it."""
+    recogniser = Local(1, False)
+    recogniser.vocabulary = Vocabulary([*"|▁ABCD"], spelling)
+    with pytest.raises(UserError, match=r"a\.wav: its transcript \(--text\) has '[|▁]'"):
+        align_waveform(recogniser, "a.wav", noise(8000), text)
 
 
 @pytest.mark.parametrize("symbols", ["|ABCD", "EABCD"])

@@ -33,6 +33,12 @@ def test_special_symbols_are_in_no_dictionary():
     assert vocabulary.unknown("<s> A <unk> | <pad> </s>") == ["<s>", "<unk>", "<pad>", "</s>"]
 
 
+@pytest.mark.parametrize("symbol", ["<s>", "<pad>", "</s>", "<unk>"])
+def test_a_dictionary_does_not_list_special_symbols(symbol):
+    with pytest.raises(UserError, match=f"d:2: '{symbol}' is one of the model's own symbols"):
+        parse_dictionary(f"A 1\n{symbol} 1\n", "d")
+
+
 def test_only_a_line_feed_ends_an_entry_of_a_dictionary():
     with pytest.raises(UserError, match=r"d:1: expected 'symbol count'"):
         parse_dictionary("A 1\u2028B 2\n", "d")
@@ -129,7 +135,7 @@ def test_dictionary_round_trip(tmp_path):
         ("A 1\nB x\n", ":2: expected 'symbol count'"),
         ("A 1 2\n", ":1: expected 'symbol count'"),
         ("A 1\nA 2\n", "'A' is listed twice"),
-        ("<pad> 1\n", "'<pad>' is listed twice"),
+        ("<pad> 1\n", "'<pad>' is one of the model's own symbols"),
     ],
 )
 def test_bad_dictionaries(tmp_path, text, message):
