@@ -26,6 +26,7 @@ from torch import Tensor
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import CTCOutput
 from wav2vec2.feature_extractor import frame_count, sample_count
+from wav2vec2.files.folders import require_no_pipe
 from wav2vec2.files.output import write_chunks
 from wav2vec2.interop import native, torch_export
 
@@ -69,7 +70,8 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
 
 
 def is_onnx(path: str | Path) -> bool:
-    """Whether a file begins as an ONNX model does."""
+    """Whether a file begins as an ONNX model does; UserError for a pipe or a device."""
+    require_no_pipe(path)
     try:
         with open(path, "rb") as file:
             return file.read(1) == _FIRST_BYTE
