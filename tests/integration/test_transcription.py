@@ -348,6 +348,8 @@ def test_each_channel_has_a_transcript(transcribe, tmp_path):
     assert [line.split("\t")[0] for line in lines] == [f"{call} (channel {n})" for n in (1, 2)]
     assert [words_of(line) for line in lines] == alone
     assert words_of(transcribe("--channel", 2, call)) == alone[1]
+    assert "[2]" not in transcribe("--channel", 2, "--format", "srt", call)
+    assert json.loads(transcribe("--channel", 2, "--format", "json", call))["channel"] == 2
     found = transcribe("--channel", "each", "--format", "json", call).splitlines()
     parts = [json.loads(line) for line in found]
     assert [(part["file"], part["channel"]) for part in parts] == [(str(call), 1), (str(call), 2)]

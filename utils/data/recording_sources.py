@@ -168,6 +168,11 @@ def split_channels(recording: Recording) -> list[Recording]:
     except UserError:
         return [recording]  # its conversion reports the error
     return [
-        replace(recording, id=f"{recording.id}_channel{n}", channel=n)
+        replace(
+            recording,
+            id=f"{recording.id}_channel{n}",
+            where=f"{recording.where} (channel {n})",
+            channel=n,
+        )
         for n in range(1, channels + 1)
     ]
