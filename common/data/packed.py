@@ -17,6 +17,7 @@ import numpy as np
 from common.runtime.worker_pool import map_in_processes
 from wav2vec2.audio.packed import FLOAT32, INT16, SCALE, Header, address, read_audio, read_header
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import ExitCode, UserError, list_failures
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.files.checksum import sha256
@@ -87,6 +88,8 @@ class ShardPlan:
         first = 0
         for utterance in self.utterances:
             name = os.path.basename(utterance.path)
+            if stem(name) != utterance.id:  # other files have the same name
+                name = utterance.id + os.path.splitext(name)[1]
             yield address(self.path.name, first, utterance.samples, name), utterance.samples
             first += utterance.samples
 

@@ -7,6 +7,7 @@ difference in rounding would show.
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -367,3 +368,31 @@ def test_a_benchmark_needs_no_labels(command, model, subset, tmp_path):
     assert "note: no error rates: " in out and "mixed.ltr: no such file" in out
     (result,) = json.loads((tmp_path / "out" / "latency_mixed.json").read_text())
     assert result["memory"] > 0 and "eval_wer" not in result and "eval_uer" not in result
+
+
+@pytest.mark.parametrize("subcommand", ["evaluate", "align", "features"])
+def test_files_of_one_name_in_different_folders(command, model, corpus, tmp_path, subcommand):
+    """Their ids are made of their paths, in every output."""
+    first, second, third, *_ = read_manifest(corpus, "dev").utterances
+    samples = []
+    for folder, utterance in (("a", first), ("b", second)):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        shutil.copy(utterance.path, tmp_path / "in" / folder / "x.flac")
+        samples.append((f"{folder}/x.flac", utterance.samples))
+    write_manifest(tmp_path, "some", tmp_path / "in", [*samples, (third.path, third.samples)])
+    labels = (corpus / "dev.ltr").read_text().splitlines()[:3]
+    write_lines(tmp_path / "some.ltr", labels)
+    flags = ["--checkpoint", model, "--dataset_dir", tmp_path, "--subset", "some"]
+    flags += ["--output_dir", tmp_path / "o", "--num_workers", 0]
+    if subcommand == "evaluate":
+        flags.append("--save_log_probs")
+    code, _, err = command(inference.main, subcommand, "--cpu", *flags)
+    assert code in (0, 1), err  # a random model aligns few
+    ids = {"a_x", "b_x", third.id}
+    if subcommand == "evaluate":
+        assert [line["id"] for line in read(tmp_path / "o", "some")] == ["a_x", "b_x", third.id]
+        assert {p.stem for p in (tmp_path / "o/log_probs/some").iterdir()} == ids
+    else:
+        suffix = {"align": "json", "features": "npz"}[subcommand]
+        found = {p.stem for p in (tmp_path / "o").glob(f"*.{suffix}")} - {"features"}
+        assert found == ids if code == 0 else found <= ids

@@ -5,8 +5,11 @@ The model is a random trunk with a fitted output layer, which transcribes the wo
 
 import io
 import json
+import os
 import sys
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +333,91 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     words = json.loads((tmp_path / "o" / "a.json").read_text())
     assert words["duration"] == 180 * 60
     assert peaks[180] < 2560 and peaks[180] < peaks[10] + 300, peaks
+
+
+def test_each_channel_has_a_transcript(transcribe, tmp_path):
+    sides = [speech(12, seed)[0] for seed in (3, 4)]
+    stereo = np.stack([side[: min(map(len, sides))] for side in sides], axis=1)
+    soundfile.write(tmp_path / "call.wav", stereo, SAMPLE_RATE)
+    for number in (1, 2):
+        soundfile.write(tmp_path / f"{number}.wav", stereo[:, number - 1], SAMPLE_RATE)
+    alone = [words_of(transcribe(tmp_path / f"{number}.wav")) for number in (1, 2)]
+    assert alone[0] != alone[1]
+    call = tmp_path / "call.wav"
+    lines = transcribe("--channel", "each", call).splitlines()
+    assert [line.split("\t")[0] for line in lines] == [f"{call} (channel {n})" for n in (1, 2)]
+    assert [words_of(line) for line in lines] == alone
+    assert words_of(transcribe("--channel", 2, call)) == alone[1]
+    assert "[2]" not in transcribe("--channel", 2, "--format", "srt", call)
+    assert json.loads(transcribe("--channel", 2, "--format", "json", call))["channel"] == 2
+    found = transcribe("--channel", "each", "--format", "json", call).splitlines()
+    parts = [json.loads(line) for line in found]
+    assert [(part["file"], part["channel"]) for part in parts] == [(str(call), 1), (str(call), 2)]
+    assert [part["text"].split() for part in parts] == alone
+    assert "channel" not in json.loads(transcribe("--format", "json", call))
+    for format, begin in (("srt", "[2] "), ("vtt", "<v channel 2>")):
+        flags = ["--channel", "each", "--format", format, "--output_dir", tmp_path / "o"]
+        out = transcribe(*flags, call, tmp_path / "1.wav")
+        assert out.startswith("2 of 2 recordings transcribed")
+        names = {path.name for path in (tmp_path / "o").glob(f"*.{format}")}
+        assert names == {f"{name}.{format}" for name in ("1.channel1", "call.channel1")} | {
+            f"call.channel2.{format}"
+        }
+        text = (tmp_path / "o" / f"call.channel2.{format}").read_text()
+        assert f"\n{begin}{alone[1][0]}" in text and text.count(begin) == text.count(" --> ")
+
+
+def test_channels_that_cancel_are_not_averaged(model, tmp_path, command):
+    audio, reference = speech(12, seed=3)
+    for name, other in (("opposite", -audio), ("weaker", -0.7 * audio)):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack([audio, other], axis=1), SAMPLE_RATE)
+    code, out, err = command(inference.main, "transcribe", *model, tmp_path)
+    assert code == 0
+    for line, name in zip(out.splitlines(), ("opposite", "weaker"), strict=True):
+        assert errors(words_of(line), reference) < 0.3
+        assert f"{name}.wav: the average of its 2 channels is far weaker than channel 1" in err
+    code, _, err = command(inference.main, "transcribe", *model, "--channel", 3, tmp_path)
+    assert code == 1 and "opposite.wav: has no channel 3, its last is 2" in err
+
+
+def test_linked_folders_pipes_and_names_of_any_bytes(model, transcribe, tmp_path, command):
+    folder = tmp_path / "in"
+    for place in (folder / "a", tmp_path / "store"):
+        place.mkdir(parents=True)
+        write(place / "x.wav", seed=1)
+    (folder / "b").symlink_to(tmp_path / "store")
+    (folder / "b/loop").symlink_to(folder)
+    os.mkfifo(folder / "never.wav")
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/m\xfcde.wav"))
+    odd.write_bytes((folder / "a/x.wav").read_bytes())
+    code, out, err = command(inference.main, "transcribe", *model, folder)
+    assert code == 0 and f"{folder / 'b/loop'}: skipped, links to {folder}" in err
+    assert f"{folder / 'never.wav'}: skipped, not a file" in err
+    names = [line.split("\t")[0] for line in out.splitlines()]
+    assert names == [f"{folder}/{name}" for name in ("a/x.wav", "b/x.wav", "m\\xfcde.wav")]
+    assert len({line.split("\t")[1] for line in out.splitlines()}) == 1
+    (tmp_path / "list.txt").write_bytes(os.fsencode(odd) + b"\nin/a/x.wav\nin/b/x.wav\n")
+    flags = ["--filelist", tmp_path / "list.txt", "--output_dir", tmp_path / "o"]
+    assert transcribe(*flags).startswith("3 of 3 recordings transcribed")
+    written = {path.name for path in (tmp_path / "o").iterdir()}
+    assert written == {"a_x.txt", "b_x.txt", "m_xfcde.txt"}
+    pipe = tmp_path / "p.wav"
+    os.mkfifo(pipe)
+    for flags in ([], ["--channel", "each"]):
+        content = (folder / "a/x.wav").read_bytes()
+        threading.Thread(target=pipe.write_bytes, args=[content], daemon=True).start()
+        assert words_of(transcribe(*flags, pipe)) == words_of(out.splitlines()[0])
+    code, _, err = command(inference.main, "transcribe", *model, "/dev/zero")
+    assert code == 1 and err.endswith(
+        "error: /dev/zero: is a device, not a recording; name a file\n"
+    )
+
+
+def test_a_checkpoint_that_is_a_pipe(tmp_path, command):
+    os.mkfifo(tmp_path / "model.pt")
+    write(tmp_path / "a.wav")
+    for path in (tmp_path / "model.pt", "/dev/zero"):
+        result = command(
+            inference.main, "transcribe", "--cpu", "--checkpoint", path, tmp_path / "a.wav"
+        )
+        one_line(result, f"{path}: is a pipe or a device; name a file")

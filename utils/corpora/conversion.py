@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,9 +98,9 @@ def convert(task: Task) -> list[Converted]:
 
 def _failure(task: Task) -> Notes:
     """Why a file cannot be read, as far as its name says."""
-    if not task.source.exists():
+    if not os.path.exists(task.source):  # unlike pathlib, false for a name that is too long
         return {"missing": f"{task.source}: no such file"}
-    if not is_regular(task.source) and not task.source.is_dir():
+    if not is_regular(task.source) and not os.path.isdir(task.source):
         return {"unreadable": f"{task.source}: not a file but a pipe or a device"}
     return {}
 
@@ -123,7 +124,7 @@ def _stamp(utterance: Utterance) -> list:
     """Path, size and time of a source, and the piece of it: they show whether it changed."""
     try:
         facts = utterance.source.stat()
-    except OSError:
+    except (OSError, ValueError):
         return []
     piece = [utterance.start, utterance.end, utterance.channel]
     return [str(utterance.source), facts.st_size, facts.st_mtime_ns, *piece]

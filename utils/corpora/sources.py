@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -178,18 +178,23 @@ def split_channels(recording: Utterance) -> list[Utterance]:
     except UserError:
         return [recording]  # its conversion reports the error
     return [
-        Utterance(**{**vars(recording), "id": f"{recording.id}_channel{n}", "channel": n})
+        replace(
+            recording,
+            id=f"{recording.id}_channel{n}",
+            where=f"{recording.where} (channel {n})",
+            channel=n,
+        )
         for n in range(1, channels + 1)
     ]
 
 
 def _existing(path: Path) -> Path:
     """A path as the file system spells it: composed or decomposed letters."""
-    if path.exists():
+    if os.path.exists(path):  # unlike pathlib, false for a name that is too long
         return path
     for form in ("NFC", "NFD"):
         other = Path(unicodedata.normalize(form, str(path)))
-        if other.exists():
+        if os.path.exists(other):
             return other
     return path
 

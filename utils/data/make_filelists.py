@@ -22,6 +22,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
 from wav2vec2.cli.progress import progress
+from wav2vec2.cli.stderr import silent_stderr
 from wav2vec2.files.filelists import write_manifest
 from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.output import write_lines
@@ -108,7 +109,7 @@ def read_length(path: Path) -> int:
         require_no_pipe(path)
         if path.stat().st_size == 0:
             raise UserError(f"{path}: the file is empty; {FETCH_AGAIN}")
-        with soundfile.SoundFile(os.fsencode(path)) as file:  # as bytes: names may be any
+        with silent_stderr(), soundfile.SoundFile(os.fsencode(path)) as file:  # names of any bytes
             rate, channels, samples = file.samplerate, file.channels, file.frames
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); {FETCH_AGAIN}") from None

@@ -43,7 +43,7 @@ MOST_CHANNELS = 64
 """Most channels of an array.  With more, its axes are probably exchanged, which is an error."""
 
 RATES = (1_000, 1_000_000)
-"""Hz, lowest and highest sample rate of an array.  Others are mistakes, such as kHz, and the
+"""Hz, lowest and highest sample rate.  Others are mistakes, such as kHz, and the
 resampler would fill the memory or never end."""
 
 UNKNOWN_LENGTH = 2**63 - 1
@@ -186,7 +186,9 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
                 raise UserError(
                     f"{path}: {unsuitable}; convert the corpus with utils/data/import_corpus.py"
                 )
-            waveform = _read(file)
+            # No more than listed, and one to see that there is more: a damaged header may declare
+            # more than the memory holds.
+            waveform = _read(file, -1 if expected_samples is None else expected_samples + 1)
             declared, floating = file.frames, file.subtype in FLOATING
     except OSError as error:
         raise UserError(
@@ -202,10 +204,16 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
             f"{path}: not decodable audio, or truncated ({reason}); fetch it again "
             "or remove it from the filelist"
         ) from None
+    except MemoryError:
+        raise UserError(
+            f"{path}: damaged, its header declares {file.frames} samples; fetch it again or remove "
+            "it from the filelist"
+        ) from None
     expected = declared if expected_samples is None else expected_samples
     if len(waveform) != expected:
+        held = len(waveform) if len(waveform) < expected else declared
         raise UserError(
-            f"{path}: holds {len(waveform)} samples where {expected} are listed; it is truncated "
+            f"{path}: holds {held} samples where {expected} are listed; it is truncated "
             "or was changed: fetch it again, or write the filelist again"
         )
     if len(waveform) == 0:
@@ -286,23 +294,26 @@ def _decode_with_av(source: io.BytesIO | str, name: str, headerless: str | None)
             "FFmpeg's decoders"
         ) from None
     try:
-        with open(source, "rb") if isinstance(source, str) else nullcontext(source) as content:
-            content.seek(0)  # libsndfile has read in it
-            # Opened here: FFmpeg would take a name like `a:b` for an address.
-            with av.open(content, format=headerless) as container:
-                if _RAW_SAMPLES.fullmatch(container.format.name):
-                    raise UserError(
-                        f"{name}: bare samples of an unknown rate; convert it to wav first"
-                    )
-                if not container.streams.audio:
-                    raise UserError(f"{name}: holds no audio stream; remove it")
-                stream = container.streams.audio[0]
-                floating = stream.codec_context.name.startswith("pcm_f")
-                resampler = av.AudioResampler(format="fltp")
-                for frame in container.decode(stream):
-                    for block in resampler.resample(frame):
-                        yield Block(block.sample_rate, block.to_ndarray().T, floating)
-    except (av.FFmpegError, ValueError) as error:
+        if not isinstance(source, str):
+            source.seek(0)  # libsndfile has read in it
+        # FFmpeg would take a name like `a:b` for an address.
+        content = f"file:{source}" if isinstance(source, str) else source
+        with av.open(content, format=headerless) as container:
+            if _RAW_SAMPLES.fullmatch(container.format.name):
+                raise UserError(f"{name}: bare samples of an unknown rate; convert it to wav first")
+            if not container.streams.audio:
+                raise UserError(f"{name}: holds no audio stream; remove it")
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise UserError(
+                    f"{name}: not decodable audio (unknown codec); convert or remove it"
+                )
+            floating = stream.codec_context.name.startswith("pcm_f")
+            resampler = av.AudioResampler(format="fltp")
+            for frame in container.decode(stream):
+                for block in resampler.resample(frame):
+                    yield Block(block.sample_rate, block.to_ndarray().T, floating)
+    except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
@@ -374,6 +385,9 @@ def _stream_mono(
     first = next(blocks, None)
     if first is None:
         raise UserError(f"{name}: holds no samples")
+    lowest, highest = RATES
+    if not lowest <= first.rate <= highest:
+        raise UserError(f"{name}: damaged, its sample rate is {first.rate:g} Hz; fetch it again")
     channels = first.samples.shape[1]
     if channel is not None and channel > channels:
         raise UserError(

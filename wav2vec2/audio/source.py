@@ -27,7 +27,7 @@ def recording_key(path: Path, root: Path) -> str:
     """A path as a file stem: relative to `root` if it is below it, without its suffix."""
     if path.is_relative_to(root):
         path = path.relative_to(root)
-    name = re.sub(r"[\s/\\]", "_", printable(path.with_name(stem(path))).lstrip("/"))
+    name = re.sub(r"[\s/\\]", "_", printable(path.parent / stem(path)).lstrip("/"))
     if len(name.encode()) > LONGEST_ID:
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         name = name.encode()[-(LONGEST_ID - 17) :].decode("utf-8", "ignore") + "_" + digest

@@ -8,6 +8,17 @@ from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
 
+
+class Content(io.BytesIO):
+    """Bytes in memory; a position outside is refused as C libraries expect it."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (OverflowError, ValueError):
+            return -1
+
+
 _NAME = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
 
 
@@ -39,7 +50,7 @@ class ZipMember:
                     "member does; fetch it again"
                 )
             archive.seek(self.offset)
-            return io.BytesIO(archive.read(self.length))
+            return Content(archive.read(self.length))
 
 
 def stem(name: str | Path) -> str:

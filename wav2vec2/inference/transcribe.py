@@ -144,14 +144,17 @@ def decode_recording(recording: Recording, channels: str) -> dict[int | None, Wa
     name = "standard input" if piped else recording.where
     with stored(sys.stdin.buffer, name) if piped else seekable(str(recording.source), name) as path:
         if is_packed(path):  # these have one channel
-            wanted = parse_channel(channels)
+            wanted = 1 if channels == EACH else parse_channel(channels)
             if wanted not in (None, 1):
                 raise UserError(f"{name}: has one channel; choose another --channel")
             return {wanted: Waveform(stream_packed(path))}
-        numbers: Sequence[int | None] = [parse_channel(channels)]
-        if channels == EACH:
-            numbers = range(1, count_channels(path, name) + 1)
-        return {n: Waveform(stream_recording(path, name, n)) for n in numbers}
+        if channels != EACH:
+            wanted = parse_channel(channels)
+            return {wanted: Waveform(stream_recording(path, name, wanted))}
+        return {
+            n: Waveform(stream_recording(path, f"{name} (channel {n})", n))
+            for n in range(1, count_channels(path, name) + 1)
+        }
 
 
 def write_transcript(
@@ -159,7 +162,7 @@ def write_transcript(
 ) -> None:
     """Write one transcript to its file, or to standard output."""
     where, name = recording.where, recording.id
-    if recording.channel is not None:
+    if options.channel == EACH or options.format == "json":
         transcript = replace(transcript, channel=recording.channel)
     if options.channel == EACH:
         name = f"{name}.channel{recording.channel}"

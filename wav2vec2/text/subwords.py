@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.files.folders import require_no_pipe
 
 WORD_START = "▁"
 """Sentencepiece's mark of the start of a word (U+2581, not an underscore)."""
@@ -29,6 +30,7 @@ class SubwordModel:
     def from_file(cls, path: Path) -> "SubwordModel":
         """Read a .model file; UserError if it is missing or not a model."""
         try:
+            require_no_pipe(path)
             content = path.read_bytes()
         except OSError as error:
             raise UserError(

@@ -1,6 +1,7 @@
 """Files below folders, some of which are links."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.text import read_lines
 from wav2vec2.interop.checkpoints import read_checkpoint
+from wav2vec2.interop.onnx import is_onnx
+from wav2vec2.text.subwords import SubwordModel
 from wav2vec2.text.vocabulary import Vocabulary
 
 
@@ -66,7 +69,8 @@ def test_skipped_folders_are_not_entered(tmp_path):
         read_checkpoint,
         Vocabulary.from_file,
         read_lines,
-        lambda path: Vocabulary.from_file(path),
+        is_onnx,
+        lambda path: SubwordModel.from_file(Path(path)),
         require_no_pipe,
     ],
 )
