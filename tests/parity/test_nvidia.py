@@ -168,8 +168,8 @@ def test_models(models, noise, size):
         ("code perplexity", output.code_perplexity, log["code_perplexity"]),
         ("prob perplexity", output.prob_perplexity, log["prob_perplexity"]),
     ]:
-        relative = abs(float(ours) - float(expected)) / max(abs(float(expected)), 1e-9)
-        figure(f"{size}: {name}", relative if expected else abs(float(ours)), 1e-5)
+        apart, scale = abs(ours.item() - float(expected)), abs(float(expected))
+        figure(f"{size}: {name}", apart / scale if scale else apart, 1e-5)
     assert (int(output.correct), output.targets) == (log["correct"], log["ntokens"])
     output.loss.backward()
     ours = {name: p.grad for name, p in model.named_parameters()}
@@ -316,7 +316,7 @@ def compare_losses(what: str, ours: list[float], steps: list[dict], bound: float
 
 # Theirs adds epsilon before the second moment's bias is corrected.  With a negligible epsilon both
 # are the same; with the recipe's the losses drift apart where gradients are as small.
-@pytest.mark.parametrize(("eps", "bound"), [(1e-12, 1e-4), (1e-6, 1e-2)])
+@pytest.mark.parametrize(("eps", "bound"), [(1e-12, 1e-5), (1e-6, 1e-2)])
 def test_30_updates_of_pretraining(pretrain, noise, eps, bound):
     folder, records = pretrain(eps)
     args = torch.load(folder / "run" / LAST, weights_only=False)["args"]
@@ -341,10 +341,10 @@ def test_30_updates_of_pretraining(pretrain, noise, eps, bound):
     compare_tensors(f"{what}: gradient of update 1", gradients, found["model"], 1e-3)
     compare_losses(what, losses, records["steps"], bound)
     last = checkpoints.read_checkpoint(folder / "run" / LAST)
-    compare_moves(what, model, start, last)
+    compare_moves(what, model, start, last, 1e-3 if eps < 1e-9 else 0.1)
 
 
-def compare_moves(what: str, model, start: Path, last: dict) -> None:
+def compare_moves(what: str, model, start: Path, last: dict, bound: float) -> None:
     """How far the weights are from theirs, relative to how far theirs have moved."""
     first = checkpoints.read_checkpoint(start)["model"]
     # The softmax cancels a key's bias: its gradient, and its way, is rounding.
@@ -352,7 +352,7 @@ def compare_moves(what: str, model, start: Path, last: dict) -> None:
     theirs = last["model"]
     apart = torch.stack([(ours[n].detach() - theirs[n]).norm() for n in ours]).norm()
     moved = torch.stack([(theirs[n] - first[n]).norm() for n in ours]).norm()
-    figure(f"{what}: weights after {UPDATES} updates, of their way", float(apart / moved), 0.1)
+    figure(f"{what}: weights after {UPDATES} updates, of their way", float(apart / moved), bound)
 
 
 def test_30_updates_of_fine_tuning(finetuned):
@@ -404,9 +404,9 @@ def test_30_updates_of_fine_tuning(finetuned):
     np.testing.assert_allclose(rates, records["rates"], rtol=1e-12)
     found = checkpoints.read_checkpoint(with_state(folder, "gradients", records["gradients"]))
     compare_tensors("fine-tuning: gradient of update 1", gradients, found["model"], 1e-3)
-    compare_losses("fine-tuning", losses, records["steps"], 1e-3)
+    compare_losses("fine-tuning", losses, records["steps"], 1e-5)
     last = checkpoints.read_checkpoint(folder / "run" / LAST)
-    compare_moves("fine-tuning", model, start, last)
+    compare_moves("fine-tuning", model, start, last, 1e-2)
 
 
 def test_their_inference(corpus, finetuned, tmp_path):
