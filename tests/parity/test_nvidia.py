@@ -60,8 +60,10 @@ CPU = torch.device("cpu")
 
 def run_reference(records: Path, program: str, *arguments: str) -> dict:
     """Run a program of the sources; returns its records."""
+    sources = Path(REFERENCE).resolve()
+    assert (sources / "wav2vec2" / "model.py").is_file(), f"REFERENCE_DIR={REFERENCE}: no sources"
     result = subprocess.run(
-        [sys.executable, str(SIDE), str(Path(REFERENCE).resolve()), str(records), program]
+        [sys.executable, str(SIDE), str(sources), str(records), program]
         + [str(argument) for argument in arguments],
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
