@@ -243,9 +243,10 @@ class PretrainingTask:
         )
 
     def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
+        temperature = gumbel_temperature(update, *self.objective.gumbel_temperature)
         output = self.model(
             PretrainingBatch(batch.waveforms, batch.draws),
-            temperature=gumbel_temperature(update, *self.objective.gumbel_temperature),
+            temperature=temperature,
             kept_layers=self.kept_layers,
         )
         frames = frame_count(batch.waveforms.shape[1], self.architecture.conv_layers)
@@ -258,10 +259,13 @@ class PretrainingTask:
             sums={
                 "loss": output.loss,
                 "contrastive_loss": output.contrastive_loss,
+                "diversity_loss": output.diversity_loss,
+                "features_penalty": output.features_penalty,
                 "chance_loss": output.chance_loss,
                 "correct": output.correct,
                 "prob_perplexity": output.prob_perplexity,
                 "code_perplexity": output.code_perplexity,
+                "temperature": temperature * len(batch.draws),
                 "sub_batches": len(batch.draws),
                 **self.mixture.seconds(batch),
             },
@@ -272,9 +276,12 @@ class PretrainingTask:
         return {
             "loss": sums["loss"] / targets / LN2,
             "contrastive_loss": sums["contrastive_loss"] / targets / LN2,
+            "diversity_loss": sums["diversity_loss"] / targets / LN2,
+            "features_penalty": sums["features_penalty"] / targets / LN2,
             "accuracy": sums["correct"] / targets,
             "prob_perplexity": sums["prob_perplexity"] / sums["sub_batches"],
             "code_perplexity": sums["code_perplexity"] / sums["sub_batches"],
+            "temperature": sums["temperature"] / sums["sub_batches"],
             **self.mixture.measured(totals),
         }
 

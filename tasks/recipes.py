@@ -5,6 +5,7 @@ defaults are the Base recipes on LibriSpeech; the scripts state their difference
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from tasks.finetuning import FinetuningRecipe
 from tasks.pretraining import PretrainingRecipe
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import EXIT_FILE, UserError
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, check_command_first, from_flags
 from wav2vec2.files.output import prepare_folder, write_json
 from wav2vec2.kernels import compile_layers
 
@@ -51,6 +52,9 @@ EXAMPLES = {
 
 def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
     """The recipe that a command line asks for: `pretrain|finetune [--FLAG VALUE ...]`."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    names = [recipe.command for recipe in RECIPES]
+    check_command_first("train.py", given, names, EXAMPLES["pretrain"][1])
     parser = ArgumentParser("train.py", "Train wav2vec 2.0.", version=True)
     commands = parser.add_subparsers(dest="command", required=True, metavar="pretrain|finetune")
     for recipe in RECIPES:
@@ -60,7 +64,7 @@ def parse_recipe(argv: Sequence[str] | None = None) -> Recipe:
         subparser.accept_config(recipe.command, NOT_FLAGS)
         for group in fields(recipe):
             add_flags(subparser, type(group.default), vars(group.default))
-    namespace = parser.parse_args(argv)
+    namespace = parser.parse_args(given)
     recipe = namespace.recipe
     groups = {group.name: from_flags(type(group.default), namespace) for group in fields(recipe)}
     return recipe(**groups)

@@ -76,8 +76,13 @@ def test_log_lines_have_the_formats_fields(pretrained):
     assert float(interval["timestamp"]) > 1e9 and float(interval["elapsedtime"]) >= 0
     assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+[+-]\d\d:\d\d$", interval["datetime"])
     wanted = "loss accuracy prob_perplexity code_perplexity ntokens took ntokens/s lr grad_norm"
+    wanted += " contrastive_loss diversity_loss features_penalty temperature"
     for name in [*wanted.split(), "frames/s", "audio_s/s", "memory", "data_wait"]:
         assert np.isfinite(interval["data"][f"train_{name}"]), name
+    terms = ("contrastive_loss", "diversity_loss", "features_penalty")
+    parts = [interval["data"][f"train_{name}"] for name in terms]
+    assert sum(parts) == pytest.approx(interval["data"]["train_loss"]) and min(parts) > 0
+    assert interval["data"]["train_temperature"] == 2.0  # of the first update
     assert any(r["type"] == "METADATA" and r["metric"] == "train_loss" for r in records)
     validation = [r for r in records if "val_loss" in r.get("data", {}) and r["step"]]
     assert len(validation[-1]["step"]) == 1

@@ -15,8 +15,10 @@ from unittest import mock
 import pytest
 
 from common.runtime.check_variables import check_value, declared
+from common.runtime.nvidia_variables import unread_variables
 from tests.unit.test_words import SOURCES, spoken
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.synonyms import HINTS, PRECISIONS, RENAMED
 from wav2vec2.config import BASE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,7 @@ FOREIGN = {
     "--discount_fallback",
     "OMP_NUM_THREADS",
     "PYTORCH_CUDA_ALLOC_CONF",
+    "REFERENCE_DIR",
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT",
     "WORLD_SIZE",
     "XDG_CACHE_HOME",
@@ -247,6 +250,10 @@ def known_names():
             text = path.read_text("utf-8")
             flags |= set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
             variables |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*)", text))
+    # Other toolkits' flags, and variables of NVIDIA's recipe, for which an error says what to use.
+    flags |= {f"--{name}" for name in (*RENAMED, *HINTS, *PRECISIONS)}
+    for script in ("pretrain_base", "finetune_base_1h", "inference", "inference_benchmark"):
+        variables |= unread_variables(script, "base").keys()
     return flags | variables
 
 

@@ -36,6 +36,8 @@ class Panel:
 PANELS = (
     Panel("loss", "Loss", "bits", "Learning"),
     Panel("contrastive_loss", "Contrastive loss", "bits", "Learning"),
+    Panel("diversity_loss", "Diversity loss, weighted", "bits", "Learning"),
+    Panel("features_penalty", "Features penalty, weighted", "bits", "Learning"),
     Panel("accuracy", "Contrastive accuracy", "share", "Learning"),
     Panel("wer", "Word error rate", "%", "Learning"),
     Panel("raw_wer", "Word error rate, raw", "%", "Learning"),
@@ -43,6 +45,7 @@ PANELS = (
     Panel("code_perplexity", "Code perplexity", "codes", "Learning"),
     Panel("prob_perplexity", "Prob perplexity", "codes", "Learning"),
     Panel("blank_share", "Frames that are blank", "%", "Learning"),
+    Panel("temperature", "Gumbel temperature", "", "Optimisation"),
     Panel("lr", "Learning rate", "", "Optimisation"),
     Panel("grad_norm", "Gradient norm", "", "Optimisation"),
     Panel("loss_scale", "Loss scale", "", "Optimisation"),

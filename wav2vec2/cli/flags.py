@@ -178,6 +178,18 @@ class ArgumentParser(argparse.ArgumentParser):
         return namespace
 
 
+def check_command_first(
+    prog: str, given: Sequence[str], commands: Sequence[str], example: str
+) -> None:
+    """UserError for a flag before the command; `example`: a whole command line."""
+    if given and given[0].startswith("-") and given[0] not in ("-h", "--help", "--version"):
+        named = f"{', '.join(commands[:-1])} or {commands[-1]}"
+        raise UserError(
+            f"{prog}: {given[0].partition('=')[0]}: a command comes first: {named}; for example "
+            f"`{example}`"
+        )
+
+
 def _underscored(flag: str) -> str:
     """`--output-dir` -> `output_dir`."""
     return flag.removeprefix("--").replace("-", "_")

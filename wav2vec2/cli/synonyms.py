@@ -13,13 +13,25 @@ BOOLS = {
 
 RENAMED = {
     "beam_size": ("beam",),
+    "data": ("dataset_dir",),
     "data_dir": ("dataset_dir",),
+    "encoder_layerdrop": ("layerdrop",),
     "gradient_accumulation_steps": ("update_freq",),
+    "hourglass_resample": ("hourglass_resampling",),
+    "hourglass_transformer": ("hourglass_config",),
+    "latent_temp": ("gumbel_temperature",),
+    "logit_temp": ("logit_temperature",),
     "lr": ("learning_rate",),
+    "lr_poly_power": ("power",),
+    "mask_channel_length": ("mask_channel_span",),
+    "mask_length": ("mask_span",),
     "max_steps": ("max_update",),
     "model": ("checkpoint",),
     "model_name_or_path": ("checkpoint", "pretrained_model"),
+    "num_negatives": ("distractors",),
     "output_format": ("format",),
+    "valid_subset": ("subset",),
+    "w2v_path": ("checkpoint", "pretrained_model"),
     "warmup_steps": ("warmup_updates",),
 }
 """Name elsewhere -> our flag of the same meaning, or several of which a command has one."""
@@ -32,6 +44,9 @@ _EPOCHS = "the length of training is set in updates; use --max_update"
 _RESUME = (
     "a run resumes automatically from the last checkpoint in its --output_dir; remove the flag"
 )
+_FILES = (
+    "give recordings to the command transcribe: inference.py transcribe --checkpoint MODEL FILE"
+)
 _GPUS = "recipes take the variable NUM_GPUS: NUM_GPUS=4 bash scripts/pretrain_base.sh"
 
 HINTS = {
@@ -42,7 +57,14 @@ HINTS = {
         ("epochs", "num_epochs", "num_train_epochs", "max_epoch"), ("max_update", _EPOCHS)
     ),
     **dict.fromkeys(("resume", "resume_from_checkpoint", "restore_file"), ("max_update", _RESUME)),
+    **dict.fromkeys(("transcribe_wav", "transcribe_filelist"), ("save_log_probs", _FILES)),
     **dict.fromkeys(("gpus", "num_gpus", "devices", "nproc_per_node"), ("max_update", _GPUS)),
+    "amp": ("precision", "use --precision fp16"),
+    "save_logits": ("save_log_probs", "use --save_log_probs true: one file per utterance"),
+    "save_predictions": (
+        "save_log_probs",
+        "hypotheses are in <output_dir>/hypotheses_<subset>.jsonl",
+    ),
     "word_timestamps": ("format", "--format json has the times of words; use it"),
 }
 """Name elsewhere -> (a flag that the command must have, what to do instead)."""

@@ -22,6 +22,8 @@ Step = str | Sequence[int]
 
 _METADATA = {
     "loss": {"format": ":.4f"},
+    "features_penalty": {"format": ":.4f"},
+    "temperature": {"format": ":.4f"},
     "accuracy": {"format": ":.4f"},
     "prob_perplexity": {"format": ":.2f"},
     "code_perplexity": {"format": ":.2f"},

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from wav2vec2.cli.errors import ExitCode, run_command
-from wav2vec2.cli.flags import ArgumentParser
+from wav2vec2.cli.flags import ArgumentParser, check_command_first
 from wav2vec2.cli.requirements import explain_missing_packages, require_packages
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def main(prog: str = "wav2vec2", processes: "Processes | None" = None) -> ExitCo
         require_packages()
         commands = define_commands(processes)
     shown = f"python {prog}" if prog.endswith(".py") else prog
+    if not completing:
+        example = f"{shown} evaluate {EXAMPLES['evaluate'][0]}"
+        check_command_first(prog, sys.argv[1:], list(HELP), example)
     for name, text in HELP.items():
         examples = [f"{shown} {name} {arguments}" for arguments in EXAMPLES[name]]
         subparser = added.add_parser(name, help=text, description=text, examples=examples)

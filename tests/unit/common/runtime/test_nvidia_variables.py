@@ -52,6 +52,11 @@ def test_every_pair_is_taken_or_explained(script, name):
     assert variables & known or FLAG_OR_FILE.search(hint), words
 
 
+def test_every_variable_is_on_the_page():
+    page = (SCRIPTS.parent / "docs" / "from_nvidia.md").read_text(encoding="utf-8")
+    assert {name for _, name in PAIRS} <= set(re.findall(r"`([A-Z][A-Z0-9_]*)`", page))
+
+
 def test_no_entry_is_for_a_variable_that_a_script_reads_or_nobody_knows():
     for script in sorted({script for script, _ in PAIRS} - {"docker/run"}):
         theirs = {name for other, name in PAIRS if other == script}

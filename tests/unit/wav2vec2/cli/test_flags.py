@@ -11,11 +11,13 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import (
     ArgumentParser,
     add_flags,
+    check_command_first,
     field_help,
     from_arguments,
     from_flags,
     parse_dataclasses,
 )
+from wav2vec2.cli.synonyms import our_flags
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,56 @@ def test_an_error_names_the_flag_that_does_the_job(argv, flags):
         train(*argv.split())
     assert all(flag in str(error.value) for flag in flags)
     assert "mean --help" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["--w2v_path x", "--data=d evaluate", "-v", "--cpu"])
+def test_a_command_comes_first(given):
+    with pytest.raises(UserError) as error:
+        check_command_first("run.py", given.split(), ("use", "train"), "run.py use --cpu")
+    flag = re.split("[ =]", given)[0]
+    expected = (
+        f"run.py: {flag}: a command comes first: use or train; for example `run.py use --cpu`"
+    )
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("given", ["", "use --w2v_path x", "--help", "-h", "--version"])
+def test_command_lines_that_begin_as_they_should(given):
+    check_command_first("run.py", given.split(), ("use", "train"), "run.py use")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("w2v_path", "checkpoint"),
+        ("data", "dataset_dir"),
+        ("valid_subset", "subset"),
+        ("encoder_layerdrop", "layerdrop"),
+        ("latent_temp", "gumbel_temperature"),
+        ("num_negatives", "distractors"),
+        ("mask_length", "mask_span"),
+        ("mask_channel_length", "mask_channel_span"),
+        ("hourglass_transformer", "hourglass_config"),
+        ("hourglass_resample", "hourglass_resampling"),
+    ],
+)
+def test_flags_of_nvidias_recipe(name, ours):
+    assert our_flags(name, "x", {ours}) == ([f"--{ours}"], False)
+    assert our_flags(name, "x", {"other"}) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("save_logits", "--save_log_probs true"),
+        ("save_predictions", "hypotheses_<subset>.jsonl"),
+        ("transcribe_wav", "transcribe --checkpoint MODEL FILE"),
+        ("amp", "--precision fp16"),
+    ],
+)
+def test_flags_of_nvidias_recipe_without_an_equal(name, use):
+    with pytest.raises(ValueError, match=re.escape(use)):
+        our_flags(name, "x", {"save_log_probs", "precision"})
 
 
 def test_fields_without_a_flag_keep_their_default():
