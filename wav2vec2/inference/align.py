@@ -121,7 +121,12 @@ def align_transcript(
 
 def align_waveform(recogniser: Recogniser, file: str, waveform: np.ndarray, text: str) -> Alignment:
     """Align the words of `text` with one recording, `[samples]` at 16 kHz, as a whole."""
-    batch = batch_of([file], [waveform], normalize_input=recogniser.normalize_input)
+    batch = batch_of(
+        [file],
+        [waveform],
+        normalize_input=recogniser.normalize_input,
+        normalize_eps=recogniser.normalize_eps,
+    )
     (emissions,) = recogniser.emissions(batch)
     labels = recogniser.vocabulary.spell(text)
     return align_transcript(recogniser, file, len(waveform), emissions, labels)
