@@ -193,6 +193,7 @@ class FinetuningTask:
             seed=run.seed,
             crop=False,
             normalize_input=self.architecture.normalize_input,
+            normalize_eps=self.architecture.normalize_eps,
             labels=labels,
             draw=DrawMasks(self.architecture, recipe.masking, recipe.channel_masking),
         )
@@ -274,6 +275,7 @@ class FinetuningTask:
                 seed=self.run.seed,
                 crop=False,
                 normalize_input=self.architecture.normalize_input,
+                normalize_eps=self.architecture.normalize_eps,
             )
 
     def _encode(self, manifest: Manifest, lines: dict[str, str]) -> dict[str, list[int]]:

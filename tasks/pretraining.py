@@ -232,6 +232,7 @@ class PretrainingTask:
             crop=training,
             max_samples=self.crop.max_sample_size,
             normalize_input=self.architecture.normalize_input,
+            normalize_eps=self.architecture.normalize_eps,
             draw=DrawSubBatch(
                 self.architecture.conv_layers, self.masking, self.objective.distractors, purpose
             ),

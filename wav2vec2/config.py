@@ -96,6 +96,8 @@ class Architecture:
     """Whether the extractor's convolutions have a bias."""
     normalize_input: bool = False
     """Whether each utterance is normalised to zero mean and unit variance."""
+    normalize_eps: float = 1e-5
+    """Added to that variance: 1e-5 in the paper's code, 1e-7 in models of transformers."""
     dim: int = 768
     """Encoder width D."""
     ffn_dim: int = 3072
@@ -125,6 +127,8 @@ class Architecture:
             if item.type in (int, bool):
                 _check(type(value) is item.type, f"{item.name} {value!r:.80}: of another type")
                 _check(item.type is bool or value >= 1, f"{item.name} {value}: must be at least 1")
+        eps = self.normalize_eps
+        _check(type(eps) is float and 0 < eps < 1, f"normalize_eps {eps!r:.80}: not within (0, 1)")
         sizes = [n for layer in self.conv_layers for n in layer]
         _check(
             0 < len(sizes) == 3 * len(self.conv_layers)

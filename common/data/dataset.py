@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from common.data.batching import GroupRequest
 from common.runtime.randomness import numpy_generator
-from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.decode import NORMALIZE_EPS, normalize
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import Utterance
@@ -70,6 +70,7 @@ class UtteranceDataset(Dataset):
     crop: bool
     max_samples: int | None = None
     normalize_input: bool = False
+    normalize_eps: float = NORMALIZE_EPS
     labels: Sequence[Sequence[int]] | None = None
     """Unit ids of each utterance, in the order of `utterances`."""
     draw: Draw | None = None
@@ -124,4 +125,4 @@ class UtteranceDataset(Dataset):
         if not self.normalize_input:
             return read_audio(utterance.path, utterance.samples, start, count)
         whole = read_audio(utterance.path, utterance.samples)
-        return normalize(whole)[start : start + count]
+        return normalize(whole, self.normalize_eps)[start : start + count]

@@ -9,10 +9,13 @@ import torch
 
 from tests.parity.conftest import NO_DROPOUT, OBJECTIVE, shake, their_config
 from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import BASE, LARGE, MINI, Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.decoding.greedy import GreedyDecoder
+from wav2vec2.inference.batches import batch_of
+from wav2vec2.inference.recogniser import Recogniser
 from wav2vec2.interop import huggingface, native
 from wav2vec2.interop.huggingface_config import architecture_of_config
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -227,6 +230,41 @@ def save_theirs(model, folder, *, do_normalize: bool = False, shards: bool = Fal
     extractor.save_pretrained(folder)
 
 
+def as_read(architecture: Architecture) -> Architecture:
+    """An architecture as a folder of transformers says it: it adds 1e-7 to the variance."""
+    eps = 1e-7 if architecture.normalize_input else 1e-5
+    return replace(architecture, normalize_eps=eps)
+
+
+@pytest.mark.parametrize("decibels", [-20, -55, -75])
+@pytest.mark.parametrize("architecture", ["base, normalised", "large"], indirect=True)
+def test_quiet_recordings_are_normalised_as_there(architecture, decibels, tmp_path):
+    """From samples to logits: a model from transformers keeps what it adds to the variance."""
+    torch.manual_seed(15)
+    config = their_config(architecture, vocab_size=8, pad_token_id=0)
+    theirs = transformers.Wav2Vec2ForCTC(config).eval()
+    shake(theirs)
+    save_theirs(theirs, tmp_path, do_normalize=True)
+    (tmp_path / "vocab.json").write_text(json.dumps(PLAIN))
+    noise = np.random.default_rng(16).standard_normal(16_000).astype(np.float32)
+    recording = 10 ** (decibels / 20) * noise
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    inputs = extractor(recording, sampling_rate=16_000, return_tensors="pt").input_values
+    with torch.no_grad():
+        expected = theirs(inputs).logits[0, :, [0, 4, 5, 6, 7]]
+
+    recogniser = Recogniser.from_checkpoint(str(tmp_path), torch.device("cpu"))
+    eps = recogniser.architecture.normalize_eps
+    batch = batch_of(["a"], [recording], normalize_input=True, normalize_eps=eps)
+    with torch.no_grad():
+        (logits,) = recogniser.logits(batch)
+    assert_same(logits[:, [0, 4, 5, 6, 7]], expected)
+    waveform = Waveform([recording])
+    whole, part = (waveform.read(0, end, normalized=True, eps=eps) for end in (16_000, 8_000))
+    np.testing.assert_allclose(whole, inputs[0], atol=1e-4)
+    np.testing.assert_allclose(part, inputs[0, :8_000], atol=1e-4)
+
+
 @pytest.mark.parametrize("shards", [False, True], ids=["one file", "shards"])
 @pytest.mark.parametrize("architecture", ["base, normalised", "large", "mini"], indirect=True)
 def test_pretraining_model_read(architecture, shards, tmp_path):
@@ -236,7 +274,7 @@ def test_pretraining_model_read(architecture, shards, tmp_path):
     save_theirs(theirs, tmp_path, do_normalize=architecture.normalize_input, shards=shards)
     assert (tmp_path / "model.safetensors.index.json").exists() == shards
     content = huggingface.read_huggingface(tmp_path)
-    assert native.architecture_of(content, "test") == architecture
+    assert native.architecture_of(content, "test") == as_read(architecture)
     assert_same_pretraining(load_pretraining(content), theirs)
     assert_same(
         load_trunk(content).layer_norm.weight, theirs.wav2vec2.feature_projection.layer_norm.weight
@@ -345,7 +383,123 @@ def test_full_size_base(tmp_path):
     tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
     (tmp_path / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     content = huggingface.read_huggingface(tmp_path)
-    assert native.architecture_of(content, "test") == replace(BASE, normalize_input=True)
+    assert native.architecture_of(content, "test") == as_read(replace(BASE, normalize_input=True))
     ours, vocabulary = native.load_ctc(content, "test")
     assert vocabulary.symbols[4:6] == ("|", "E")
     assert_same_recogniser(ours, theirs, BASE)
+
+
+def their_recogniser(folder, tokens: dict[str, int], size: int, blank: int, **options):
+    """A folder as transformers writes it, with `tokens` as its vocab.json: model and processor."""
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(folder / "vocab.json", **options)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    processor = transformers.Wav2Vec2Processor(extractor, tokenizer)
+    torch.manual_seed(12)
+    config = their_config(ARCHITECTURES["large"], vocab_size=size, pad_token_id=blank)
+    model = transformers.Wav2Vec2ForCTC(config).eval()
+    shake(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+PLAIN = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5, "B": 6, "C": 7}
+SHORT = {"[PAD]": 0, "[UNK]": 1, "|": 2, "A": 3, "B": 4, "C": 5}
+NAMED = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+UNUSUAL = {
+    # tokens, rows of the output layer, id of the blank, options, our symbols after the special ones
+    "white space": ({**PLAIN, " ": 8, "\u3000": 9}, 10, 0, {}, "| A B C | |"),
+    "white space alone": (
+        {"[PAD]": 0, "[UNK]": 1, " ": 2, "A": 3, "B": 4, "C": 5, "\t": 6},
+        *(7, 0, NAMED, "| A B C |"),
+    ),
+    "rows for <s> and </s>": (SHORT, 8, 0, NAMED, "| A B C"),
+    "a row for <s>": (SHORT, 7, 0, NAMED, "| A B C"),
+    "<s> is the blank": (
+        {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5, "B": 6},
+        *(7, 0, {"pad_token": "<s>", "bos_token": "<s>"}, "| A B"),
+    ),
+    "both cases": ({**PLAIN, "a": 8, "b": 9}, 10, 0, {"do_lower_case": True}, "| a b c a b"),
+    "beyond the head": ({**PLAIN, "X": 8, "YZ": 9}, 8, 0, {}, "| A B C"),
+    "a hole": ({**PLAIN, "D": 9, "E": 10}, 11, 0, {}, "| A B C <unk> D E"),
+}
+
+
+@pytest.mark.parametrize("case", list(UNUSUAL))
+def test_unusual_vocabularies(case, tmp_path):
+    """Logits of each row, and transcripts of random ones, are transformers'."""
+    tokens, size, blank, options, symbols = UNUSUAL[case]
+    folder = tmp_path / "m"
+    theirs, processor = their_recogniser(folder, tokens, size, blank, **options)
+    if case.startswith(("rows for", "a row")):  # what older versions do not write
+        (folder / "added_tokens.json").unlink(missing_ok=True)
+        path = folder / "tokenizer_config.json"
+        content = json.loads(path.read_text())
+        content.pop("added_tokens_decoder", None)
+        path.write_text(json.dumps(content))
+    content = huggingface.read_huggingface(folder)
+    ours, vocabulary = native.load_ctc(content, "test")
+    assert vocabulary.symbols[4:] == tuple(symbols.split())
+    assert native.vocabulary_of(content, "test").symbols == vocabulary.symbols
+
+    torch.manual_seed(13)
+    waveforms = torch.randn(2, 8_000)
+    with torch.no_grad():
+        logits, expected = ours(waveforms).logits, theirs(waveforms).logits
+    # Rows are found by their values: special ones come first here, the others keep their order.
+    ordinary = [row for row in range(size) if row not in special_rows(processor, size, vocabulary)]
+    assert_same(logits[..., 4:], expected[..., ordinary])
+    assert_same(logits[..., 0], expected[..., blank])
+
+    ids = np.random.default_rng(14).choice([blank, *ordinary], size=(20, 60))
+    their_logits = torch.nn.functional.one_hot(torch.tensor(ids), size).float()
+    our_logits = torch.zeros(*ids.shape, len(vocabulary))
+    our_logits[..., 0] = their_logits[..., blank]
+    our_logits[..., 4:] = their_logits[..., ordinary]
+    found = our_transcript(vocabulary, our_logits)
+    wanted = [text.replace("[UNK]", "<unk>") for text in their_transcript(processor, their_logits)]
+    assert found == wanted
+    assert min(map(len, found)) > 10
+
+
+def special_rows(processor, size: int, vocabulary: Vocabulary) -> set[int]:
+    """Rows of their special tokens, and of <pad> beside another blank."""
+    tokenizer = processor.tokenizer
+    names = {tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    ids = tokenizer.get_vocab()
+    rows = {ids[name] for name in {*names, "<pad>"} & ids.keys()}
+    return {row for row in rows if row < size}
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2CTCTokenizerFast", "Wav2Vec2TokenizerFast"])
+def test_fast_tokenizers(name, tmp_path):
+    their_recogniser(tmp_path / "m", PLAIN, 8, 0)
+    path = tmp_path / "m" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tokenizer_class": name}))
+    content = huggingface.read_huggingface(tmp_path / "m")
+    assert native.vocabulary_of(content, "test").symbols[4:] == ("|", "A", "B", "C")
+
+
+@pytest.mark.parametrize("prefix", ["wav2vec2.", ""])
+def test_first_name_of_the_mask_vector(prefix, tmp_path):
+    """As facebook/wav2vec2-base-100h has it."""
+    if prefix:
+        theirs = transformers.Wav2Vec2ForPreTraining(their_config(ARCHITECTURES["base"])).eval()
+    else:
+        theirs = transformers.Wav2Vec2Model(their_config(ARCHITECTURES["base"])).eval()
+    shake(theirs)
+    save_theirs(theirs, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    weights = theirs.state_dict()
+    vector = weights.pop(f"{prefix}masked_spec_embed")
+    torch.save({**weights, f"{prefix}mask_time_emb_vector": vector}, tmp_path / "pytorch_model.bin")
+    content = huggingface.read_huggingface(tmp_path)
+    assert torch.equal(content["model"]["wav2vec2.mask_emb"], vector)
+
+
+def test_a_contradicting_blank_is_refused(tmp_path):
+    their_recogniser(tmp_path / "m", PLAIN, 8, 3)
+    with pytest.raises(UserError, match="pad_token_id is 3, but the tokenizer's pad_token"):
+        huggingface.read_huggingface(tmp_path / "m")

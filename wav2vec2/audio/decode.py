@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # imported where a file is decoded: packed audio needs no sou
 _log = logging.getLogger(__name__)
 
 NORMALIZE_EPS = 1e-5
+"""Added to the variance by models of this repository and of fairseq."""
 
 BLOCK = 65_536
 """Samples per channel that are decoded at a time."""
@@ -84,15 +85,16 @@ Notes = dict[str, str]
 """Kind -> what is unusual about a recording that was read all the same."""
 
 
-def normalize(waveform: np.ndarray) -> np.ndarray:
+def normalize(waveform: np.ndarray, eps: float = NORMALIZE_EPS) -> np.ndarray:
     """Scale a whole utterance `[samples]` to zero mean and unit (biased) variance.
 
-    The input of Large models in the paper's code: before cropping, with 1e-5 added to the variance.
+    The input of Large models in the paper's code: before cropping, with `eps` added to the
+    variance.
     """
     wide = waveform.astype(np.float64)
     wide -= wide.mean()
     variance = np.square(wide).mean()  # var() would compute the mean again
-    return np.divide(wide, np.sqrt(variance + NORMALIZE_EPS), out=wide).astype(np.float32)
+    return np.divide(wide, np.sqrt(variance + eps), out=wide).astype(np.float32)
 
 
 def _open(path: str) -> io.BytesIO | str:

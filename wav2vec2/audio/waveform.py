@@ -50,16 +50,19 @@ class Waveform:
     def seconds(self) -> float:
         return self.samples / SAMPLE_RATE
 
-    def read(self, start: int, end: int, *, normalized: bool = False) -> np.ndarray:
-        """Samples `start` to `end`; `normalized` by mean and variance of the whole recording."""
+    def read(
+        self, start: int, end: int, *, normalized: bool = False, eps: float = NORMALIZE_EPS
+    ) -> np.ndarray:
+        """Samples `start` to `end`; `normalized` by mean and variance of the whole recording, to
+        which `eps` is added."""
         self._file.seek(start * _ITEM)
         part = np.frombuffer(self._file.read((end - start) * _ITEM), dtype=np.float32)
         if not normalized:
             return part.copy()  # torch warns of arrays that are read-only
         if len(part) == self.samples:
-            return normalize(part)
+            return normalize(part, eps)
         wide = part.astype(np.float64)
-        return ((wide - self.mean) / np.sqrt(self.variance + NORMALIZE_EPS)).astype(np.float32)
+        return ((wide - self.mean) / np.sqrt(self.variance + eps)).astype(np.float32)
 
     def close(self) -> None:
         """Free the memory or disk space."""

@@ -37,7 +37,8 @@ class DecodingOptions:
     """Decoding"""
 
     decoder: Literal["greedy", "beam"] = "greedy"
-    """greedy: the best unit of each frame; beam: beam search with --lm, --lexicon or both."""
+    """greedy: the best unit of each frame; beam: beam search with --lm, --lexicon or both, or with
+    the language model in a Hugging Face folder."""
     lm: str = ""
     """n-gram model, ARPA or KenLM's binary: of words with --lexicon, of units without."""
     lexicon: str = ""
@@ -59,13 +60,6 @@ class DecodingOptions:
                 if getattr(self, flag):
                     raise UserError(f"--{flag}: greedy search does not use it; add --decoder beam")
             return
-        if not self.lm and not self.lexicon:
-            raise UserError(
-                "--decoder beam: needs a language model or a lexicon to differ from greedy "
-                "search; give --lm, --lexicon or both"
-            )
-        if self.word_score and not self.lexicon:
-            raise UserError(f"--word_score {self.word_score}: needs a lexicon; give --lexicon")
         require_at_least(self, beam=1, beam_size_token=0)
         if self.beam_threshold <= 0:
             raise UserError(f"--beam_threshold {self.beam_threshold}: must be above 0")
@@ -78,6 +72,13 @@ def build_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> tuple[Dec
     """
     if options.decoder == "greedy":
         return GreedyDecoder(vocabulary), []
+    if not options.lm and not options.lexicon:
+        raise UserError(
+            "--decoder beam: needs a language model or a lexicon to differ from greedy search; "
+            "give --lm, --lexicon or both, or a checkpoint's folder with a language_model"
+        )
+    if options.word_score and not options.lexicon:
+        raise UserError(f"--word_score {options.word_score}: needs a lexicon; give --lexicon")
     search = import_flashlight()
     if options.lexicon:
         lexicon = read_lexicon(options.lexicon, vocabulary)
@@ -200,6 +201,11 @@ class UnitDecoder:
 
     def __init__(self, search: ModuleType, options: DecodingOptions, vocabulary: Vocabulary):
         self.vocabulary, self._search = vocabulary, search
+        if vocabulary.repeats:
+            raise UserError(
+                f"--lm {options.lm}: two units of the checkpoint's dictionary are written alike, "
+                "which a model of units cannot tell apart; give --lexicon and a model of words"
+            )
         lm = LanguageModel(options.lm, vocabulary.symbols)
         self.notes: list[str] = []
         self._compare(lm)

@@ -1,6 +1,7 @@
 """Reading of text files and of JSON.  Lines end with a line feed, as `wc -l` counts them."""
 
 import json
+import os
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def read_json(path: str | Path, fix: str) -> Any:
     Refuses an object that lists a name twice, of which json would take the last, and what is longer
     or deeper than any description of a model.
     """
-    if Path(path).exists() and gate.regular_file(path) > 4 * _MOST_JSON:
+    if os.path.exists(path) and gate.regular_file(path) > 4 * _MOST_JSON:
         raise UserError(
             f"{path}: not JSON (longer than {_MOST_JSON:,} characters), or damaged; {fix}"
         )

@@ -73,7 +73,7 @@ def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = Non
     it holds, or asks for another class.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
     gate.check_torch_file(path, stubs or {})
     try:

@@ -134,7 +134,12 @@ def align_waveform(recogniser: Recogniser, file: str, waveform: np.ndarray, text
             f"{file}: its transcript (--text) has {mark!r}, which separates words in label lines "
             "and would shift these; write words with spaces between them"
         )
-    batch = batch_of([file], [waveform], normalize_input=recogniser.normalize_input)
+    batch = batch_of(
+        [file],
+        [waveform],
+        normalize_input=recogniser.normalize_input,
+        normalize_eps=recogniser.normalize_eps,
+    )
     (emissions,) = recogniser.emissions(batch)
     labels = recogniser.vocabulary.spell(text)
     return align_transcript(recogniser, file, len(waveform), emissions, labels)

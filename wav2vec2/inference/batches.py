@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.decode import NORMALIZE_EPS, normalize
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import Failures, UserError
@@ -60,11 +60,15 @@ def pad(rows: Sequence[np.ndarray]) -> Tensor:
 
 
 def batch_of(
-    names: Sequence[str], waveforms: Sequence[np.ndarray], *, normalize_input: bool
+    names: Sequence[str],
+    waveforms: Sequence[np.ndarray],
+    *,
+    normalize_input: bool,
+    normalize_eps: float = NORMALIZE_EPS,
 ) -> AudioBatch:
     """A batch of whole recordings, `[samples]` at 16 kHz each; `normalize_input` scales each to
-    zero mean and unit variance."""
-    rows = [normalize(row) if normalize_input else row for row in waveforms]
+    zero mean and unit variance, with `normalize_eps` added to it."""
+    rows = [normalize(row, normalize_eps) if normalize_input else row for row in waveforms]
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)  # there may be no row
     return AudioBatch(ids=list(names), waveforms=pad(rows), lengths=lengths)
 
@@ -123,9 +127,15 @@ class LoadFailure:
 class SubsetDataset(Dataset):
     """Whole utterances of a filelist; each request is a list of utterance numbers for a batch."""
 
-    def __init__(self, utterances: Sequence[Utterance], *, normalize_input: bool):
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        normalize_input: bool,
+        normalize_eps: float = NORMALIZE_EPS,
+    ):
         self.utterances = utterances
-        self.normalize_input = normalize_input
+        self.normalization = {"normalize_input": normalize_input, "normalize_eps": normalize_eps}
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -139,7 +149,7 @@ class SubsetDataset(Dataset):
             if waveform is not None:
                 ids.append(utterance.id)
                 waveforms.append(waveform)
-        batch = batch_of(ids, waveforms, normalize_input=self.normalize_input)
+        batch = batch_of(ids, waveforms, **self.normalization)
         return replace(batch, failures=list(failures))
 
 
@@ -216,6 +226,7 @@ def subset_batches(
     size: int,
     *,
     normalize_input: bool,
+    normalize_eps: float = NORMALIZE_EPS,
     workers: int,
     share: tuple[int, int] = (0, 1),
     failures: list[str] | None = None,
@@ -227,7 +238,9 @@ def subset_batches(
     raises the UserError.
     """
     rank, ranks = share
-    dataset = SubsetDataset(manifest.utterances, normalize_input=normalize_input)
+    dataset = SubsetDataset(
+        manifest.utterances, normalize_input=normalize_input, normalize_eps=normalize_eps
+    )
     plan = sorted_batches(lengths, size)[rank::ranks]
     name = manifest.path.stem
     with closing(load_batches(dataset, plan, workers=workers)) as batches:

@@ -34,7 +34,12 @@ from wav2vec2.files.output import (
 )
 from wav2vec2.inference.batches import AudioBatch, padding_share, sorted_batches
 from wav2vec2.inference.processes import Processes
-from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
+from wav2vec2.inference.recogniser import (
+    Recogniser,
+    RecogniserOptions,
+    complete_decoding,
+    prepare_decoder,
+)
 from wav2vec2.inference.report import Report, count_differing, examples
 from wav2vec2.inference.scoring import Score, confidence
 from wav2vec2.text.vocabulary import Spelling
@@ -102,6 +107,7 @@ def evaluate(
     processes = processes or Processes()
     prepare_folder("--output_dir", evaluation.output_dir)
     recogniser = Recogniser.load(options)
+    decoding = complete_decoding(decoding, recogniser)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
     # All before the first is decoded, so that a mistake in any ends the command at once.
     sets = [

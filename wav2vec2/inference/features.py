@@ -85,6 +85,7 @@ class FeatureModel:
     trunk: Wav2Vec2
     quantizer: GumbelQuantizer | None
     normalize_input: bool
+    normalize_eps: float
     device: torch.device
     output: Output
     layer: int
@@ -114,6 +115,7 @@ class FeatureModel:
             trunk=trunk,
             quantizer=quantizer.to(device) if quantizer else None,
             normalize_input=architecture.normalize_input,
+            normalize_eps=architecture.normalize_eps,
             device=device,
             output=options.output,
             layer=layer,
@@ -142,7 +144,12 @@ class FeatureModel:
         """
         waveform = np.concatenate([*stream_audio(audio, rate)])
         name = str(audio) if isinstance(audio, (str, Path)) else "audio"
-        batch = batch_of([name], [waveform], normalize_input=self.normalize_input)
+        batch = batch_of(
+            [name],
+            [waveform],
+            normalize_input=self.normalize_input,
+            normalize_eps=self.normalize_eps,
+        )
         return self.batch_features(batch)[0]
 
     @torch.no_grad()
@@ -212,6 +219,7 @@ def features(options: FeatureOptions, files: Sequence[str]) -> ExitCode:
             model.frames([utterance.samples for utterance in manifest.utterances]),
             options.batch_size,
             normalize_input=model.normalize_input,
+            normalize_eps=model.normalize_eps,
             workers=options.num_workers,
             failures=failures,
         )
@@ -253,6 +261,7 @@ def recording_batches(
                 [names[n] for n in batch],
                 [waveforms[n] for n in batch],
                 normalize_input=model.normalize_input,
+                normalize_eps=model.normalize_eps,
             )
 
 

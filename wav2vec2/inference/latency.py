@@ -16,7 +16,12 @@ from wav2vec2.decoding.greedy import Decoder, Hypothesis
 from wav2vec2.files.filelists import Manifest, read_manifest
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
 from wav2vec2.inference.batches import AudioBatch
-from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
+from wav2vec2.inference.recogniser import (
+    Recogniser,
+    RecogniserOptions,
+    complete_decoding,
+    prepare_decoder,
+)
 from wav2vec2.inference.scoring import Score
 
 References = dict[str, tuple[list[str], str]]
@@ -61,6 +66,7 @@ def measure_latency(
     """Measure each batch size on the whole subset; write and print the results."""
     output_dir = prepare_folder("--output_dir", benchmark.output_dir)
     recogniser = Recogniser.load(options)
+    decoding = complete_decoding(decoding, recogniser)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
     manifest = read_manifest(benchmark.dataset_dir, benchmark.subset)
     references = read_references(recogniser, manifest, decoding)

@@ -15,6 +15,7 @@ from wav2vec2.config import Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.decoding.beam_search import DecodingOptions, build_decoder
 from wav2vec2.decoding.greedy import Decoder
+from wav2vec2.decoding.shipped_model import with_shipped_model
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
 from wav2vec2.inference.batches import AudioBatch, subset_batches
@@ -97,6 +98,11 @@ class Recogniser:
         return self.architecture.normalize_input
 
     @property
+    def normalize_eps(self) -> float:
+        """What is added to the variance for it."""
+        return self.architecture.normalize_eps
+
+    @property
     def frame_samples(self) -> int:
         """Samples from one frame to the next."""
         return math.prod(stride for _, _, stride in self.architecture.conv_layers)
@@ -147,6 +153,7 @@ class Recogniser:
             self.frames(manifest),
             size,
             normalize_input=self.normalize_input,
+            normalize_eps=self.normalize_eps,
             workers=workers,
             share=(rank, ranks),
             failures=failures,
@@ -167,6 +174,15 @@ class Recogniser:
             return read_labels(manifest, "wrd")
         lines = self.references(manifest)
         return {key: self.vocabulary.words(line.split()) for key, line in lines.items()}
+
+
+def complete_decoding(options: DecodingOptions, recogniser: Recogniser) -> DecodingOptions:
+    """The options with the language model in the checkpoint's folder, if it has one and the flags
+    name no other.  Logs what is used."""
+    options, note = with_shipped_model(options, recogniser.checkpoint)
+    if note:
+        _log.warning("note: %s", note)
+    return options
 
 
 def prepare_decoder(options: DecodingOptions, vocabulary: Vocabulary) -> Decoder:

@@ -28,7 +28,12 @@ from wav2vec2.decoding.timed_words import Transcript, srt, vtt
 from wav2vec2.files.filelists import read_manifest
 from wav2vec2.files.output import prepare_folder, write_lines
 from wav2vec2.files.text import read_lines
-from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
+from wav2vec2.inference.recogniser import (
+    Recogniser,
+    RecogniserOptions,
+    complete_decoding,
+    prepare_decoder,
+)
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
 
 STANDARD_INPUT = "-"
@@ -75,6 +80,7 @@ def transcribe(
             "--output_dir"
         )
     recogniser = Recogniser.load(model)
+    decoding = complete_decoding(decoding, recogniser)
     decoder = prepare_decoder(decoding, recogniser.vocabulary)
     transcriber = Transcriber(recogniser, decoder, windows, model.batch_size)
     failures = Failures()

@@ -29,7 +29,12 @@ from wav2vec2.decoding.windows import Window, cut_path, plan_windows
 from wav2vec2.inference.align import Alignment, align_waveform
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.device import usable_device
-from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
+from wav2vec2.inference.recogniser import (
+    Recogniser,
+    RecogniserOptions,
+    complete_decoding,
+    prepare_decoder,
+)
 from wav2vec2.text.vocabulary import WORD_END, Spelling
 
 Key = TypeVar("Key")
@@ -77,6 +82,7 @@ def load(
     recogniser = Recogniser.from_checkpoint(
         model.checkpoint, usable_device(device), model.precision
     )
+    search = complete_decoding(search, recogniser)
     decoder = prepare_decoder(search, recogniser.vocabulary)
     return Transcriber(recogniser, decoder, windows, model.batch_size)
 
@@ -263,6 +269,9 @@ class Transcriber:
 
     def _logits(self, batch: list[RecordingWindow]) -> list[Tensor]:
         normalized = self.recogniser.normalize_input
-        rows = [w.recording.waveform.read(*w.samples, normalized=normalized) for w in batch]
+        eps = self.recogniser.normalize_eps
+        rows = [
+            w.recording.waveform.read(*w.samples, normalized=normalized, eps=eps) for w in batch
+        ]
         names = [str(number) for number in range(len(batch))]
         return self.recogniser.logits(batch_of(names, rows, normalize_input=False))

@@ -4,6 +4,7 @@ The format is detected from the content, not from the name.  Every reader return
 (native.py), and every writer takes one.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,8 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
     whose file has none.  UserError if it is none of these or not fully understood.
     """
     path = Path(path)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
     content = _read(path, None if dictionary is None else Path(dictionary))
     native.check_entries(content, str(path))
     return content
@@ -47,8 +50,6 @@ def _read(path: Path, dictionary: Path | None) -> dict[str, Any]:
             f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
         )
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
     gate.regular_file(path)
     if onnx.is_onnx(path):
         raise UserError(

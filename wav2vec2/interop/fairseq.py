@@ -20,6 +20,7 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture, Hourglass
 from wav2vec2.files.output import write_lines
+from wav2vec2.files.text import shown
 from wav2vec2.files.torch_file import write_torch_file
 from wav2vec2.interop import native
 from wav2vec2.interop.state_dict import (
@@ -27,6 +28,7 @@ from wav2vec2.interop.state_dict import (
     TRUNK,
     Kind,
     fitting_weights,
+    refuse_other_model,
     rename,
     rename_all,
 )
@@ -112,6 +114,10 @@ def read_fairseq(
     is the one in the file, or `dict.<labels>.txt` beside it.  UserError names what is missing.
     """
     model, task = _configuration(content, source)
+    for name in (model.get("_name"), model.get("arch"), task.get("_name")):
+        refuse_other_model(name, source)
+    adapters = (n for n in content["model"] if isinstance(n, str) and ".adapter_layer." in n)
+    refuse_other_model(next(adapters, None), source)
     weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
     normalize = {"normalize": (task if "normalize" in task else model).get("normalize")}
     if not any(name.startswith(CTC_TRUNK) for name in weights):
@@ -193,7 +199,7 @@ def setting(
     """
     value = values.get(name)
     if type(value) is not kind:
-        found = "lacks it" if value is None else f"says {value!r}"
+        found = "lacks it" if value is None else f"says {shown(value)}"
         raise UserError(
             f"{source}: {name} must be known to read its weights, and its configuration {found}; "
             "use another copy"
@@ -218,7 +224,9 @@ def _architecture(
 
     activation = settings.get("activation_fn", "gelu")
     if activation != "gelu":
-        raise UserError(f"{source}: its activation_fn is {activation!r}; only gelu is known here")
+        raise UserError(
+            f"{source}: its activation_fn is {shown(activation)}; only gelu is known here"
+        )
     layers = sorted({found[0] for found in map(_LAYER.match, trunk) if found})
     try:
         (dim,) = shape("mask_emb")
@@ -264,7 +272,7 @@ def parse_conv_layers(text: str) -> tuple[tuple[int, int, int], ...]:
         layers = _literal(ast.parse(text.strip(), mode="eval").body)
         return tuple((channels, kernel, stride) for channels, kernel, stride in layers)
     except (SyntaxError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"conv_feature_layers {text[:200]!r} is no list of convolutions") from None
+        raise ValueError(f"conv_feature_layers {shown(text)} is no list of convolutions") from None
 
 
 def _literal(node: ast.expr) -> Any:
@@ -327,6 +335,11 @@ def write_fairseq(content: dict[str, Any], path: Path) -> None:
         write_torch_file(path, converted)
         return
     symbols = content["dictionary"].split()
+    if len(set(symbols)) != len(symbols):
+        raise UserError(
+            f"{path}: not written; two units of its dictionary are written alike, which fairseq's "
+            "cannot list"
+        )
     dictionary = path.with_name(f"dict.{content['labels']}.txt")
     exists = dictionary.exists()
     if exists and parse_dictionary(dictionary.read_text("utf-8"), dictionary) != symbols:

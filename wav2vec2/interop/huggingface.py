@@ -19,8 +19,8 @@ Differences between the two formats:
   is never the largest.
 - `do_normalize` becomes `normalize_input`.  Published `group` models say true although Base was
   pre-trained without; the norm in their extractor removes scale and offset, so results differ
-  little.  transformers adds 1e-7 to the variance, we (and fairseq) 1e-5: this matters only for very
-  quiet recordings.
+  little.  transformers adds 1e-7 to the variance, we (and fairseq) 1e-5, which changes the frames
+  of quiet recordings: a model from there keeps its 1e-7 here.  One written for it gets 1e-7 there.
 - transformers' group norm includes padding, ours does not.  `group` models give equal results for
   single utterances or equal lengths; `layer` models also for padded batches with their attention
   mask, which `return_attention_mask` asks for.
@@ -49,7 +49,7 @@ from wav2vec2.interop.huggingface_config import (
     check_contrastive_widths,
     config_of_architecture,
     preprocessor_of_architecture,
-    read_normalize_input,
+    read_normalization,
     vocabulary_size,
 )
 from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_files
@@ -82,11 +82,13 @@ _RENAMES = [
     (r"^proj\.", "lm_head."),
 ]
 
-_NEWER_WEIGHT_NORM = [
+_OTHER_NAMES = [
+    (r"(^|\.)mask_time_emb_vector$", r"\1masked_spec_embed"),  # of early recognisers
     (r"(\.pos_conv_embed\.conv\.)weight_g$", r"\1parametrizations.weight.original0"),
     (r"(\.pos_conv_embed\.conv\.)weight_v$", r"\1parametrizations.weight.original1"),
 ]
-"""torch's newer names for gain and direction of a weight-normalised convolution."""
+"""Other names that files have -> those above: the mask vector's first name, and torch's newer names
+for gain and direction of a weight-normalised convolution."""
 
 _MASK_VECTOR = "wav2vec2.masked_spec_embed"
 _PROJECTION = "wav2vec2.feature_projection.projection."
@@ -133,10 +135,10 @@ def read_huggingface(folder: Path) -> dict[str, Any]:
     source = folder / _CONFIG
     config = read_object(source)
     architecture = architecture_of_config(config, source)
-    architecture = replace(architecture, normalize_input=read_normalize_input(folder))
+    architecture = replace(architecture, **read_normalization(folder))
     tensors = read_weights(folder)
     prefix = [] if trunk_weights(tensors) else [("^", TRUNK)]  # a bare Wav2Vec2Model has none
-    tensors = rename_all(tensors, _NEWER_WEIGHT_NORM + prefix, str(folder))
+    tensors = rename_all(tensors, _OTHER_NAMES + prefix, str(folder))
     check_claims(architecture, tensors, str(folder))
     if not _has_projection(architecture):
         _drop_identity(tensors, architecture.dim, folder)

@@ -10,6 +10,8 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.files.model_folder import read_object
+from wav2vec2.files.text import shown
+from wav2vec2.interop.state_dict import refuse_other_model
 from wav2vec2.numerics import NORM_EPS
 
 _NUMBERS = {
@@ -44,20 +46,34 @@ _PREPROCESSOR = {
 }
 """The same for the preprocessor."""
 
+THEIR_EPS = 1e-7
+"""What transformers adds to the variance when it normalises."""
+
+_OUR_EPS = "normalize_eps"
+"""Key, for ourselves, of what a model written here adds; transformers ignores it."""
+
 _CONVOLUTIONS = ("conv_dim", "conv_kernel", "conv_stride")
 
 
 def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture:
     """The architecture of a config.json; UserError names `source` and the key.
 
-    `normalize_input` is not in this file, see `read_normalize_input`.
+    The normalisation is not in this file, see `read_normalization`.
     """
     if "model_type" not in config:
         raise UserError(f"{source}: has no model_type; it is not the config of a model")
+    if config["model_type"] != "wav2vec2":
+        refuse_other_model(config["model_type"], f"{source}: model_type")
+    classes = config.get("architectures")
+    for name in classes if isinstance(classes, list) else []:
+        refuse_other_model(name, f"{source}: architectures")
+    if config.get("adapter_attn_dim") is not None or config.get("add_adapter"):
+        key = "add_adapter" if config.get("add_adapter") else "adapter_attn_dim"
+        refuse_other_model("adapters", f"{source}: {key}")
     _require(config, _FIXED, source)
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
-        raise UserError(f"{source}: feat_extract_norm is {norm!r}, not 'group' or 'layer'")
+        raise UserError(f"{source}: feat_extract_norm is {shown(norm)}, not 'group' or 'layer'")
     base = Architecture()
     values: dict[str, Any] = {
         ours: _setting(config, theirs, getattr(base, ours), source)
@@ -79,7 +95,9 @@ def _require(config: dict[str, Any], values: dict[str, Any], source: Path) -> No
     """Raise UserError if a key of `config` has another value than in `values`."""
     for key, value in values.items():
         if config.get(key, value) != value:
-            raise UserError(f"{source}: {key} is {config[key]!r}; only {value!r} is supported")
+            raise UserError(
+                f"{source}: {key} is {shown(config[key])}; only {shown(value)} is supported"
+            )
 
 
 def _is_size(value: Any) -> bool:
@@ -97,7 +115,7 @@ def _setting(config: dict[str, Any], key: str, default: Any, source: Path) -> An
     else:
         valid, wanted = _is_size(value), "a whole number of at least 1"
     if not valid:
-        raise UserError(f"{source}: {key} is {value!r}, not {wanted}")
+        raise UserError(f"{source}: {key} is {shown(value)}, not {wanted}")
     return value
 
 
@@ -133,8 +151,9 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def read_normalize_input(folder: Path) -> bool:
-    """Whether the preprocessor of a folder normalises each utterance (`do_normalize`)."""
+def read_normalization(folder: Path) -> dict[str, Any]:
+    """Whether the preprocessor of a folder normalises each utterance (`do_normalize`), and with
+    what added to the variance, under the names of an Architecture."""
     path = folder / "processor_config.json"  # of transformers >= 5, for all parts
     values = read_object(path).get("feature_extractor") if path.is_file() else None
     if values is None:
@@ -148,7 +167,12 @@ def read_normalize_input(folder: Path) -> bool:
     if not isinstance(values, dict):
         raise UserError(f"{path}: feature_extractor is not an object; fetch it again")
     _require(values, _PREPROCESSOR, path)
-    return _setting(values, "do_normalize", True, path)
+    if not _setting(values, "do_normalize", True, path):
+        return {"normalize_input": False}
+    eps = values.get(_OUR_EPS, THEIR_EPS)
+    if type(eps) is not float or not 0 < eps < 1:
+        raise UserError(f"{path}: {_OUR_EPS} is {shown(eps)}, not a number such as 1e-5")
+    return {"normalize_input": True, "normalize_eps": eps}
 
 
 def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
@@ -162,5 +186,6 @@ def preprocessor_of_architecture(architecture: Architecture) -> dict[str, Any]:
         "padding_side": "right",
         "padding_value": 0.0,
         "do_normalize": architecture.normalize_input,
+        **({_OUR_EPS: architecture.normalize_eps} if architecture.normalize_input else {}),
         "return_attention_mask": architecture.extractor_norm == "layer",
     }

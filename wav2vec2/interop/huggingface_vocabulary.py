@@ -16,6 +16,7 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.model_folder import read_object
+from wav2vec2.files.text import shown
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 _ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -33,42 +34,59 @@ def read_vocabulary(
 ) -> tuple[Vocabulary, list[int | None]]:
     """The vocabulary of a folder, and the row of each symbol in its output layer of `size` rows.
 
-    The row is None for a special token that they lack.  UserError names the file and the token if
-    tokens and rows do not match, or a token cannot be a symbol here.
+    The row is None for a special token that they lack.  Tokens that their decoder writes alike
+    become units of one symbol: white space beside the word delimiter, and both cases if it lowers
+    them.  A row in a gap of the ids is written as <unk>, as there.  UserError names the file and
+    the token if tokens and rows do not match, or a token cannot be a symbol here.
     """
     path = folder / "tokenizer_config.json"
     options = read_object(path) if path.is_file() else {}
     spelling = _spelling(options, path)
     ids = _read_ids(folder, options)
-    names = _role_names(folder, options, ids)
-    _check_blank(folder, config, names["pad_token"], ids)
+    names = _role_names(folder, options, ids, size)
+    _check_blank(folder, config, names["pad_token"], ids, size)
     # A special token outside the output layer is one that they lack.
     rows = [row if row is not None and row < size else None for row in map(ids.get, names.values())]
-    symbols: dict[str, None] = {}
-    for token, row in sorted(ids.items(), key=lambda item: item[1]):
-        if token in names.values():
+    symbols: list[str] = []
+    tokens = {row: token for token, row in ids.items() if token not in names.values()}
+    for row in sorted(tokens.keys() | _gaps(folder, ids, size)):
+        if row >= size:  # no output for it: the model never writes it
             continue
         rows.append(row)
-        symbol = _symbol(token, options, spelling, folder)
-        if symbol in SPECIALS or symbol in symbols:
-            raise UserError(
-                f"{folder / 'vocab.json'}: {symbol!r} would stand for two rows here; rename one"
-            )
-        symbols[symbol] = None
-    _check_rows(folder, ids, rows, size)
-    return Vocabulary([*symbols], spelling), rows
+        known = row in tokens
+        symbols.append(_symbol(tokens[row], options, spelling, folder) if known else "<unk>")
+    if not symbols:
+        raise UserError(f"{folder / 'vocab.json'}: lists no symbols; fetch it again")
+    return Vocabulary(symbols, spelling, repeated=True), rows
+
+
+def _gaps(folder: Path, ids: dict[str, int], size: int) -> set[int]:
+    """The rows of the output layer below the last token's that have none; UserError if there are
+    rows behind it."""
+    nameless = set(range(size)) - set(ids.values())
+    last = max(row for row in ids.values() if row < size)
+    behind = sorted(row for row in nameless if row > last)
+    if behind:
+        raise UserError(
+            f"{folder / 'vocab.json'}: has no token for {', '.join(map(str, behind[:10]))} of the "
+            f"{size} rows of the output layer; add them, or fetch added_tokens.json, too"
+        )
+    return nameless
 
 
 def _spelling(options: dict[str, Any], path: Path) -> Spelling:
     name = options.get("tokenizer_class", "Wav2Vec2CTCTokenizer")
+    name = name.removesuffix("Fast") if isinstance(name, str) else shown(name)
     if name not in _TOKENIZERS:
         raise UserError(
-            f"{path}: tokenizer_class is {name!r}; only {', '.join(_TOKENIZERS)} can be read here"
+            f"{path}: tokenizer_class is {shown(name)}; only {', '.join(_TOKENIZERS)} can be read "
+            "here"
         )
     joint = options.get("replace_word_delimiter_char", " ")
     if joint != " ":
         raise UserError(
-            f"{path}: replace_word_delimiter_char is {joint!r}; here words are separated by spaces"
+            f"{path}: replace_word_delimiter_char is {shown(joint)}; here words are separated by "
+            "spaces"
         )
     return _TOKENIZERS[name]
 
@@ -81,13 +99,17 @@ def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
     for token, row in ids.items():
         if isinstance(row, dict):
             raise UserError(
-                f"{path}: a vocabulary for each language ({token!r}, ...); save the tokenizer of "
-                "one language with its model, without adapters"
+                f"{path}: a vocabulary for each language ({shown(token)}, ...), as MMS has; save "
+                "the tokenizer of one language with its model, without adapters"
             )
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
-            raise UserError(f"{path}: {token!r} has the id {row!r}, not a whole number from 0")
+            raise UserError(
+                f"{path}: {shown(token)} has the id {shown(row)}, not a whole number from 0"
+            )
         if row in taken:
-            raise UserError(f"{path}: {taken[row]!r} and {token!r} have the same id {row}")
+            raise UserError(
+                f"{path}: {shown(taken[row])} and {shown(token)} have the same id {row}"
+            )
         taken[row] = token
     for token, row in _added_tokens(folder, options).items():
         # vocab.json has precedence over added tokens.
@@ -119,9 +141,13 @@ def _added_tokens(folder: Path, options: dict[str, Any]) -> dict[str, int]:
 
 
 def _role_names(
-    folder: Path, options: dict[str, Any], ids: dict[str, int]
+    folder: Path, options: dict[str, Any], ids: dict[str, int], size: int
 ) -> dict[str, str | None]:
-    """The token of each role; None if there is none."""
+    """The token of each role; None if there is none.
+
+    Adds to `ids` what their tokenizer adds: a role's token that no file lists is the next one, and
+    has a row if the output layer of `size` rows is long enough.
+    """
     path = folder / "special_tokens_map.json"
     options = {**(read_object(path) if path.is_file() else {}), **options}
     names: dict[str, str | None] = {}
@@ -131,22 +157,34 @@ def _role_names(
         names[role] = next(free, None)
         if role == "pad_token" and names[role] != candidates[0]:
             raise UserError(
-                f"{folder / 'vocab.json'}: does not list the pad_token {candidates[0]!r}, which is "
-                "CTC's blank; fetch the tokenizer files that belong to this model"
+                f"{folder / 'vocab.json'}: does not list the pad_token {shown(candidates[0])}, "
+                "which is CTC's blank; fetch the tokenizer files that belong to this model"
             )
+        wanted = candidates[0]
+        if names[role] is None and isinstance(wanted, str) and wanted not in ids:
+            row = len(ids)
+            if row < size and row not in ids.values():
+                ids[wanted], names[role] = row, wanted
+    if names["bos_token"] is None and "<pad>" in ids.keys() - names.values():
+        names["bos_token"] = "<pad>"  # beside another blank; row 1 has this name here
     return names
 
 
 def _check_blank(
-    folder: Path, config: dict[str, Any], blank: str | None, ids: dict[str, int]
+    folder: Path, config: dict[str, Any], blank: str | None, ids: dict[str, int], size: int
 ) -> None:
     """Raise UserError unless config.json, as trained, and the tokenizer have the same blank."""
     trained = config.get("pad_token_id")
     assert blank is not None
+    if ids[blank] >= size:
+        raise UserError(
+            f"{folder / 'vocab.json'}: lists the blank {shown(blank)} as {ids[blank]}, but the "
+            f"output layer has {size} rows; fetch the tokenizer files that belong to this model"
+        )
     if trained is not None and trained != ids[blank]:
         raise UserError(
             f"{folder / 'config.json'}: pad_token_id is {trained}, but the tokenizer's pad_token "
-            f"{blank!r} is {ids[blank]}; set it to the id of the blank it was trained with"
+            f"{shown(blank)} is {ids[blank]}; set it to the id of the blank it was trained with"
         )
 
 
@@ -154,6 +192,8 @@ def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Pat
     """The symbol of a token; UserError if it cannot be in a dictionary."""
     if spelling is Spelling.LETTERS:
         if token == _content(options.get("word_delimiter_token", WORD_END)):
+            return WORD_END
+        if token.isspace():  # written as it is, which ends a word
             return WORD_END
         if token == WORD_END:
             raise UserError(
@@ -164,27 +204,10 @@ def _symbol(token: str, options: dict[str, Any], spelling: Spelling, folder: Pat
             token = token.lower()
     if token.split() != [token]:
         raise UserError(
-            f"{folder / 'vocab.json'}: the token {token!r} is empty or has white space; rename it "
-            "to a symbol without"
+            f"{folder / 'vocab.json'}: the token {shown(token)} is empty or has white space; "
+            "rename it to a symbol without"
         )
     return token
-
-
-def _check_rows(folder: Path, ids: dict[str, int], rows: list[int | None], size: int) -> None:
-    path = folder / "vocab.json"
-    known = set(rows)
-    beyond = [token for token, row in ids.items() if row in known and row >= size]
-    if beyond:
-        raise UserError(
-            f"{path}: lists {beyond[0]!r} as {ids[beyond[0]]}, but the output layer has {size} "
-            "rows; fetch the tokenizer files that belong to this model"
-        )
-    nameless = sorted(set(range(size)) - known)
-    if nameless:
-        raise UserError(
-            f"{path}: has no token for {', '.join(map(str, nameless[:10]))} of the {size} rows of "
-            "the output layer; add them, or fetch added_tokens.json, too"
-        )
 
 
 def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str, Any]]:
@@ -196,6 +219,11 @@ def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str,
         raise UserError(
             f"{folder}: not written; transformers has no CTC tokenizer for sentencepiece units, "
             "only for letters and phonemes"
+        )
+    if vocabulary.repeats:
+        raise UserError(
+            f"{folder}: not written; two units of its dictionary are written alike, which "
+            "vocab.json cannot list"
         )
     symbols = (*_ROLES.values(), *vocabulary.symbols[len(SPECIALS) :])
     options: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **_ROLES}

@@ -211,7 +211,7 @@ def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
     # Checkpoints older than this entry are of letters.
     symbols = parse_dictionary(content["dictionary"], f"{source} (dictionary)")
     spelling = Spelling(content.get("spelling", Spelling.LETTERS.value))
-    return Vocabulary(symbols, spelling, subwords)
+    return Vocabulary(symbols, spelling, subwords, repeated=True)
 
 
 def _output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:

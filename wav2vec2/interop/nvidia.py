@@ -11,6 +11,7 @@ from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Hourglass
+from wav2vec2.files.text import shown
 from wav2vec2.interop import fairseq
 from wav2vec2.interop.state_dict import rename_all
 from wav2vec2.text.vocabulary import Vocabulary
@@ -68,5 +69,5 @@ def _hourglass(args: dict[str, Any], source: Path) -> Hourglass | None:
         return Hourglass.parse(text, resampling)
     except (AttributeError, ValueError):
         raise UserError(
-            f"{source}: its hourglass_transformer {text!r} is not of the form [2,(8,4),2]"
+            f"{source}: its hourglass_transformer {shown(text)} is not of the form [2,(8,4),2]"
         ) from None

@@ -11,6 +11,7 @@ Needs the optional packages onnx and onnxscript, and for 8 bits onnxruntime.
 """
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
 
 def is_onnx(path: str | Path) -> bool:
     """Whether a file begins as an ONNX model does."""
-    if not Path(path).is_file():  # a folder, a pipe, or missing: the error comes when it is read
+    if not os.path.isfile(path):  # a folder, a pipe, or missing: the error comes when it is read
         return False
     with open(path, "rb") as file:
         return file.read(1) == _FIRST_BYTE
@@ -101,10 +102,12 @@ class OnnxRecogniser:
                 f"{path}: onnxruntime cannot read it ({reason}); it is damaged, or of a newer "
                 "version: write it again with `python -m utils.checkpoints.convert`"
             ) from None
-        about = self._session.get_modelmeta().custom_metadata_map
-        self.content = torch_export.parse_description(
-            about.get(torch_export.DESCRIPTION, "{}"), str(path)
-        )
+        try:
+            about = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError:
+            raise gate.damaged(path) from None
+        text = about.get(torch_export.DESCRIPTION, "{}")
+        self.content = torch_export.parse_description(text, str(path))
         native.check_entries({**self.content, "model": {}}, str(path))
         self._check_graph(str(path))
         self._conv_layers = native.architecture_of(self.content, str(path)).conv_layers

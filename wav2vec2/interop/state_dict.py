@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -120,6 +121,36 @@ def trunk_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.startswith(TRUNK)}
 
 
+_OTHER_MODELS = {
+    "hubert": "HuBERT",
+    "wavlm": "WavLM",
+    "data2vec": "data2vec",
+    "conformer": "a wav2vec 2.0 with Conformer layers",
+    "unispeech": "UniSpeech",
+    "sew": "SEW",
+    "bert": "w2v-BERT",
+    "whisper": "Whisper, a sequence-to-sequence model",
+    "encoder-decoder": "a sequence-to-sequence model",
+    "seq2seq": "a sequence-to-sequence model",
+    "speech_to_text": "a sequence-to-sequence model",
+    "classification": "a classifier, which writes no text",
+    "xvector": "a classifier of speakers, which writes no text",
+    "adapter": "MMS, or another model with adapters in its layers",
+}
+"""Part of a name by which files say what they are, in lower case -> what that is."""
+
+
+def refuse_other_model(name: Any, source: Path | str) -> None:
+    """UserError if `name`, of a model or a weight in a file, is of a kind that is not read here."""
+    for part, what in _OTHER_MODELS.items():
+        if isinstance(name, str) and part in name.lower():
+            raise UserError(
+                f"{source}: {what} ({shown(name)}); here wav2vec 2.0 is read, pre-trained or with "
+                "CTC: run this model in the program that made it, or give another, such as "
+                "facebook/wav2vec2-base (to fine-tune) or facebook/wav2vec2-base-960h"
+            )
+
+
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:
     """`name` after each rule (regular expression, replacement) in turn."""
     for pattern, replacement in rules:
@@ -138,7 +169,8 @@ def rename_all(
         usual = rename(name, rules)
         if usual in renamed:
             raise UserError(
-                f"{source}: holds {usual:.200} twice, in two spellings: damaged; use another copy"
+                f"{source}: holds {_plain(usual)} twice, in two spellings: damaged; use another "
+                "copy"
             )
         renamed[usual] = tensor
     return renamed
@@ -157,7 +189,7 @@ def match_weights(
     """
     names = {their_name(name): name for name in expected}
     problems = [f"{name} is missing" for name in names if name not in weights]
-    problems += [f"{name!s:.200} is unknown" for name in weights if name not in names]
+    problems += [f"{_plain(name)} is unknown" for name in weights if name not in names]
     for theirs, ours in names.items():
         shape = list(expected[ours].shape)
         found = _shape_of(weights[theirs]) if theirs in weights else shape
@@ -171,6 +203,12 @@ def match_weights(
             "models; use another copy"
         )
     return {ours: weights[theirs].float() for theirs, ours in names.items()}
+
+
+def _plain(name: Any) -> str:
+    """A weight's name for an error message: as it is if that fits on a line."""
+    usual = isinstance(name, str) and name.isprintable() and len(name) < 200
+    return name if usual else shown(name)
 
 
 def is_weight(value: Any) -> bool:

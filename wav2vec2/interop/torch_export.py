@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wav2vec2.audio.decode import NORMALIZE_EPS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
+from wav2vec2.config import Architecture
 from wav2vec2.ctc import BLANK, Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import frame_count, sample_count, valid_steps
 from wav2vec2.files import gate
@@ -72,10 +72,11 @@ def standardise(x: Tensor, valid: Tensor, eps: float) -> Tensor:
 class Graph(nn.Module):
     """A recogniser for padded batches, without a branch or a loop over rows."""
 
-    def __init__(self, model: Wav2Vec2ForCTC, *, normalize_input: bool):
+    def __init__(self, model: Wav2Vec2ForCTC, architecture: Architecture):
         super().__init__()
         self.model = model
-        self.normalize_input = normalize_input
+        self.normalize_input = architecture.normalize_input
+        self.normalize_eps = architecture.normalize_eps
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`waveforms` `[batch, samples]` and `lengths` `[batch]` -> logits and valid frames."""
@@ -83,7 +84,7 @@ class Graph(nn.Module):
         frames = frame_count(waveforms.shape[1], trunk.feature_extractor.spec)
         if self.normalize_input:
             valid = valid_steps(lengths, waveforms.shape[1], lengths.device)
-            waveforms = standardise(waveforms, valid, NORMALIZE_EPS)
+            waveforms = standardise(waveforms, valid, self.normalize_eps)
         raw = trunk.feature_extractor(self._whole_groups(waveforms, frames), lengths)
         counts = trunk.frames(lengths)
         context = trunk.encode(
@@ -116,7 +117,7 @@ def export_graph(content: dict[str, Any], source: str) -> torch.export.ExportedP
     `source`."""
     model, _ = native.load_ctc(content, source)
     architecture = native.architecture_of(content, source)
-    graph = Graph(model, normalize_input=architecture.normalize_input).eval()
+    graph = Graph(model, architecture).eval()
     shortest = sample_count(2, architecture.conv_layers)
     free = torch.export.Dim.DYNAMIC
     # Sizes that no part of a model has: the export treats equal sizes as always equal.

@@ -75,15 +75,27 @@ class Vocabulary:
         symbols: Sequence[str],
         spelling: Spelling = Spelling.LETTERS,
         subwords: SubwordModel | None = None,
+        *,
+        repeated: bool = False,
     ):
         """`symbols`: of the dictionary, in file order, without the special ones; `subwords`: the
-        model that splits words into them, if they are pieces."""
+        model that splits words into them, if they are pieces.
+
+        `repeated`: several units may be written alike, as in some models of other toolkits; labels
+        then mean the first.  Default is UserError.
+        """
         self.spelling, self.subwords = spelling, subwords
         self.symbols = (*SPECIALS, *symbols)
-        self._ids = {symbol: index for index, symbol in enumerate(self.symbols)}
-        if len(self._ids) != len(self.symbols):
+        numbered = list(enumerate(self.symbols))
+        self._ids = {symbol: index for index, symbol in reversed(numbered)}
+        if self.repeats and not repeated:
             twice = [s for s, n in Counter(self.symbols).items() if n > 1]
             raise UserError(f"dictionary: symbol {twice[0]!r} is listed twice; remove one")
+
+    @property
+    def repeats(self) -> bool:
+        """Whether several units are written alike."""
+        return len(self._ids) != len(self.symbols)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -159,7 +171,7 @@ def parse_dictionary(text: str, source: str | Path) -> list[str]:
             continue
         if len(fields) > 2 or (len(fields) == 2 and not fields[1].isdigit()):
             raise UserError(
-                f"{source}:{number}: expected 'symbol count' like 'E 1089', got {line!r}"
+                f"{source}:{number}: expected 'symbol count' like 'E 1089', got {line[:100]!r}"
             )
         if fields[0] in SPECIALS:
             raise UserError(

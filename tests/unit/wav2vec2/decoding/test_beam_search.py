@@ -298,8 +298,6 @@ def test_without_the_package_the_way_out_is_named(tmp_path):
     "flags, complaint",
     [
         ({"lm": "x.arpa"}, "--lm: greedy search does not use it; add --decoder beam"),
-        ({"decoder": "beam"}, "give --lm, --lexicon or both"),
-        ({"decoder": "beam", "lm": "x", "word_score": 1.0}, "give --lexicon"),
         ({"decoder": "beam", "lm": "x", "beam": 0}, "--beam 0"),
         ({"decoder": "beam", "lm": "x", "beam_size_token": -1}, "--beam_size_token -1"),
         ({"decoder": "beam", "lm": "x", "beam_threshold": 0.0}, "--beam_threshold 0.0"),
@@ -308,6 +306,19 @@ def test_without_the_package_the_way_out_is_named(tmp_path):
 def test_flags_that_contradict_each_other(flags, complaint):
     with pytest.raises(UserError, match=complaint):
         DecodingOptions(**flags)
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        ({}, "give --lm, --lexicon or both"),
+        ({"lm": "x", "word_score": 1.0}, "give --lexicon"),
+    ],
+)
+def test_what_beam_search_needs(flags, complaint):
+    """Known only with the checkpoint, whose folder may bring a model."""
+    with pytest.raises(UserError, match=complaint):
+        build_decoder(DecodingOptions(decoder="beam", **flags), LETTERS)
 
 
 def test_a_model_in_another_encoding(tmp_path):

@@ -28,6 +28,7 @@ class Local:
 
     def __init__(self, shortening: int, normalize_input: bool):
         self.shortening, self.normalize_input = shortening, normalize_input
+        self.normalize_eps = 1e-5
         self.model, self.batches = self, []
 
     def frames(self, samples):

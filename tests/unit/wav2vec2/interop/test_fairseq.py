@@ -332,3 +332,31 @@ def test_other_files_are_refused(save, tmp_path):
     nested["cfg"]["model"]["w2v_args"] = None
     with pytest.raises(UserError, match=r"what model was fine-tuned \(w2v_args\)"):
         checkpoints.read_checkpoint(save(nested))
+
+
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("hubert", "HuBERT"),
+        ("hubert_ctc", "HuBERT"),
+        ("data2vec_audio", "data2vec"),
+        ("wav2vec_seq2seq", "a sequence-to-sequence model"),
+        ("wav2vec2_classification", "a classifier"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["cfg", "args"])
+def test_other_models_are_named(name, what, layout, save):
+    content = fairseq_finetuned(BASE_LIKE, layout)
+    if layout == "cfg":
+        content["cfg"]["model"]["_name"] = name
+    else:
+        content["args"].arch = name
+    with pytest.raises(UserError, match=f"{what}.* or give another, such as facebook/wav2vec2"):
+        checkpoints.read_checkpoint(save(content))
+
+
+def test_adapters_of_mms_are_named(save):
+    content = fairseq_finetuned(BASE_LIKE)
+    content["model"]["w2v_encoder.w2v_model.encoder.layers.0.adapter_layer.W_a"] = torch.ones(1)
+    with pytest.raises(UserError, match="MMS, or another model with adapters"):
+        checkpoints.read_checkpoint(save(content))

@@ -330,16 +330,16 @@ def rename(*pairs) -> dict:
     "ids, options, message",
     [
         (rename(("B", 6)), {}, "'A' and 'B' have the same id 6"),
-        (rename(("B", 8)), {}, r"lists 'B' as 8, but the output layer has 8 rows"),
+        (rename(("B", 8)), {}, "no token for 7 of the 8 rows"),
+        (rename(("<pad>", 8)), {}, r"lists the blank '<pad>' as 8, but the output layer has 8"),
         ({t: i for t, i in IDS.items() if t != "B"}, {}, "no token for 7 of the 8 rows"),
         (rename(("B", -1)), {}, "'B' has the id -1"),
         (rename(("B", "C"), ("C", 7.0)), {}, r"'C' has the id 7\.0"),
         (rename(("B", "")), {}, "'' is empty or has white space"),
-        (rename(("B", "\u2003")), {}, "is empty or has white space"),
+        (rename(("B", "\u2003x")), {}, "is empty or has white space"),
         ({"eng": IDS, "deu": IDS}, {}, r"a vocabulary for each language \('eng'"),
         (IDS, {"pad_token": "[PAD]"}, r"does not list the pad_token '\[PAD\]'"),
         (IDS, {"word_delimiter_token": "E"}, r"'\|' is a token but not the word_delimiter_token"),
-        (rename(("B", "e")), {"do_lower_case": True}, "'e' would stand for two rows"),
         (IDS, {"tokenizer_class": "WhisperTokenizer"}, "tokenizer_class is 'WhisperTokenizer'"),
         (IDS, {"replace_word_delimiter_char": ""}, "replace_word_delimiter_char is ''"),
         (IDS, {"added_tokens_decoder": {"x": {"content": "Y"}}}, "added tokens"),
@@ -372,7 +372,8 @@ def test_ordinary_token_under_a_special_name(recogniser):
     """The pad token is [PAD], and <pad> an ordinary token."""
     (recogniser / "vocab.json").write_text(json.dumps(rename(("<pad>", "[PAD]"), ("B", "<pad>"))))
     change(recogniser / "tokenizer_config.json", pad_token="[PAD]")
-    refused(recogniser, "'<pad>' would stand for two rows")
+    content = huggingface.read_huggingface(recogniser)
+    assert native.vocabulary_of(content, "test").symbols[4:] == ("|", "E", "A", "<pad>")
 
 
 def test_rows_follow_their_tokens(recogniser):
@@ -465,3 +466,23 @@ def test_a_file_in_place_of_the_parent_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .Not a directory"):
         huggingface.write_huggingface(ctc_content(), tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize(
+    "values, what",
+    [
+        ({"model_type": "hubert"}, r"model_type: HuBERT \('hubert'\)"),
+        ({"model_type": "wavlm"}, "WavLM"),
+        ({"model_type": "speech-encoder-decoder"}, "a sequence-to-sequence model"),
+        ({"model_type": "whisper"}, "Whisper"),
+        ({"model_type": "wav2vec2-bert"}, "w2v-BERT"),
+        ({"architectures": ["Wav2Vec2ForSequenceClassification"]}, "a classifier"),
+        ({"architectures": ["Wav2Vec2ForAudioFrameClassification"]}, "a classifier"),
+        ({"architectures": ["Wav2Vec2ForXVector"]}, "a classifier of speakers"),
+        ({"adapter_attn_dim": 16}, "adapter_attn_dim: MMS"),
+        ({"add_adapter": True}, "add_adapter: MMS, or another model with adapters"),
+    ],
+)
+def test_other_models_are_named(recogniser, values, what):
+    change(recogniser / "config.json", **values)
+    refused(recogniser, rf"config\.json: .*{what}.* or give another, such as facebook/wav2vec2")
