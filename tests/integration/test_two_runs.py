@@ -90,6 +90,7 @@ def test_a_killed_run_starts_again_at_once(tmp_path, start):
     assert "resuming from" in err
 
 
+@pytest.mark.long  # the unit tests hold its parts
 def test_force_stops_the_run_that_has_the_folder(tmp_path, start):
     first = start(tmp_path)
     second = start(tmp_path, "--force")
