@@ -129,9 +129,9 @@ def convert(task: tuple[Path, Path, int | None]) -> Converted:
     A task is (source, target, channel).
     """
     source, target, channel = task
-    if not source.exists():
+    if not os.path.exists(source):  # unlike pathlib's, false for a name that is too long
         return Converted(0, {"missing": f"{source}: no such file"})
-    if not is_regular(source) and not source.is_dir():
+    if not is_regular(source) and not os.path.isdir(source):
         return Converted(0, {"unreadable": f"{source}: not a file but a pipe or a device"})
     notes: Notes = {}
     try:
@@ -195,7 +195,7 @@ def _stamp(recording: Recording) -> list:
     """Path, size and time of a source: they show whether it changed; empty if it is missing."""
     try:
         facts = recording.source.stat()
-    except OSError:
+    except (OSError, ValueError):
         return []
     return [str(recording.source), facts.st_size, facts.st_mtime_ns]
 

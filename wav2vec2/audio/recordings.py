@@ -78,7 +78,7 @@ def recordings_below(folder: Path, name: str, without: Path | None = None) -> li
 def recordings_at(name: str) -> list[Recording]:
     """The file with that name, or the audio files below the folder with that name."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # unlike pathlib's, it raises nothing for a name that is too long
         return recordings_below(path, name)
     return [named_recording(recording_key(path, path.parent), path, name)]
 
