@@ -90,7 +90,8 @@ def named_recording(key: str, path: Path, name: str = "") -> Recording:
 
 def _kind(recording: Recording) -> str:
     """The suffix without its dot; for a zip member that of the archive."""
-    return recording.source.suffix.lstrip(".").lower().partition(":")[0]
+    kind = recording.source.suffix.lstrip(".").lower().partition(":")[0]
+    return recording_key(Path(kind), Path())
 
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:

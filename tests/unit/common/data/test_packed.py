@@ -358,7 +358,7 @@ def test_files_of_one_name_stay_apart(tmp_path):
         soundfile.write(path, noise(900, number), SAMPLE_RATE, subtype="PCM_16")
         files.append((f"{folder}/x.wav", 900))
     write_manifest(tmp_path / "in", "some", tmp_path / "in", files)
-    pack_filelists(options(tmp_path / "in", tmp_path / "out", subsets=("some",)))
+    pack_filelists(options(tmp_path / "in", tmp_path / "out", "some"))
     one, other = (read_manifest(tmp_path / place, "some") for place in ("in", "out"))
     assert [u.id for u in one.utterances] == ["a_x", "b_x"]
     assert_same_audio(one, other)
