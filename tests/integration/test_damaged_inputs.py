@@ -11,15 +11,19 @@ import pytest
 import soundfile
 
 from tests.unit.wav2vec2.audio.test_decode import encode
-from utils.data.import_corpus import convert
+from utils.data import import_corpus
+from utils.data.import_corpus import SelectionOptions, convert
 from utils.data.make_filelists import read_length, read_transcripts
 from utils.data.recording_sources import SourceOptions, read_table
 from wav2vec2.audio.decode import count_channels, read_recording, read_utterance
+from wav2vec2.audio.recordings import unique_ids
 from wav2vec2.cli.errors import UserError
 from wav2vec2.decoding.lexicon import read_lexicon
 from wav2vec2.files.filelists import read_labels, read_manifest
-from wav2vec2.inference.transcribe import listed_recordings
+from wav2vec2.inference.transcribe import decode_recording, listed_recordings
 from wav2vec2.text.vocabulary import Vocabulary
+
+SELECTION = SelectionOptions()
 
 AUDIO = (
     ("wav", "WAV", "PCM_16", 1),
@@ -52,7 +56,20 @@ TEXTS = {
     "1-2.trans.txt": "1-2-0000 HI YOU\n1-2-0001 YO\n",
 }
 
-PIECES = [b"\0", b"\t", b"\n", b"\r", b"|", b'"', b"\xff\xfe", b"\xe2\x80\xa8", b"9" * 400, b"\x0c"]
+PIECES = [
+    b"\\ud800",
+    b"\\u0000",
+    b"\0",
+    b"\t",
+    b"\n",
+    b"\r",
+    b"|",
+    b'"',
+    b"\xff\xfe",
+    b"\xe2\x80\xa8",
+    b"9" * 400,
+    b"\x0c",
+]
 
 
 def damage(data: bytes, generator: np.random.Generator) -> bytes:
@@ -93,11 +110,27 @@ def audio_of(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def transcribe_all(filelist: Path) -> None:
+    """What `transcribe --filelist` does before it decodes, and the decoding: no file exists."""
+    for recording in unique_ids(listed_recordings(filelist)):
+        with pytest.raises(UserError):
+            decode_recording(recording, "average")
+        recording.where.encode()
+        recording.id.encode()
+
+
+def convert_all(options: SourceOptions, folder: Path) -> None:
+    """What the import does with a table's rows: no file exists."""
+    recordings = unique_ids(read_table(options))
+    kept, skipped = import_corpus.convert_all(recordings, folder / "o", SELECTION, 1)
+    assert kept == [] and len(skipped) == len(recordings)
+
+
 def readers(path: Path) -> list[Callable[[], object]]:
     """What reads a file of this name."""
     name = path.name
     if name == "s.tsv":
-        return [lambda: read_manifest(path.parent, "s")]
+        return [lambda: read_manifest(path.parent, "s"), lambda: transcribe_all(path)]
     if name == "s.ltr":
         return [lambda: read_labels(read_manifest(path.parent, "s"), "ltr")]
     if name == "dict.ltr.txt":
@@ -105,9 +138,10 @@ def readers(path: Path) -> list[Callable[[], object]]:
     if name == "words.txt":
         return [lambda: read_lexicon(path, Vocabulary(["|", *"HIYOUA"]))]
     if name == "list.txt":
-        return [lambda: listed_recordings(path)]
+        return [lambda: listed_recordings(path), lambda: transcribe_all(path)]
     if name.startswith("rows."):
-        return [lambda: read_table(SourceOptions(output_dir="o", table=str(path)))]
+        options = SourceOptions(output_dir="o", table=str(path))
+        return [lambda: read_table(options), lambda: convert_all(options, path.parent)]
     if name.endswith(".trans.txt"):
         return [lambda: read_transcripts([path])]
     return [
@@ -124,6 +158,7 @@ def read_damaged(folder: Path, number: int, files: dict[str, bytes]) -> int:
     """Read damaged copy `number`; the number of readers that refused it."""
     generator = np.random.default_rng([18, number])
     name = sorted(files)[number % len(files)]
+    (folder / "o/audio").mkdir(parents=True, exist_ok=True)
     for other, content in TEXTS.items():
         (folder / other).write_text(content)
     path = folder / name

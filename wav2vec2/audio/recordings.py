@@ -78,7 +78,7 @@ def recordings_below(folder: Path, name: str, without: Path | None = None) -> li
 def recordings_at(name: str) -> list[Recording]:
     """The file with that name, or the audio files below the folder with that name."""
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):  # unlike pathlib's, it raises nothing for a name that is too long
         return recordings_below(path, name)
     return [named_recording(recording_key(path, path.parent), path, name)]
 
@@ -90,7 +90,8 @@ def named_recording(key: str, path: Path, name: str = "") -> Recording:
 
 def _kind(recording: Recording) -> str:
     """The suffix without its dot; for a zip member that of the archive."""
-    return recording.source.suffix.lstrip(".").lower().partition(":")[0]
+    kind = recording.source.suffix.lstrip(".").lower().partition(":")[0]
+    return recording_key(Path(kind), Path())
 
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:

@@ -20,14 +20,17 @@ LONGEST_ID = 200
 
 def printable(name: str | Path) -> str:
     """A file name as text that can be written: bytes that are no UTF-8 become `\\xfc`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a surrogate pair, as JSON may hold: the name of no file
+        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def recording_key(path: Path, root: Path) -> str:
     """A path as a file stem: relative to `root` if it is below it, without its suffix."""
     if path.is_relative_to(root):
         path = path.relative_to(root)
-    name = re.sub(r"[\s/\\]", "_", printable(path.parent / stem(path)).lstrip("/"))
+    name = re.sub(r"[\s/\\\0]", "_", printable(path.parent / stem(path)).lstrip("/"))
     if len(name.encode()) > LONGEST_ID:
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         name = name.encode()[-(LONGEST_ID - 17) :].decode("utf-8", "ignore") + "_" + digest

@@ -347,3 +347,18 @@ def test_mistakes_get_one_line(corpus, tmp_path, monkeypatch, capsys, arguments,
     assert stop.value.code == ExitCode.USER_ERROR
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_one_name_stay_apart(tmp_path):
+    (tmp_path / "in").mkdir()
+    files = []
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / "in" / folder).mkdir()
+        path = tmp_path / "in" / folder / "x.wav"
+        soundfile.write(path, noise(900, number), SAMPLE_RATE, subtype="PCM_16")
+        files.append((f"{folder}/x.wav", 900))
+    write_manifest(tmp_path / "in", "some", tmp_path / "in", files)
+    pack_filelists(options(tmp_path / "in", tmp_path / "out", "some"))
+    one, other = (read_manifest(tmp_path / place, "some") for place in ("in", "out"))
+    assert [u.id for u in one.utterances] == ["a_x", "b_x"]
+    assert_same_audio(one, other)
