@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tunes Base on Libri-light's 1 hour.
+# utils/data/make_librilight_subsets.py writes its filelist. For your own data, name other subsets.
 # Arguments go to train.py; `python train.py finetune --help` lists its flags.
 set -euo pipefail
 

@@ -56,6 +56,8 @@ take_alias() {
 share_cores() {
     local share=$(($(nproc) / NUM_GPUS))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((share > 0 ? share : 1))}
+    # Threads that wait leave the cores to others; otherwise a busy machine takes many times as long.
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 }
 
 flags=()

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Inside the image that is built: installs what is missing, and replaces nothing.
 set -eu
+case "${1:-}" in -h | --help) sed -n 2p "$0" | cut -c3- && exit 0 ;; esac
 cd "$(dirname "$0")"
 
 if ! python3 -m pip --version >/dev/null 2>&1; then

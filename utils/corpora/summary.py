@@ -15,6 +15,8 @@ from wav2vec2.audio.resample import SAMPLE_RATE
 
 LARGEST_CROP = 320_000
 """Samples, the longest of the published Base recipe."""
+FEW_UTTERANCES = 20
+"""Below so many, an error rate says little."""
 EDGES = (0, 0.5, 1, 2, 4, 8, 15, 30)
 """Seconds between the bars of the histogram of durations."""
 
@@ -96,6 +98,11 @@ def print_summary(content: Mapping[str, Any], path: Path) -> None:
     for name, sizes in content["subsets"].items():
         speakers = sizes["speakers"] or "-"
         print(f"{name:8}{sizes['utterances']:>12}{sizes['hours']:>10.3f}{speakers:>10}")
+    for name in ("valid", "test"):
+        count = content["subsets"].get(name, {"utterances": 0})["utterances"]
+        if count < FEW_UTTERANCES:
+            what = f"{name} has {count} utterances" if count else f"there is no {name} set"
+            print(f"note: {what}, too few to measure error rates; raise --{name}_share")
     shared = content["in_several_subsets"]
     for kind, count in shared.items():
         if count:

@@ -14,6 +14,7 @@ after an interruption, the import resumes.
 import argparse
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -198,6 +199,18 @@ def write_data_set(
         print(f"note: {' '.join(sorted(unseen))} occur in valid or test, but never in train")
 
 
+def devices(recipe: str) -> dict[str, object]:
+    """Variables that run a recipe of 8 (fine-tuning) or 64 batches per update on this machine."""
+    import torch
+
+    batches = 64 if "pretrain" in recipe else 8
+    gpus = torch.cuda.device_count()
+    if not gpus or batches % gpus:
+        cpu = {} if gpus else {"CPU": "true"}
+        return {**cpu, "NUM_GPUS": 1, "UPDATE_FREQ": batches, "NUM_CONCAT_BATCHES": 1}
+    return {"NUM_GPUS": gpus, "UPDATE_FREQ": batches // gpus, "NUM_CONCAT_BATCHES": 1}
+
+
 def print_dry_run(
     recordings: Sequence[Utterance], cleaned: Sequence[Utterance], skipped: Sequence[Skipped]
 ) -> None:
@@ -254,6 +267,7 @@ def main() -> ExitCode:
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     # Flags of the transcripts may change: the audio stays, the labels are written anew.
+    fresh = not (output_dir.exists() and any(output_dir.iterdir()))
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
         prepare_folder("--output_dir", output_dir)
     prepare_folder("--output_dir", output_dir / "audio")
@@ -264,11 +278,14 @@ def main() -> ExitCode:
     report = output_dir / "skipped.jsonl"
     write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
     if not kept:
+        if fresh:  # the corrected command finds an empty folder
+            shutil.rmtree(output_dir)
         counts = Counter(entry.reason for entry in skipped)
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        most = next(entry for entry in skipped if entry.reason == counts.most_common(1)[0][0])
         raise UserError(
-            f"none of {len(recordings) + len(bad)} recordings can be used ({reasons}); {report} "
-            f"says why, the first: {skipped[0].detail}"
+            f"none of {len(recordings) + len(bad)} recordings can be used ({reasons}); for "
+            f"example, {most.where}: {most.detail}"
         )
     subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
     lengths = [(u, result.samples) for u, result in kept]
@@ -310,7 +327,7 @@ def main() -> ExitCode:
             variables |= summary["recommended"]
         name = output_dir.absolute().name
         where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{name}"}
-        print_next_step(f"bash {recipe}", **where, **variables)
+        print_next_step(f"bash {recipe}", **devices(recipe), **where, **variables)
         print("docs/own_data.md: published weights to start from, and settings for little data")
     return ExitCode.SOME_FAILED if any(entry.failed for entry in skipped) else ExitCode.DONE
 

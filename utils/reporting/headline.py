@@ -1,8 +1,11 @@
 """The block at the top of a report: what was run, how well it works, and what to do next."""
 
+import json
+
 from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
 from utils.reporting.runs import Evaluation, Run, as_texts
 from utils.reporting.tables import percents
+from wav2vec2.cli.errors import EXIT_FILE, ExitCode
 
 Row = tuple[str, str]
 """(label, text) of a line."""
@@ -39,7 +42,8 @@ def health(run: Run) -> Row | None:
                 )
         else:
             text = ""
-        loss, chance = run.final("val_contrastive_loss"), chance_bits(run.log.parameters)
+        # Pre-training validates with the contrastive loss alone.
+        loss, chance = run.final("val_loss"), chance_bits(run.log.parameters)
         if loss is not None and chance and loss > 0.99 * chance:
             return f"the contrastive loss is that of guessing, {chance:.2f} bits", (
                 "train longer, or lower the learning rate"
@@ -53,6 +57,16 @@ def health(run: Run) -> Row | None:
             )
         return f"{blank:.0f} % of the frames are blank", ""
     return None
+
+
+def stopped_by_check(run: Run) -> str:
+    """Why a health check ended the run; "" if none did."""
+    folder = run.path if run.path.is_dir() else run.path.parent
+    try:
+        record = json.loads((folder / EXIT_FILE).read_text(encoding="utf-8"))
+        return str(record["reason"]) if record["code"] == ExitCode.HEALTH else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def example(evaluation: Evaluation) -> Row | None:
@@ -78,6 +92,10 @@ def headline(runs: list[Run]) -> list[Row]:
             rows += [("Reference", found[0]), ("Hypothesis", found[1])]
     steps = []
     for run in runs:
+        if stopped := stopped_by_check(run):
+            rows.append(("Not healthy", f"{run.name}: {stopped}"))
+            steps.append(f"{run.name}: change its settings as said; it would stop again as it is")
+            continue
         state = health(run)
         if state:
             reason, fix = state

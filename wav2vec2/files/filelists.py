@@ -73,7 +73,10 @@ def read_manifest(dataset_dir: str | Path, subset: str) -> Manifest:
     path = _subset_file(
         dataset_dir,
         f"{subset}.tsv",
-        "write filelists with scripts/generate_filelists.sh or name another subset",
+        "name another subset, or write its filelist: scripts/generate_filelists.sh for "
+        "LibriSpeech, "
+        "utils/data/make_librilight_subsets.py for train-1h and train-10h, "
+        "utils/data/import_corpus.py for your own recordings",
     )
     lines = read_lines(path, errors="surrogateescape")
     if lines and "\0" in lines[0]:

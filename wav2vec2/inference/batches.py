@@ -17,6 +17,7 @@ from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import Failures, UserError
 from wav2vec2.cli.progress import progress
+from wav2vec2.cli.workers import end_with_parent
 from wav2vec2.files.filelists import Manifest, Utterance
 
 Batch = TypeVar("Batch", bound="AudioBatch")
@@ -171,7 +172,8 @@ def dead_worker(error: Exception) -> UserError | None:
 
 def ignore_in_worker(worker: int) -> None:
     """Start of a loader worker: ignore Ctrl-C and a scheduler's warning, which reach all processes
-    of a job.  Workers continue until the main process stops them."""
+    of a job.  Workers continue until the main process stops them, or ends in whatever way."""
+    end_with_parent()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

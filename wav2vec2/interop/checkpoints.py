@@ -33,7 +33,11 @@ def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> d
     """
     path = Path(path)
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
+        hub = " (a model of the Hugging Face Hub is first downloaded: git clone its page's address)"
+        known = not path.is_absolute() and len(path.parts) == 2 and not path.suffix
+        raise UserError(
+            f"{path}: no such checkpoint; check the path, or train it first{hub if known else ''}"
+        )
     content = _read(path, None if dictionary is None else Path(dictionary))
     native.check_entries(content, str(path))
     return content

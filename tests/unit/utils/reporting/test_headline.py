@@ -23,7 +23,7 @@ def test_a_healthy_pretraining_is_followed_by_fine_tuning(tmp_path):
     "old, new, reason",
     [
         ('"train_code_perplexity": 30.0', '"train_code_perplexity": 3.0', "5 % of the codes, less"),
-        ('"val_loss": 4.0', '"val_loss": 4.0, "val_contrastive_loss": 6.658', "that of guessing"),
+        ('"val_loss": 4.0', '"val_loss": 6.656', "that of guessing"),
     ],
 )
 def test_an_unhealthy_one_has_its_reason_and_a_fix(tmp_path, old, new, reason):
@@ -33,6 +33,16 @@ def test_an_unhealthy_one_has_its_reason_and_a_fix(tmp_path, old, new, reason):
     (unhealthy,) = (text for label, text in rows if label == "Not healthy")
     assert reason in unhealthy
     assert any(label == "Next" and "learning rate" in text for label, text in rows)
+
+
+def test_a_run_that_a_check_stopped_is_not_resumed(tmp_path):
+    run = write_run(tmp_path / "run", pretraining(4, max_update=100))
+    (run / "last_exit.json").write_text('{"code": 3, "reason": "representations collapsed"}')
+    rows = rows_of(run)
+    assert ("Not healthy", "run: representations collapsed") in rows
+    assert not any("resume" in text for _, text in rows)
+    (run / "last_exit.json").write_text('{"code": 4, "reason": "stopped by SIGINT"}')
+    assert ("Next", "run: start it again to resume at update 3") in rows_of(run)
 
 
 def test_an_unfinished_run_is_started_again(tmp_path):
