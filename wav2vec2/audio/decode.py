@@ -50,7 +50,7 @@ resampler would fill the memory or never end."""
 UNKNOWN_LENGTH = 2**63 - 1
 """What libsndfile reports for a stream whose header does not give its length."""
 
-DECLARING = {"AIFF", "MP3", "RF64", "WAV", "WAVEX"}
+DECLARING = {"AIFF", "AU", "MP3", "NIST", "RF64", "W64", "WAV", "WAVEX"}
 """Formats, by soundfile's names, whose truncated files libsndfile does not recognise."""
 
 HEADERLESS = {".g722": "g722", ".722": "g722", ".g729": "g729", ".gsm": "gsm", ".sln": "sln"}

@@ -3,6 +3,7 @@
 libsndfile does not compare the two, so it reads a truncated file as if it were whole.
 """
 
+import math
 import os
 import re
 import struct
@@ -18,6 +19,9 @@ _LARGEST = (2**31, 2**32, 2**64)
 declares 0 bytes, or a number near one of these (FFmpeg 2**32 - 1, arecord 2**31)."""
 _NEAR = 4096
 """Bytes around _LARGEST that count as near; SoX declares 2**31 - 4096."""
+
+_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+"""Sony's Wave64: the name of the chunk that holds the audio."""
 
 _XING = re.compile(rb"Xing|Info")
 _XING_PLACE = 48
@@ -44,13 +48,19 @@ class Extent:
 
 
 def extent(file: BinaryIO) -> Extent:
-    """The extent of a WAV, AIFF or MP3 file; `declared` is None for any other format."""
+    """The extent of a WAV, AIFF, W64, AU, NIST or MP3 file; `declared` is None for any other."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(12)
     slack = _HEADER
     if head[:4] in _CHUNKED:
         declared, begin = _audio_chunk(file, *_CHUNKED[head[:4]])
+    elif head[:4] == b".snd":
+        begin, declared = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
+    elif head[:4] == b"riff":
+        declared, begin = _w64_chunk(file)
+    elif head[:8] == b"NIST_1A\n":
+        declared, begin = _nist_header(file)
     else:
         declared, begin = _mp3_stream(file, head)
         slack = declared // 100  # encoders differ in whether they count a frame or a tag
@@ -73,6 +83,39 @@ def _audio_chunk(file: BinaryIO, order: str, wanted: bytes) -> tuple[int, int]:
         place += length + length % 2
         file.seek(place)
     return 0, 0
+
+
+def _w64_chunk(file: BinaryIO) -> tuple[int, int]:
+    """Declared bytes of the audio in a Wave64 file, and their position; (0, 0) without any."""
+    place = 40
+    file.seek(place)
+    while len(head := file.read(24)) == 24:
+        name, length = struct.unpack("<16sQ", head)  # the length counts these 24 bytes
+        if name == _W64_DATA:
+            return max(length - 24, 0), place + 24
+        if length < 24 or length > 2**62:
+            break
+        place += length + -length % 8
+        file.seek(place)
+    return 0, 0
+
+
+def _nist_header(file: BinaryIO) -> tuple[int, int]:
+    """Declared bytes of the audio in a NIST (SPHERE) file, and their position; (0, 0) if the
+    header does not say."""
+    file.seek(8)
+    size = file.read(8).strip()
+    if not size.isdigit():
+        return 0, 0
+    file.seek(0)
+    header = file.read(min(int(size), 2**16))
+    sizes = [
+        re.search(name + rb" -\w+ (\d{1,12})\s", header)
+        for name in (rb"sample_count", rb"channel_count", rb"sample_n_bytes")
+    ]
+    if not all(sizes):
+        return 0, 0
+    return math.prod(int(found[1]) for found in sizes if found), int(size)
 
 
 def _mp3_stream(file: BinaryIO, head: bytes) -> tuple[int, int]:

@@ -345,6 +345,10 @@ def test_headers_of_pipes_are_read_to_the_end(tmp_path, size):
         ("wav", {"format": "RF64"}),
         ("wav", {"endian": "BIG"}),
         ("aiff", {}),
+        ("au", {"subtype": "PCM_24"}),
+        ("w64", {}),
+        ("sph", {"format": "NIST"}),
+        ("sph", {"format": "NIST", "subtype": "ULAW"}),
         ("mp3", {}),
         ("mp3", {"bitrate_mode": "CONSTANT", "compression_level": 0.5}),
     ],
@@ -448,6 +452,9 @@ def declare_more(path, milliseconds, channels, bits, rate=SAMPLE_RATE):
         ("aiff", 1, "PCM_16", 16),
         ("wav", 3, "FLOAT", 32),
         ("wav", 1, "ULAW", 8),
+        ("au", 1, "PCM_16", 16),
+        ("w64", 2, "PCM_16", 16),
+        ("sph", 1, "PCM_16", 16),
     ],
 )
 def test_a_header_that_declares_milliseconds_more(
@@ -455,7 +462,9 @@ def test_a_header_that_declares_milliseconds_more(
 ):
     """As some recorders write it: accepted and noted.  More than that is missing audio."""
     path = tmp_path / f"a.{suffix}"
-    soundfile.write(path, np.tile(tone(2.0), (channels, 1)).T, SAMPLE_RATE, subtype=subtype)
+    format = "NIST" if suffix == "sph" else suffix.upper()
+    samples = np.tile(tone(2.0), (channels, 1)).T
+    soundfile.write(path, samples, SAMPLE_RATE, subtype=subtype, format=format)
     declare_more(path, milliseconds, channels, bits)
     notes = {}
     left = round((2 - milliseconds / 1000) * SAMPLE_RATE)
