@@ -165,3 +165,15 @@ def test_a_write_that_fails_is_told_at_the_next_call(tmp_path):
     with pytest.raises(UserError, match=r"a\.pt: checkpoint cannot be saved"):
         writer.wait()
     writer.wait()  # said once
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [("model", [1]), ("model", {"w": 1}), ("recipe", 3), ("optimizer", None), ("update", "x")],
+)
+def test_a_damaged_newest_checkpoint_is_skipped(entry, value, tmp_path, capsys):
+    folder = checkpoint.CheckpointFolder(tmp_path, "w")
+    save_checkpoint(folder.update_file(1), CONTENT)
+    save_checkpoint(folder.update_file(2), {**CONTENT, entry: value})
+    assert folder.newest().path == folder.update_file(1)
+    assert "w_update2.pt: damaged, its" in capsys.readouterr().err
