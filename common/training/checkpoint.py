@@ -84,6 +84,24 @@ def refuse_foreign(path: Path) -> None:
             )
 
 
+_ENTRIES: dict[str, type] = {
+    **dict.fromkeys(("recipe", "model", "optimizer", "circumstances", "architecture"), dict),
+    "update": int,
+}
+"""Types of the entries that a resume takes."""
+
+
+def check_types(content: dict[str, Any], path: Path) -> None:
+    """UserError if an entry of a run's checkpoint is of another type than a run writes."""
+    for name, kind in _ENTRIES.items():
+        if name in content and not isinstance(content[name], kind):
+            raise UserError(
+                f"{path}: damaged, its {name} is {type(content[name]).__name__!r}; use another copy"
+            )
+    if not all(isinstance(t, torch.Tensor) for t in content.get("model", {}).values()):
+        raise UserError(f"{path}: damaged, its model holds no tensors; use another copy")
+
+
 class CheckpointFolder:
     """The checkpoints of a run: `<prefix>_update<N>.pt`, and `<prefix>_best.pt`."""
 
@@ -115,7 +133,9 @@ class CheckpointFolder:
         for update in reversed(updates):
             path = self.update_file(update)
             try:
-                return ResumePoint(path, load_checkpoint(path))
+                content = load_checkpoint(path)
+                check_types(content, path)
+                return ResumePoint(path, content)
             except UserError as error:
                 refuse_foreign(path)
                 notice(f"warning: {error}; trying the one before")

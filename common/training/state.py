@@ -8,7 +8,7 @@ import torch
 from common.training.checkpoint import ResumePoint
 from common.training.ema import Ema
 from common.training.precision import LossScaler, Weights
-from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.errors import UserError, out_of_memory
 
 
 @dataclass
@@ -80,6 +80,13 @@ class TrainingState:
             raise UserError(
                 f"{point.path}: not a checkpoint that a run can resume from (it has no {error}); "
                 "choose another OUTPUT_DIR"
+            ) from None
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, UserError) or out_of_memory(error):
+                raise
+            raise UserError(
+                f"{point.path}: damaged, a run cannot resume from it "
+                f"({' '.join(str(error).split())[:200]}); remove it to resume from the one before"
             ) from None
 
 

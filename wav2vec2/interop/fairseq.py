@@ -249,7 +249,11 @@ def _architecture(
     except UserError:
         raise
     except (IndexError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{source}: describes no model this version knows ({error})") from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{source}: damaged, or describes no model this version knows ({reason}); use another "
+            "copy"
+        ) from None
 
 
 def _codebook(shape: Any) -> dict[str, int]:

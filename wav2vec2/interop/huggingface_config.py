@@ -69,7 +69,7 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
         refuse_other_model(name, f"{source}: architectures")
     if config.get("adapter_attn_dim") is not None or config.get("add_adapter"):
         key = "add_adapter" if config.get("add_adapter") else "adapter_attn_dim"
-        refuse_other_model("adapters", f"{source}: {key}")
+        refuse_other_model(key, source)
     _require(config, _FIXED, source)
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
@@ -88,7 +88,7 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
     try:
         return Architecture(conv_layers=tuple(zip(*columns)), extractor_norm=norm, **values)
     except ValueError as error:
-        raise UserError(f"{source}: not a model that can be built ({error})") from None
+        raise UserError(f"{source}: not a model that can be built ({str(error)[:300]})") from None
 
 
 def _require(config: dict[str, Any], values: dict[str, Any], source: Path) -> None:

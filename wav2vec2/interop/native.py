@@ -68,7 +68,7 @@ def architecture_of(content: dict[str, Any], source: str) -> Architecture:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{source}: damaged, or does not describe a model this version knows "
-            f"({str(error)[:300]})"
+            f"({' '.join(str(error).split())[:300]})"
         ) from None
     if "model" in content:  # not in the description beside a graph
         check_claims(architecture, content["model"], source)
@@ -117,7 +117,9 @@ def _unusable(content: dict[str, Any]) -> list[str]:
     problems = []
     if content.get("spelling") not in (None, *(spelling.value for spelling in Spelling)):
         problems.append(f"spelling is {shown(content['spelling'])}")
-    if "dictionary" in content and not re.fullmatch(r"[\w-]{1,40}", content.get("labels") or ""):
+    if content.get("dictionary") is not None and not re.fullmatch(
+        r"[\w-]{1,40}", content.get("labels") or ""
+    ):
         problems.append(f"labels is {shown(content.get('labels'))}")
     model = content.get("sentencepiece")
     if model is not None and (model.dtype != torch.uint8 or model.dim() != 1):
@@ -214,15 +216,15 @@ def vocabulary_of(content: dict[str, Any], source: str) -> Vocabulary:
     return Vocabulary(symbols, spelling, subwords, repeated=True)
 
 
-def _output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
+def output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
     """The dictionary of a recogniser; UserError if the output layer has another size."""
-    if content.get("kind") != "ctc" or "dictionary" not in content:
+    if content.get("kind") != "ctc" or content.get("dictionary") is None:
         raise UserError(
             f"{source}: has no output layer and dictionary; fine-tune it first with "
             "scripts/finetune_base_100h.sh or another fine-tuning recipe"
         )
     vocabulary = vocabulary_of(content, source)
-    outputs = content["model"].get("proj.bias")
+    outputs = content.get("model", {}).get("proj.bias")
     if isinstance(outputs, torch.Tensor) and outputs.numel() != len(vocabulary):
         raise UserError(
             f"{source}: its dictionary has {len(vocabulary)} symbols, the four special ones "
@@ -234,7 +236,7 @@ def _output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
 
 def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Vocabulary]:
     """The recogniser of a checkpoint and its dictionary, in evaluation mode."""
-    vocabulary = _output_vocabulary(content, source)
+    vocabulary = output_vocabulary(content, source)
     architecture = architecture_of(content, source)
     fitting_weights(content["model"], architecture, "ctc", source, units=len(vocabulary))
     model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
@@ -250,7 +252,7 @@ def check_complete(content: dict[str, Any], source: str) -> None:
     Face do.
     """
     if content.get("kind") == "ctc":
-        units = len(_output_vocabulary(content, source))
+        units = len(output_vocabulary(content, source))
         architecture = architecture_of(content, source)
         fitting_weights(content["model"], architecture, "ctc", source, units=units)
         return

@@ -115,7 +115,7 @@ class OnnxRecogniser:
 
     def _check_graph(self, source: str) -> None:
         """UserError unless the graph has the inputs and outputs that the description is about."""
-        units = len(native.vocabulary_of(self.content, source))
+        units = len(native.output_vocabulary(self.content, source))
         wanted = {
             "waveforms": ("tensor(float)", 2),
             "lengths": ("tensor(int64)", 1),

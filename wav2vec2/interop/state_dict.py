@@ -83,15 +83,16 @@ def check_claims(
     layers = architecture.layers + len(architecture.conv_layers)
     if claimed > 4 * held + _LITTLE or layers > len(weights):
         raise UserError(
-            f"{source}: damaged, it claims more than it holds ({layers:,} layers and {claimed:,} "
-            f"weights or more; it holds {len(weights):,} tensors with {held:,}); use another copy"
+            f"{source}: damaged, it claims more than it holds ({shown(layers)} layers and "
+            f"{shown(claimed)} weights or more; it holds {len(weights)} tensors with {held}); use "
+            "another copy"
         )
     factor = architecture.hourglass.factor if architecture.hourglass else 1
     frame = math.prod(stride for _, _, stride in architecture.conv_layers)
     if layers > _MOST_LAYERS or factor > _LARGEST_FACTOR or frame > _LONGEST_FRAME:
         raise UserError(
-            f"{source}: damaged, or no model that this version builds ({layers:,} layers, a frame "
-            f"of {frame:,} samples, a shortening factor of {factor:,}); use another copy"
+            f"{source}: damaged, or no model that this version builds ({layers} layers, a frame "
+            f"of {shown(frame)} samples, a shortening factor of {shown(factor)}); use another copy"
         )
 
 

@@ -202,3 +202,15 @@ def test_the_best_of_a_run_that_saved_no_other_is_no_hindrance(tmp_path):
     assert folder.newest() is None
     save_checkpoint(folder.best_file, CONTENT)
     assert folder.newest() is None
+
+
+@pytest.mark.parametrize(
+    "entry, value",
+    [("model", [1]), ("model", {"w": 1}), ("recipe", 3), ("optimizer", None), ("update", "x")],
+)
+def test_a_damaged_newest_checkpoint_is_skipped(entry, value, tmp_path, capsys):
+    folder = checkpoint.CheckpointFolder(tmp_path, "w")
+    save_checkpoint(folder.update_file(1), CONTENT)
+    save_checkpoint(folder.update_file(2), {**CONTENT, entry: value})
+    assert folder.newest().path == folder.update_file(1)
+    assert "w_update2.pt: damaged, its" in capsys.readouterr().err

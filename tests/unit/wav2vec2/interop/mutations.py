@@ -106,8 +106,11 @@ class Maker:
         """JSON with other values, or other bytes."""
         if self.draw.random() < 0.2:
             return self.byte_changes(data)
-        changed = self.value_changes(json.loads(data))
-        return json.dumps(changed).encode("utf-8", "surrogatepass")
+        try:
+            changed = self.value_changes(json.loads(data))
+            return json.dumps(changed).encode("utf-8", "surrogatepass")
+        except ValueError:  # a value that holds itself, which JSON cannot
+            return self.byte_changes(data)
 
     def zip_changes(self, data: bytes, edit) -> bytes:
         """A zip file with members changed by `edit(name, content)`, and right checksums."""

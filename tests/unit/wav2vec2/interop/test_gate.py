@@ -360,3 +360,25 @@ def test_stubs_that_share_parts_are_replaced_once():
         value = [value, value]
     found = replace_stubs(value)
     assert found[0] is found[1]
+
+
+def test_a_description_without_a_dictionary(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from wav2vec2.interop.onnx import OnnxRecogniser
+
+    path = FORMATS["onnx"](tmp_path, None).valid()
+    OnnxRecogniser(path)
+    model = onnx.load(path)
+    entry = next(e for e in model.metadata_props if e.key == "recogniser.json")
+    about = json.loads(entry.value)
+    for change in ({"dictionary": None}, {"dictionary": "|\nE\n"}, {"kind": "pretraining"}):
+        entry.value = json.dumps({"checkpoint": {**about["checkpoint"], **change}})
+        onnx.save(model, path)
+        with pytest.raises(UserError, match="damaged|no output layer|lists no symbols"):
+            OnnxRecogniser(path)
+    entry.value = json.dumps(about)
+    model.graph.output[0].name = "other"
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="damaged"):
+        OnnxRecogniser(path)
