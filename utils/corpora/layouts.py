@@ -29,7 +29,7 @@ def _mls_folders(folder: Path) -> list[Path]:
 
 
 def read_mls(folder: Path) -> Rows:
-    """Multilingual LibriSpeech: transcripts.txt and audio/<speaker>/<book>/ in each subset."""
+    """Multilingual LibriSpeech: transcripts.txt and `audio/<speaker>/<book>/` in each subset."""
     for path in _mls_folders(folder):
         for number, line in enumerate(read_lines(path), start=1):
             key, _, text = line.partition("\t")
@@ -122,7 +122,7 @@ def read_an4(folder: Path) -> Rows:
 
 
 def read_ljspeech(folder: Path) -> Rows:
-    """LJSpeech: metadata.csv of id|text|normalized text, without a header, and wavs/."""
+    """LJSpeech: wavs/ and metadata.csv, without a header, of id, text, normalized text."""
     path = folder / "metadata.csv"
     for number, line in enumerate(read_lines(path), start=1):
         key, *texts = line.split("|")
@@ -134,7 +134,7 @@ def read_ljspeech(folder: Path) -> Rows:
 
 
 def read_vctk(folder: Path) -> Rows:
-    """VCTK: txt/<speaker>/<id>.txt, and the recordings of one microphone or of two."""
+    """VCTK: `txt/<speaker>/<id>.txt`, and the recordings of one microphone or of two."""
     (audio,) = sorted(path for path in folder.glob("wav48*") if path.is_dir())[:1]
     for path in sorted((folder / "txt").rglob("*.txt")):
         speaker, key = path.parent.name, path.stem
@@ -151,7 +151,7 @@ _SPOKEN_DIGIT = re.compile(r"(\d)_([^_]+)_\d+\.wav")
 
 
 def read_spoken_digits(folder: Path) -> Rows:
-    """Free Spoken Digit Dataset: recordings/<digit>_<speaker>_<number>.wav."""
+    """Free Spoken Digit Dataset: `recordings/<digit>_<speaker>_<number>.wav`."""
     for path in sorted((folder / "recordings").glob("*.wav")):
         if found := _SPOKEN_DIGIT.fullmatch(path.name):
             yield Row(path, str(path), DIGITS[int(found[1])], speaker=found[2])

@@ -177,6 +177,23 @@ def test_every_layout_is_recognised_and_read(name, tmp_path):
     assert summary(LAYOUTS[name].read(tmp_path), tmp_path) == expected
 
 
+def formats_table():
+    """The table of docs/own_data.md."""
+    lines = ["| format | recognised by | what is read |", "|---|---|---|"]
+    for name, layout in LAYOUTS.items():
+        lines.append(f"| `{name}` | `{layout.marks}` | {layout.read.__doc__.splitlines()[0]} |")
+    beside = "Recordings with .txt, .lab, .srt, .vtt, .TextGrid or .eaf beside them."
+    lines += [f"| `transcripts` | files of the same name | {beside} |"]
+    lines += ["| `audio` | | Audio alone. |"]
+    return "\n".join(lines)
+
+
+def test_the_document_lists_the_formats():
+    text = (Path(__file__).resolve().parents[4] / "docs/own_data.md").read_text("utf-8")
+    table = text.partition("<!-- formats -->\n")[2].partition("\n<!-- end of formats -->")[0]
+    assert table == formats_table()
+
+
 def test_a_command_in_wav_scp_is_not_run(tmp_path):
     write(tmp_path, SAMPLES["kaldi"][0])
     bad = [row for row in LAYOUTS["kaldi"].read(tmp_path) if isinstance(row, BadRow)]
