@@ -40,10 +40,10 @@ class Transcript:
     words: tuple[Word, ...]
     duration: float
     """Seconds of audio."""
-    channel: int | None = None
-    """The recording's channel, from 1, if one was chosen."""
     units: tuple[Word, ...] = ()
     """The letters, pieces or other units of all words, without word separators."""
+    channel: int | None = None
+    """The recording's channel, from 1, if one was chosen."""
 
     def as_json(self, file: str) -> dict[str, Any]:
         """Plain types, times in whole milliseconds, rounded down."""
