@@ -24,7 +24,7 @@ from wav2vec2.files.model_folder import (
     read_weights,
     write_model_folder,
 )
-from wav2vec2.files.text import read_text
+from wav2vec2.files.text import read_text, shown
 
 FORMAT = 1
 """Version of the folder's layout; raised when older code could no longer read it."""
@@ -64,8 +64,8 @@ def read_release(folder: Path) -> dict[str, Any]:
     config = read_object(folder / _CONFIG)
     if config[_MARK] != FORMAT:
         raise UserError(
-            f"{folder}: of release format {config[_MARK]}, this version reads {FORMAT}; update the "
-            "repository"
+            f"{folder}: of release format {shown(config[_MARK])}, this version reads {FORMAT}; "
+            "update the repository"
         )
     content = {name: config[name] for name in _DESCRIBED if name in config}
     if _DICTIONARY in sums:
