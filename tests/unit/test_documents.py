@@ -44,6 +44,7 @@ OUR_PATH = r"(?:scripts|utils|docs|tests|common|tasks|wav2vec2)/[\w./-]+"
 # --- Messages
 
 COMPOSED = {"torch is not installed", "has no torch", ": no recipe reads this variable"}
+COMPOSED |= {"are longer than --max_tokens", "and are skipped"}
 """Words of messages that are put together from parts; other tests read them as printed."""
 
 

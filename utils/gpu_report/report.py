@@ -30,7 +30,7 @@ from utils.reporting import results
 from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
-from wav2vec2.files.text import read_json
+from wav2vec2.files.text import read_json, split_lines
 
 ROUNDS = (5, 10)
 """Fewest and most rounds of a measurement."""
@@ -134,7 +134,7 @@ def run_limited(command: Command, log: Path, seconds: float) -> int | None:
 
 def reason_in(log: Path) -> str:
     """The last line of a log that says what was wrong."""
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()]
+    lines = [line.strip() for line in split_lines(log.read_text("utf-8", "replace"))]
     told = [line for line in lines if re.match(r"(error: |\w*(\.\w+)*(Error|Exception)\b)", line)]
     return next(reversed(told or lines), "")[:300]
 
@@ -346,7 +346,7 @@ def print_result(report: Report, output: Path) -> None:
     if output.exists():
         measurements = results.Measurement.read_all(output)
         tables = [results.measured_table(results.TABLES[m.table], [m]) for m in measurements]
-        write_lines(report.folder / "tables.md", "\n\n".join(tables).splitlines())
+        write_lines(report.folder / "tables.md", split_lines("\n\n".join(tables)))
         print("\n" + "\n\n".join(tables) + f"\n\n{output}")
 
 

@@ -22,7 +22,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 def shown(value: Any) -> str:
     """A value from a file as an error message shows it: on one line, and cut if it is long."""
-    return " ".join(_SHORT.repr(value).splitlines())
+    return " ".join(_SHORT.repr(value).split())
 
 
 def read_text(path: str | Path, *, name: str = "", fix: str = "", errors: str = "strict") -> str:

@@ -153,7 +153,7 @@ BROKEN = {
     "keys": "proj.bias is missing; extra.bias is unknown",
     "no dictionary": "has no output layer and dictionary",
     "another dictionary": "its dictionary has 6 symbols",
-    "no tensor": "proj.bias is no floating-point tensor instead of",
+    "no tensor": "'proj.bias', no floating-point tensor",
 }
 
 

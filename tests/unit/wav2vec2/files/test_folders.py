@@ -9,7 +9,6 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.text import read_lines
 from wav2vec2.interop.checkpoints import read_checkpoint
-from wav2vec2.interop.onnx import is_onnx
 from wav2vec2.text.subwords import SubwordModel
 from wav2vec2.text.vocabulary import Vocabulary
 
@@ -69,7 +68,6 @@ def test_skipped_folders_are_not_entered(tmp_path):
         read_checkpoint,
         Vocabulary.from_file,
         read_lines,
-        is_onnx,
         lambda path: SubwordModel.from_file(Path(path)),
         require_no_pipe,
     ],
@@ -79,7 +77,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero", "/dev/null"):
-        with pytest.raises(UserError, match=f"{path}: is a pipe or a device; name a file"):
+        with pytest.raises(UserError, match=f"{path}: .*a pipe or a device"):
             read(path)
 
 
