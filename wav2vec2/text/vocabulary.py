@@ -1,7 +1,7 @@
 """The output units of a recogniser and their ids."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -147,7 +147,7 @@ class Vocabulary:
             "utils/data/import_corpus.py or utils/data/train_sentencepiece.py, or by hand for "
             "labels of your own",
         )
-        symbols = parse_dictionary(text, path)
+        symbols = parse_dictionary(text, path, SPECIALS)
         spelling = Spelling.of(symbols)
         if spelling is not Spelling.PIECES:
             return cls(symbols, spelling)
@@ -162,8 +162,12 @@ class Vocabulary:
         return cls(symbols, spelling, subwords)
 
 
-def parse_dictionary(text: str, source: str | Path) -> list[str]:
-    """The symbols of `symbol count` lines (the count may be absent); UserError names the line."""
+def parse_dictionary(text: str, source: str | Path, refused: Collection[str] = ()) -> list[str]:
+    """The symbols of `symbol count` lines (the count may be absent); UserError names the line.
+
+    `refused`: the model's own symbols, which a user's dictionary must not list.  In that of
+    another toolkit's checkpoint they may be ordinary tokens, with another one as the blank.
+    """
     symbols = []
     for number, line in enumerate(split_lines(text), start=1):
         fields = line.split()
@@ -173,7 +177,7 @@ def parse_dictionary(text: str, source: str | Path) -> list[str]:
             raise UserError(
                 f"{source}:{number}: expected 'symbol count' like 'E 1089', got {line[:100]!r}"
             )
-        if fields[0] in SPECIALS:
+        if fields[0] in refused:
             raise UserError(
                 f"{source}:{number}: {fields[0]!r} is one of the model's own symbols, which a "
                 "dictionary does not list; remove the line"
