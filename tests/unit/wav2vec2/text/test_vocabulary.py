@@ -4,6 +4,7 @@ from tests.unit.wav2vec2.text.test_subwords import learn
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK
 from wav2vec2.text.vocabulary import (
+    SPECIALS,
     UNKNOWN,
     Spelling,
     Vocabulary,
@@ -36,7 +37,7 @@ def test_special_symbols_are_in_no_dictionary():
 @pytest.mark.parametrize("symbol", ["<s>", "<pad>", "</s>", "<unk>"])
 def test_a_dictionary_does_not_list_special_symbols(symbol):
     with pytest.raises(UserError, match=f"d:2: '{symbol}' is one of the model's own symbols"):
-        parse_dictionary(f"A 1\n{symbol} 1\n", "d")
+        parse_dictionary(f"A 1\n{symbol} 1\n", "d", SPECIALS)
 
 
 def test_only_a_line_feed_ends_an_entry_of_a_dictionary():
