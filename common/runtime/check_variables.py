@@ -116,7 +116,9 @@ def resembles(name: str, known: set[str]) -> bool:
     """Whether `name` was probably meant to be one of `known`."""
     if any(len(name) > 3 and one_edit_apart(name, other) for other in known):
         return True
-    if len(name) > 5 and difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR):
+    # The first words of a name, whole, are another name: a program's FILELISTS is no FILELISTS_DIR.
+    others = [other for other in known if not other.startswith(f"{name}_")]
+    if len(name) > 5 and difflib.get_close_matches(name, others, n=1, cutoff=SIMILAR):
         return True
     words = {word for other in known for word in other.split("_")} - COMMON_WORDS
     parts = name.split("_")
