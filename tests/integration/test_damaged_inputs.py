@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from tests.unit.wav2vec2.audio.test_decode import encode
-from utils.data import import_corpus
-from utils.data.import_corpus import SelectionOptions, convert
+from utils.corpora import conversion
+from utils.corpora.sources import SourceOptions, read_source
+from utils.corpora.tables import TableOptions
 from utils.data.make_filelists import read_length, read_transcripts
-from utils.data.recording_sources import SourceOptions, read_table
 from wav2vec2.audio.decode import count_channels, read_recording, read_utterance
 from wav2vec2.audio.recordings import unique_ids
 from wav2vec2.cli.errors import UserError
@@ -22,8 +22,6 @@ from wav2vec2.decoding.lexicon import read_lexicon
 from wav2vec2.files.filelists import read_labels, read_manifest
 from wav2vec2.inference.transcribe import decode_recording, listed_recordings
 from wav2vec2.text.vocabulary import Vocabulary
-
-SELECTION = SelectionOptions()
 
 AUDIO = (
     ("wav", "WAV", "PCM_16", 1),
@@ -121,9 +119,19 @@ def transcribe_all(filelist: Path) -> None:
 
 def convert_all(options: SourceOptions, folder: Path) -> None:
     """What the import does with a table's rows: no file exists."""
-    recordings = unique_ids(read_table(options))
-    kept, skipped = import_corpus.convert_all(recordings, folder / "o", SELECTION, 1)
-    assert kept == [] and len(skipped) == len(recordings)
+    (folder / "o/audio").mkdir(parents=True, exist_ok=True)
+    recordings = unique_ids(read_source(options, TableOptions())[0])
+    results = conversion.convert_all(recordings, folder / "o", 1)
+    assert all(not result.samples for result in results.values())
+    assert results.keys() == {recording.id for recording in recordings}
+
+
+def imported(path: Path) -> None:
+    """What the import does with a recording.  UserError if it cannot be used."""
+    piece = conversion.Piece(path.with_suffix(".imported.flac"), 0.0, None)
+    (result,) = conversion.convert(conversion.Task(path, None, None, (piece,)))
+    if not result.samples:
+        raise UserError(str(result.notes))
 
 
 def readers(path: Path) -> list[Callable[[], object]]:
@@ -141,7 +149,7 @@ def readers(path: Path) -> list[Callable[[], object]]:
         return [lambda: listed_recordings(path), lambda: transcribe_all(path)]
     if name.startswith("rows."):
         options = SourceOptions(output_dir="o", table=str(path))
-        return [lambda: read_table(options), lambda: convert_all(options, path.parent)]
+        return [lambda: convert_all(options, path.parent)]
     if name.endswith(".trans.txt"):
         return [lambda: read_transcripts([path])]
     return [
@@ -150,7 +158,7 @@ def readers(path: Path) -> list[Callable[[], object]]:
         lambda: read_utterance(str(path), 6000),
         lambda: read_length(path),
         lambda: count_channels(path),
-        lambda: convert((path, path.with_suffix(".imported.flac"), None)),
+        lambda: imported(path),
     ]
 
 
@@ -158,7 +166,6 @@ def read_damaged(folder: Path, number: int, files: dict[str, bytes]) -> int:
     """Read damaged copy `number`; the number of readers that refused it."""
     generator = np.random.default_rng([18, number])
     name = sorted(files)[number % len(files)]
-    (folder / "o/audio").mkdir(parents=True, exist_ok=True)
     for other, content in TEXTS.items():
         (folder / other).write_text(content)
     path = folder / name

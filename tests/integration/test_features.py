@@ -180,4 +180,7 @@ def test_mistakes(command, pretrained, folder, tmp_path):
     content["model"] = {k: v for k, v in content["model"].items() if "quantizer" not in k}
     save_checkpoint(tmp_path / "trunk.pt", content)
     arguments[2] = tmp_path / "trunk.pt"
-    one_line(command(inference.main, *arguments, "--output", "codes", folder), "has no quantizer")
+    one_line(
+        command(inference.main, *arguments, "--output", "codes", folder),
+        "quantizer.vars is missing",
+    )

@@ -70,7 +70,11 @@ def test_help_of_a_recipe(bare_machine):
     assert "bash scripts/finetune_base_benchmark.sh --dry_run" in help_text
     shown = set(re.findall(r"^  ([A-Z0-9_]+)=", help_text, re.MULTILINE))
     meeting = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RDZV_ENDPOINT"}
-    assert declared(script).keys() - shown <= meeting | {"OMP_NUM_THREADS", "HOURGLASS_CONFIG"}
+    assert declared(script).keys() - shown <= meeting | {
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+        "HOURGLASS_CONFIG",
+    }
 
 
 def test_help_of_a_command_inside_the_container_is_the_commands(bare_machine):

@@ -420,4 +420,4 @@ def test_a_checkpoint_that_is_a_pipe(tmp_path, command):
         result = command(
             inference.main, "transcribe", "--cpu", "--checkpoint", path, tmp_path / "a.wav"
         )
-        one_line(result, f"{path}: is a pipe or a device; name a file")
+        one_line(result, "a pipe or a device")

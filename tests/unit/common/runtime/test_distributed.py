@@ -242,6 +242,7 @@ time.sleep(600)
 @pytest.mark.parametrize("error", ["torch.OutOfMemoryError('x')", "RuntimeError('device assert')"])
 def test_a_gpus_own_error_in_a_collective_is_no_lost_peer(tmp_path, error):
     body = f"""
+torch.distributed.all_reduce(torch.zeros(1))  # both processes have joined
 def fail(tensor):
     raise {error}
 torch.distributed.all_reduce = fail
