@@ -102,7 +102,8 @@ def print_summary(content: Mapping[str, Any], path: Path) -> None:
         count = content["subsets"].get(name, {"utterances": 0})["utterances"]
         if count < FEW_UTTERANCES:
             what = f"{name} has {count} utterances" if count else f"there is no {name} set"
-            print(f"note: {what}, too few to measure error rates; raise --{name}_share")
+            advice = f"raise --{name}_share, into another folder"
+            print(f"note: {what}, too few to measure error rates; {advice}")
     shared = content["in_several_subsets"]
     for kind, count in shared.items():
         if count:

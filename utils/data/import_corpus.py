@@ -199,16 +199,26 @@ def write_data_set(
         print(f"note: {' '.join(sorted(unseen))} occur in valid or test, but never in train")
 
 
-def devices(recipe: str) -> dict[str, object]:
-    """Variables that run a recipe of 8 (fine-tuning) or 64 batches per update on this machine."""
+def batch_variables(recipe: str, samples: int) -> dict[str, object]:
+    """Variables with which a recipe runs on this machine, for so many samples to train on.
+
+    A recipe takes 8 (fine-tuning) or 64 batches for an update; of little audio there are fewer.
+    """
     import torch
 
-    batches = 64 if "pretrain" in recipe else 8
+    batches, max_tokens = (64, 1_400_000) if "pretrain" in recipe else (8, 3_200_000)
+    fitting = max(1, samples // max_tokens // 2)
+    few = fitting < batches
+    batches = min(batches, fitting)
     gpus = torch.cuda.device_count()
-    if not gpus or batches % gpus:
-        cpu = {} if gpus else {"CPU": "true"}
-        return {**cpu, "NUM_GPUS": 1, "UPDATE_FREQ": batches, "NUM_CONCAT_BATCHES": 1}
-    return {"NUM_GPUS": gpus, "UPDATE_FREQ": batches // gpus, "NUM_CONCAT_BATCHES": 1}
+    processes = gpus if gpus and batches % gpus == 0 else 1
+    return {
+        **({} if gpus else {"CPU": "true"}),
+        "NUM_GPUS": processes,
+        "UPDATE_FREQ": batches // processes,
+        "NUM_CONCAT_BATCHES": 1,
+        **({"BATCHES_PER_UPDATE": batches} if few else {}),
+    }
 
 
 def print_dry_run(
@@ -327,8 +337,9 @@ def main() -> ExitCode:
             variables |= summary["recommended"]
         name = output_dir.absolute().name
         where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{name}"}
-        print_next_step(f"bash {recipe}", **devices(recipe), **where, **variables)
-        print("docs/own_data.md: published weights to start from, and settings for little data")
+        samples = sum(n for u, n in lengths if subsets[u.id] == "train")
+        print_next_step(f"bash {recipe}", **batch_variables(recipe, samples), **where, **variables)
+        print("docs/own_data.md: where published weights come from, and small models for a CPU")
     return ExitCode.SOME_FAILED if any(entry.failed for entry in skipped) else ExitCode.DONE
 
 
