@@ -108,11 +108,19 @@ class DataOptions:
         )
 
 
+MUCH_AUDIO = 0.05
+"""Share of the audio above which skipping it is worth a warning."""
+
+
 def filter_utterances(manifest: Manifest, keep: Sequence[bool], why: str) -> list[Utterance]:
-    """The utterances to keep; prints how many are skipped and why."""
+    """The utterances to keep; prints how many are skipped and why, with a warning if it is much."""
     kept = [u for u, k in zip(manifest.utterances, keep) if k]
     if len(kept) < len(manifest):
-        notice(f"{manifest.path}: {len(manifest) - len(kept)} of {len(manifest)} utterances {why}")
+        total = sum(u.samples for u in manifest.utterances)
+        lost = 1 - sum(u.samples for u in kept) / max(1, total)
+        note = f"{manifest.path}: {len(manifest) - len(kept)} of {len(manifest)} utterances {why}"
+        much = f", {100 * lost:.0f} % of the audio" if lost > MUCH_AUDIO else ""
+        notice(f"warning: {note}{much}" if much else note)
     if not kept:
         raise UserError(f"{manifest.path}: all of its {len(manifest)} utterances {why}")
     return kept
