@@ -31,7 +31,7 @@ RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
 
 NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate", "dry_run", "force")
 """Keys of a configuration that --config ignores: they follow from its flags and the machine, or
-are decided anew for each run."""
+are decided for each run."""
 
 EXAMPLES = {
     "pretrain": (

@@ -107,12 +107,12 @@ def _failure(task: Task) -> Notes:
 
 def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes) -> Converted:
     seconds = len(waveform) / SAMPLE_RATE
-    if piece.start >= seconds or (piece.end or 0) > seconds + SHORTFALL:
-        end = "" if piece.end is None else f" to {piece.end:.2f}"
-        detail = f"{piece.start:.2f}{end} s of a file of {seconds:.2f} s"
-        return Converted(0, {"beyond the end": detail})
     end = None if piece.end is None else round(piece.end * SAMPLE_RATE)
     samples = waveform[round(piece.start * SAMPLE_RATE) : end]
+    if not len(samples) or (piece.end or 0) > seconds + SHORTFALL:
+        until = "" if piece.end is None else f" to {piece.end:.2f}"
+        detail = f"{piece.start:.2f}{until} s of a file of {seconds:.2f} s"
+        return Converted(0, {"beyond the end": detail})
     content = io.BytesIO()
     soundfile.write(content, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     write_chunks(piece.target, [content.getbuffer()])

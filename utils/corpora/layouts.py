@@ -1,20 +1,28 @@
 """Public corpora as they are unpacked: which one a folder holds, and its rows."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from utils.corpora.kaldi import data_directories, read_kaldi
 from utils.corpora.rows import BadRow, Row, Rows, subset_named
 from utils.corpora.tables import TableOptions, read_table
-from utils.corpora.timed_text import audio_named, read_beside, read_stm, transcript_beside
-from wav2vec2.files.text import read_lines, read_text
+from utils.corpora.timed_text import (
+    audio_named,
+    read_beside,
+    read_stm,
+    row_of_text,
+    transcript_beside,
+)
+from wav2vec2.files.folders import files_below
+from wav2vec2.files.text import read_lines
 
 
 def read_librispeech(folder: Path) -> Rows:
     """LibriSpeech: `<speaker>-<chapter>.trans.txt` beside the audio; subsets by folder names."""
-    for path in sorted(folder.rglob("*.trans.txt")):
+    for path in files_below(folder, lambda name: name.endswith(".trans.txt")):
         parts = path.relative_to(folder).parts
         split = next(filter(None, map(subset_named, reversed((folder.name, *parts[:-1])))), "")
         speaker = path.name.partition("-")[0]
@@ -72,7 +80,7 @@ def _first(table: Path, *columns: str) -> str:
 
 def read_tedlium(folder: Path) -> Rows:
     """TED-LIUM: stm/ and sph/ in each subset."""
-    for path in sorted(folder.rglob("*.stm")):
+    for path in files_below(folder, lambda name: name.endswith(".stm")):
         subset = path.parent.parent if path.parent.name == "stm" else path.parent
         audio = subset / "sph" if (subset / "sph").is_dir() else subset
         yield from read_stm(path, audio, subset_named(subset.name))
@@ -80,18 +88,17 @@ def read_tedlium(folder: Path) -> Rows:
 
 def read_timit(folder: Path) -> Rows:
     """TIMIT: `<speaker>/<sentence>.WAV` and .TXT, whose line begins with two sample numbers."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() != ".txt" or not _sibling(path, ".phn"):
+    for path in files_below(folder, lambda name: name.lower().endswith(".txt")):
+        if not _sibling(path, ".phn"):
             continue
         audio = _sibling(path, ".wav")
         if audio is None:
             yield BadRow(str(path), str(path), "missing", "no .WAV beside it")
             continue
-        text = read_text(path).split(None, 2)[2]
         parts = path.relative_to(folder).parts
         split = next(filter(None, map(subset_named, parts)), "")
         # The two sentences sa1 and sa2 are read by everybody.
-        yield Row(audio, str(path), text.strip(), speaker=path.parent.name, split=split)
+        yield row_of_text(audio, path, 2, speaker=path.parent.name, split=split)
 
 
 def _sibling(path: Path, suffix: str) -> Path | None:
@@ -136,14 +143,14 @@ def read_ljspeech(folder: Path) -> Rows:
 def read_vctk(folder: Path) -> Rows:
     """VCTK: `txt/<speaker>/<id>.txt`, and the recordings of one microphone or of two."""
     (audio,) = sorted(path for path in folder.glob("wav48*") if path.is_dir())[:1]
-    for path in sorted((folder / "txt").rglob("*.txt")):
+    for path in files_below(folder / "txt", lambda name: name.endswith(".txt")):
         speaker, key = path.parent.name, path.stem
         found = sorted((audio / speaker).glob(f"{key}.*"))
         found += sorted((audio / speaker).glob(f"{key}_mic*.*"))
         if not found:
             yield BadRow(str(path), key, "missing", f"{audio / speaker} has no {key}")
         for file in found:
-            yield Row(file, str(path), " ".join(read_text(path).split()), speaker=speaker)
+            yield row_of_text(file, path, speaker=speaker)
 
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -180,7 +187,7 @@ def read_kaldi_folders(folder: Path) -> Rows:
         yield from read_kaldi(place)
 
 
-def read_with_transcripts(folder: Path, files: list[Path]) -> Rows:
+def read_with_transcripts(files: Iterable[Path]) -> Rows:
     """Recordings with a transcript of the same name beside each."""
     for path in files:
         yield from read_beside(path)
@@ -201,8 +208,14 @@ def _has(*patterns: str) -> Callable[[Path], bool]:
     return lambda folder: all(any(folder.glob(pattern)) for pattern in patterns)
 
 
-def _any_of(*patterns: str) -> Callable[[Path], bool]:
-    return lambda folder: any(any(folder.glob(pattern)) for pattern in patterns)
+@lru_cache(maxsize=1)
+def _marking_files(folder: Path) -> list[Path]:
+    """The files below a folder that tell its format by their ending; one walk for all formats."""
+    return files_below(folder, lambda name: name.lower().endswith((".trans.txt", ".stm", ".phn")))
+
+
+def _below(ending: str) -> Callable[[Path], bool]:
+    return lambda folder: any(p.name.lower().endswith(ending) for p in _marking_files(folder))
 
 
 LAYOUTS = {
@@ -217,9 +230,9 @@ LAYOUTS = {
     ),
     "audiofolder": Layout("metadata files", lambda f: bool(_metadata(f)), read_audio_folder),
     "ljspeech": Layout("metadata.csv, wavs/", _has("metadata.csv", "wavs"), read_ljspeech),
-    "librispeech": Layout("*.trans.txt", _has("**/*.trans.txt"), read_librispeech),
-    "tedlium": Layout("*.stm", _has("**/*.stm"), read_tedlium),
-    "timit": Layout("*.phn", _any_of("**/*.PHN", "**/*.phn"), read_timit),
+    "librispeech": Layout("*.trans.txt", _below(".trans.txt"), read_librispeech),
+    "tedlium": Layout("*.stm", _below(".stm"), read_tedlium),
+    "timit": Layout("*.phn", _below(".phn"), read_timit),
 }
 """Format -> its layout; the first that a folder has is taken."""
 

@@ -1,5 +1,6 @@
 """The utterances to import: of a table, a public corpus, or a folder of audio."""
 
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -107,7 +108,7 @@ def read_source(
                 "number, or --format audio for audio alone"
             )
         if name == BESIDE:
-            rows = read_with_transcripts(root, [r.source for r in _audio_alone(options, root)])
+            rows = read_with_transcripts(r.source for r in _audio_alone(options, root))
         else:
             rows = LAYOUTS[name].read(root)
     found, bad = _utterances(rows, root, options)
@@ -210,6 +211,11 @@ def _utterances(
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
+            continue
+        end = math.inf if row.end is None else row.end
+        if not 0 <= row.start < end or not math.isfinite(row.start):
+            detail = f"{row.start} to {row.end} s is no piece of a recording"
+            bad.append(BadRow(row.where, str(row.audio), "time", detail))
             continue
         source = _existing(Path(os.path.normpath(row.audio)))
         piece = (source, row.start, row.end, row.channel)

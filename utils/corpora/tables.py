@@ -247,7 +247,10 @@ def _channel(text: str) -> int | None:
     """A channel's number as the table counts, from 0 or 1; A and B are 1 and 2."""
     if not text:
         return None
-    return {"A": 1, "B": 2}[text] if text in ("A", "B") else int(text)
+    number = {"A": 1, "B": 2}[text] if text in ("A", "B") else int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def _row(
@@ -277,8 +280,6 @@ def _row(
         declared, duration = duration, None  # of the whole file
     elif end is None and duration is not None:
         end = (start or 0.0) + duration
-    if end is not None and end <= (start or 0.0):
-        return BadRow(where, str(path), "time", f"ends at {end} s, before it starts")
     speaker = options.speaker_column or _column(row, "", SPEAKER)
     if options.speaker_column and not _value(row[speaker]):
         return BadRow(where, str(path), "no speaker", f"column {speaker} is empty")

@@ -101,12 +101,7 @@ def rows_of_cues(audio: Path, path: Path, read: Callable[[Path], Iterator[Cue]])
     try:
         for number, (start, end, text, speaker) in enumerate(read(path), start=1):
             where = f"{path}, cue {number}"
-            if not text.strip():
-                continue
-            if end <= start:
-                yield BadRow(where, str(audio), "time", f"ends at {end} s, before it starts")
-            else:
-                # The pieces of one recording stay together.
+            if text.strip():  # the pieces of one recording stay together
                 yield Row(audio, where, text, start, end, speaker=speaker, group=str(audio))
     except (UserError, ValueError) as error:
         yield BadRow(str(path), str(audio), "transcript file", str(error))
@@ -128,12 +123,25 @@ def read_beside(audio: Path) -> Rows:
     path = transcript_beside(audio)
     if path is None:
         yield BadRow(str(audio), str(audio), "no transcript", "no .txt, .lab, .srt, ... beside it")
-    elif path.suffix.lower() in TIMED:
-        yield from rows_of_cues(audio, path, TIMED[path.suffix.lower()])
-    elif is_audacity(path):
-        yield from rows_of_cues(audio, path, read_audacity)
-    else:
-        yield Row(audio, str(path), " ".join(read_text(path).split()))
+        return
+    try:
+        if path.suffix.lower() in TIMED:
+            yield from rows_of_cues(audio, path, TIMED[path.suffix.lower()])
+        elif is_audacity(path):
+            yield from rows_of_cues(audio, path, read_audacity)
+        else:
+            yield row_of_text(audio, path)
+    except UserError as error:
+        yield BadRow(str(path), str(audio), "transcript file", str(error))
+
+
+def row_of_text(audio: Path, path: Path, skip: int = 0, **fields: str) -> Row | BadRow:
+    """The row of a recording whose transcript is a text file, without its first `skip` words."""
+    try:
+        words = read_text(path).split()[skip:]
+    except UserError as error:
+        return BadRow(str(path), str(audio), "transcript file", str(error))
+    return Row(audio, str(path), " ".join(words), **fields)
 
 
 def read_stm(path: Path, audio_folder: Path, split: str = "") -> Rows:
@@ -156,9 +164,6 @@ def read_stm(path: Path, audio_folder: Path, split: str = "") -> Rows:
         if text.strip() == "ignore_time_segment_in_scoring":
             continue
         audio = audio_named(audio_folder, name)
-        if times[1] <= times[0]:
-            yield BadRow(where, str(audio), "time", f"ends at {end} s, before it starts")
-            continue
         number_of = {"A": 1, "B": 2, "1": 1, "2": 2}.get(channel)
         yield Row(audio, where, text, *times, channel=number_of, speaker=speaker, split=split)
 

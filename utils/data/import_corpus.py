@@ -276,7 +276,7 @@ def main() -> ExitCode:
     for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
-    # Flags of the transcripts may change: the audio stays, the labels are written anew.
+    # Flags of the transcripts may change: the audio stays, the labels are written again.
     fresh = not (output_dir.exists() and any(output_dir.iterdir()))
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
         prepare_folder("--output_dir", output_dir)

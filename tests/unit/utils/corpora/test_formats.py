@@ -202,6 +202,32 @@ def test_a_command_in_wav_scp_is_not_run(tmp_path):
     ]
 
 
+def test_linked_folders_are_read(tmp_path):
+    corpus = write(tmp_path / "disk", SAMPLES["librispeech"][0])
+    (tmp_path / "LibriSpeech").mkdir()
+    (tmp_path / "LibriSpeech" / "dev-clean").symlink_to(corpus / "dev-clean")
+    assert layout_of(tmp_path / "LibriSpeech") == "librispeech"
+    rows = list(LAYOUTS["librispeech"].read(tmp_path / "LibriSpeech"))
+    assert [row.text for row in rows] == ["GO ON", "GO BACK"]
+
+
+@pytest.mark.parametrize("name", ["timit", "vctk"])
+def test_a_transcript_that_cannot_be_read_is_a_bad_row(name, tmp_path):
+    write(tmp_path, SAMPLES[name][0])
+    path = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix.lower() == ".txt")
+    path.write_bytes(b"\xff\xfe")
+    reasons = {row.reason for row in LAYOUTS[name].read(tmp_path) if isinstance(row, BadRow)}
+    assert reasons == {"transcript file"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.srt"])
+def test_one_beside_a_recording_too(name, tmp_path):
+    write(tmp_path, {"a.wav": ""})
+    (tmp_path / name).write_bytes(b"\xff\xfe")
+    (row,) = read_beside(tmp_path / "a.wav")
+    assert row.reason == "transcript file"
+
+
 def test_a_folder_of_audio_alone_has_no_layout(tmp_path):
     write(tmp_path, {"a/b.wav": "", "notes.txt": "nothing"})
     assert layout_of(tmp_path) == ""
@@ -251,10 +277,9 @@ def test_transcripts_beside_recordings(name, tmp_path):
 def test_audacity_labels(tmp_path):
     text = "0.500000\t1.250000\tyes\n\\\t100.0\t200.0\n2.0\t1.0\tbackwards\n3.0\t4.0\tno\n"
     write(tmp_path, {"a.wav": "", "a.txt": text})
-    first, bad, last = read_beside(tmp_path / "a.wav")
+    first, _, last = read_beside(tmp_path / "a.wav")
     assert (first.text, first.start, first.end) == ("yes", 0.5, 1.25)
     assert (last.text, last.start, last.end) == ("no", 3.0, 4.0)
-    assert bad.reason == "time"
 
 
 def test_a_recording_without_a_transcript_is_a_bad_row(tmp_path):

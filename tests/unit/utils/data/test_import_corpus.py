@@ -279,6 +279,20 @@ def test_segments_are_cut(tmp_path, monkeypatch):
     assert (out / "audio/b.flac").exists()
 
 
+def test_pieces_without_audio_are_skipped(tmp_path, monkeypatch):
+    """Backward, not a number, below zero, empty after rounding: in an STM file, without a check."""
+    tone(tmp_path / "in/a.wav", 3.0, seed=1)
+    times = ["0.5 1.0", "2.0 1.0", "nan 2.0", "0.2 nan", "-1.0 2.0", "2.99999 3.0", "inf inf"]
+    lines = [f"a 1 ann {pair} word" for pair in times]
+    (tmp_path / "in/t.stm").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", tmp_path / "in/t.stm", "--output_dir", out) == 1
+    entries = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    reasons = [entry["reason"] for entry in entries]
+    assert sorted(reasons) == ["beyond the end", *["time"] * 5]
+    assert [path.stem for path in (out / "audio").glob("*.flac")] == ["a_0000500_channel1"]
+
+
 def test_a_declared_length_that_differs_is_reported(tmp_path, monkeypatch):
     tone(tmp_path / "in/a.wav", 3.0)
     tone(tmp_path / "in/b.wav", 1.0, seed=1)
