@@ -282,6 +282,30 @@ def test_audacity_labels(tmp_path):
     assert (last.text, last.start, last.end) == ("no", 3.0, 4.0)
 
 
+def test_textgrid(tmp_path):
+    textgrid = pytest.importorskip("praatio.textgrid")
+    grid = textgrid.Textgrid()
+    grid.addTier(textgrid.IntervalTier("phones", [(0, 0.5, "h")], 0, 3))
+    grid.addTier(textgrid.IntervalTier("words", [(0.5, 1.0, "hello"), (1.5, 2.0, "you")], 0, 3))
+    grid.save(str(tmp_path / "a.TextGrid"), "long_textgrid", True)
+    write(tmp_path, {"a.wav": "", "b.wav": "", "b.TextGrid": "nothing of the kind"})
+    rows = list(read_beside(tmp_path / "a.wav"))
+    assert [(r.text, r.start, r.end) for r in rows] == [("hello", 0.5, 1.0), ("you", 1.5, 2.0)]
+    assert [r.reason for r in read_beside(tmp_path / "b.wav")] == ["transcript file"]
+
+
+def test_elan(tmp_path):
+    elan = pytest.importorskip("pympi.Elan")
+    file = elan.Eaf()
+    file.add_tier("speech", part="Ann")
+    file.add_annotation("speech", 500, 1500, "good day")
+    file.to_file(str(tmp_path / "a.eaf"))
+    write(tmp_path, {"a.wav": "", "b.wav": "", "b.eaf": "nothing of the kind"})
+    (row,) = read_beside(tmp_path / "a.wav")
+    assert (row.text, row.start, row.end, row.speaker) == ("good day", 0.5, 1.5, "Ann")
+    assert [r.reason for r in read_beside(tmp_path / "b.wav")] == ["transcript file"]
+
+
 def test_a_recording_without_a_transcript_is_a_bad_row(tmp_path):
     write(tmp_path, {"a.wav": ""})
     (row,) = read_beside(tmp_path / "a.wav")
