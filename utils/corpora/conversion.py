@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from common.runtime.worker_pool import map_in_processes
+from utils.corpora.containers.members import read_member
 from utils.corpora.sources import Utterance
 from wav2vec2.audio.decode import Notes, read_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -67,9 +68,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Task:
-    """A channel of a file (None: the average), and the pieces of it to write."""
+    """A channel of a recording (None: the average), and the pieces of it to write."""
 
     source: Path
+    member: str
+    """Which recording of `source`, if that is a container."""
+    name: str
+    """What messages call it."""
     channel: int | None
     declared: float | None
     pieces: tuple[Piece, ...]
@@ -82,7 +87,10 @@ def convert(task: Task) -> list[Converted]:
         return [Converted(0, failed) for _ in task.pieces]
     notes: Notes = {}
     try:
-        waveform = read_recording(task.source, task.channel, notes)
+        if task.member:
+            waveform = read_member(task.source, task.member, task.name, task.channel, notes)
+        else:
+            waveform = read_recording(task.source, task.channel, notes)
     except UserError as error:
         return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
     seconds = len(waveform) / SAMPLE_RATE
@@ -91,7 +99,7 @@ def convert(task: Task) -> list[Converted]:
         notes.setdefault("above full scale", f"up to {peak:.5g}: scaled down")
         waveform = waveform / np.float32(peak)
     if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
-        detail = f"{task.source}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
+        detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
         return [Converted(0, {"other length": detail}) for _ in task.pieces]
     return [_write_piece(waveform, piece, notes) for piece in task.pieces]
 
@@ -127,6 +135,8 @@ def _stamp(utterance: Utterance) -> list:
     except (OSError, ValueError):
         return []
     piece = [utterance.start, utterance.end, utterance.channel]
+    if utterance.member:
+        piece.append(utterance.member)
     return [str(utterance.source), facts.st_size, facts.st_mtime_ns, *piece]
 
 
@@ -156,11 +166,18 @@ def convert_all(
     files: dict[tuple, list[Utterance]] = {}
     for utterance in utterances:
         if utterance.id not in results:
-            file = (utterance.source, utterance.channel, utterance.declared)
+            file = (utterance.source, utterance.member, utterance.channel, utterance.declared)
             files.setdefault(file, []).append(utterance)
     tasks = [
-        Task(*file, tuple(Piece(targets[u.id], u.start, u.end) for u in members))
-        for file, members in files.items()
+        Task(
+            source,
+            member,
+            members[0].where if member else str(source),
+            channel,
+            declared,
+            tuple(Piece(targets[u.id], u.start, u.end) for u in members),
+        )
+        for (source, member, channel, declared), members in files.items()
     ]
     with open(journal, "a", encoding="utf-8") as notes:
         words = {"flag": "--workers", "unit": "files", "title": "import"}

@@ -18,6 +18,7 @@ class Row:
     """One utterance of a corpus: a file, or a piece of it."""
 
     audio: Path
+    """The file of the recording, or the container that holds it."""
     where: str
     """Its name in messages: file and line, or the path of the audio."""
     text: str | None = None
@@ -35,6 +36,11 @@ class Row:
     """What must stay in one subset beside the speaker: a session, a sentence."""
     split: str = ""
     """train, valid or test, if the corpus names one."""
+    member: str = ""
+    """Which recording of `audio`, if that is a container: `<kind>:<place>`, as
+    utils/corpora/containers/members.py reads it."""
+    name: str = ""
+    """What the container calls the recording; ids are made of it."""
 
 
 @dataclass(frozen=True)

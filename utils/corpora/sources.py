@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with_transcripts
@@ -81,6 +81,8 @@ class Utterance(Recording):
     """Length of the whole file, in seconds, that the corpus declares."""
     group: str = ""
     """What must stay in one subset beside the speaker."""
+    member: str = ""
+    """Which recording of `source`, if that is a container."""
 
 
 def read_source(
@@ -205,7 +207,7 @@ def _utterances(
 ) -> tuple[list[Utterance], list[BadRow]]:
     """Utterances of the rows, without those that name the same audio a second time."""
     channel = parse_channel(options.channel)
-    found: list[Utterance] = []
+    good: list[Row] = []
     bad: list[BadRow] = []
     first: dict[tuple, str] = {}
     for row in rows:
@@ -218,13 +220,17 @@ def _utterances(
             bad.append(BadRow(row.where, str(row.audio), "time", detail))
             continue
         source = _existing(Path(os.path.normpath(row.audio)))
-        piece = (source, row.start, row.end, row.channel)
+        piece = (source, row.member, row.start, row.end, row.channel)
         if piece in first:
             detail = f"named a second time, first in {first[piece]}"
             bad.append(BadRow(row.where, str(source), "named twice", detail))
             continue
         first[piece] = row.where
-        key = recording_key(source, root)
+        good.append(replace(row, audio=source))
+    keys = _keys(good, root)
+    found = []
+    for row in good:
+        key = keys[row.audio, row.member]
         if row.start or row.end is not None:
             key += f"_{round(1000 * row.start):07d}"
         if row.channel is not None:
@@ -233,7 +239,7 @@ def _utterances(
             Utterance(
                 id=key,
                 key=key,
-                source=source,
+                source=row.audio,
                 where=printable(row.where),
                 text=row.text,
                 speaker=row.speaker,
@@ -243,6 +249,37 @@ def _utterances(
                 end=row.end,
                 declared=row.declared,
                 group=row.group,
+                member=row.member,
             )
         )
     return found, bad
+
+
+def _keys(rows: Iterable[Row], root: Path) -> dict[tuple[Path, str], str]:
+    """(audio, member) -> key of each recording.
+
+    A member has the name that its container gives it; its container's name is added if another
+    recording has the same, and its number if several of its container have.
+    """
+    keys: dict[tuple[Path, str], str] = {}
+    names: dict[tuple[Path, str], Path] = {}
+    for row in rows:
+        if row.member:
+            name = PurePath(row.name.lstrip("/") or row.audio.name)
+            names[row.audio, row.member] = Path(*(p for p in name.parts if p != ".."))
+            keys[row.audio, row.member] = recording_key(names[row.audio, row.member], Path())
+        else:
+            keys[row.audio, ""] = recording_key(row.audio, root)
+    uses = Counter(keys.values())
+    shared = [recording for recording in names if uses[keys[recording]] > 1]
+    for audio, member in shared:
+        container = audio.with_suffix("") if audio.is_file() else audio
+        keys[audio, member] = recording_key(container / names[audio, member], root)
+    uses = Counter(keys.values())
+    numbers: Counter[str] = Counter()
+    for recording in shared:
+        key = keys[recording]
+        if uses[key] > 1:
+            numbers[key] += 1
+            keys[recording] = f"{key}_{numbers[key]}"
+    return keys

@@ -25,7 +25,7 @@ from wav2vec2.audio.length_check import Extent, extent
 from wav2vec2.audio.levels import LARGEST_FLOAT, Levels, scale_notes
 from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
 from wav2vec2.audio.source import is_regular, printable, seekable
-from wav2vec2.audio.zip_member import ZipMember
+from wav2vec2.audio.zip_member import Content, ZipMember
 from wav2vec2.cli.errors import UserError, one_line
 from wav2vec2.cli.stderr import silent_stderr
 
@@ -459,12 +459,18 @@ def stream_audio(audio: Any, rate: Any = None) -> Iterator[np.ndarray]:
     return stream_array(audio, rate)
 
 
-def stream_array(samples: Any, rate: Any) -> Iterator[np.ndarray]:
+def stream_array(
+    samples: Any,
+    rate: Any,
+    name: str = "audio",
+    channel: int | None = None,
+    notes: Notes | None = None,
+) -> Iterator[np.ndarray]:
     """`stream_recording` of an array or tensor `[samples]` or `[samples, channels]` at `rate` Hz.
 
     Floating point within [-1, 1], or integers of their type's whole range.  Floating point beyond
     is scaled down, with a warning.  UserError for what is not such an array, for NaN, and for a
-    rate outside RATES.
+    rate outside RATES.  `name`, `channel` and `notes`: as of stream_recording.
     """
     rate = _checked_rate(rate)
     if hasattr(samples, "detach"):  # a tensor, on any device
@@ -496,7 +502,7 @@ def stream_array(samples: Any, rate: Any) -> Iterator[np.ndarray]:
         for start in range(0, len(rows), BLOCK):
             yield Block(rate, _to_float(rows[start : start + BLOCK]), floating)
 
-    yield from _stream_mono(blocks, "audio", None, None)
+    yield from _stream_mono(blocks, name, channel, notes)
 
 
 def _checked_rate(rate: Any) -> float:
@@ -528,3 +534,14 @@ def read_recording(
 ) -> np.ndarray:
     """`stream_recording` as one array, `[samples]`."""
     return np.concatenate([*stream_recording(path, channel=channel, notes=notes)])
+
+
+def read_content(
+    content: bytes, name: str, channel: int | None = None, notes: Notes | None = None
+) -> np.ndarray:
+    """`read_recording` of the bytes of a file, called `name` in errors."""
+    if not content:
+        raise UserError(f"{name}: the file is empty; fetch it again or remove it")
+    source = Content(content)
+    blocks = _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)
+    return np.concatenate([*blocks])

@@ -1,0 +1,50 @@
+"""One recording of a container, decoded: the one place that knows every kind of container.
+
+A member is written `<kind>:<place>`.  A reader of a corpus puts it into `Row.member`; a process
+that converts audio calls `read_member`.  To add a kind, write a function from (container, place) to
+the bytes of an audio file or to Samples, and name it in KINDS.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.corpora.containers.tar import read_range
+from wav2vec2.audio.decode import Notes, read_content, stream_array
+from wav2vec2.cli.errors import UserError
+
+
+class Samples(NamedTuple):
+    """A recording that a container holds decoded."""
+
+    samples: np.ndarray
+    """`[samples]` or `[samples, channels]`: integers, or floating point in [-1, 1]."""
+    rate: float
+    """Hz."""
+
+
+KINDS: dict[str, Callable[[Path, str], bytes | Samples]] = {"tar": read_range}
+"""Kind -> what reads the recording at a place of a container.
+
+It raises UserError or OSError if it cannot be read.
+"""
+
+
+def read_member(
+    path: Path, member: str, name: str, channel: int | None = None, notes: Notes | None = None
+) -> np.ndarray:
+    """The recording `member` of the container `path` as 16 kHz mono float32 `[samples]`.
+
+    UserError, which calls the recording `name`, if it cannot be read; `channel` and `notes` as of
+    wav2vec2.audio.decode.stream_recording.
+    """
+    kind, _, place = member.partition(":")
+    try:
+        found = KINDS[kind](path, place)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+    if isinstance(found, bytes):
+        return read_content(found, name, channel, notes)
+    return np.concatenate([*stream_array(*found, name=name, channel=channel, notes=notes)])
