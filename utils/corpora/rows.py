@@ -40,7 +40,7 @@ class Row:
     """Which recording of `audio`, if that is a container: `<kind>:<place>`, as
     utils/corpora/containers/members.py reads it."""
     name: str = ""
-    """What the container calls the recording; ids are made of it."""
+    """What the container calls the recording, without a suffix; ids are made of it."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,16 @@ class BadRow:
     reason: str
     """One of a few kinds, for counting."""
     detail: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A recording of a container, as the value of a table's audio column."""
+
+    audio: Path
+    member: str
+    name: str
+    """These three as in Row."""
 
 
 Rows = Iterator[Row | BadRow]

@@ -265,9 +265,9 @@ def _keys(rows: Iterable[Row], root: Path) -> dict[tuple[Path, str], str]:
     names: dict[tuple[Path, str], Path] = {}
     for row in rows:
         if row.member:
-            name = PurePath(row.name.lstrip("/") or row.audio.name)
-            names[row.audio, row.member] = Path(*(p for p in name.parts if p != ".."))
-            keys[row.audio, row.member] = recording_key(names[row.audio, row.member], Path())
+            parts = PurePath(f"{row.name.lstrip('/') or row.audio.stem}.member").parts
+            name = names[row.audio, row.member] = Path(*(p for p in parts if p != ".."))
+            keys[row.audio, row.member] = recording_key(name, Path())
         else:
             keys[row.audio, ""] = recording_key(row.audio, root)
     uses = Counter(keys.values())

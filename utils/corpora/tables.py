@@ -8,12 +8,12 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from utils.corpora.rows import BadRow, Row, Rows, subset_named
+from utils.corpora.rows import BadRow, Row, Rows, Stored, subset_named
 from wav2vec2.cli.errors import UserError
 
 # fmt: off
@@ -197,11 +197,27 @@ def read_table(
 
     UserError if it lacks a column; a row that names no utterance is yielded as a BadRow.
     """
+    yield from rows_of_values(read_values(table, format, options), table, root, options, split)
+
+
+def rows_of_values(
+    values: Iterable[tuple[int | str, dict[str, Any] | str | BadRow]],
+    table: Path,
+    root: Path,
+    options: TableOptions,
+    split: str = "",
+) -> Rows:
+    """`read_table` of values that were read already, each with its number or name.
+
+    The value of an audio column may be Stored.
+    """
     rows: list[Row | BadRow] = []
-    for number, row in read_values(table, format, options):
+    for number, row in values:
         where = f"{table}:{number}"
         if isinstance(row, str):
-            rows.append(BadRow(where, str(table), "row", row))
+            row = BadRow(where, str(table), "row", row)
+        if isinstance(row, BadRow):
+            rows.append(row)
             continue
         audio = _column(row, options.audio_column, AUDIO)
         text = _column(row, options.text_column, TEXT)
@@ -262,14 +278,17 @@ def _row(
     text: str,
     split: str,
 ) -> Row | BadRow:
-    name = _value(row[audio]).strip() if audio else ""
+    stored = row.get(audio)
+    if not isinstance(stored, Stored) or options.audio_template:
+        stored = None
+    name = _value(row[audio]).strip() if audio and not stored else ""
     if options.audio_template:
         name = re.sub(
             r"\{([^{}]+)\}", lambda found: _field(row, found[1], where), options.audio_template
         )
-    if not name:
+    if not name and not stored:
         return BadRow(where, "", "no audio", f"column {audio} is empty")
-    path = Path(root, name)
+    path = stored.audio if stored else Path(root, name)
     try:
         start, end = _number(row, START), _number(row, END)
         duration = _number(row, DURATION)
@@ -304,4 +323,6 @@ def _row(
         speaker=_value(row[speaker]) if speaker else "",
         group=_value(row[options.group_column]) if options.group_column else "",
         split=subset,
+        member=stored.member if stored else "",
+        name=stored.name if stored else "",
     )

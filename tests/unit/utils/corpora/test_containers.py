@@ -60,18 +60,18 @@ def test_ids_of_members(tmp_path):
         return Row(tmp_path / archive, "", member=f"tar:{place}", name=name, **fields)
 
     rows = [
-        row("a.tar", 1, "one.flac"),
+        row("a.tar", 1, "one.of.three"),
         row("a.tar", 2, "two"),
         row("b.tar", 1, "two"),
         row("a.tar", 3, "../d/same"),
         row("a.tar", 4, "../d/same"),
         row("a.tar", 5, "long", start=1.5, end=2.0),
         row("a.tar", 5, "long", start=2.5, end=3.0),
-        row("a.tar", 1, "one.flac"),
+        row("a.tar", 1, "one.of.three"),
     ]
     found, bad = utterances(tmp_path, *rows)
     assert [u.id for u in found] == [
-        "one",
+        "one.of.three",
         "a_two",
         "b_two",
         "a_d_same_1",
