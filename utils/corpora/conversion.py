@@ -1,13 +1,13 @@
 """Recordings -> 16 kHz mono FLAC files, resumable, and what was left out."""
 
 import hashlib
-import io
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -15,15 +15,19 @@ import soundfile
 from common.runtime.worker_pool import map_in_processes
 from utils.corpora.containers.members import read_member
 from utils.corpora.sources import Utterance
-from wav2vec2.audio.decode import Notes, read_recording
+from wav2vec2.audio.decode import Notes, stream_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import is_regular, printable
+from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.output import write_chunks, write_lines
+from wav2vec2.files.output import atomic_path, write_lines
 from wav2vec2.files.text import split_lines
 
 SHORTFALL = 0.1
 """Seconds by which a file may be shorter or longer than the corpus says."""
+
+BLOCK = 2**18
+"""Samples that are written at a time."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,18 @@ class Task:
     """A channel of a recording (None: the average), and the pieces of it to write."""
 
     source: Path
-    member: str
-    """Which recording of `source`, if that is a container."""
-    name: str
-    """What messages call it."""
     channel: int | None
     declared: float | None
     pieces: tuple[Piece, ...]
+    member: str = ""
+    """Which recording of `source`, if that is a container."""
+    where: str = ""
+    """What messages call that recording."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.where if self.member else str(self.source)
 
 
 def convert(task: Task) -> list[Converted]:
@@ -87,21 +96,32 @@ def convert(task: Task) -> list[Converted]:
         return [Converted(0, failed) for _ in task.pieces]
     notes: Notes = {}
     try:
-        if task.member:
-            waveform = read_member(task.source, task.member, task.name, task.channel, notes)
-        else:
-            waveform = read_recording(task.source, task.channel, notes)
-    except UserError as error:
+        waveform = Waveform(_decoded(task, notes))
+    except _Unreadable as error:
         return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
-    seconds = len(waveform) / SAMPLE_RATE
-    # Decoders of lossy formats and the resampler go a little beyond full scale, too.
-    if (peak := float(abs(waveform).max())) > 1:
-        notes.setdefault("above full scale", f"up to {peak:.5g}: scaled down")
-        waveform = waveform / np.float32(peak)
-    if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
-        detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
-        return [Converted(0, {"other length": detail}) for _ in task.pieces]
-    return [_write_piece(waveform, piece, notes) for piece in task.pieces]
+    with closing(waveform):
+        # Decoders of lossy formats and the resampler go a little beyond full scale, too.
+        if waveform.peak > 1:
+            notes.setdefault("above full scale", f"up to {waveform.peak:.5g}: scaled down")
+        seconds = waveform.seconds
+        if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
+            detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
+            return [Converted(0, {"other length": detail}) for _ in task.pieces]
+        return [_write_piece(waveform, piece, notes) for piece in task.pieces]
+
+
+class _Unreadable(Exception):
+    """Why a recording cannot be decoded."""
+
+
+def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
+    try:
+        if task.member:
+            yield read_member(task.source, task.member, task.name, task.channel, notes)
+        else:
+            yield from stream_recording(task.source, channel=task.channel, notes=notes)
+    except UserError as error:
+        raise _Unreadable(error) from None
 
 
 def _failure(task: Task) -> Notes:
@@ -113,19 +133,63 @@ def _failure(task: Task) -> Notes:
     return {}
 
 
-def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes) -> Converted:
-    seconds = len(waveform) / SAMPLE_RATE
-    end = None if piece.end is None else round(piece.end * SAMPLE_RATE)
-    samples = waveform[round(piece.start * SAMPLE_RATE) : end]
-    if not len(samples) or (piece.end or 0) > seconds + SHORTFALL:
+def _write_piece(waveform: Waveform, piece: Piece, notes: Notes) -> Converted:
+    start = round(piece.start * SAMPLE_RATE)
+    end = waveform.samples if piece.end is None else round(piece.end * SAMPLE_RATE)
+    end = min(end, waveform.samples)
+    if start >= end or (piece.end or 0) > waveform.seconds + SHORTFALL:
         until = "" if piece.end is None else f" to {piece.end:.2f}"
-        detail = f"{piece.start:.2f}{until} s of a file of {seconds:.2f} s"
+        detail = f"{piece.start:.2f}{until} s of a file of {waveform.seconds:.2f} s"
         return Converted(0, {"beyond the end": detail})
-    content = io.BytesIO()
-    soundfile.write(content, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    write_chunks(piece.target, [content.getbuffer()])
-    digest = hashlib.blake2b(np.ascontiguousarray(samples), digest_size=8).hexdigest()
-    return Converted(len(samples), notes, digest)
+    digest = hashlib.blake2b(digest_size=8)
+    with written_flac(piece.target) as flac:
+        for place in range(start, end, BLOCK):
+            samples = waveform.read(place, min(place + BLOCK, end))
+            if waveform.peak > 1:
+                samples /= np.float32(waveform.peak)
+            flac.write(samples)
+            digest.update(samples.data)
+    return Converted(end - start, notes, digest.hexdigest())
+
+
+class _Sink:
+    """A file for libsndfile's callbacks, which must not raise: the first error is kept."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def _attempt(self, function: Callable[..., int], *arguments: Any) -> int:
+        if not self.error:
+            try:
+                return function(*arguments)
+            except OSError as error:
+                self.error = error
+        return 0
+
+    def write(self, data: bytes) -> int:
+        self._attempt(self.file.write, data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int) -> int:
+        return self._attempt(self.file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._attempt(self.file.tell)
+
+
+@contextmanager
+def written_flac(path: Path) -> Iterator[soundfile.SoundFile]:
+    """A 16 kHz mono FLAC file to write to, which is there whole or not at all afterwards.
+
+    UserError if it cannot be written.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb", buffering=2**20) as file:
+        sink = _Sink(file)
+        with soundfile.SoundFile(sink, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as flac:
+            yield flac
+        if sink.error:
+            raise sink.error
 
 
 def _stamp(utterance: Utterance) -> list:
@@ -171,11 +235,11 @@ def convert_all(
     tasks = [
         Task(
             source,
-            member,
-            members[0].where if member else str(source),
             channel,
             declared,
             tuple(Piece(targets[u.id], u.start, u.end) for u in members),
+            member,
+            members[0].where,
         )
         for (source, member, channel, declared), members in files.items()
     ]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wav2vec2.audio.length_check import Extent, extent
-from wav2vec2.audio.levels import LARGEST_FLOAT, Levels, scale_notes
+from wav2vec2.audio.levels import LARGEST_FLOAT, Levels, average_channels, scale_notes
 from wav2vec2.audio.resample import SAMPLE_RATE, resample_blocks
 from wav2vec2.audio.source import is_regular, printable, seekable
 from wav2vec2.audio.zip_member import Content, ZipMember
@@ -39,6 +39,10 @@ NORMALIZE_EPS = 1e-5
 
 BLOCK = 65_536
 """Samples per channel that are decoded at a time."""
+
+KEPT_SAMPLES = 2**24
+"""Samples of all channels (64 MiB) up to which a recording that is measured as a whole before it is
+used is kept meanwhile; a longer one is decoded twice."""
 
 MOST_CHANNELS = 64
 """Most channels of an array.  With more, its axes are probably exchanged, which is an error."""
@@ -380,7 +384,7 @@ def _stream_mono(
     """Blocks of any rate and channels -> 16 kHz mono blocks `[samples]`.
 
     `decode` starts at the first block each time it is called; it is called a second time if a
-    measurement of the whole decides what to do.
+    measurement of the whole decides what to do and the recording is long.
     """
     found: Notes = {}
     blocks = decode(found)
@@ -398,10 +402,16 @@ def _stream_mono(
     used = -1 if channel is None else channel - 1
     scale = 1.0
     blocks = itertools.chain([first], blocks)
-    if first.floating or (channel is None and channels > 1):
-        levels = Levels()
+    levels = Levels()
+    measured = first.floating or (channel is None and channels > 1)
+    if measured:
+        kept: list[Block] | None = []
         for block in blocks:
             levels.add(_checked(block.samples, name, channels))
+            if kept is not None:
+                kept.append(block)
+                if levels.samples * channels > KEPT_SAMPLES:
+                    kept = None
         if first.floating:
             scale = levels.scale(name)
             found |= scale_notes(levels, scale)
@@ -411,13 +421,12 @@ def _stream_mono(
                 f"the average of its {channels} channels is far weaker than channel {louder + 1} "
                 f"alone, as if they cancelled each other: channel {louder + 1} is used"
             )
-        blocks = decode(found)
-    levels = Levels()
+        blocks = decode(found) if kept is None else iter(kept)
 
     def mono(block: np.ndarray) -> np.ndarray:
-        block = _checked(block, name, channels)
-        levels.add(block)
-        chosen = block.mean(axis=1) if used < 0 else np.ascontiguousarray(block[:, used])
+        if not measured:
+            levels.add(_checked(block, name, channels))
+        chosen = average_channels(block) if used < 0 else np.ascontiguousarray(block[:, used])
         return chosen if scale == 1 else chosen * np.float32(scale)
 
     empty = True

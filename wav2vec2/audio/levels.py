@@ -20,6 +20,16 @@ INTEGER_SCALES = (2**15, 2**23, 2**31)
 """Full scale of 16-, 24- and 32-bit integers."""
 
 
+_ROUNDED_FULL_SCALE = float(np.float32(FULL_SCALE))
+
+
+def average_channels(block: np.ndarray) -> np.ndarray:
+    """The average `[samples]` of the channels of float32 `[samples, channels]`."""
+    if block.shape[1] == 2:  # bit for bit the mean, and ten times as fast
+        return (block[:, 0] + block[:, 1]) * np.float32(0.5)
+    return block.mean(axis=1)
+
+
 @dataclass
 class Levels:
     """Levels of each channel, and of their average, measured block by block."""
@@ -40,17 +50,21 @@ class Levels:
         """Measure `[samples, channels]`."""
         if not len(block):
             return
-        channels = block.shape[1]
-        columns = block if channels == 1 else np.column_stack([block, block.mean(axis=1)])
-        wide = columns.astype(np.float64)
-        low, high = wide.min(axis=0), wide.max(axis=0)
+        # One row per channel, each contiguous: numpy is many times as fast on these as on columns.
+        rows = [np.ascontiguousarray(channel) for channel in block.T]
+        if len(rows) > 1:
+            rows.append(average_channels(block))
+        low, high = (np.array([edge(row) for row in rows], float) for edge in (np.min, np.max))
         if not self.samples:
             self.low, self.high = low, high
             self.sums, self.squares = np.zeros(len(low)), np.zeros(len(low))
         self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
-        self.sums += wide.sum(axis=0)
-        self.squares += np.square(wide).sum(axis=0)
-        self.clipped += int((abs(block) >= FULL_SCALE).any(axis=1).sum())
+        for index, row in enumerate(rows):
+            wide = row.astype(np.float64)
+            self.sums[index] += wide.sum()
+            self.squares[index] += np.square(wide, out=wide).sum()
+        if max(high.max(), -low.min()) >= _ROUNDED_FULL_SCALE:
+            self.clipped += int((abs(block) >= FULL_SCALE).any(axis=1).sum())
         self.whole = self.whole and bool((block == np.rint(block)).all())
         self.samples += len(block)
 

@@ -26,6 +26,8 @@ class Waveform:
         """`blocks`: float32 `[samples]` each.  UserError if the disk is full."""
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
         self.samples, self.mean, squares = 0, 0.0, 0.0
+        self.peak = 0.0
+        """Largest magnitude of a sample."""
         for block in blocks:
             if len(block) == 0:
                 continue
@@ -37,6 +39,7 @@ class Waveform:
             squares += difference**2 * self.samples * len(block) / total
             self.mean += difference * len(block) / total
             self.samples = total
+            self.peak = max(self.peak, float(abs(block).max()))
             try:
                 self._file.write(block.tobytes())
             except OSError as error:

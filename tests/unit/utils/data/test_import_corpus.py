@@ -206,26 +206,26 @@ def test_workers_do_not_change_a_byte(table, tmp_path, monkeypatch):
 
 def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
-    real, done = conversion.read_recording, []
+    real, done = conversion.stream_recording, []
 
-    def stop_at_fifth(path, *details):
+    def stop_at_fifth(path, **details):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(path)
-        return real(path, *details)
+        return real(path, **details)
 
-    monkeypatch.setattr(conversion, "read_recording", stop_at_fifth)
+    monkeypatch.setattr(conversion, "stream_recording", stop_at_fifth)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, *flags)
     journal = tmp_path / "out/audio/converted.jsonl"
     assert len(journal.read_text().splitlines()) == 5
     journal.write_text(journal.read_text() + '["s0_', encoding="utf-8")  # a line cut short
 
-    def count(path, *details):
+    def count(path, **details):
         done.append(path)
-        return real(path, *details)
+        return real(path, **details)
 
-    monkeypatch.setattr(conversion, "read_recording", count)
+    monkeypatch.setattr(conversion, "stream_recording", count)
     assert run(monkeypatch, *flags) == 0
     assert len(done) == len(set(done)) == 12
     before = contents(tmp_path / "out")
@@ -253,7 +253,7 @@ def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypat
 def test_flags_of_transcripts_change_labels_and_convert_no_audio(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
     assert run(monkeypatch, *flags) == 0
-    monkeypatch.setattr(conversion, "read_recording", None)  # would fail if it were called
+    monkeypatch.setattr(conversion, "stream_recording", None)  # would fail if it were called
     assert run(monkeypatch, *flags, "--case", "lower") == 0
     assert "hello number" in (tmp_path / "out/train.wrd").read_text()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from wav2vec2.audio import decode
 from wav2vec2.audio.decode import (
     count_channels,
     read_recording,
@@ -11,6 +12,7 @@ from wav2vec2.audio.decode import (
     stream_array,
     stream_recording,
 )
+from wav2vec2.audio.levels import FULL_SCALE, Levels, average_channels
 from wav2vec2.cli.errors import UserError
 
 RATE = 16_000
@@ -161,3 +163,39 @@ def test_a_usual_recording_is_not_noted(tmp_path, caplog):
         assert read(write(tmp_path / "a.wav", [samples]))[1] == {}
     list(stream_recording(tmp_path / "a.wav"))
     assert not caplog.text
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_averages_are_numpys_bit_for_bit(channels):
+    block = np.random.default_rng(channels).uniform(-1, 1, (9_999, channels)).astype(np.float32)
+    block[:50] = np.finfo(np.float32).tiny * block[:50]
+    assert average_channels(block).tobytes() == block.mean(axis=1).tobytes()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_levels_are_those_of_the_whole(channels):
+    generator = np.random.default_rng(channels)
+    whole = generator.uniform(-1, 1, (10_000, channels)).astype(np.float32)
+    levels = Levels()
+    for block in np.split(whole, [1, 4_000, 4_000]):
+        levels.add(block)
+    wide = whole.astype(np.float64)
+    if channels > 1:
+        wide = np.column_stack([wide, whole.mean(axis=1)])
+    assert levels.samples == 10_000 and levels.channels == channels
+    assert levels.clipped == (abs(whole) >= np.float32(FULL_SCALE)).any(axis=1).sum() > 0
+    np.testing.assert_array_equal(levels.low, wide.min(axis=0))
+    np.testing.assert_array_equal(levels.high, wide.max(axis=0))
+    np.testing.assert_allclose(levels.power(), wide.var(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [[X, 0.5 * Y], [X, -X], [3 * X, Y]])
+def test_a_long_recording_is_decoded_twice_and_gives_the_same(tmp_path, monkeypatch, channels):
+    path = write(tmp_path / "a.wav", channels, subtype="FLOAT")
+    (once, notes), calls = read(path), []
+    real = decode._decode
+    monkeypatch.setattr(decode, "_decode", lambda *given: (calls.append(1), real(*given))[1])
+    assert read(path)[0].tobytes() == once.tobytes() and len(calls) == 1
+    monkeypatch.setattr(decode, "KEPT_SAMPLES", 70_000)
+    again, noted = read(path)
+    assert again.tobytes() == once.tobytes() and noted == notes and len(calls) == 3
