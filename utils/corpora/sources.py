@@ -197,7 +197,12 @@ def _folder_format(options: SourceOptions, root: Path) -> str:
 def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
     """The audio files below a folder, without hidden ones and those in --output_dir."""
     output_dir = Path(os.path.abspath(options.output_dir))
-    found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    try:
+        found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    except UserError:
+        for path in sorted(root.rglob("*")):
+            _refuse_archive("--audio_dir: no audio, but", path)
+        raise
     channel = parse_channel(options.channel)
     utterances = [
         Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from utils.corpora.containers.tar import first_bytes
 from utils.corpora.rows import Stored
 from wav2vec2.cli.errors import UserError, one_line
 
@@ -101,10 +102,8 @@ def read_values(path: Path, wanted: str, usual: Sequence[str]) -> Values:
 
 
 def is_arrow(path: Path) -> bool:
-    """Whether a file is Arrow's, not Parquet, by its content.  OSError if it cannot be opened."""
-    with open(path, "rb") as file:
-        start = file.read(6)
-    return start == b"ARROW1" or start[:4] == b"\xff\xff\xff\xff"
+    """Whether a file is Arrow's, not Parquet, by its content; errors as of first_bytes."""
+    return first_bytes(path).startswith((b"ARROW1", b"\xff\xff\xff\xff"))
 
 
 def column_names(path: Path) -> list[str]:
