@@ -1,14 +1,17 @@
 """Public corpora as they are unpacked: which one a folder holds, and its rows."""
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from utils.corpora.containers import folders
+from utils.corpora.containers.parquet import column_names
 from utils.corpora.kaldi import data_directories, read_kaldi
 from utils.corpora.rows import BadRow, Row, Rows, subset_named
-from utils.corpora.tables import TableOptions, read_table
+from utils.corpora.tables import PLAIN, TableOptions, read_table
 from utils.corpora.timed_text import (
     audio_named,
     read_beside,
@@ -167,18 +170,36 @@ def read_spoken_digits(folder: Path) -> Rows:
 def _metadata(folder: Path) -> list[Path]:
     """Hugging Face's metadata files of an audio folder, one per split at most."""
     found = []
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
-        for name in ("metadata.csv", "metadata.jsonl"):
+    places = (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("data/*/")))
+    for place in places:
+        for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
             path = place / name
-            if path.is_file() and "file_name" in next(iter(read_lines(path)), ""):
+            if path.is_file() and "file_name" in _header(path):
                 found.append(path)
     return found
 
 
-def read_audio_folder(folder: Path) -> Rows:
-    """Hugging Face's audio folder: metadata.csv or .jsonl with file_name and a transcript."""
+def _header(metadata: Path) -> str | list[str]:
+    """The names of a file's columns, in a text or a list."""
+    if metadata.suffix == ".parquet":
+        return column_names(metadata)
+    return next(iter(read_lines(metadata)), "")
+
+
+def read_audio_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
+    """Hugging Face's audio folder: metadata.csv, .jsonl or .parquet, with file_name and a text."""
     for path in _metadata(folder):
-        yield from read_table(path, path.parent, TableOptions(), split=subset_named(path.parts[-2]))
+        split = subset_named(path.parent.name)
+        for row in read_table(path, path.parent, options, split=split):
+            if isinstance(row, Row) and not split:  # one file may describe train/ and test/
+                row = replace(row, split=row.split or subset_named(_first_folder(row, path)))
+            yield row
+
+
+def _first_folder(row: Row, metadata: Path) -> str:
+    """The folder of a recording below its metadata file."""
+    parts = Path(os.path.relpath(row.audio, metadata.parent)).parts
+    return parts[parts[0] == "data"] if len(parts) > 1 else ""
 
 
 def read_kaldi_folders(folder: Path) -> Rows:
@@ -201,7 +222,10 @@ class Layout:
     """What tells it, in words."""
     found: Callable[[Path], bool]
     """Whether a folder has it."""
-    read: Callable[[Path], Rows]
+    read: Callable[..., Rows]
+    """Its rows, of the folder."""
+    tabular: bool = False
+    """Whether flags of tables describe it; `read` then takes them, too."""
 
 
 def _has(*patterns: str) -> Callable[[Path], bool]:
@@ -216,6 +240,10 @@ def _marking_files(folder: Path) -> list[Path]:
 
 def _below(ending: str) -> Callable[[Path], bool]:
     return lambda folder: any(p.name.lower().endswith(ending) for p in _marking_files(folder))
+
+
+def _any(find: Callable[[Path], list[Path]]) -> Callable[[Path], bool]:
+    return lambda folder: bool(find(folder))
 
 
 LAYOUTS = {
@@ -233,6 +261,12 @@ LAYOUTS = {
     "librispeech": Layout("*.trans.txt", _below(".trans.txt"), read_librispeech),
     "tedlium": Layout("*.stm", _below(".stm"), read_tedlium),
     "timit": Layout("*.phn", _below(".phn"), read_timit),
+    "nemo": Layout(folders.MANIFEST, _any(folders.manifests), folders.read_nemo_folder, True),
+    "parquet": Layout(
+        "*.parquet", _any(folders.parquet_files), folders.read_parquet_folder, tabular=True
+    ),
+    "arrow": Layout("*.arrow", _any(folders.arrow_files), folders.read_arrow_folder, tabular=True),
+    "webdataset": Layout("*.tar", _any(folders.shards), folders.read_shard_folder, tabular=True),
 }
 """Format -> its layout; the first that a folder has is taken."""
 

@@ -1,5 +1,6 @@
 """The utterances to import: of a table, a public corpus, or a folder of audio."""
 
+import itertools
 import math
 import os
 import unicodedata
@@ -9,6 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from utils.corpora.containers.nemo import is_tarred, read_tarred
+from utils.corpora.containers.tar import SUFFIXES as TAR_SUFFIXES
+from utils.corpora.containers.tar import expand
+from utils.corpora.containers.webdataset import read_shards
 from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with_transcripts
 from utils.corpora.rows import BadRow, Row, Rows
 from utils.corpora.tables import TableOptions, format_of, read_table
@@ -18,8 +23,9 @@ from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, r
 from wav2vec2.audio.source import printable, recording_key
 from wav2vec2.cli.errors import UserError
 
-TABLES = ("tsv", "csv", "jsonl", "json", "stm")
+TABLES = ("tsv", "csv", "jsonl", "json", "stm", "parquet", "arrow", "webdataset")
 BESIDE, AUDIO = "transcripts", "audio"
+ARCHIVES = (".zip", ".7z", ".rar")
 NO_FAILURE = ("no transcript", "named twice", "split")
 """Reasons for which a row is left out although its file can be used."""
 
@@ -31,14 +37,17 @@ class SourceOptions:
     output_dir: str
     """Folder to create: audio/, filelists, labels, dictionary, report."""
     table: str = ""
-    """Table of audio paths and transcripts: .tsv, .csv, .jsonl or .json, also .gz, or .stm."""
+    """Table of audio paths and transcripts: .tsv, .csv, .jsonl or .json, also .gz, or .stm; or with
+    the audio inside: .parquet, .arrow, WebDataset's .tar.  Quoted, 'shard-{000..011}.tar' names
+    several."""
     audio_dir: str = ""
     """Folder of a corpus whose format is known, or of audio with or without transcripts beside it
     (instead of --table)."""
     format: str = "auto"
-    """Format of the table (tsv, csv, jsonl, json, stm) or of the folder: kaldi, mls, commonvoice,
-    voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech, tedlium, timit, transcripts
-    (beside each recording), audio (alone); auto recognises it."""
+    """Format of the table (tsv, csv, jsonl, json, stm, parquet, arrow, webdataset) or the folder:
+    kaldi, mls, commonvoice, voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech,
+    tedlium, timit, nemo, parquet, arrow, webdataset, transcripts (beside each recording), audio
+    (alone); auto recognises it."""
     audio_root: str = ""
     """Folder that relative paths in the table start from; default: the table's own, or its clips
     folder."""
@@ -95,12 +104,17 @@ def read_source(
     if options.table:
         rows, root = _rows_of_table(options, tables), _table_root(options)
     else:
-        given = [f"--{name}" for name, value in asdict(tables).items() if value]
-        if given:
-            raise UserError(f"{given[0]}: describes a --table, but --audio_dir is given")
         root = Path(os.path.abspath(options.audio_dir))
+        if root.is_file():
+            _refuse_archive("--audio_dir", root)
+            raise UserError(f"--audio_dir {root}: is a file; name it with --table")
         if not root.is_dir():
             raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
+        name = layout_of(root) if options.format == "auto" else options.format
+        tabular = name in LAYOUTS and LAYOUTS[name].tabular
+        given = [f"--{name}" for name, value in asdict(tables).items() if value]
+        if given and not tabular:
+            raise UserError(f"{given[0]}: describes a --table, but --audio_dir is given")
         name = _folder_format(options, root)
         if name == AUDIO:
             return _audio_alone(options, root), []
@@ -112,7 +126,7 @@ def read_source(
         if name == BESIDE:
             rows = read_with_transcripts(r.source for r in _audio_alone(options, root))
         else:
-            rows = LAYOUTS[name].read(root)
+            rows = LAYOUTS[name].read(root, *([tables] if tabular else []))
     found, bad = _utterances(rows, root, options)
     if not found and not bad:
         raise UserError(
@@ -139,13 +153,32 @@ def _table_root(options: SourceOptions) -> Path:
     return clips if clips.is_dir() else table.parent
 
 
+def _refuse_archive(flag: str, path: Path) -> None:
+    """UserError for an archive that no reader takes."""
+    if path.suffix.lower() in ARCHIVES:
+        raise UserError(
+            f"{flag} {path}: an archive; unpack it and name its folder with --audio_dir"
+        )
+
+
 def _rows_of_table(options: SourceOptions, tables: TableOptions) -> Rows:
-    table, root = Path(options.table), _table_root(options)
+    names = [options.table] if os.path.exists(options.table) else expand(options.table)
+    is_tar = options.table.lower().endswith(TAR_SUFFIXES)
+    if options.format == "webdataset" or (options.format == "auto" and is_tar):
+        return read_shards([Path(name) for name in names], tables)
+    return itertools.chain.from_iterable(_rows_of(Path(name), options, tables) for name in names)
+
+
+def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
+    root = _table_root(options)
+    _refuse_archive("--table", table)
     format = "" if options.format == "auto" else options.format
     if format == "stm" or (not format and table.suffix.lower() == ".stm"):
         return read_stm(table, root, options.split)
     if not format and not format_of(table):
         raise UserError(f"--table {table}: unknown suffix; give --format {', '.join(TABLES)}")
+    if is_tarred(table, root, format, tables):
+        return read_tarred(table, tables, format)
     return read_table(table, root, tables, format, options.split)
 
 
@@ -164,7 +197,12 @@ def _folder_format(options: SourceOptions, root: Path) -> str:
 def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
     """The audio files below a folder, without hidden ones and those in --output_dir."""
     output_dir = Path(os.path.abspath(options.output_dir))
-    found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    try:
+        found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    except UserError:
+        for path in sorted(root.rglob("*")):
+            _refuse_archive("--audio_dir: no audio, but", path)
+        raise
     channel = parse_channel(options.channel)
     utterances = [
         Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found

@@ -1,4 +1,5 @@
-"""Tables of audio paths and transcripts: TSV, CSV, JSON lines and JSON, plain or gzip-compressed.
+"""Tables of audio paths and transcripts: TSV, CSV, JSON lines and JSON, plain or gzip-compressed,
+Parquet and Arrow, also with the audio inside.
 
 Column names of NeMo, Hugging Face, Common Voice, MLS and Coqui are known.
 """
@@ -8,11 +9,13 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from utils.corpora.containers import parquet
 from utils.corpora.rows import BadRow, Row, Rows, Stored, subset_named
 from wav2vec2.cli.errors import UserError
 
@@ -32,7 +35,17 @@ SPLIT = ("split",)
 # fmt: on
 _UNKNOWN = "?"
 """A split whose name says nothing, until the whole table is known."""
-SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl"}
+NO_TEXT = "none"
+"""--text_column of a table whose audio is imported alone."""
+SUFFIXES = {
+    ".tsv": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,8 @@ class TableOptions:
     audio_template: str = ""
     """Audio path made of other columns, such as wavs/{id}.wav."""
     text_column: str = ""
-    """Column of transcripts; default: text, transcript, transcription, sentence or the like."""
+    """Column of transcripts; default: text, transcript, transcription, sentence or the like.
+    none: audio alone."""
     speaker_column: str = ""
     """Column that names the speaker; each speaker is then in one subset only.  Default: speaker,
     speaker_id or client_id, if there is one."""
@@ -58,10 +72,17 @@ class TableOptions:
     split_column: str = ""
     """Column with train, valid (dev, validation) or test; default: split, if all its values are
     such names, else the split is drawn."""
+    audio_tars: str = ""
+    """Archives that hold the audio of a NeMo manifest, such as audio__OP_0..511_CL_.tar; default:
+    audio_<shard_id>.tar beside it."""
 
     def __post_init__(self) -> None:
         if len(self.delimiter.replace("\\t", "\t")) > 1:
             raise UserError(f"--delimiter {self.delimiter}: must be one character")
+
+
+PLAIN = TableOptions()
+"""No flags given."""
 
 
 def _open(table: Path) -> TextIO:
@@ -71,7 +92,7 @@ def _open(table: Path) -> TextIO:
 
 
 def format_of(table: Path) -> str:
-    """tsv, csv, jsonl or json by a table's suffix, before .gz; "" if it is none of them."""
+    """A table's format, by its suffix before .gz; "" if it is none of SUFFIXES."""
     plain = Path(table.stem) if table.suffix.lower() == ".gz" else table
     return SUFFIXES.get(plain.suffix.lower(), "")
 
@@ -86,6 +107,10 @@ def read_values(
     format = format or format_of(table)
     reader = None
     try:
+        if format in ("parquet", "arrow"):
+            for number, row in parquet.read_values(table, options.audio_column, AUDIO):
+                yield number, row if isinstance(row, str) else without_times(row)
+            return
         with _open(table) as file:
             if format == "jsonl":
                 yield from _json_lines(file)
@@ -96,9 +121,9 @@ def read_values(
                 yield from _named(reader, options.columns)
             else:
                 raise UserError(
-                    f"--table {table}: unknown suffix; give --format tsv, csv, jsonl or json"
+                    f"--table {table}: unknown suffix; give --format tsv, csv, jsonl, json, parquet"
                 )
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--table {table}: cannot be read ({reason})") from None
     except UnicodeDecodeError:
@@ -178,6 +203,17 @@ def _column(row: dict[str, Any], wanted: str, usual: Sequence[str]) -> str:
     return next((name for name in usual if name in row), "")
 
 
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns, without start and end if the row holds its own audio.
+
+    They are those of the recording from which that was cut, as in AMI and GigaSpeech.
+    """
+    if not any(isinstance(value, Stored) for value in row.values()):
+        return row
+    times = {name + unit for name in (*START, *END) for unit in ("", "_ms")}
+    return {name: value for name, value in row.items() if name not in times}
+
+
 def _number(row: dict[str, Any], names: Sequence[str]) -> float | None:
     """A number of seconds; columns that end in _ms hold milliseconds.  ValueError if it is none."""
     for name in names:
@@ -219,11 +255,15 @@ def rows_of_values(
         if isinstance(row, BadRow):
             rows.append(row)
             continue
-        audio = _column(row, options.audio_column, AUDIO)
+        audio = next((name for name, value in row.items() if isinstance(value, Stored)), "")
+        if options.audio_column or not audio:
+            filled = {name: value for name, value in row.items() if value}
+            audio = _column(filled, options.audio_column, AUDIO)
+            audio = audio or _column(row, options.audio_column, AUDIO)
         text = _column(row, options.text_column, TEXT)
         if not (audio or options.audio_template):
             raise _no_column(where, row, "audio_column", [options.audio_column, *AUDIO])
-        if not text:
+        if not text and options.text_column != NO_TEXT:
             raise _no_column(where, row, "text_column", [options.text_column, *TEXT])
         for flag in ("speaker_column", "group_column", "split_column"):
             if (column := getattr(options, flag)) and column not in row:
@@ -315,7 +355,7 @@ def _row(
     return Row(
         audio=path,
         where=where,
-        text=_value(row[text]),
+        text=_value(row[text]) if text else None,
         start=start or 0.0,
         end=end,
         declared=declared,

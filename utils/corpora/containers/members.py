@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.corpora.containers.parquet import read_arrow, read_parquet
 from utils.corpora.containers.tar import read_range
 from wav2vec2.audio.decode import Notes, read_content, stream_array
 from wav2vec2.cli.errors import UserError
@@ -25,7 +26,11 @@ class Samples(NamedTuple):
     """Hz."""
 
 
-KINDS: dict[str, Callable[[Path, str], bytes | Samples]] = {"tar": read_range}
+KINDS: dict[str, Callable[[Path, str], bytes | Samples]] = {
+    "arrow": read_arrow,
+    "parquet": read_parquet,
+    "tar": read_range,
+}
 """Kind -> what reads the recording at a place of a container.
 
 It raises UserError or OSError if it cannot be read.

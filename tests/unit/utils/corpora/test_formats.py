@@ -169,7 +169,7 @@ def summary(rows, folder):
     return found
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", SAMPLES)
 def test_every_layout_is_recognised_and_read(name, tmp_path):
     files, expected = SAMPLES[name]
     write(tmp_path, files)
