@@ -9,7 +9,9 @@ import pytest
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.ctc import BLANK
+from wav2vec2.decoding import alignment
 from wav2vec2.decoding.alignment import (
+    WILDCARD,
     Span,
     align,
     fill_gaps,
@@ -65,6 +67,99 @@ def test_a_long_transcript():
     certain[np.arange(200), labels] = 0.0
     spans = align(certain, labels)
     assert [(start, end) for start, end, _ in spans] == [(n, n + 1) for n in range(200)]
+
+
+def full_search(values: np.ndarray, labels: list[int]) -> list[tuple[int, int, float]]:
+    """Every state of every frame, one by one; a wildcard takes the best unit."""
+    states = [BLANK, *(state for label in labels for state in (label, BLANK))]
+    best = {0: (0.0, ())}  # state -> log probability and path; state 0 may be entered first
+    for frame, row in enumerate(values):
+        after = {}
+        for state, unit in enumerate(states):
+            steps = [state, state - 1] if frame else [0] if state < 2 else []
+            if state % 2 and state > 2 and frame and states[state - 2] != unit:
+                steps.append(state - 2)
+            found = max((best[s] for s in steps if s in best), default=None, key=lambda x: x[0])
+            if found:
+                value = row.max() if unit == WILDCARD else row[unit]
+                after[state] = (found[0] + value, (*found[1], state))
+        best = after
+    _, path = max((best[s] for s in (len(states) - 2, len(states) - 1)), key=lambda x: x[0])
+    spans = []
+    for index, label in enumerate(labels):
+        own = [frame for frame, state in enumerate(path) if state == 2 * index + 1]
+        units = values[own].max(axis=1) if label == WILDCARD else values[own, label]
+        spans.append((own[0], own[-1] + 1, math.exp(units.mean())))
+    return spans
+
+
+def spoken(rng, labels: list[int], frames: int, loudness: float) -> np.ndarray:
+    """Emissions in which the labels stand out by `loudness`, at random places in order."""
+    logits = rng.standard_normal((frames, 6))
+    logits[:, BLANK] += loudness / 2
+    places = np.sort(rng.choice(frames, len(labels), replace=False))
+    logits[places, labels] += loudness
+    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("loudness", [0.0, 2.0, 6.0])
+@pytest.mark.parametrize("seed", range(12))
+def test_alignment_is_that_of_a_full_search(seed, loudness, monkeypatch):
+    """Whether the transcript fits or not, with stored bands and pruning every few frames."""
+    monkeypatch.setattr(alignment, "BLOCK", 8)
+    monkeypatch.setattr(alignment, "PRUNE", 3)
+    rng = np.random.default_rng(seed)
+    frames = int(rng.integers(40, 120))
+    labels = rng.integers(1, 6, int(rng.integers(1, frames // 3))).tolist()
+    values = spoken(rng, labels, frames, loudness)
+    search = alignment._search
+    for factor in (0.01, 1):  # the search begins with a narrow or a wide band
+        monkeypatch.setattr(
+            alignment, "_search", lambda e, t, bound, by=factor: search(e, t, bound * by)
+        )
+        for changed in (labels, labels[::-1], labels[: len(labels) // 2 + 1]):
+            found = align(values, changed)
+            for span, expected in zip(found, full_search(values, changed), strict=True):
+                assert span[:2] == expected[:2]
+                assert span[2] == pytest.approx(expected[2], rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wildcards_take_what_the_text_lacks(seed, monkeypatch):
+    monkeypatch.setattr(alignment, "BLOCK", 8)
+    monkeypatch.setattr(alignment, "PRUNE", 3)
+    monkeypatch.setattr(alignment, "WILDCARD_LOSS", 0.0)
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(1, 6, 16).tolist()
+    values = spoken(rng, labels, 90, 8.0)
+    partial = [WILDCARD, *labels[4:8], WILDCARD, *labels[12:]]
+    expected = full_search(values, partial)
+    found = align(values, partial)
+
+    def total(spans):
+        taken = np.zeros(len(values)) - np.inf
+        for (start, end, _), label in zip(spans, partial):
+            column = values.max(axis=1) if label == WILDCARD else values[:, label]
+            taken[start:end] = column[start:end]
+        return np.where(taken == -np.inf, values[:, BLANK], taken).sum()
+
+    # Several paths are equally good, as a wildcard takes blanks, too.
+    assert total(found) == pytest.approx(total(expected))
+
+
+def test_frames_that_words_explain_equally_well_are_the_words():
+    certain = np.full((12, 4), -30.0)
+    for frame, unit in enumerate([0, 3, 1, 1, 0, 2, 2, 0, 3, 3, 0, 0]):
+        certain[frame, unit] = 0.0
+    star, one, two, last = align(certain, [WILDCARD, 1, 2, WILDCARD])
+    assert (one[:2], two[:2]) == ((2, 4), (5, 7))
+    assert star[:2] == (1, 2) and last[:2] == (8, 10) and star[2] == last[2] == 1.0
+
+
+def test_units_of_probability_zero_have_a_path():
+    values = np.full((9, 4), -np.inf)
+    values[:, 0] = 0.0
+    assert len(align(values, [1, 2, 2, 3])) == 4
 
 
 def test_too_few_frames_and_no_labels():
