@@ -1,6 +1,6 @@
 """Contrastive pre-training on audio alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -346,6 +346,10 @@ class PretrainingTask:
             }
 
         return report_apart(self.valid_datasets, sums, summarise)
+
+    def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
+        """The best checkpoint is that with the lowest loss."""
+        return (validation["loss"],)
 
     def checkpoint_content(self) -> dict[str, Any]:
         return native.pretraining_content(self.architecture)

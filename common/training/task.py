@@ -38,7 +38,7 @@ class Task(Protocol):
     plan: BatchPlan
     dataset: UtteranceDataset
     selection: str
-    """The validation metric that chooses the best checkpoint; lower is better."""
+    """The validation metric that is stored as the result of the best checkpoint."""
     console: Mapping[str, str]
     """The metrics to show on the console, in order, and what to call them there."""
     file_prefix: str
@@ -65,6 +65,10 @@ class Task(Protocol):
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """What `validate` summed, over all processes -> the metrics to report."""
+
+    def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
+        """Metrics of a validation, of which only `selection` must be there -> what orders
+        validations: the best checkpoint is the one whose rank is lowest."""
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What makes a checkpoint usable on its own: architecture, dictionary, ..."""

@@ -353,15 +353,23 @@ class Trainer:
             self.telemetry.scalars("valid_ema", state.update, average)
         self.telemetry.log([epoch], metrics, quiet=True)
         console.validation(epoch, own, average)
-        result = (average or own)[self.task.selection]
-        is_best = state.update > 0 and math.isfinite(result)
-        is_best = is_best and (state.best is None or result < state.best)
-        if is_best:
-            state.best = result
+        is_best = state.update > 0 and self._is_best(average or own)
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
             self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
         return metrics
+
+    def _is_best(self, validation: dict[str, float]) -> bool:
+        """Whether a validation is better than all before it, which is then noted."""
+        state, task = self.state, self.task
+        if state.best is not None and state.best_rank is None:
+            state.best_rank = task.rank({task.selection: state.best})
+        rank = task.rank(validation)
+        better = state.best_rank is None or rank < state.best_rank
+        if not (better and all(map(math.isfinite, rank))):
+            return False
+        state.best, state.best_rank = validation[task.selection], rank
+        return True
 
     def _measure(self) -> dict[str, float]:
         """The validation metrics of the weights as they are."""
