@@ -1,6 +1,7 @@
 """CTC fine-tuning on transcribed audio."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -48,6 +49,10 @@ from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks
 from wav2vec2.text.error_rate import ErrorCounts
 from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
+
+WORDLESS_WER = 90.0
+"""Word error rate, percent, above which hardly any word is right: which model is closer to its
+first words then shows in the units."""
 
 EXAMPLES = 3
 """Hypothesis and reference pairs that a validation prints."""
@@ -366,6 +371,9 @@ class FinetuningTask:
     def collapse_reason(self, totals: Totals) -> str | None:
         return None  # a recogniser that does not learn shows in its validations
 
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        return None
+
     def validate(self, sums: Sums) -> None:
         for name in self.valid_datasets:
             self._validate(name, sums)
@@ -410,6 +418,13 @@ class FinetuningTask:
             }
 
         return report_apart(self.valid_datasets, sums, summarise)
+
+    def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
+        """The best checkpoint is that with the lowest WER; while every WER is above WORDLESS_WER,
+        that with the lowest UER, of equal ones that with the lowest loss."""
+        if validation["wer"] <= WORDLESS_WER:
+            return (0.0, validation["wer"])
+        return (1.0, validation.get("uer", math.inf), validation.get("loss", math.inf))
 
     def checkpoint_content(self) -> dict[str, Any]:
         return native.ctc_content(self.architecture, self.vocabulary, self.options.labels)

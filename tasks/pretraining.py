@@ -1,6 +1,6 @@
 """Contrastive pre-training on audio alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from common.training.precision import PrecisionOptions
 from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
+from tasks.codebook import codebook_problem, diversity_advice
 from tasks.data import (
     FILE_PREFIX,
     LN2,
@@ -307,6 +308,16 @@ class PretrainingTask:
             )
         return None
 
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        """Few codes in use, of those that the masked frames of a sub-batch can use at all."""
+        metrics = self.summarise(totals)
+        groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries
+        usable = groups * min(entries, totals.targets / totals.sums["sub_batches"])
+        problem = codebook_problem(
+            metrics["code_perplexity"], metrics["accuracy"], usable, warmed_up
+        )
+        return problem and f"{problem}; {diversity_advice(self.objective.loss_weights[0])}"
+
     def validate(self, sums: Sums) -> None:
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)
         none = torch.zeros(shape, dtype=torch.float64, device=self.device)
@@ -346,6 +357,10 @@ class PretrainingTask:
             }
 
         return report_apart(self.valid_datasets, sums, summarise)
+
+    def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
+        """The best checkpoint is that with the lowest loss."""
+        return (validation["loss"],)
 
     def checkpoint_content(self) -> dict[str, Any]:
         return native.pretraining_content(self.architecture)

@@ -30,7 +30,9 @@ class TrainingState:
     validated: int = 0
     """Position of the last validation."""
     best: float | None = None
-    """Best validation result so far."""
+    """Result of the best validation so far: the task's `selection`."""
+    best_rank: tuple[float, ...] | None = None
+    """Rank of that validation; None also after resuming a run that stored only its result."""
 
     def model_content(self) -> dict[str, Any]:
         """The part of a checkpoint that the model's use needs."""
@@ -43,6 +45,7 @@ class TrainingState:
             "position": self.position,
             "validated": self.validated,
             "best": self.best,
+            "best_rank": self.best_rank and list(self.best_rank),
         }
 
     def content(self) -> dict[str, Any]:
@@ -75,6 +78,8 @@ class TrainingState:
                 self.scaler.load_state_dict(content["loss_scale"])
             self.update, self.position = content["update"], content["position"]
             self.validated, self.best = content["validated"], content["best"]
+            rank = content.get("best_rank")
+            self.best_rank = None if rank is None else tuple(map(float, rank))
             return differences(content["circumstances"], self.circumstances)
         except KeyError as error:
             raise UserError(

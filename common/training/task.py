@@ -38,7 +38,7 @@ class Task(Protocol):
     plan: BatchPlan
     dataset: UtteranceDataset
     selection: str
-    """The validation metric that chooses the best checkpoint; lower is better."""
+    """The validation metric that is stored as the result of the best checkpoint."""
     console: Mapping[str, str]
     """The metrics to show on the console, in order, and what to call them there."""
     file_prefix: str
@@ -60,11 +60,19 @@ class Task(Protocol):
     def collapse_reason(self, totals: Totals) -> str | None:
         """Sums over some updates -> why training is pointless, None if it is not."""
 
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        """Sums over some updates, and whether the learning rate's warm-up was over before them ->
+        what is wrong and how to fix it, None if nothing is worth a warning."""
+
     def validate(self, sums: Sums) -> None:
         """Add this process' share of the validation set to `sums`, without communicating."""
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """What `validate` summed, over all processes -> the metrics to report."""
+
+    def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
+        """Metrics of a validation, of which only `selection` must be there -> what orders
+        validations: the best checkpoint is the one whose rank is lowest."""
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What makes a checkpoint usable on its own: architecture, dictionary, ..."""

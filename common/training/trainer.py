@@ -22,7 +22,7 @@ from common.runtime.signals import StopRequest, uninterrupted
 from common.training.checkpoint import CheckpointFolder, CheckpointWriter, ResumePoint
 from common.training.console import Console
 from common.training.ema import Ema
-from common.training.health import Health, warn_data_wait
+from common.training.health import Health, Warnings, warn_data_wait
 from common.training.meter import Meter, Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
@@ -168,6 +168,12 @@ class Trainer:
             memory_hint=task.memory_hint,
         )
         self.health = Health(task.collapse_reason, device)
+        self.warnings = Warnings(
+            task.problem,
+            device,
+            warmup_updates=schedule.warmup_updates,
+            max_update=schedule.max_update,
+        )
         self.interval, self.epoch = Meter(device), Meter(device)
         self.last_rate = 0.0  # learning rate of the last update
         self.stop = StopRequest()
@@ -290,6 +296,7 @@ class Trainer:
             if state.ema:
                 state.ema.update()
             self.health.applied(report.sums)
+            self.warnings.applied(update, report.sums)
         elif state.scaler:
             state.scaler.overflowed(ids)
         else:
@@ -353,15 +360,23 @@ class Trainer:
             self.telemetry.scalars("valid_ema", state.update, average)
         self.telemetry.log([epoch], metrics, quiet=True)
         console.validation(epoch, own, average)
-        result = (average or own)[self.task.selection]
-        is_best = state.update > 0 and math.isfinite(result)
-        is_best = is_best and (state.best is None or result < state.best)
-        if is_best:
-            state.best = result
+        is_best = state.update > 0 and self._is_best(average or own)
         if is_best and not self.run.no_save and distributed.is_main():
             content = {**self.task.checkpoint_content(), **self.state.model_content()}
             self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
         return metrics
+
+    def _is_best(self, validation: dict[str, float]) -> bool:
+        """Whether a validation is better than all before it, which is then noted."""
+        state, task = self.state, self.task
+        if state.best is not None and state.best_rank is None:
+            state.best_rank = task.rank({task.selection: state.best})
+        rank = task.rank(validation)
+        better = state.best_rank is None or rank < state.best_rank
+        if not (better and all(map(math.isfinite, rank))):
+            return False
+        state.best, state.best_rank = validation[task.selection], rank
+        return True
 
     def _measure(self) -> dict[str, float]:
         """The validation metrics of the weights as they are."""

@@ -13,8 +13,10 @@ import torch
 
 import inference
 import train
-from common.training.checkpoint import CheckpointFolder
+from common.training.checkpoint import CheckpointFolder, ResumePoint
+from common.training.console import Console
 from common.training.meter import Sums
+from common.training.trainer import Trainer
 from tasks.recipes import flags_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import ROOT, flags, launch, write_corpus
 from wav2vec2.audio.resample import SAMPLE_RATE
@@ -253,6 +255,59 @@ def test_two_processes_are_one_that_accumulates(corpus, pretrained, tmp_path, ki
     for kept in ("model", "ema_model"):
         for key, weight in one[kept].items():  # a key's bias is nothing but rounding
             assert (weight - two[kept][key]).norm() <= 1e-5 * max(weight.norm(), 1e-2), key
+
+
+VALIDATIONS = (
+    # WER, UER, loss, and whether it is the best so far
+    (100.0, 95.0, 90.0, True),
+    (100.0, 75.0, 80.0, True),
+    (98.0, 88.8, 70.0, False),
+    (99.0, 75.0, 75.0, True),
+    (90.5, 75.0, 75.0, False),
+    (99.0, 75.0, float("nan"), False),
+    (89.0, 80.0, 60.0, True),
+    (89.5, 40.0, 20.0, False),
+    (99.0, 10.0, 10.0, False),
+    (70.0, 90.0, 90.0, True),
+)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 8])
+def test_the_best_checkpoint_is_chosen_by_units_then_by_words(
+    corpus, pretrained, tmp_path, monkeypatch, stop
+):
+    """Also by a run that is resumed after `stop` validations."""
+    recipe = parse_recipe(flags("finetune", corpus, tmp_path, pretrained_model=pretrained))
+    results = iter(VALIDATIONS)
+    monkeypatch.setattr(
+        Trainer, "_measure", lambda self: dict(zip(("wer", "uer", "loss"), next(results)))
+    )
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
+    best = None
+    for number, (*_, is_best) in enumerate(VALIDATIONS, start=1):
+        trainer.state.update = trainer.state.position = number
+        trainer._validate(number, Console({}, 99, enabled=False))
+        trainer.writer.wait()
+        best = number if is_best else best
+        saved = load_checkpoint(trainer.checkpoints.best_file)
+        assert (saved["update"], saved["best"]) == (best, VALIDATIONS[best - 1][0])
+        if number == stop:
+            trainer.save()
+            trainer.writer.wait()
+            trainer = prepare_trainer(recipe, torch.device("cpu"))
+
+
+def test_a_best_result_without_its_rank_still_counts(corpus, pretrained, tmp_path):
+    """Of a run that an earlier version began."""
+    recipe = parse_recipe(flags("finetune", corpus, tmp_path, pretrained_model=pretrained))
+    trainer = prepare_trainer(recipe, torch.device("cpu"))
+    trainer.state.best = 40.0
+    content = trainer.state.content()
+    del content["best_rank"]
+    trainer.state.restore(ResumePoint(tmp_path, content))
+    assert trainer.state.best_rank is None
+    assert not trainer._is_best({"wer": 41.0, "uer": 1.0, "loss": 1.0})
+    assert trainer._is_best({"wer": 39.0, "uer": 90.0, "loss": 1.0})
 
 
 def test_a_finished_run_started_again_changes_nothing(corpus, pretrained, tmp_path):

@@ -173,7 +173,7 @@ def _results(content: dict[str, Any], evaluation: Path | None) -> list[str]:
     if content.get("best") is not None:
         measure = "word error rate, %" if content["kind"] == "ctc" else "loss, bits"
         best = f"{content['best']:.4g}"
-        lines += [f"Lowest {measure}, in the validations up to this checkpoint: {best}."]
+        lines += [f"Best {measure}, in the validations up to this checkpoint: {best}."]
     if evaluation is not None:
         summaries = sorted(evaluation.glob("summary_*.json"))
         if not summaries:
