@@ -15,6 +15,7 @@
 : "${TRAIN_WEIGHTS:=}"         # share of the audio of each of several TRAIN_SUBSETs
 : "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA; 0: equal shares
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
+: "${RESET_HEAD:=false}"       # fine-tuning: a new output layer, even if the checkpoint has one
 : "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
@@ -111,5 +112,5 @@ finetune() {
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        --schedule three_stage "$@"
+        --reset_head "$RESET_HEAD" --schedule three_stage "$@"
 }

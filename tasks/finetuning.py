@@ -57,14 +57,20 @@ first words then shows in the units."""
 EXAMPLES = 3
 """Hypothesis and reference pairs that a validation prints."""
 
+MOST_LISTED = 100
+"""New rows of the output layer that a line lists."""
+
 
 @dataclass(frozen=True)
 class FinetuneOptions:
     """Fine-tuning"""
 
     pretrained_model: str = "results/pretrain_base/wav2vec2_update400000.pt"
-    """Checkpoint of the pre-trained model, ours, fairseq's, NVIDIA's, or a Hugging Face folder; its
-    architecture, hourglass included, is kept."""
+    """Checkpoint to start from, pre-trained or a recogniser: ours, fairseq's, NVIDIA's, or a
+    Hugging Face folder.  Its architecture, hourglass included, is kept; of a recogniser also the
+    rows of the output layer whose symbols the dictionary has."""
+    reset_head: bool = False
+    """Start with a new output layer, even if the checkpoint has one."""
     labels: str = "ltr"
     """Extension of the label files; the dictionary is dict.<labels>.txt."""
     final_dropout: float = 0.0
@@ -208,7 +214,7 @@ class FinetuningTask:
             self.architecture, self.regularisation, len(self.vocabulary), options.final_dropout
         )
         if resume_from is None and not options.random_weights:
-            native.load_pretrained_trunk(self.model, pretrained, source)
+            self._load_start(pretrained, source)
         self.model.to(device)
         kernels.install(self.model, device)
         self.recipe = recipe_of(
@@ -225,9 +231,25 @@ class FinetuningTask:
         self.recipe["pretrained_model"] = digest_of_start(
             options.pretrained_model, resume_from, "pretrained_model"
         )
+        self.recipe["reset_head"] = options.reset_head or None  # older runs do not have it
         subwords = self.vocabulary.subwords
         dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")
         self.recipe["dictionary"] = digest(dictionary)
+
+    def _load_start(self, content: dict[str, Any], source: str) -> None:
+        """Take over the weights of a checkpoint; prints what becomes of a recogniser's output
+        layer."""
+        native.load_pretrained_trunk(self.model, content, source)
+        if content["kind"] != "ctc":
+            return
+        if self.options.reset_head:
+            notice(f"output layer: new (--reset_head); that of {source} is not used")
+            return
+        trained = self.options.unknown_symbols == "unk"
+        new = native.load_output_rows(
+            self.model, self.vocabulary, content, source, train_unknown=trained
+        )
+        notice(f"output layer: {describe_rows(new, len(self.vocabulary), source)}")
 
     def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
@@ -428,6 +450,15 @@ class FinetuningTask:
 
     def checkpoint_content(self) -> dict[str, Any]:
         return native.ctc_content(self.architecture, self.vocabulary, self.options.labels)
+
+
+def describe_rows(new: Sequence[str], units: int, source: str) -> str:
+    """Which of an output layer's `units` rows are from `source`; `new`: symbols of the others."""
+    if not new:
+        return f"all {units} rows from {source}"
+    listed = " ".join(new[:MOST_LISTED])
+    more = f" and {len(new) - MOST_LISTED} more" if len(new) > MOST_LISTED else ""
+    return f"{units - len(new)} of {units} rows from {source}; new rows: {listed}{more}"
 
 
 def concatenate(labels: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -324,7 +324,7 @@ def _find_vocabulary(
         raise UserError(
             f"{source}: a fine-tuned recogniser ({units} units) without its dictionary; put the "
             f"file it was trained with beside it as {path.name}, or convert it once with `python "
-            "-m utils.checkpoints.convert --dictionary` (training starts from pre-trained files)"
+            "-m utils.checkpoints.convert --dictionary`"
         )
     return Vocabulary.from_file(path), str(path)
 

@@ -93,9 +93,6 @@ for gain and direction of a weight-normalised convolution."""
 _MASK_VECTOR = "wav2vec2.masked_spec_embed"
 _PROJECTION = "wav2vec2.feature_projection.projection."
 
-NEVER = -1e4
-"""Logit of a special token that a vocabulary lacks: e^-10000 is 0, and fp16 can hold it."""
-
 _LABELS = {Spelling.LETTERS: "ltr", Spelling.TOKENS: "phn"}
 """Extension of the label files of a vocabulary; a folder does not state it."""
 
@@ -173,7 +170,7 @@ def _read_ctc(
     weights = fitting_weights(tensors, architecture, "ctc", str(folder), their_name, size)
     vocabulary, rows = read_vocabulary(folder, config, size)
     weights["proj.weight"] = _reordered(weights["proj.weight"], rows, absent=0.0)
-    weights["proj.bias"] = _reordered(weights["proj.bias"], rows, absent=NEVER)
+    weights["proj.bias"] = _reordered(weights["proj.bias"], rows, absent=native.NEVER)
     labels = _LABELS[vocabulary.spelling]
     return {**native.ctc_content(architecture, vocabulary, labels), "model": weights}
 

@@ -26,10 +26,13 @@ from wav2vec2.interop.state_dict import (
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
 from wav2vec2.quantizer import GumbelQuantizer
 from wav2vec2.text.subwords import SubwordModel
-from wav2vec2.text.vocabulary import Spelling, Vocabulary, parse_dictionary
+from wav2vec2.text.vocabulary import SPECIALS, UNKNOWN, Spelling, Vocabulary, parse_dictionary
 from wav2vec2.trunk import Wav2Vec2
 
 _QUANTIZER = "quantizer."
+
+NEVER = -1e4
+"""Logit of a special symbol that a vocabulary lacks: e^-10000 is 0, and fp16 can hold it."""
 
 
 def pretraining_content(architecture: Architecture) -> dict[str, Any]:
@@ -140,13 +143,37 @@ def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str =
 
 
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
-    """Copy the trunk of a pre-trained checkpoint into a recogniser; every weight must match."""
-    if content.get("kind") != "pretraining":
-        raise UserError(
-            f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; "
-            "PRETRAINED_MODEL names one that was pre-trained only"
-        )
+    """Copy the trunk of any checkpoint into a recogniser; every weight must match."""
     _load(model.wav2vec2, content, source, TRUNK)
+
+
+def load_output_rows(
+    model: Wav2Vec2ForCTC,
+    vocabulary: Vocabulary,
+    content: dict[str, Any],
+    source: str,
+    *,
+    train_unknown: bool = False,
+) -> list[str]:
+    """Copy a recogniser's output rows of the symbols that `vocabulary`, of `model`, has, too.
+
+    Returns the symbols whose rows keep their initial values.  Special symbols are shared; <unk> is
+    not if it will be trained (`train_unknown`) and the checkpoint has it as a row that is never
+    the largest.  UserError if the checkpoint's dictionary does not fit its output layer.
+    """
+    theirs = output_vocabulary(content, source)
+    architecture = architecture_of(content, source)
+    weights = fitting_weights(content["model"], architecture, "ctc", source, units=len(theirs))
+    # Of units that are written alike, the first is the one that labels mean.
+    rows = {symbol: row for row, symbol in reversed([*enumerate(theirs.symbols)])}
+    if train_unknown and weights["proj.bias"][UNKNOWN] <= NEVER:
+        del rows[SPECIALS[UNKNOWN]]
+    shared = [(n, rows[symbol]) for n, symbol in enumerate(vocabulary.symbols) if symbol in rows]
+    ours, others = map(list, zip(*shared))
+    with torch.no_grad():
+        model.proj.weight[ours] = weights["proj.weight"][others]
+        model.proj.bias[ours] = weights["proj.bias"][others]
+    return [symbol for symbol in vocabulary.symbols if symbol not in rows]
 
 
 def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQuantizer | None]:
