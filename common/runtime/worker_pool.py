@@ -31,6 +31,7 @@ def map_in_processes(
 
     With one worker or one task everything runs in this process.  Progress counts tasks in `unit`
     under `title`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
+    An interruption ends the processes at once: what they write must be whole or absent at any time.
     """
     if workers == 1 or len(tasks) < 2:
         yield from progress(map(function, tasks), len(tasks), title, unit)
@@ -41,6 +42,7 @@ def map_in_processes(
     context = multiprocessing.get_context("forkserver" if fits else "spawn")
     imported = [name for name in sys.modules if name.startswith(("common.", "wav2vec2."))]
     context.set_forkserver_preload(imported)
+    others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
     try:
         yield from progress(pool.map(function, tasks), len(tasks), title, unit)
@@ -49,6 +51,11 @@ def map_in_processes(
             f"{flag} {workers}: a worker process was killed, perhaps because memory ran out; "
             "run again with fewer"
         ) from None
+    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the results any more
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, nothing more is started
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from utils.corpora.containers import folders
 from utils.corpora.containers.parquet import column_names
-from utils.corpora.kaldi import data_directories, read_kaldi
 from utils.corpora.rows import BadRow, Row, Rows, subset_named
 from utils.corpora.tables import PLAIN, TableOptions, read_table
 from utils.corpora.timed_text import (
@@ -19,6 +18,8 @@ from utils.corpora.timed_text import (
     row_of_text,
     transcript_beside,
 )
+from utils.corpora.toolkits.kaldi import data_directories, read_kaldi_folders
+from utils.corpora.toolkits.lhotse import manifests_in, read_lhotse
 from wav2vec2.files.folders import files_below
 from wav2vec2.files.text import read_lines
 
@@ -202,12 +203,6 @@ def _first_folder(row: Row, metadata: Path) -> str:
     return parts[parts[0] == "data"] if len(parts) > 1 else ""
 
 
-def read_kaldi_folders(folder: Path) -> Rows:
-    """Kaldi's data directory, or a folder of several, named for their subsets."""
-    for place in data_directories(folder):
-        yield from read_kaldi(place)
-
-
 def read_with_transcripts(files: Iterable[Path]) -> Rows:
     """Recordings with a transcript of the same name beside each."""
     for path in files:
@@ -261,6 +256,7 @@ LAYOUTS = {
     "librispeech": Layout("*.trans.txt", _below(".trans.txt"), read_librispeech),
     "tedlium": Layout("*.stm", _below(".stm"), read_tedlium),
     "timit": Layout("*.phn", _below(".phn"), read_timit),
+    "lhotse": Layout("cuts*.jsonl.gz", lambda f: bool(manifests_in(f)), read_lhotse),
     "nemo": Layout(folders.MANIFEST, _any(folders.manifests), folders.read_nemo_folder, True),
     "parquet": Layout(
         "*.parquet", _any(folders.parquet_files), folders.read_parquet_folder, tabular=True

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Literal
 
+from utils.corpora.containers.command import KIND as COMMAND
 from utils.corpora.containers.nemo import is_tarred, read_tarred
 from utils.corpora.containers.tar import SUFFIXES as TAR_SUFFIXES
 from utils.corpora.containers.tar import expand
@@ -18,14 +19,17 @@ from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with
 from utils.corpora.rows import BadRow, Row, Rows
 from utils.corpora.tables import TableOptions, format_of, read_table
 from utils.corpora.timed_text import read_stm
+from utils.corpora.toolkits.lhotse import is_manifest, read_lhotse
 from wav2vec2.audio.decode import count_channels
 from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
 from wav2vec2.audio.source import printable, recording_key
 from wav2vec2.cli.errors import UserError
 
-TABLES = ("tsv", "csv", "jsonl", "json", "stm", "parquet", "arrow", "webdataset")
+LHOTSE = "lhotse"
+TABLES = ("tsv", "csv", "jsonl", "json", "stm", "parquet", "arrow", "webdataset", LHOTSE)
 BESIDE, AUDIO = "transcripts", "audio"
 ARCHIVES = (".zip", ".7z", ".rar")
+ALLOW_PIPES = "a command in place of a path; --allow_pipes runs it in the shell"
 NO_FAILURE = ("no transcript", "named twice", "split")
 """Reasons for which a row is left out although its file can be used."""
 
@@ -43,37 +47,44 @@ class SourceOptions:
     audio_dir: str = ""
     """Folder of a corpus whose format is known, or of audio with or without transcripts beside it
     (instead of --table)."""
+    lhotse: str = ""
+    """Lhotse's manifest of cuts, recordings or supervisions, or a folder of them, such as Shar
+    (instead of --table)."""
     format: str = "auto"
-    """Format of the table (tsv, csv, jsonl, json, stm, parquet, arrow, webdataset) or the folder:
-    kaldi, mls, commonvoice, voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech,
-    tedlium, timit, nemo, parquet, arrow, webdataset, transcripts (beside each recording), audio
-    (alone); auto recognises it."""
+    """Format of the table (tsv, csv, jsonl, json, stm, parquet, arrow, webdataset, lhotse) or the
+    folder: kaldi, mls, commonvoice, voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech,
+    tedlium, timit, lhotse, nemo, parquet, arrow, webdataset, transcripts (beside each recording),
+    audio (alone); auto recognises it."""
     audio_root: str = ""
-    """Folder that relative paths in the table start from; default: the table's own, or its clips
-    folder."""
+    """Folder that relative paths in the table or manifest start from; default: its own, or its
+    clips folder."""
     split: Literal["", "train", "valid", "test"] = ""
     """Subset of all recordings; default: as the corpus says, else drawn."""
     allow_shared_speakers: bool = False
     """Accept a split in which a speaker is in several subsets."""
+    allow_pipes: bool = False
+    """Run the commands that wav.scp or a Lhotse manifest has in place of files, in the shell.  They
+    may do anything that you may: read them first."""
     channel: str = AVERAGE
     """average of all channels; or the number of one, from 1; or each (for audio without
     transcripts): every channel becomes a recording, for a speaker per channel."""
 
     def __post_init__(self) -> None:
         parse_channel(self.channel)
-        if bool(self.table) == bool(self.audio_dir):
-            raise UserError("give either --table or --audio_dir")
-        known = ("auto", *(TABLES if self.table else (*LAYOUTS, BESIDE, AUDIO)))
+        if sum(map(bool, (self.table, self.audio_dir, self.lhotse))) != 1:
+            raise UserError("give one of --table, --audio_dir and --lhotse")
+        kind = "--table" if self.table else "--audio_dir" if self.audio_dir else "--lhotse"
+        formats = {"--table": TABLES, "--audio_dir": (*LAYOUTS, BESIDE, AUDIO)}
+        known = ("auto", *formats.get(kind, (LHOTSE,)))
         if self.format not in known:
-            kind = "--table" if self.table else "--audio_dir"
             raise UserError(
                 f"--format {self.format}: not for {kind}, which takes {', '.join(known)}"
             )
         if self.audio_dir and self.audio_root:
             raise UserError("--audio_root: describes a --table, but --audio_dir is given")
-        if self.table and self.channel == EACH:
+        if not self.audio_dir and self.channel == EACH:
             raise UserError(
-                "--channel each: a row of --table has one transcript for all channels; choose "
+                f"--channel each: a row of {kind} has one transcript for all channels; choose "
                 "average or a channel's number"
             )
 
@@ -101,8 +112,17 @@ def read_source(
 
     UserError if the source as a whole cannot be read.
     """
+    given = [f"--{name}" for name, value in asdict(tables).items() if value]
     if options.table:
         rows, root = _rows_of_table(options, tables), _table_root(options)
+    elif options.lhotse:
+        if given:
+            raise UserError(f"{given[0]}: describes a --table, but --lhotse is given")
+        path = Path(os.path.abspath(options.lhotse))
+        if not path.exists():
+            raise UserError(f"--lhotse {path}: no such file or folder; name a manifest of cuts")
+        root = path if path.is_dir() else path.parent
+        rows = read_lhotse(path, _audio_root(options))
     else:
         root = Path(os.path.abspath(options.audio_dir))
         if root.is_file():
@@ -112,7 +132,6 @@ def read_source(
             raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
         name = layout_of(root) if options.format == "auto" else options.format
         tabular = name in LAYOUTS and LAYOUTS[name].tabular
-        given = [f"--{name}" for name, value in asdict(tables).items() if value]
         if given and not tabular:
             raise UserError(f"{given[0]}: describes a --table, but --audio_dir is given")
         name = _folder_format(options, root)
@@ -129,11 +148,18 @@ def read_source(
             rows = LAYOUTS[name].read(root, *([tables] if tabular else []))
     found, bad = _utterances(rows, root, options)
     if not found and not bad:
+        if options.table:
+            raise UserError(
+                f"--table {options.table}: names no recordings; write a header line and one line "
+                "per recording"
+            )
+        if options.lhotse:
+            raise UserError(
+                f"--lhotse {options.lhotse}: names no recordings; name a manifest such as "
+                "cuts.jsonl.gz, or a folder of some"
+            )
         raise UserError(
-            f"--table {options.table}: names no recordings; write a header line and one line per "
-            "recording"
-            if options.table
-            else f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
+            f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
         )
     if not found:
         counts = Counter(row.reason for row in bad)
@@ -145,12 +171,14 @@ def read_source(
     return found, bad
 
 
+def _audio_root(options: SourceOptions) -> Path | None:
+    return Path(os.path.abspath(options.audio_root)) if options.audio_root else None
+
+
 def _table_root(options: SourceOptions) -> Path:
     table = Path(os.path.abspath(options.table))
     clips = table.parent / "clips"  # Common Voice's
-    if options.audio_root:
-        return Path(os.path.abspath(options.audio_root))
-    return clips if clips.is_dir() else table.parent
+    return _audio_root(options) or (clips if clips.is_dir() else table.parent)
 
 
 def _refuse_archive(flag: str, path: Path) -> None:
@@ -175,6 +203,8 @@ def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
     format = "" if options.format == "auto" else options.format
     if format == "stm" or (not format and table.suffix.lower() == ".stm"):
         return read_stm(table, root, options.split)
+    if format == LHOTSE or (not format and is_manifest(table)):
+        return read_lhotse(Path(os.path.abspath(table)), _audio_root(options))
     if not format and not format_of(table):
         raise UserError(f"--table {table}: unknown suffix; give --format {', '.join(TABLES)}")
     if is_tarred(table, root, format, tables):
@@ -252,8 +282,12 @@ def _utterances(
         if isinstance(row, BadRow):
             bad.append(row)
             continue
+        if row.member.startswith(f"{COMMAND}:") and not options.allow_pipes:
+            command = row.member.partition(":")[2]
+            bad.append(BadRow(row.where, command, COMMAND, ALLOW_PIPES))
+            continue
         end = math.inf if row.end is None else row.end
-        if not 0 <= row.start < end or not math.isfinite(row.start):
+        if not 0 <= row.start < end or math.inf in (row.start, row.end):
             detail = f"{row.start} to {row.end} s is no piece of a recording"
             bad.append(BadRow(row.where, str(row.audio), "time", detail))
             continue
@@ -265,6 +299,13 @@ def _utterances(
             continue
         first[piece] = row.where
         good.append(replace(row, audio=source))
+    if any(row.text is not None for row in good):  # a data set is transcribed or audio alone
+        bad += [
+            BadRow(row.where, str(row.audio), "no transcript", "audio alone beside transcripts")
+            for row in good
+            if row.text is None
+        ]
+        good = [row for row in good if row.text is not None]
     keys = _keys(good, root)
     found = []
     for row in good:

@@ -2,6 +2,7 @@
 
     python -m utils.data.import_corpus --output_dir datasets/mine --table recordings.csv
     python -m utils.data.import_corpus --output_dir datasets/mine --audio_dir recordings
+    python -m utils.data.import_corpus --output_dir datasets/mine --lhotse cuts.jsonl.gz
 
 A table names audio files and transcripts; a folder is a public corpus, recordings with transcripts
 beside them, or audio alone, which serves pre-training.  Reads every format of libsndfile and FFmpeg
@@ -272,8 +273,14 @@ def main() -> ExitCode:
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
     settings = {**asdict(source), **asdict(tables), **asdict(selection)}
-    del settings["output_dir"]
-    for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
+    for flag in ("output_dir", "allow_pipes"):  # the second run may run them
+        del settings[flag]
+    for flag in (
+        "table",
+        "audio_dir",
+        "lhotse",
+        "audio_root",
+    ):  # the next run may start in another folder
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     # Flags of the transcripts may change: the audio stays, the labels are written again.

@@ -310,15 +310,27 @@ def _decode_with_av(source: io.BytesIO | str, name: str, headerless: str | None)
             if not container.streams.audio:
                 raise UserError(f"{name}: holds no audio stream; remove it")
             stream = container.streams.audio[0]
+            sphere = container.format.name == "nistsphere"
             if stream.codec_context is None:
-                raise UserError(
-                    f"{name}: not decodable audio (unknown codec); convert or remove it"
+                fix = (
+                    "convert it: `sph2pipe -f wav in.sph out.wav`"
+                    if sphere
+                    else "convert or remove it"
                 )
+                raise UserError(f"{name}: not decodable audio (unknown codec); {fix}")
             floating = stream.codec_context.name.startswith("pcm_f")
             resampler = av.AudioResampler(format="fltp")
+            seconds = 0.0
             for frame in container.decode(stream):
                 for block in resampler.resample(frame):
+                    seconds += block.samples / block.sample_rate
                     yield Block(block.sample_rate, block.to_ndarray().T, floating)
+            declared = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            if sphere and declared > seconds + MISSING_SECONDS:
+                raise UserError(
+                    f"{name}: damaged or truncated, holds {seconds:.2f} s of the {declared:.2f} s "
+                    "that its header declares; fetch it again"
+                )
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

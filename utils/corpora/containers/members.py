@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.corpora.containers.ark import read_ark
+from utils.corpora.containers.command import KIND as COMMAND
+from utils.corpora.containers.command import read_output
 from utils.corpora.containers.parquet import read_arrow, read_parquet
 from utils.corpora.containers.tar import read_range
 from wav2vec2.audio.decode import Notes, read_content, stream_array
@@ -27,6 +30,8 @@ class Samples(NamedTuple):
 
 
 KINDS: dict[str, Callable[[Path, str], bytes | Samples]] = {
+    "ark": read_ark,
+    COMMAND: read_output,
     "arrow": read_arrow,
     "parquet": read_parquet,
     "tar": read_range,

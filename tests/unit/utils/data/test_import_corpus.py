@@ -496,7 +496,12 @@ def test_split_column(tmp_path, monkeypatch, capsys):
             ("--speaker_column", "s"),
             "2: column s is empty",
         ),
-        ("t.tsv", "path\ttext\na\tb\n", ("--audio_dir", "."), "either --table or --audio_dir"),
+        (
+            "t.tsv",
+            "path\ttext\na\tb\n",
+            ("--audio_dir", "."),
+            "one of --table, --audio_dir and --lhotse",
+        ),
         ("t.tsv", "path\ttext\na\tb\n", ("--min_seconds", "40"), "--min_seconds"),
         ("t.tsv", "path\ttext\na\tb\n", ("--valid_share", "1"), "--valid_share"),
         ("t.tsv", "path\ttext\na\tb\n", ("--prefix", "a/b"), "--prefix"),

@@ -496,3 +496,99 @@ def test_a_flac_of_any_length_that_was_cut_is_called_truncated(
     path.write_bytes(data[: max(int(share * len(data)), 5)])
     with pytest.raises(UserError, match=r"a\.flac: damaged or truncated"):
         read_recording(path)
+
+
+# --- SPHERE
+
+
+class Bits:
+    """Writes shorten's codes: a number's high bits in unary, `width` low bits as they are."""
+
+    def __init__(self):
+        self.text = ""
+
+    def unsigned(self, value, width):
+        self.text += (
+            "0" * (value >> width) + "1" + (f"{value:b}".zfill(width)[-width:] * (width > 0))
+        )
+
+    def signed(self, value, width):
+        self.unsigned(2 * value if value >= 0 else -2 * value - 1, width + 1)
+
+    def long(self, value):
+        self.unsigned(value.bit_length(), 2)
+        self.unsigned(value, value.bit_length())
+
+    def content(self):
+        text = self.text + "0" * (-len(self.text) % 32)
+        return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def shorten(samples, block=256):
+    """A shorten stream of 16-bit samples, each as it is."""
+    bits = Bits()
+    for field in (
+        5,
+        1,
+        block,
+        0,
+        0,
+        0,
+    ):  # 16 bits, channels, block, predictors, means, skipped bytes
+        bits.long(field)
+    for start in range(0, len(samples), block):
+        part = samples[start : start + block]
+        if len(part) < block:
+            bits.unsigned(5, 2)  # another length of a block
+            bits.long(len(part))
+        bits.unsigned(0, 2)  # a block without prediction
+        bits.unsigned(10, 3)
+        for sample in part:
+            bits.signed(int(sample), 10)
+    bits.unsigned(4, 2)  # the end
+    return b"ajkg\2" + bits.content()
+
+
+def sphere(path, coding, content, samples, width):
+    fields = {
+        "sample_count": f"-i {samples}",
+        "sample_rate": "-i 16000",
+        "channel_count": "-i 1",
+        "sample_n_bytes": f"-i {width}",
+        "sample_byte_format": "-s2 01" if width == 2 else "-s1 1",
+        "sample_coding": f"-s{len(coding)} {coding}",
+    }
+    lines = [
+        "NIST_1A",
+        "   1024",
+        *(f"{name} {value}" for name, value in fields.items()),
+        "end_head\n",
+    ]
+    path.write_bytes("\n".join(lines).encode().ljust(1024) + content)
+    return path
+
+
+def test_sphere_compressed_by_shorten(tmp_path):
+    pytest.importorskip("av")
+    samples = np.random.default_rng(0).integers(-9000, 9000, 5000)
+    content = shorten(samples)
+    path = sphere(tmp_path / "a.sph", "pcm,embedded-shorten-v2.00", content, 5000, 2)
+    assert np.array_equal(read_recording(path), samples.astype(np.float32) / 32768)
+    path.write_bytes(path.read_bytes()[: len(content) // 2])
+    with pytest.raises(UserError, match="truncated, holds .* s of the 0.31 s"):
+        read_recording(path)
+    path = sphere(tmp_path / "b.sph", "ulaw,embedded-shorten-v2.00", content, 5000, 1)
+    with pytest.raises(UserError, match="unknown codec.*sph2pipe -f wav"):
+        read_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("coding", "subtype"), [("ulaw", "ULAW"), ("mu-law", "ULAW"), ("alaw", "ALAW")]
+)
+def test_sphere_of_telephone_codes(tmp_path, coding, subtype):
+    if coding == "mu-law":
+        pytest.importorskip("av")
+    soundfile.write(tmp_path / "a.au", tone(), SAMPLE_RATE, subtype=subtype)
+    content = (tmp_path / "a.au").read_bytes()[-8000:]
+    path = sphere(tmp_path / "a.sph", coding, content, 8000, 1)
+    assert np.array_equal(read_recording(path), read_recording(tmp_path / "a.au"))
