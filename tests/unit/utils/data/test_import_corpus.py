@@ -159,11 +159,12 @@ def test_skipped_recordings_are_reported(tmp_path, monkeypatch, capsys):
     assert "skipped, missing: 1" in capsys.readouterr().out
 
 
-def test_exit_code_tells_failures_from_rules(tmp_path, monkeypatch):
+def test_exit_code_tells_whether_all_is_in(tmp_path, monkeypatch):
     tone(tmp_path / "in/a.wav")
     tone(tmp_path / "in/short.wav", 0.1)
     flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
-    assert run(monkeypatch, *flags) == 0  # skipped by a rule is no failure
+    assert run(monkeypatch, *flags) == 1
+    assert run(monkeypatch, *flags[:3], tmp_path / "all", "--min_seconds", "0.05") == 0
     with pytest.raises(UserError, match="none of 2 recordings"):
         run(monkeypatch, *flags[:3], tmp_path / "none", "--min_seconds", "5")
 
