@@ -22,7 +22,7 @@ from wav2vec2.files.output import write_chunks, write_lines
 from wav2vec2.files.text import split_lines
 
 SHORTFALL = 0.1
-"""Seconds by which a file may be shorter or longer than the corpus says."""
+"""Seconds by which a file may be shorter or longer than the corpus, or its header, says."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def convert(task: Task) -> list[Converted]:
         return [Converted(0, failed) for _ in task.pieces]
     notes: Notes = {}
     try:
-        waveform = read_recording(task.source, task.channel, notes)
+        waveform = read_recording(task.source, task.channel, notes, SHORTFALL)
     except UserError as error:
         return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
     seconds = len(waveform) / SAMPLE_RATE

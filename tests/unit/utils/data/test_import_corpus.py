@@ -602,6 +602,23 @@ def test_unusual_recordings_are_imported_and_reported(tmp_path, monkeypatch, cap
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
+def test_headers_that_declare_a_little_more_are_noted(suffix, tmp_path, monkeypatch, capsys):
+    """As in the Mboshi-French corpus: up to 68 ms of audio that are not there."""
+    for name, missing in (("some", 70), ("much", 300), ("all", 0)):
+        path = tmp_path / f"in/{name}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, speech_like(2.0, missing), 16_000, subtype="PCM_16")
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) - 32 * missing])
+    flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags) == 1
+    assert list(skipped_entries(tmp_path / "out")) == [f"much.{suffix}"]
+    note = notes_of(tmp_path / "out")[f"some.{suffix}", "shorter than declared"]
+    assert note == "holds 70 ms less than its header declares"
+    assert "note, shorter than declared: 1, such as" in capsys.readouterr().out
+
+
 def test_each_channel_is_a_recording_in_the_subset_of_the_others(tmp_path, monkeypatch):
     place = tmp_path / "in"
     place.mkdir()
