@@ -24,7 +24,7 @@ from wav2vec2.files.output import atomic_path, write_lines
 from wav2vec2.files.text import split_lines
 
 SHORTFALL = 0.1
-"""Seconds by which a file may be shorter or longer than the corpus says."""
+"""Seconds by which a file may be shorter or longer than the corpus, or its header, says."""
 
 BLOCK = 2**18
 """Samples that are written at a time."""
@@ -119,7 +119,9 @@ def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
         if task.member:
             yield read_member(task.source, task.member, task.name, task.channel, notes)
         else:
-            yield from stream_recording(task.source, channel=task.channel, notes=notes)
+            yield from stream_recording(
+                task.source, channel=task.channel, notes=notes, most_missing=SHORTFALL
+            )
     except UserError as error:
         raise _Unreadable(error) from None
 

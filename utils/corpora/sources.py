@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -15,10 +16,19 @@ from utils.corpora.containers.nemo import is_tarred, read_tarred
 from utils.corpora.containers.tar import SUFFIXES as TAR_SUFFIXES
 from utils.corpora.containers.tar import expand
 from utils.corpora.containers.webdataset import read_shards
-from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with_transcripts
-from utils.corpora.rows import BadRow, Row, Rows
+from utils.corpora.layouts import (
+    LAYOUTS,
+    corpora_in,
+    corpus_below,
+    has_transcripts,
+    layout_of,
+    read_ljspeech,
+    read_timit_phonemes,
+    read_with_transcripts,
+)
+from utils.corpora.rows import BadRow, Row, Rows, subset_of_folders
 from utils.corpora.tables import TableOptions, format_of, read_table
-from utils.corpora.timed_text import read_stm
+from utils.corpora.timed_text import BY_DEFAULT, TranscriptOptions, read_stm
 from utils.corpora.toolkits.lhotse import is_manifest, read_lhotse
 from wav2vec2.audio.decode import count_channels
 from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
@@ -53,13 +63,19 @@ class SourceOptions:
     format: str = "auto"
     """Format of the table (tsv, csv, jsonl, json, stm, parquet, arrow, webdataset, lhotse) or the
     folder: kaldi, mls, commonvoice, voxpopuli, an4, vctk, fsdd, audiofolder, ljspeech, librispeech,
-    tedlium, timit, lhotse, nemo, parquet, arrow, webdataset, transcripts (beside each recording),
-    audio (alone); auto recognises it."""
+    tedlium, timit, voxforge, librilight, lhotse, nemo, parquet, arrow, webdataset, tables,
+    transcripts (beside each recording), audio (alone); auto recognises it."""
     audio_root: str = ""
     """Folder that relative paths in the table or manifest start from; default: its own, or its
     clips folder."""
     split: Literal["", "train", "valid", "test"] = ""
     """Subset of all recordings; default: as the corpus says, else drawn."""
+    speaker_pattern: str = ""
+    """Regular expression that finds the speaker in an audio path below --audio_dir or --audio_root,
+    as its first group, such as "^(.+?)/"; default: as the corpus says."""
+    units: Literal["words", "phonemes"] = "words"
+    """Transcripts are words; or symbols between spaces, which no clean-up changes, and which become
+    the labels .phn.  Of timit, the phonemes."""
     allow_shared_speakers: bool = False
     """Accept a split in which a speaker is in several subsets."""
     allow_pipes: bool = False
@@ -71,6 +87,15 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         parse_channel(self.channel)
+        try:
+            groups = re.compile(self.speaker_pattern).groups if self.speaker_pattern else 1
+        except re.error as error:
+            reason = f"not a regular expression ({error})"
+            raise UserError(f"--speaker_pattern {self.speaker_pattern!r}: {reason}") from None
+        if not groups:
+            raise UserError(
+                f"--speaker_pattern {self.speaker_pattern!r}: has no group; put the speaker in ()"
+            )
         if sum(map(bool, (self.table, self.audio_dir, self.lhotse))) != 1:
             raise UserError("give one of --table, --audio_dir and --lhotse")
         kind = "--table" if self.table else "--audio_dir" if self.audio_dir else "--lhotse"
@@ -106,7 +131,7 @@ class Utterance(Recording):
 
 
 def read_source(
-    options: SourceOptions, tables: TableOptions
+    options: SourceOptions, tables: TableOptions, transcripts: TranscriptOptions = BY_DEFAULT
 ) -> tuple[list[Utterance], list[BadRow]]:
     """The utterances of a table or folder, and the rows that name none.
 
@@ -130,11 +155,11 @@ def read_source(
             raise UserError(f"--audio_dir {root}: is a file; name it with --table")
         if not root.is_dir():
             raise UserError(f"--audio_dir {root}: no such folder; name the folder of recordings")
-        name = layout_of(root) if options.format == "auto" else options.format
-        tabular = name in LAYOUTS and LAYOUTS[name].tabular
+        recognised = layout_of(corpus_below(root)) if options.format == "auto" else options.format
+        tabular = recognised in LAYOUTS and LAYOUTS[recognised].tabular
         if given and not tabular:
             raise UserError(f"{given[0]}: describes a --table, but --audio_dir is given")
-        name = _folder_format(options, root)
+        name, root = _folder_format(options, root, transcripts)
         if name == AUDIO:
             return _audio_alone(options, root), []
         if options.channel == EACH:
@@ -143,7 +168,10 @@ def read_source(
                 "number, or --format audio for audio alone"
             )
         if name == BESIDE:
-            rows = read_with_transcripts(r.source for r in _audio_alone(options, root))
+            files = (recording.source for recording in _audio_alone(options, root))
+            rows = read_with_transcripts(files, root, transcripts)
+        elif name == "timit" and options.units == "phonemes":
+            rows = read_timit_phonemes(root)
         else:
             rows = LAYOUTS[name].read(root, *([tables] if tabular else []))
     found, bad = _utterances(rows, root, options)
@@ -205,6 +233,9 @@ def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
         return read_stm(table, root, options.split)
     if format == LHOTSE or (not format and is_manifest(table)):
         return read_lhotse(Path(os.path.abspath(table)), _audio_root(options))
+    described = tables.columns or tables.delimiter or tables.audio_column or options.audio_root
+    if table.name == "metadata.csv" and not described and layout_of(table.parent) == "ljspeech":
+        return read_ljspeech(table.parent)
     if not format and not format_of(table):
         raise UserError(f"--table {table}: unknown suffix; give --format {', '.join(TABLES)}")
     if is_tarred(table, root, format, tables):
@@ -212,20 +243,31 @@ def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
     return read_table(table, root, tables, format, options.split)
 
 
-def _folder_format(options: SourceOptions, root: Path) -> str:
+def _folder_format(
+    options: SourceOptions, root: Path, transcripts: TranscriptOptions
+) -> tuple[str, Path]:
+    """The format of a folder, and the folder that holds the corpus."""
+    if transcripts.transcript_suffix and options.format == "auto":
+        return BESIDE, root
+    below = corpus_below(root)
     if options.format != "auto":
-        return options.format
-    if name := layout_of(root):
+        return options.format, below if layout_of(below) == options.format else root
+    if name := layout_of(below):
         print(f"format: {name} (found {LAYOUTS[name].marks}); --format names another")
-        return name
+        return name, below
     if has_transcripts(path.source for path in _audio_alone(options, root)):
         print("format: transcripts beside the recordings; --format audio ignores them")
-        return BESIDE
-    return AUDIO
+        return BESIDE, root
+    for inside, name in corpora_in(root).items():
+        print(f"note: {root / inside} has transcripts (format {name}), which are not read: name it")
+    return AUDIO, root
 
 
 def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
-    """The audio files below a folder, without hidden ones and those in --output_dir."""
+    """The audio files below a folder, without hidden ones and those in --output_dir.
+
+    Its folders tell the subsets if they do so for all.
+    """
     output_dir = Path(os.path.abspath(options.output_dir))
     try:
         found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
@@ -234,12 +276,33 @@ def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
             _refuse_archive("--audio_dir: no audio, but", path)
         raise
     channel = parse_channel(options.channel)
+    folders = (r.source.relative_to(root).parts[:-1] for r in found)
+    splits = [subset_of_folders(parts, strict=True) for parts in folders]
+    if options.split or not all(splits):
+        splits = [options.split] * len(found)
     utterances = [
-        Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found
+        Utterance(
+            **{
+                **vars(r),
+                "split": split,
+                "channel": channel,
+                "speaker": _speaker(r.source, root, options),
+            }
+        )
+        for r, split in zip(found, splits)
     ]
     if options.channel == EACH:
         return [channel for recording in utterances for channel in split_channels(recording)]
     return utterances
+
+
+def _speaker(source: Path, root: Path, options: SourceOptions) -> str:
+    """The speaker that --speaker_pattern finds in a path below the root; "" if it finds none."""
+    if not options.speaker_pattern:
+        return ""
+    name = str(source.relative_to(root) if source.is_relative_to(root) else source)
+    found = re.search(options.speaker_pattern, name)
+    return (found[1] or "") if found else ""
 
 
 def split_channels(recording: Utterance) -> list[Utterance]:
@@ -264,9 +327,12 @@ def _existing(path: Path) -> Path:
     if os.path.exists(path):  # unlike pathlib, false for a name that is too long
         return path
     for form in ("NFC", "NFD"):
-        other = Path(unicodedata.normalize(form, str(path)))
-        if os.path.exists(other):
-            return other
+        for other in (
+            path.parent / unicodedata.normalize(form, path.name),
+            Path(unicodedata.normalize(form, str(path))),
+        ):
+            if os.path.exists(other):
+                return other
     return path
 
 
@@ -278,6 +344,7 @@ def _utterances(
     good: list[Row] = []
     bad: list[BadRow] = []
     first: dict[tuple, str] = {}
+    named: dict[str, str] = {}
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
@@ -298,6 +365,13 @@ def _utterances(
             bad.append(BadRow(row.where, str(source), "named twice", detail))
             continue
         first[piece] = row.where
+        if options.speaker_pattern:
+            speaker = _speaker(source, root, options)
+            if not speaker:
+                detail = f"--speaker_pattern {options.speaker_pattern!r} finds none in its path"
+                bad.append(BadRow(row.where, str(source), "no speaker", detail))
+                continue
+            row = replace(row, speaker=speaker)
         good.append(replace(row, audio=source))
     if any(row.text is not None for row in good):  # a data set is transcribed or audio alone
         bad += [
@@ -309,11 +383,20 @@ def _utterances(
     keys = _keys(good, root)
     found = []
     for row in good:
-        key = keys[row.audio, row.member]
-        if row.start or row.end is not None:
-            key += f"_{round(1000 * row.start):07d}"
-        if row.channel is not None:
-            key += f"_channel{row.channel}"
+        is_piece = row.start > 0 or row.end is not None
+        # Pieces of one recording have its voices, which nothing else may name.
+        group = row.group or (f"{row.audio}{row.member}" if is_piece and not row.speaker else "")
+        if row.id:
+            key = recording_key(Path(f"{row.id}.wav"), Path())
+            if key in named:
+                detail = f"the id {row.id} is also that of {named[key]}"
+                bad.append(BadRow(row.where, str(row.audio), "id named twice", detail))
+                continue
+            named[key] = row.where
+        else:
+            key = keys[row.audio, row.member]
+            key += f"_{round(1000 * row.start):07d}" if is_piece else ""
+            key += f"_channel{row.channel}" if row.channel is not None else ""
         found.append(
             Utterance(
                 id=key,
@@ -327,7 +410,7 @@ def _utterances(
                 start=row.start,
                 end=row.end,
                 declared=row.declared,
-                group=row.group,
+                group=group,
                 member=row.member,
             )
         )

@@ -1,35 +1,39 @@
 """Tables of audio paths and transcripts: TSV, CSV, JSON lines and JSON, plain or gzip-compressed,
 Parquet and Arrow, also with the audio inside.
 
-Column names of NeMo, Hugging Face, Common Voice, MLS and Coqui are known.
+Column names of NeMo, Hugging Face, Common Voice, VoxPopuli and Coqui are known.
 """
 
 import csv
 import gzip
-import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from utils.corpora.containers import parquet
-from utils.corpora.rows import BadRow, Row, Rows, Stored, subset_named
+from utils.corpora.rows import BadRow, Row, Rows, Stored, encoding_of, subset_named
+from utils.corpora.timed_text import audio_named
+from wav2vec2.audio.recordings import AUDIO_SUFFIXES
 from wav2vec2.cli.errors import UserError
 
 # fmt: off
 AUDIO = (
     "path", "audio", "file", "filename", "wav", "audio_filepath", "audio_path", "file_name",
-    "wav_filename", "audio_file", "wav_path", "filepath",
+    "wav_filename", "audio_file", "wav_path", "wav_file", "filepath", "file_path",
 )
 TEXT = (
     "text", "transcript", "transcription", "sentence", "normalized_text", "raw_text", "words",
+    "wrd",
 )
-SPEAKER = ("speaker", "speaker_id", "client_id", "spk", "spk_id")
-START = ("start", "start_time", "offset", "begin", "segment_start")
-END = ("end", "end_time", "stop", "segment_end")
+SPEAKER = ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speaker_name")
+START = ("start", "start_time", "offset", "begin", "begin_time", "segment_start")
+END = ("end", "end_time", "stop", "stop_time", "segment_end")
 DURATION = ("duration", "dur")
 SPLIT = ("split",)
 # fmt: on
@@ -67,6 +71,8 @@ class TableOptions:
     speaker_column: str = ""
     """Column that names the speaker; each speaker is then in one subset only.  Default: speaker,
     speaker_id or client_id, if there is one."""
+    id_column: str = ""
+    """Column that names each utterance in filelists and results; default: the audio's path."""
     group_column: str = ""
     """Column of what must also stay in one subset: recordings, sessions, sentences."""
     split_column: str = ""
@@ -86,15 +92,28 @@ PLAIN = TableOptions()
 
 
 def _open(table: Path) -> TextIO:
-    if table.suffix.lower() == ".gz":
-        return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
-    return open(table, encoding="utf-8-sig", newline="")
+    """A table as text, of whatever bytes: what is not valid becomes surrogate characters."""
+    opened = gzip.open if table.suffix.lower() == ".gz" else open
+    with opened(table, "rb") as file:
+        encoding = encoding_of(file.read(2))
+    return opened(table, "rt", encoding=encoding, errors="surrogateescape", newline="")
 
 
 def format_of(table: Path) -> str:
     """A table's format, by its suffix before .gz; "" if it is none of SUFFIXES."""
     plain = Path(table.stem) if table.suffix.lower() == ".gz" else table
     return SUFFIXES.get(plain.suffix.lower(), "")
+
+
+def is_table_of_audio(path: Path) -> bool:
+    """Whether a file is a table whose first row has columns of audio paths and transcripts."""
+    if not format_of(path) or not path.is_file():
+        return False
+    try:
+        _, row = next(read_values(path, "", TableOptions()), (0, ""))
+    except UserError:
+        return False
+    return isinstance(row, dict) and bool(_column(row, "", AUDIO) and _column(row, "", TEXT))
 
 
 def read_values(
@@ -105,7 +124,6 @@ def read_values(
     UserError if the table as a whole cannot be read.
     """
     format = format or format_of(table)
-    reader = None
     try:
         if format in ("parquet", "arrow"):
             for number, row in parquet.read_values(table, options.audio_column, AUDIO):
@@ -115,10 +133,9 @@ def read_values(
             if format == "jsonl":
                 yield from _json_lines(file)
             elif format == "json":
-                yield from _json_values(file.read())
+                yield from _json_values(file)
             elif format in ("tsv", "csv"):
-                reader = _fields(file, format, options)
-                yield from _named(reader, options.columns)
+                yield from _named(_records(file, format, options), options.columns)
             else:
                 raise UserError(
                     f"--table {table}: unknown suffix; give --format tsv, csv, jsonl, json, parquet"
@@ -126,43 +143,66 @@ def read_values(
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--table {table}: cannot be read ({reason})") from None
-    except UnicodeDecodeError:
-        raise UserError(f"--table {table}: not UTF-8 text; convert it first") from None
-    except csv.Error as error:
-        line = reader.line_num if reader else 1
-        raise UserError(f"{table}:{line}: not valid {format.upper()} ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--table {table}: not {error.encoding} text; convert it first") from None
 
 
-def _fields(file: TextIO, format: str, options: TableOptions) -> Any:
-    """A csv reader of the fields of each line."""
-    delimiter = options.delimiter.replace("\\t", "\t")
-    if format == "csv" and not delimiter:
-        first = file.readline()
-        file.seek(0)
-        delimiter = max(",;|\t", key=first.count)
-    delimiter = delimiter or "\t"
+def _delimiter(first: str, format: str, options: TableOptions) -> str:
+    """What separates the fields of a table with this first line."""
+    if options.delimiter:
+        return options.delimiter.replace("\\t", "\t")
+    if format == "tsv":
+        return "\t"
+    others = len(options.columns) - 1
+    if others > 0 and (fitting := [c for c in "|\t;," if first.count(c) == others]):
+        return fitting[0]
+    return max(",;|\t", key=first.count)
+
+
+def _records(file: TextIO, format: str, options: TableOptions) -> Iterator[tuple[int, Any]]:
+    """(line number, the fields of a record, or why it is none).
+
+    A quotation mark that is never closed spoils its own line only.
+    """
+    lines = list(file)
+    delimiter = _delimiter(lines[0] if lines else "", format, options)
     # Quotation marks are part of a transcript where lines are fields between tabs or bars.
-    if format == "tsv" or delimiter == "|":
-        return csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    return csv.reader(file, delimiter=delimiter, strict=True)
+    plain = format == "tsv" or delimiter == "|"
+    rules = {"quoting": csv.QUOTE_NONE} if plain else {"strict": True}
+    start = 0
+    while start < len(lines):
+        reader = csv.reader(islice(lines, start, None), delimiter=delimiter, **rules)
+        done = 0  # lines of whole records
+        try:
+            for fields in reader:
+                done = reader.line_num
+                yield start + done, fields
+            return
+        except csv.Error as error:
+            start += done + 1
+            yield start, f"not valid {format.upper()} ({error})"
 
 
-def _named(reader: Any, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    for fields in reader:
-        if not fields or fields == [""]:
+def _named(
+    records: Iterator[tuple[int, Any]], columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, fields in records:
+        if isinstance(fields, str):
+            yield number, fields
+        elif not any(field.strip() for field in fields):
             continue
-        if not columns:
-            columns = fields
+        elif not columns:
+            columns = [field.strip() for field in fields]
         elif len(fields) != len(columns):
             yield (
-                reader.line_num,
+                number,
                 f"has {len(fields)} fields, not the {len(columns)} of {', '.join(columns)}",
             )
         else:
-            yield reader.line_num, dict(zip(columns, fields))
+            yield number, dict(zip(columns, fields))
 
 
-def _json_lines(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _json_lines(file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for number, line in enumerate(file, start=1):
         if line.strip():
             try:
@@ -173,12 +213,21 @@ def _json_lines(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, row if isinstance(row, dict) else "not a JSON object"
 
 
-def _json_values(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _json_values(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """The objects of a JSON list, of an object that holds one list, or of lines."""
+    first = file.readline()
+    try:
+        lines = isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        lines = False
+    if lines and (second := file.readline()).strip():  # NeMo's manifests
+        yield from _json_lines(chain([first, second], file))
+        return
+    text = first if lines else first + file.read()
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        yield from _json_lines(io.StringIO(text))
+        yield from _json_lines(text.split("\n"))
         return
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
@@ -200,7 +249,8 @@ def _column(row: dict[str, Any], wanted: str, usual: Sequence[str]) -> str:
     """The column to read: the one that was asked for, or the first usual one that exists."""
     if wanted:
         return wanted if wanted in row else ""
-    return next((name for name in usual if name in row), "")
+    plain = {re.sub(r"[\s-]+", "_", str(name).strip().lower()): name for name in reversed(row)}
+    return next((plain[name] for name in usual if name in plain), "")
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +268,8 @@ def _number(row: dict[str, Any], names: Sequence[str]) -> float | None:
     """A number of seconds; columns that end in _ms hold milliseconds.  ValueError if it is none."""
     for name in names:
         for column, unit in ((name, 1.0), (f"{name}_ms", 1000.0)):
-            if column in row and (text := _value(row[column]).strip()):
+            column = _column(row, "", (column,))
+            if column and (text := _value(row[column]).strip()):
                 number = float(text) / unit
                 if not 0 <= number < float("inf"):
                     raise ValueError(f"{column} {text}: not a time")
@@ -233,7 +284,8 @@ def read_table(
 
     UserError if it lacks a column; a row that names no utterance is yielded as a BadRow.
     """
-    yield from rows_of_values(read_values(table, format, options), table, root, options, split)
+    values = read_values(table, format, options)
+    yield from rows_of_values(values, table, root, options, split, format)
 
 
 def rows_of_values(
@@ -242,12 +294,14 @@ def rows_of_values(
     root: Path,
     options: TableOptions,
     split: str = "",
+    format: str = "",
 ) -> Rows:
     """`read_table` of values that were read already, each with its number or name.
 
     The value of an audio column may be Stored.
     """
     rows: list[Row | BadRow] = []
+    objects = (format or format_of(table)) in ("json", "jsonl")
     for number, row in values:
         where = f"{table}:{number}"
         if isinstance(row, str):
@@ -255,27 +309,25 @@ def rows_of_values(
         if isinstance(row, BadRow):
             rows.append(row)
             continue
-        audio = next((name for name, value in row.items() if isinstance(value, Stored)), "")
-        if options.audio_column or not audio:
-            filled = {name: value for name, value in row.items() if value}
-            audio = _column(filled, options.audio_column, AUDIO)
-            audio = audio or _column(row, options.audio_column, AUDIO)
-        text = _column(row, options.text_column, TEXT)
-        if not (audio or options.audio_template):
-            raise _no_column(where, row, "audio_column", [options.audio_column, *AUDIO])
-        if not text and options.text_column != NO_TEXT:
-            raise _no_column(where, row, "text_column", [options.text_column, *TEXT])
-        for flag in ("speaker_column", "group_column", "split_column"):
-            if (column := getattr(options, flag)) and column not in row:
-                raise _no_column(where, row, flag, [column])
-        rows.append(_row(row, where, root, options, audio, text, split))
+        try:
+            rows.append(_row(row, where, root, options, split))
+        except _NoColumn as error:
+            if not objects:  # all rows lack it
+                raise UserError(f"{where}: {error}") from None
+            rows.append(BadRow(where, str(table), "no column", str(error)))
     yield from _settled(rows)
 
 
-def _no_column(where: str, row: dict[str, Any], flag: str, names: Sequence[str]) -> UserError:
-    looked_for = names[0] or " or ".join(names[1:])
-    columns = ", ".join(map(str, row))
-    return UserError(f"{where}: no column {looked_for}; it has {columns}: name one with --{flag}")
+class _NoColumn(Exception):
+    """A row lacks a column."""
+
+    def __init__(self, row: dict[str, Any], flag: str, names: Sequence[str]):
+        looked_for = names[0] or " or ".join(names[1:])
+        columns = ", ".join(map(str, row))
+        super().__init__(
+            f"no column {looked_for}; it has {columns}: name one with --{flag}, or for a table "
+            "without a header all with --columns"
+        )
 
 
 def _settled(rows: Sequence[Row | BadRow]) -> Rows:
@@ -293,10 +345,22 @@ def _settled(rows: Sequence[Row | BadRow]) -> Rows:
         yield row
 
 
-def _field(row: dict[str, Any], name: str, where: str) -> str:
+def _field(row: dict[str, Any], name: str) -> str:
     if name not in row:
-        raise _no_column(where, row, "audio_template", [name])
+        raise _NoColumn(row, "audio_template", [name])
     return _value(row[name])
+
+
+def _is_encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _with_suffix(path: Path) -> Path:
+    """A path that a table gives without its suffix, as it is on disk."""
+    if os.path.exists(path) or "\0" in path.name:
+        return path
+    found = audio_named(path.parent, path.name)
+    return found if os.path.exists(found) else path
 
 
 def _channel(text: str) -> int | None:
@@ -310,25 +374,37 @@ def _channel(text: str) -> int | None:
 
 
 def _row(
-    row: dict[str, Any],
-    where: str,
-    root: Path,
-    options: TableOptions,
-    audio: str,
-    text: str,
-    split: str,
+    row: dict[str, Any], where: str, root: Path, options: TableOptions, split: str
 ) -> Row | BadRow:
+    audio = next((name for name, value in row.items() if isinstance(value, Stored)), "")
+    if options.audio_column or not audio:
+        filled = {name: value for name, value in row.items() if value}
+        audio = _column(filled, options.audio_column, AUDIO)
+        audio = audio or _column(row, options.audio_column, AUDIO)
+    text = _column(row, options.text_column, TEXT)
+    if not (audio or options.audio_template):
+        raise _NoColumn(row, "audio_column", [options.audio_column, *AUDIO])
+    if not text and options.text_column != NO_TEXT:
+        raise _NoColumn(row, "text_column", [options.text_column, *TEXT])
+    for flag in ("speaker_column", "group_column", "split_column", "id_column"):
+        if (column := getattr(options, flag)) and column not in row:
+            raise _NoColumn(row, flag, [column])
     stored = row.get(audio)
     if not isinstance(stored, Stored) or options.audio_template:
         stored = None
     name = _value(row[audio]).strip() if audio and not stored else ""
     if options.audio_template:
-        name = re.sub(
-            r"\{([^{}]+)\}", lambda found: _field(row, found[1], where), options.audio_template
-        )
+        name = re.sub(r"\{([^{}]+)\}", lambda found: _field(row, found[1]), options.audio_template)
     if not name and not stored:
         return BadRow(where, "", "no audio", f"column {audio} is empty")
     path = stored.audio if stored else Path(root, name)
+    if text and not _is_encodable(_value(row[text])):
+        return BadRow(where, str(path), "not UTF-8", "its transcript is not UTF-8; convert it")
+    if not stored and path.suffix.lower() not in AUDIO_SUFFIXES:
+        path = _with_suffix(path)
+    key = _value(row[options.id_column]).strip() if options.id_column else ""
+    if options.id_column and not key:
+        return BadRow(where, str(path), "no id", f"column {options.id_column} is empty")
     try:
         start, end = _number(row, START), _number(row, END)
         duration = _number(row, DURATION)
@@ -349,9 +425,10 @@ def _row(
             where, str(path), "split", f"{_value(row[column])!r} is none of train, valid, test"
         )
     try:
-        channel = _channel(_value(row.get("channel")).strip())
+        number = _value(row.get(_column(row, "", ("channel",)))).strip()
+        channel = _channel(number)
     except ValueError:
-        return BadRow(where, str(path), "channel", f"{row['channel']!r}: no channel's number")
+        return BadRow(where, str(path), "channel", f"{number!r}: no channel's number")
     return Row(
         audio=path,
         where=where,
@@ -365,4 +442,5 @@ def _row(
         split=subset,
         member=stored.member if stored else "",
         name=stored.name if stored else "",
+        id=key,
     )

@@ -27,6 +27,7 @@ from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_sou
 from utils.corpora.splits import Member, split_members
 from utils.corpora.summary import print_summary, summarise
 from utils.corpora.tables import TableOptions
+from utils.corpora.timed_text import TranscriptOptions
 from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
 from utils.data.next_step import print_next_step
@@ -102,6 +103,19 @@ def clean_transcripts(
     return kept, skipped
 
 
+def check_symbols(recordings: Sequence[Utterance]) -> tuple[list[Utterance], list[Skipped]]:
+    """Recordings with symbols between single spaces, and those without any."""
+    kept, skipped = [], []
+    for recording in recordings:
+        symbols = None if recording.text is None else recording.text.split()
+        if symbols == []:
+            reason = "transcript: no transcript"
+            skipped.append(Skipped.of(recording, reason, "it is empty", failed=False))
+        else:
+            kept.append(replace(recording, text=symbols and " ".join(symbols)))
+    return kept, skipped
+
+
 def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counter[str]) -> None:
     """Print what the clean-up removed, most frequent first, and which language it assumed."""
     if counts := (+taken).most_common():
@@ -117,9 +131,12 @@ def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counte
 
 
 def reason_to_skip(
-    recording: Utterance, samples: int, selection: SelectionOptions
+    recording: Utterance, samples: int, selection: SelectionOptions, phonemes: bool = False
 ) -> tuple[str, str] | None:
-    """(reason, detail) for which a rule skips a recording of this length; None to keep it."""
+    """(reason, detail) for which a rule skips a recording of this length; None to keep it.
+
+    `phonemes`: its transcript is symbols, not words.
+    """
     # Imported here because it brings torch, which the converting processes can do without.
     from wav2vec2.config import BASE
     from wav2vec2.decoding.alignment import frames_needed
@@ -130,7 +147,8 @@ def reason_to_skip(
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
         return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
-    needed = frames_needed(letters(recording.text or "").split())
+    symbols = (recording.text or "") if phonemes else letters(recording.text or "")
+    needed = frames_needed(symbols.split())
     frames = frame_count(samples, BASE.conv_layers)
     if recording.text is not None and frames < needed:  # CTC has no path
         return "transcript too long", f"{needed} frames needed, {seconds:.2f} s give {frames}"
@@ -142,6 +160,7 @@ def select(
     results: Mapping[str, Converted],
     selection: SelectionOptions,
     audio_dir: Path,
+    phonemes: bool = False,
 ) -> tuple[list[tuple[Utterance, Converted]], list[Skipped]]:
     """Converted recordings that no rule skips, and the others, in the given order."""
     kept, skipped = [], []
@@ -151,7 +170,7 @@ def select(
         if failed:
             (reason,) = result.notes.items()
         else:
-            reason = reason_to_skip(recording, result.samples, selection)
+            reason = reason_to_skip(recording, result.samples, selection, phonemes)
         if reason:
             skipped.append(Skipped.of(recording, *reason, failed=failed))
             (audio_dir / f"{recording.id}.flac").unlink(missing_ok=True)
@@ -177,25 +196,33 @@ def write_data_set(
     subsets: Mapping[str, str],
     output_dir: Path,
     prefix: str,
+    phonemes: bool = False,
 ) -> None:
     """Write filelists, labels and dictionary, and print what each subset holds."""
     characters: dict[str, set[str]] = {}
+    units = "phn" if phonemes else "ltr"
     for subset in SUBSETS:
         members = [(r, samples) for r, samples in kept if subsets[r.id] == subset]
         name = prefix + subset
         if not members:
-            for suffix in ("tsv", "wrd", "ltr"):  # of an earlier run whose subset was not empty
+            for suffix in (
+                "tsv",
+                "wrd",
+                "ltr",
+                "phn",
+            ):  # of an earlier run whose subset was not empty
                 (output_dir / f"{name}.{suffix}").unlink(missing_ok=True)
             continue
         files = [(f"{r.id}.flac", samples) for r, samples in members]
         texts = [r.text for r, _ in members if r.text is not None]
-        labels = word_labels(texts) if texts else {}
+        labels = {"phn": texts} if phonemes else word_labels(texts)
+        labels = labels if texts else {}
         write_subset(output_dir, name, (output_dir / "audio").absolute(), files, labels)
-        characters[subset] = set("".join(texts)) - {" "}
+        characters[subset] = set(" ".join(texts).split() if phonemes else "".join(texts)) - {" "}
         if texts and subset == "train":
-            write_dictionary(output_dir / "dict.ltr.txt", labels["ltr"])
+            write_dictionary(output_dir / f"dict.{units}.txt", labels[units])
     if "train" not in characters:
-        print("note: train is empty, hence no dict.ltr.txt; use that of the training set")
+        print(f"note: train is empty, hence no dict.{units}.txt; use that of the training set")
     elif unseen := set().union(*characters.values()) - characters["train"]:
         print(f"note: {' '.join(sorted(unseen))} occur in valid or test, but never in train")
 
@@ -242,7 +269,10 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
 
 
 def main() -> ExitCode:
-    classes = (SourceOptions, TableOptions, CleanupOptions, SelectionOptions, WorkOptions)
+    classes = (
+        *(SourceOptions, TableOptions, TranscriptOptions),
+        *(CleanupOptions, SelectionOptions, WorkOptions),
+    )
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
     for cls in classes:
         add_flags(parser, cls, without=("drop_pattern",))
@@ -251,8 +281,9 @@ def main() -> ExitCode:
     repeated = {"action": "extend", "nargs": "*", "default": argparse.SUPPRESS}
     parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
-    source, tables, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
-    found, bad = read_source(source, tables)
+    options = (from_flags(cls, namespace) for cls in classes)
+    source, tables, transcripts, cleanup, selection, work = options
+    found, bad = read_source(source, tables, transcripts)
     recordings = unique_ids(found)
     skipped = [
         Skipped(
@@ -261,8 +292,12 @@ def main() -> ExitCode:
         for b in bad
     ]
     taken: Counter[str] = Counter()
-    cleaned, refused = clean_transcripts(recordings, cleanup, taken)
-    spelt_in = cleanup.language if cleanup.digits == "spell" else "none"
+    phonemes = source.units == "phonemes"
+    if phonemes:
+        cleaned, refused = check_symbols(recordings)
+    else:
+        cleaned, refused = clean_transcripts(recordings, cleanup, taken)
+    spelt_in = "none" if cleanup.digits != "spell" or phonemes else cleanup.language
     if work.dry_run:
         print_dry_run(recordings[: work.dry_run], cleaned, refused)
         print_counts("skipped", skipped)
@@ -272,15 +307,15 @@ def main() -> ExitCode:
     output_dir = Path(source.output_dir)
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
-    settings = {**asdict(source), **asdict(tables), **asdict(selection)}
+    settings = {
+        **asdict(source),
+        **asdict(tables),
+        **asdict(transcripts),
+        **asdict(selection),
+    }
     for flag in ("output_dir", "allow_pipes"):  # the second run may run them
         del settings[flag]
-    for flag in (
-        "table",
-        "audio_dir",
-        "lhotse",
-        "audio_root",
-    ):  # the next run may start in another folder
+    for flag in ("table", "audio_dir", "lhotse", "audio_root"):  # the next run may start elsewhere
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     # Flags of the transcripts may change: the audio stays, the labels are written again.
@@ -290,7 +325,7 @@ def main() -> ExitCode:
     prepare_folder("--output_dir", output_dir / "audio")
     write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
     results = convert_all(cleaned, output_dir, work.workers)
-    kept, unusable = select(cleaned, results, selection, output_dir / "audio")
+    kept, unusable = select(cleaned, results, selection, output_dir / "audio", phonemes)
     skipped += refused + unusable
     report = output_dir / "skipped.jsonl"
     write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
@@ -306,7 +341,7 @@ def main() -> ExitCode:
         )
     subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
     lengths = [(u, result.samples) for u, result in kept]
-    write_data_set(lengths, subsets, output_dir, selection.prefix)
+    write_data_set(lengths, subsets, output_dir, selection.prefix, phonemes)
     noted = [
         Skipped.of(recording, kind, detail, failed=False)
         for recording, result in kept
@@ -336,8 +371,9 @@ def main() -> ExitCode:
         "VALID_SUBSET": f"{selection.prefix}valid",
     }
     if all((output_dir / f"{subset}.tsv").exists() for subset in variables.values()):
-        if (output_dir / "dict.ltr.txt").exists():
+        if any(output_dir.glob("dict.*.txt")):
             recipe = "scripts/finetune_base_1h.sh"
+            variables |= {"LABELS": "phn"} if phonemes else {}
             variables["PRETRAINED_MODEL"] = "wav2vec_small.pt"
         else:
             recipe = "scripts/pretrain_base.sh"
@@ -347,7 +383,7 @@ def main() -> ExitCode:
         samples = sum(n for u, n in lengths if subsets[u.id] == "train")
         print_next_step(f"bash {recipe}", **batch_variables(recipe, samples), **where, **variables)
         print("docs/own_data.md: where published weights come from, and small models for a CPU")
-    return ExitCode.SOME_FAILED if any(entry.failed for entry in skipped) else ExitCode.DONE
+    return ExitCode.SOME_FAILED if skipped else ExitCode.DONE
 
 
 if __name__ == "__main__":

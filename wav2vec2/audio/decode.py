@@ -146,14 +146,16 @@ def _is_stream(file: "soundfile.SoundFile", found: Extent) -> bool:
     return guessed or file.frames == UNKNOWN_LENGTH or (file.frames == 0 and found.held > 0)
 
 
-def _check_extent(file: "soundfile.SoundFile", found: Extent, name: str) -> Notes:
-    """UserError if the file is truncated; a note if only milliseconds are missing."""
+def _check_extent(
+    file: "soundfile.SoundFile", found: Extent, name: str, most: float = MISSING_SECONDS
+) -> Notes:
+    """UserError if the file is truncated; a note if no more than `most` seconds are missing."""
     if not found.short:
         return {}
     # libsndfile counts the samples that are there, of any encoding.
     seconds = file.frames / file.samplerate if 0 < file.frames < UNKNOWN_LENGTH else 0.0
     missing = (found.declared / found.held - 1) * seconds if found.held > 0 else math.inf
-    if not 0 < missing <= MISSING_SECONDS:
+    if not 0 < missing <= most:
         raise _cut_short(name, found)
     return {MISSING: f"holds {1000 * missing:.0f} ms less than its header declares"}
 
@@ -234,7 +236,9 @@ def read_utterance(path: str, expected_samples: int | None = None) -> np.ndarray
     return waveform
 
 
-def _decode(source: io.BytesIO | str, name: str, notes: Notes) -> Iterator[Block]:
+def _decode(
+    source: io.BytesIO | str, name: str, notes: Notes, most_missing: float = MISSING_SECONDS
+) -> Iterator[Block]:
     """Decoded blocks, by libsndfile or else by `av`."""
     import soundfile
 
@@ -248,7 +252,7 @@ def _decode(source: io.BytesIO | str, name: str, notes: Notes) -> Iterator[Block
             source.seek(0)
         with _sound_file(source) as file:
             found = _extent(file, source)
-            notes.update(_check_extent(file, found, name))
+            notes.update(_check_extent(file, found, name, most_missing))
             stream = _is_stream(file, found)
             if stream:
                 if file.format != "MP3" or find_spec("av"):
@@ -263,7 +267,7 @@ def _decode(source: io.BytesIO | str, name: str, notes: Notes) -> Iterator[Block
                 done += len(block)
                 yield Block(rate, block, floating)
             missing = (file.frames - done) / rate if file.format == "FLAC" else 0.0
-            if missing > MISSING_SECONDS:
+            if missing > most_missing:
                 raise UserError(
                     f"{name}: damaged or truncated, holds {done / rate:.2f} s of the "
                     f"{file.frames / rate:.2f} s that its header declares; fetch it again"
@@ -340,7 +344,11 @@ def _decode_with_av(source: io.BytesIO | str, name: str, headerless: str | None)
 
 
 def stream_recording(
-    path: str | Path, name: str = "", channel: int | None = None, notes: Notes | None = None
+    path: str | Path,
+    name: str = "",
+    channel: int | None = None,
+    notes: Notes | None = None,
+    most_missing: float = MISSING_SECONDS,
 ) -> Iterator[np.ndarray]:
     """Decode a recording of any format and length to blocks of 16 kHz mono float32 `[samples]`.
 
@@ -348,15 +356,17 @@ def stream_recording(
     `path` may be that of a stored zip member, or a pipe.  `channel`: its number from 1; by default
     channels are averaged, and if they cancel each other the loudest is taken.  Other rates are
     resampled.  What is unusual about the recording is added to `notes` after the last block;
-    without `notes` it is logged.  UserError, naming the file (or `name`), if it is missing, empty,
-    undecodable, without audio or this channel, or has NaN; blocks before the damage may have been
-    returned by then.
+    without `notes` it is logged.  A header may declare `most_missing` seconds too much.  UserError,
+    naming the file (or `name`), if it is missing, empty, undecodable, without audio or this
+    channel, or has NaN; blocks before the damage may have been returned by then.
     """
     path = str(path)
     name = name or printable(path)
     with seekable(path, name) as file:
         source = _checked_source(file, name)
-        yield from _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)
+        yield from _stream_mono(
+            lambda found: _decode(source, name, found, most_missing), name, channel, notes
+        )
 
 
 def _checked_source(path: str, name: str) -> io.BytesIO | str:
@@ -551,10 +561,14 @@ def _to_float(block: np.ndarray) -> np.ndarray:
 
 
 def read_recording(
-    path: str | Path, channel: int | None = None, notes: Notes | None = None
+    path: str | Path,
+    channel: int | None = None,
+    notes: Notes | None = None,
+    most_missing: float = MISSING_SECONDS,
 ) -> np.ndarray:
     """`stream_recording` as one array, `[samples]`."""
-    return np.concatenate([*stream_recording(path, channel=channel, notes=notes)])
+    blocks = stream_recording(path, channel=channel, notes=notes, most_missing=most_missing)
+    return np.concatenate([*blocks])
 
 
 def read_content(

@@ -159,11 +159,12 @@ def test_skipped_recordings_are_reported(tmp_path, monkeypatch, capsys):
     assert "skipped, missing: 1" in capsys.readouterr().out
 
 
-def test_exit_code_tells_failures_from_rules(tmp_path, monkeypatch):
+def test_exit_code_tells_whether_all_is_in(tmp_path, monkeypatch):
     tone(tmp_path / "in/a.wav")
     tone(tmp_path / "in/short.wav", 0.1)
     flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
-    assert run(monkeypatch, *flags) == 0  # skipped by a rule is no failure
+    assert run(monkeypatch, *flags) == 1
+    assert run(monkeypatch, *flags[:3], tmp_path / "all", "--min_seconds", "0.05") == 0
     with pytest.raises(UserError, match="none of 2 recordings"):
         run(monkeypatch, *flags[:3], tmp_path / "none", "--min_seconds", "5")
 
@@ -604,6 +605,23 @@ def test_unusual_recordings_are_imported_and_reported(tmp_path, monkeypatch, cap
     before = contents(tmp_path / "out")
     assert run(monkeypatch, *flags) == 0  # from its journal
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au"])
+def test_headers_that_declare_a_little_more_are_noted(suffix, tmp_path, monkeypatch, capsys):
+    """As in the Mboshi-French corpus: up to 68 ms of audio that are not there."""
+    for name, missing in (("some", 70), ("much", 300), ("all", 0)):
+        path = tmp_path / f"in/{name}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, speech_like(2.0, missing), 16_000, subtype="PCM_16")
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) - 32 * missing])
+    flags = ("--audio_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    assert run(monkeypatch, *flags) == 1
+    assert list(skipped_entries(tmp_path / "out")) == [f"much.{suffix}"]
+    note = notes_of(tmp_path / "out")[f"some.{suffix}", "shorter than declared"]
+    assert note == "holds 70 ms less than its header declares"
+    assert "note, shorter than declared: 1, such as" in capsys.readouterr().out
 
 
 def test_each_channel_is_a_recording_in_the_subset_of_the_others(tmp_path, monkeypatch):

@@ -217,7 +217,7 @@ def test_a_directory_without_text_is_audio_alone(tmp_path, monkeypatch):
     write(tmp_path / "tr", {"wav.scp": "s ../b.wav\n", "text": "s yes\n"})
     noise(tmp_path / "b.wav", seed=1)
     code, found, skipped = imported(monkeypatch, tmp_path / "out2", "--audio_dir", tmp_path)
-    assert (code, [text for _, text, _ in found.values()]) == (0, ["YES"])
+    assert (code, [text for _, text, _ in found.values()]) == (1, ["YES"])
     assert {reason for reason, _ in skipped} == {"no transcript"}
 
 

@@ -212,7 +212,7 @@ def test_recordings_with_supervisions_as_lhotse_prepare_writes_them(tmp_path, mo
     parts = {"train": "train"}
     if given == "folder":
         parts |= {"dev-clean": "valid", "test": "test"}
-    assert (code, skipped) == (0, {("no transcript", "x_recordings_train.jsonl.gz:2")})
+    assert (code, skipped) == (1, {("no transcript", "x_recordings_train.jsonl.gz:2")})
     assert {key: (len(x), subset) for key, (x, _, subset) in found.items()} == {
         f"{part}_0000500": (16_000, subset) for part, subset in parts.items()
     }
