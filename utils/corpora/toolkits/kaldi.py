@@ -114,11 +114,13 @@ def _source(folder: Path, value: str) -> tuple[Path, str]:
         return folder / "wav.scp", f"{COMMAND}:{value[:-1].strip()}"
     if value.endswith("]") and ".ark:" in value:
         raise ValueError("ark: a range of an ark; name the recording without [...]")
+    if found := re.fullmatch(r"(.+):(\d{1,18})", value):
+        ark = resolved(found[1], folder)
+        if os.path.exists(ark) or not os.path.exists(resolved(value, folder)):
+            return ark, f"ark:{found[2]}"
     path = resolved(value, folder)
     if os.path.exists(path):  # unlike pathlib, false for a name that is too long
         return path, ""
-    if found := re.fullmatch(r"(.+):(\d{1,18})", value):
-        return resolved(found[1], folder), f"ark:{found[2]}"
     several = value.split()
     if len(several) > 1 and all(os.path.exists(resolved(name, folder)) for name in several):
         raise ValueError("channels: a file per channel; name one, or join them to one file")

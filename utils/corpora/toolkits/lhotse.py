@@ -215,7 +215,7 @@ def _rows_of_cut(
         yield BadRow(where, str(cut.get("id", "")), "no audio", "a cut without a recording")
         return
     name, rate = str(recording["id"]), recording["sampling_rate"]
-    of_cut = _listed(cut["channel"])
+    of_cut, here = _listed(cut["channel"]), Path.cwd()
     for supervision in cut["supervisions"] or [None]:
         start = cut["start"] + (supervision["start"] if supervision else 0)
         duration = (supervision or cut)["duration"]
@@ -232,8 +232,7 @@ def _rows_of_cut(
             channels = of_cut if kind == "shar" else source["channels"]
             audio, member = path, ""
             if kind == "file":
-                others = [manifests.audio_root or path.parent, Path.cwd()]
-                audio = resolved(content, others[0], others[1:])
+                audio = resolved(content, manifests.audio_root or path.parent, (here,))
             elif kind == "command":
                 member = f"{COMMAND}:{content.strip().removesuffix('|')}"
             elif kind == "shar":
