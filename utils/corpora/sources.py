@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from utils.corpora.containers.command import KIND as COMMAND
@@ -227,7 +227,12 @@ def _folder_format(options: SourceOptions, root: Path) -> str:
 def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
     """The audio files below a folder, without hidden ones and those in --output_dir."""
     output_dir = Path(os.path.abspath(options.output_dir))
-    found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    try:
+        found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
+    except UserError:
+        for path in sorted(root.rglob("*")):
+            _refuse_archive("--audio_dir: no audio, but", path)
+        raise
     channel = parse_channel(options.channel)
     utterances = [
         Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found
@@ -339,8 +344,9 @@ def _keys(rows: Iterable[Row], root: Path) -> dict[tuple[Path, str], str]:
     names: dict[tuple[Path, str], Path] = {}
     for row in rows:
         if row.member:
-            parts = PurePath(f"{row.name.lstrip('/') or row.audio.stem}.member").parts
-            name = names[row.audio, row.member] = Path(*(p for p in parts if p != ".."))
+            parts = (part for part in row.name.split("/") if part not in ("", ".", ".."))
+            name = Path(("/".join(parts) or row.audio.stem) + ".member")
+            names[row.audio, row.member] = name
             keys[row.audio, row.member] = recording_key(name, Path())
         else:
             keys[row.audio, ""] = recording_key(row.audio, root)

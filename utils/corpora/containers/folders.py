@@ -10,6 +10,7 @@ from utils.corpora.containers.nemo import read_tarred
 from utils.corpora.containers.webdataset import read_shards
 from utils.corpora.rows import BadRow, Row, Rows, subset_named
 from utils.corpora.tables import PLAIN, TableOptions, read_table
+from wav2vec2.audio.recordings import AUDIO_SUFFIXES
 from wav2vec2.cli.errors import UserError
 
 MANIFEST = "tarred_audio_manifest.json"
@@ -39,9 +40,19 @@ def arrow_files(folder: Path) -> list[Path]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The tar archives of a folder, unless they are Lhotse's."""
+    """The tar archives of a folder without recordings, unless they are Lhotse's."""
     found = _within(folder, 2, tar.SUFFIXES)
-    return [path for path in found if not any(path.parent.glob("cuts.*.jsonl*"))]
+    found = [path for path in found if not any(path.parent.glob("cuts.*.jsonl*"))]
+    return [] if found and _has_recordings(folder) else found
+
+
+def _has_recordings(folder: Path) -> bool:
+    """Whether there is a file of audio: archives beside it are those that it came in."""
+    return any(
+        os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def manifests(folder: Path) -> list[Path]:
@@ -53,7 +64,8 @@ def manifests(folder: Path) -> list[Path]:
 def _split_of(path: Path, folder: Path) -> str:
     """The subset that a file's name gives, or else the names of the folders above it."""
     names = (path.name, *reversed(path.relative_to(folder).parts[:-1]), folder.name)
-    return next(filter(None, map(subset_named, names)), "")
+    plain = (name.removeprefix("partial-") for name in names)  # of a part of a large subset
+    return next(filter(None, map(subset_named, plain)), "")
 
 
 def _each(paths: Sequence[Path], read: Callable[[Path], Rows]) -> Iterator[Row | BadRow]:
@@ -62,7 +74,7 @@ def _each(paths: Sequence[Path], read: Callable[[Path], Rows]) -> Iterator[Row |
         try:
             yield from read(path)
         except UserError as error:
-            yield BadRow(str(path), str(path), "table", str(error))
+            yield BadRow(str(path), str(path), "table", str(error).removeprefix(f"{path}: "))
 
 
 def _read_tables(folder: Path, paths: Sequence[Path], options: TableOptions) -> Rows:
@@ -89,7 +101,8 @@ def read_arrow_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
 
 def read_shard_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
     """WebDataset's shards: tar archives, also compressed, of key.flac with key.txt or key.json."""
-    yield from read_shards(shards(folder), options, folder)
+    tables = _within(folder, 2, (".tsv", ".csv", ".jsonl"))
+    yield from read_shards(shards(folder), options, folder, tables)
 
 
 def read_nemo_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:

@@ -10,6 +10,7 @@ from typing import Any
 from utils.corpora.containers import tar
 from utils.corpora.rows import BadRow, Rows, Stored
 from utils.corpora.tables import AUDIO, TableOptions, format_of, read_values, rows_of_values
+from wav2vec2.cli.errors import UserError
 
 SHARD = "shard_id"
 
@@ -84,6 +85,6 @@ def _places(archive: Path) -> dict[str, str]:
                 path = PurePosixPath(entry.name)
                 places[path.name] = entry.place
                 places.setdefault(path.stem, entry.place)
-    except OSError:
+    except (OSError, UserError):
         pass
     return places

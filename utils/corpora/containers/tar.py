@@ -24,10 +24,18 @@ _COMPRESSED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzm
 _DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """A file's content, decompressed if it is compressed.  OSError if it cannot be opened."""
+def first_bytes(path: Path) -> bytes:
+    """How a file starts.  OSError if it cannot be opened, UserError if another stands for it."""
     with open(path, "rb") as file:
-        start = file.read(6)
+        start = file.read(24)
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: stands for a file that Git LFS did not fetch; run `git lfs pull`")
+    return start
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A file's content, decompressed if it is compressed; errors as of first_bytes."""
+    start = first_bytes(path)
     return next((opened for magic, opened in _COMPRESSED if start.startswith(magic)), open)(
         path, "rb"
     )
@@ -95,7 +103,7 @@ def list_files(path: Path, with_text: Callable[[str], bool]) -> Iterator[Entry |
     """The regular files of an archive, in its order; those `with_text` accepts have their content.
 
     Last comes a text if the archive is damaged: why nothing after the last file could be read.
-    OSError if it cannot be opened.
+    Errors as of open_plain.
     """
     with open_plain(path) as file:
         try:

@@ -10,6 +10,7 @@ from utils.corpora.containers import tar
 from utils.corpora.rows import BadRow, Rows, Stored, subset_named
 from utils.corpora.tables import NO_TEXT, TEXT, TableOptions, rows_of_values, without_times
 from wav2vec2.audio.recordings import AUDIO_SUFFIXES
+from wav2vec2.audio.source import printable
 from wav2vec2.cli.errors import UserError
 
 TRANSCRIPTS = (".txt", ".text", ".transcript", ".lab")
@@ -17,10 +18,16 @@ TRANSCRIPTS = (".txt", ".text", ".transcript", ".lab")
 Samples = list[tuple[str, dict[str, Any] | BadRow]]
 
 
-def read_shards(shards: Sequence[Path], options: TableOptions, root: Path | None = None) -> Rows:
+def read_shards(
+    shards: Sequence[Path],
+    options: TableOptions,
+    root: Path | None = None,
+    tables: Sequence[Path] = (),
+) -> Rows:
     """The rows of shards, whose subset is in their names, or in those of folders below `root`.
 
-    UserError if the archives hold no samples but a corpus.
+    `tables`: files beside them that may hold their transcripts.  UserError if the archives hold no
+    samples but a corpus.
     """
     listed = [(shard, *_samples(shard)) for shard in shards]
     columns = (options.text_column,) if options.text_column else TEXT
@@ -33,11 +40,17 @@ def read_shards(shards: Sequence[Path], options: TableOptions, root: Path | None
         for shard, _, lone in listed:
             if lone:
                 raise UserError(
-                    f"{shard}: has {lone}, but no transcripts beside its audio (key.txt, text in "
-                    "key.json), as if it held a whole corpus; unpack it (tar -xf) and name the "
-                    "folder with --audio_dir"
+                    f"{shard}: has {printable(lone)}, but no transcripts beside its audio "
+                    "(key.txt, text in key.json), as if it held a whole corpus; unpack it (tar "
+                    "-xf) and name the folder with --audio_dir"
                 )
-        if any(samples for _, samples, _ in listed):
+        if tables:
+            raise UserError(
+                f"{shards[0]}: has no transcripts beside its audio (key.txt, text in key.json), "
+                f"but {tables[0]} may hold them; unpack it (tar -xf) and name the table with "
+                "--table, or give --text_column none for audio alone"
+            )
+        if any(isinstance(row, dict) for _, samples, _ in listed for _, row in samples):
             print("note: no transcripts beside the audio (key.txt, text in key.json): audio alone")
         options = replace(options, text_column=NO_TEXT)
     for shard, samples, _ in listed:
@@ -69,6 +82,8 @@ def _samples(shard: Path) -> tuple[Samples, str]:
                 if entry.name in entries:
                     skip(entry.name, "named twice", "a later file of the archive has this name")
                 entries[entry.name] = entry
+    except UserError as error:
+        skip("", "archive", str(error))
     except OSError as error:
         skip("", "missing", f"cannot be opened ({error.strerror or error})")
     samples: Samples = []

@@ -11,6 +11,7 @@ import soundfile
 
 from tests.unit.utils.corpora.test_formats import SAMPLES
 from tests.unit.utils.data.test_import_corpus import run
+from utils.corpora import conversion
 from utils.corpora.containers.members import read_member
 from utils.corpora.containers.tar import expand
 from utils.corpora.layouts import LAYOUTS, layout_of
@@ -208,6 +209,8 @@ def test_every_container_is_recognised_and_read(name, tmp_path, monkeypatch):
         split = next(row[3] for row in expected if row[0] == key)
         assert not split or subset == split
     assert imported(tmp_path / "out").keys() == {row[0] for row in expected}
+    monkeypatch.setattr(conversion, "read_member", None)  # would fail if it were called
+    assert run(monkeypatch, *flags) == 0
     samples, _ = soundfile.read(tmp_path / "out/audio" / f"{expected[0][0]}.flac")
     assert np.array_equal(samples, audio(seed=0, seconds=1)[1])
 
@@ -277,6 +280,19 @@ def test_damaged_parquet(tmp_path, monkeypatch):
     tables = {(name, "table") for name in ("b.parquet", "c.parquet", "d.parquet")}
     assert tables < reasons and len(reasons) == 4
     assert [where[:9] for where, reason in reasons if reason == "unreadable"] == ["a.parquet"]
+
+
+def test_one_value_that_cannot_be_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    text = pa.array([b"one", b"\xff", b"two"]).view(pa.string())
+    rows = pa.array([hf_row(n)["audio"] for n in range(3)])
+    path = tmp_path / "x.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pa.table({"audio": rows, "text": text}), path
+    )
+    found, bad = rows_named(tmp_path, "x.parquet")
+    assert found == [("0", "one"), ("2", "two")]
+    assert [(b.where.rpartition(":")[2], b.reason) for b in bad] == [("2", "row")]
 
 
 def test_without_pyarrow_a_line_says_what_to_install(tmp_path, monkeypatch):
@@ -351,6 +367,39 @@ def test_an_archive_of_a_corpus_is_to_be_unpacked(tmp_path):
         options = SourceOptions(output_dir="out", **{flag: str(tmp_path / name)})
         with pytest.raises(UserError, match="unpack it|name it with --table"):
             read_source(options, TableOptions())
+
+
+def read_folder(folder, **tables):
+    options = SourceOptions(output_dir="out", audio_dir=str(folder))
+    return read_source(options, TableOptions(**tables))
+
+
+def test_archives_beside_what_belongs_to_them(tmp_path):
+    write_tar(tmp_path / "audio/train.tar.gz", {"a.flac": audio()[0]}, "w:gz")
+    (tmp_path / "train.tsv").write_text("1\ta.flac\tone\n")
+    with pytest.raises(UserError, match="train.tar.gz: .*train.tsv may hold them; unpack it"):
+        read_folder(tmp_path)
+    found, _ = read_folder(tmp_path, text_column="none")
+    assert [(u.id, u.text, u.split) for u in found] == [("a", None, "train")]
+    (tmp_path / "audio/a.flac").write_bytes(audio()[0])
+    (tmp_path / "audio/a.txt").write_text("one")
+    assert [u.text for u in read_folder(tmp_path)[0]] == ["one"]  # it was unpacked
+
+
+def test_a_folder_of_zip_files_is_to_be_unpacked(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="no audio, but .*train.zip: an archive; unpack it"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.tar"])
+def test_a_pointer_of_git_lfs_is_no_damage(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(UserError, match=f"{name}: stands for .*git lfs pull"):
+        rows_named(tmp_path, name)
+    with pytest.raises(UserError, match=f"{name}: stands for .*git lfs pull"):
+        read_folder(tmp_path)
 
 
 def test_links_devices_and_names_outside(tmp_path, monkeypatch):
