@@ -122,7 +122,7 @@ def test_evaluation_of_an_unknown_subset(command, corpus, random_recogniser, tmp
         ("path,spoken\na.wav,GO\n", [], ["no column text", "--text_column"]),
         ("path,text\na.mp3,GO\n", [], ["none of 1 recordings can be used", "a.mp3"]),
         ("path,text\n", [], ["names no recordings"]),
-        ("path,text\na.mp3,GO\n", ["--audio_dir", "."], ["either --table or --audio_dir"]),
+        ("path,text\na.mp3,GO\n", ["--audio_dir", "."], ["one of --table, --audio_dir"]),
     ],
     ids=["column", "not an mp3", "empty", "two sources"],
 )

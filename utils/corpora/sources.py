@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Literal
 
 from utils.corpora.containers.command import KIND as COMMAND
@@ -427,8 +427,9 @@ def _keys(rows: Iterable[Row], root: Path) -> dict[tuple[Path, str], str]:
     names: dict[tuple[Path, str], Path] = {}
     for row in rows:
         if row.member:
-            parts = PurePath(f"{row.name.lstrip('/') or row.audio.stem}.member").parts
-            name = names[row.audio, row.member] = Path(*(p for p in parts if p != ".."))
+            parts = (part for part in row.name.split("/") if part not in ("", ".", ".."))
+            name = Path(("/".join(parts) or row.audio.stem) + ".member")
+            names[row.audio, row.member] = name
             keys[row.audio, row.member] = recording_key(name, Path())
         else:
             keys[row.audio, ""] = recording_key(row.audio, root)

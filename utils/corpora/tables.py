@@ -35,6 +35,7 @@ SPEAKER = ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speaker_name"
 START = ("start", "start_time", "offset", "begin", "begin_time", "segment_start")
 END = ("end", "end_time", "stop", "stop_time", "segment_end")
 DURATION = ("duration", "dur")
+_TIMES = {name + unit for name in (*START, *END) for unit in ("", "_ms")}
 SPLIT = ("split",)
 # fmt: on
 _UNKNOWN = "?"
@@ -260,8 +261,7 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
     """
     if not any(isinstance(value, Stored) for value in row.values()):
         return row
-    times = {name + unit for name in (*START, *END) for unit in ("", "_ms")}
-    return {name: value for name, value in row.items() if name not in times}
+    return {name: value for name, value in row.items() if name not in _TIMES}
 
 
 def _number(row: dict[str, Any], names: Sequence[str]) -> float | None:

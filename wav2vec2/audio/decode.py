@@ -571,12 +571,11 @@ def read_recording(
     return np.concatenate([*blocks])
 
 
-def read_content(
+def stream_content(
     content: bytes, name: str, channel: int | None = None, notes: Notes | None = None
-) -> np.ndarray:
-    """`read_recording` of the bytes of a file, called `name` in errors."""
+) -> Iterator[np.ndarray]:
+    """`stream_recording` of the bytes of a file, called `name` in errors."""
     if not content:
         raise UserError(f"{name}: the file is empty; fetch it again or remove it")
     source = Content(content)
-    blocks = _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)
-    return np.concatenate([*blocks])
+    yield from _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)

@@ -74,7 +74,7 @@ def _each(paths: Sequence[Path], read: Callable[[Path], Rows]) -> Iterator[Row |
         try:
             yield from read(path)
         except UserError as error:
-            yield BadRow(str(path), str(path), "table", str(error))
+            yield BadRow(str(path), str(path), "table", str(error).removeprefix(f"{path}: "))
 
 
 def _read_tables(folder: Path, paths: Sequence[Path], options: TableOptions) -> Rows:

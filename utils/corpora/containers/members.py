@@ -1,11 +1,11 @@
 """One recording of a container, decoded: the one place that knows every kind of container.
 
 A member is written `<kind>:<place>`.  A reader of a corpus puts it into `Row.member`; a process
-that converts audio calls `read_member`.  To add a kind, write a function from (container, place) to
-the bytes of an audio file or to Samples, and name it in KINDS.
+that converts audio calls `stream_member`.  To add a kind, write a function from (container, place)
+to the bytes of an audio file or to Samples, and name it in KINDS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from utils.corpora.containers.command import KIND as COMMAND
 from utils.corpora.containers.command import read_output
 from utils.corpora.containers.parquet import read_arrow, read_parquet
 from utils.corpora.containers.tar import read_range
-from wav2vec2.audio.decode import Notes, read_content, stream_array
+from wav2vec2.audio.decode import Notes, stream_array, stream_content
 from wav2vec2.cli.errors import UserError
 
 
@@ -42,10 +42,10 @@ It raises UserError or OSError if it cannot be read.
 """
 
 
-def read_member(
+def stream_member(
     path: Path, member: str, name: str, channel: int | None = None, notes: Notes | None = None
-) -> np.ndarray:
-    """The recording `member` of the container `path` as 16 kHz mono float32 `[samples]`.
+) -> Iterator[np.ndarray]:
+    """The recording `member` of the container `path` as blocks of 16 kHz mono float32 `[samples]`.
 
     UserError, which calls the recording `name`, if it cannot be read; `channel` and `notes` as of
     wav2vec2.audio.decode.stream_recording.
@@ -56,5 +56,13 @@ def read_member(
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
     if isinstance(found, bytes):
-        return read_content(found, name, channel, notes)
-    return np.concatenate([*stream_array(*found, name=name, channel=channel, notes=notes)])
+        yield from stream_content(found, name, channel, notes)
+    else:
+        yield from stream_array(*found, name=name, channel=channel, notes=notes)
+
+
+def read_member(
+    path: Path, member: str, name: str, channel: int | None = None, notes: Notes | None = None
+) -> np.ndarray:
+    """`stream_member` as one array."""
+    return np.concatenate([*stream_member(path, member, name, channel, notes)])

@@ -38,6 +38,8 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
     # ValueError, KeyError and others: pyarrow's own errors are subclasses of them
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError) as error:
         raise UserError(
@@ -223,11 +225,9 @@ def _values(
 ) -> Values:
     """The rows of a batch; `places`: where the audio of each is, "" where it has a path."""
     absent = dict.fromkeys(names)
-    for row, (number, place) in enumerate(zip(numbers, places)):
-        try:
-            (values,) = batch.slice(row, 1).to_pylist()
-        except (ValueError, OverflowError) as error:
-            yield number, f"a value cannot be read ({one_line(str(error))[:200]})"
+    for number, place, values in zip(numbers, places, _rows(batch), strict=True):
+        if isinstance(values, str):
+            yield number, values
             continue
         # Missing numbers and texts of pandas are NaN.
         values = {name: None if value != value else value for name, value in values.items()}
@@ -236,6 +236,20 @@ def _values(
             name = PurePosixPath((held or {}).get("path") or "").stem
             values[audio] = Stored(path, place, name or f"{path.stem}_{number:06d}")
         yield number, absent | values
+
+
+def _rows(batch: "pyarrow.RecordBatch") -> Iterator[dict[str, Any] | str]:
+    """The values of each row, or why a row has none, such as text that is not UTF-8."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except (ValueError, OverflowError):  # before the first row
+        pass
+    for row in range(len(batch)):
+        try:
+            yield from batch.slice(row, 1).to_pylist()
+        except (ValueError, OverflowError) as error:
+            yield f"a value cannot be read ({one_line(str(error))[:200]})"
 
 
 class _Position:

@@ -50,7 +50,7 @@ def read_shards(
                 f"but {tables[0]} may hold them; unpack it (tar -xf) and name the table with "
                 "--table, or give --text_column none for audio alone"
             )
-        if any(samples for _, samples, _ in listed):
+        if any(isinstance(row, dict) for _, samples, _ in listed for _, row in samples):
             print("note: no transcripts beside the audio (key.txt, text in key.json): audio alone")
         options = replace(options, text_column=NO_TEXT)
     for shard, samples, _ in listed:

@@ -1,5 +1,6 @@
 """Data directories of Kaldi and ESPnet: wav.scp, text, segments, utt2spk."""
 
+import os
 import re
 import unicodedata
 from functools import lru_cache
@@ -40,7 +41,7 @@ def _entries(path: Path, bad: list[BadRow]) -> Entries:
     found: Entries = {}
     if not path.is_file():
         return found
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, errors="surrogateescape"), start=1):
         key, *rest = re.split(r"[ \t]+", line.strip(" \t"), maxsplit=1)
         key = unicodedata.normalize("NFC", key)
         where = f"{path}:{number}"
@@ -72,6 +73,9 @@ def read_kaldi(folder: Path) -> Rows:
             yield BadRow(where, key, "no transcript", f"{folder / 'text'} has no {key}")
             continue
         place, value = sources[recording]
+        if transcribed and any(0xDC80 <= ord(letter) <= 0xDCFF for letter in texts[key][1]):
+            yield BadRow(texts[key][0], key, "transcript file", "not UTF-8 text")
+            continue
         try:
             audio, member = _source(folder, value)
             start, end, channel = _piece(fields[1:]) if pieces is segments else (0.0, None, None)
@@ -110,13 +114,15 @@ def _source(folder: Path, value: str) -> tuple[Path, str]:
         return folder / "wav.scp", f"{COMMAND}:{value[:-1].strip()}"
     if value.endswith("]") and ".ark:" in value:
         raise ValueError("ark: a range of an ark; name the recording without [...]")
+    if found := re.fullmatch(r"(.+):(\d{1,18})", value):
+        ark = resolved(found[1], folder)
+        if os.path.exists(ark) or not os.path.exists(resolved(value, folder)):
+            return ark, f"ark:{found[2]}"
     path = resolved(value, folder)
-    if path.exists():
+    if os.path.exists(path):  # unlike pathlib, false for a name that is too long
         return path, ""
-    if found := re.fullmatch(r"(.+):(\d+)", value):
-        return resolved(found[1], folder), f"ark:{found[2]}"
     several = value.split()
-    if len(several) > 1 and all(resolved(name, folder).exists() for name in several):
+    if len(several) > 1 and all(os.path.exists(resolved(name, folder)) for name in several):
         raise ValueError("channels: a file per channel; name one, or join them to one file")
     return path, ""
 

@@ -27,6 +27,9 @@ _REFUSED = {
     "memory": "audio in memory is not in a manifest; export the cuts with to_shar",
 }
 
+_NO_ITEM = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What an item raises that lacks a key or has another value than Lhotse's."""
+
 Item = dict[str, Any]
 
 
@@ -67,7 +70,12 @@ def _kind(item: Item) -> str:
 
 
 def read_lhotse(place: Path, audio_root: Path | None = None) -> Rows:
-    """Lhotse's cuts, recordings with supervisions, and Shar directories; subsets by their names."""
+    """Lhotse's cuts, recordings with supervisions, and Shar directories; subsets by their names.
+
+    UserError for a file that is no JSON by its suffix.
+    """
+    if place.is_file() and format_of(place) not in ("jsonl", "json"):
+        raise UserError(f"{place}: not .jsonl, .jsonl.gz or .json; `lhotse copy` converts it")
     found = manifests_in(place) if place.is_dir() else _with_siblings(place)
     parts: dict[tuple[Path, str, str], dict[str, Path]] = {}
     for path in found:
@@ -121,7 +129,7 @@ def _read_cuts(manifests: _Manifests, path: Path) -> Rows:
             if shard is None and _is_shar(cut):
                 shard = _shard(path)
             yield from _rows_of_cut(manifests, path, where, cut, shard or {})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except _NO_ITEM as error:
             yield BadRow(where, str(path), "row", f"not a cut of Lhotse's ({error!r})")
 
 
@@ -162,7 +170,7 @@ def _rows_of_recording(
         cut = {"start": 0, "duration": recording["duration"], "channel": channels}
         cut |= {"recording": recording, "supervisions": supervisions}
         yield from _rows_of_cut(manifests, path, where, cut, {})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _NO_ITEM as error:
         yield BadRow(where, str(path), "row", f"not a recording of Lhotse's ({error!r})")
 
 
@@ -207,7 +215,7 @@ def _rows_of_cut(
         yield BadRow(where, str(cut.get("id", "")), "no audio", "a cut without a recording")
         return
     name, rate = str(recording["id"]), recording["sampling_rate"]
-    of_cut = _listed(cut["channel"])
+    of_cut, here = _listed(cut["channel"]), Path.cwd()
     for supervision in cut["supervisions"] or [None]:
         start = cut["start"] + (supervision["start"] if supervision else 0)
         duration = (supervision or cut)["duration"]
@@ -224,8 +232,7 @@ def _rows_of_cut(
             channels = of_cut if kind == "shar" else source["channels"]
             audio, member = path, ""
             if kind == "file":
-                others = [manifests.audio_root or path.parent, Path.cwd()]
-                audio = resolved(content, others[0], others[1:])
+                audio = resolved(content, manifests.audio_root or path.parent, (here,))
             elif kind == "command":
                 member = f"{COMMAND}:{content.strip().removesuffix('|')}"
             elif kind == "shar":

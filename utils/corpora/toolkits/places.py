@@ -2,25 +2,35 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 LEVELS = 4
 """Folders above a manifest that are tried: recipes write paths from their own folder."""
 
 
-def resolved(name: str, folder: Path, others: Sequence[Path] = ()) -> Path:
+@lru_cache(maxsize=1024)
+def resolved(name: str, folder: Path, others: tuple[Path, ...] = ()) -> Path:
     """A path of a manifest in `folder`: below it, a folder above it or one of `others`.
 
     Composed and decomposed letters are equal.  The path below `folder` if there is no such file.
     """
-    for root in (folder, *folder.parents[:LEVELS], *others):
-        for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
-            if os.path.exists(root / form):  # unlike pathlib, false for a name that is too long
-                return root / form
+    forms = [name]
+    if not name.isascii():
+        forms += [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    for root in _roots(folder, others):
+        for form in forms:
+            if os.path.exists(path := os.path.join(root, form)):  # also if the name is too long
+                return Path(path)
         if os.path.isabs(name):
             break
     return folder / name
+
+
+@lru_cache(maxsize=16)
+def _roots(folder: Path, others: tuple[Path, ...]) -> list[str]:
+    return [str(root) for root in (folder, *folder.parents[:LEVELS], *others)]
 
 
 def shallowest(

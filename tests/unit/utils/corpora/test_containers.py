@@ -282,6 +282,19 @@ def test_damaged_parquet(tmp_path, monkeypatch):
     assert [where[:9] for where, reason in reasons if reason == "unreadable"] == ["a.parquet"]
 
 
+def test_one_value_that_cannot_be_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    text = pa.array([b"one", b"\xff", b"two"]).view(pa.string())
+    rows = pa.array([hf_row(n)["audio"] for n in range(3)])
+    path = tmp_path / "x.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(
+        pa.table({"audio": rows, "text": text}), path
+    )
+    found, bad = rows_named(tmp_path, "x.parquet")
+    assert found == [("0", "one"), ("2", "two")]
+    assert [(b.where.rpartition(":")[2], b.reason) for b in bad] == [("2", "row")]
+
+
 def test_without_pyarrow_a_line_says_what_to_install(tmp_path, monkeypatch):
     write_parquet(tmp_path / "x.parquet", [hf_row(0, text="one")])
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -254,6 +254,18 @@ def test_bad_lines_are_bad_rows(tmp_path, files, expected):
     assert reasons(tmp_path) == expected
 
 
+def test_bytes_that_are_no_text(tmp_path, monkeypatch):
+    name = os.fsdecode(b"caf\xe9.wav")
+    noise(tmp_path / "a.wav")
+    os.rename(tmp_path / "a.wav", tmp_path / name)
+    noise(tmp_path / "b.wav", seed=1)
+    (tmp_path / "wav.scp").write_bytes(b"a caf\xe9.wav\nb b.wav\nc " + b"x" * 5000 + b"\n")
+    (tmp_path / "text").write_bytes(b"a yes\nb caf\xe9\nc no\n")
+    code, found, skipped = imported(monkeypatch, tmp_path / "out", "--audio_dir", tmp_path)
+    assert (code, [text for _, text, _ in found.values()]) == (1, ["YES"])
+    assert skipped == {("transcript file", "text:2"), ("missing", "wav.scp:3")}
+
+
 def test_a_declared_duration_is_compared(tmp_path, monkeypatch):
     noise(tmp_path / "a.wav", 1)
     soundfile.write(tmp_path / "b.wav", np.ones(8000, np.int16), 8000)

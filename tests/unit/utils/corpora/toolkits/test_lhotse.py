@@ -265,6 +265,9 @@ S = [supervision("s", 0, 1.0, "so")]
         (cut("c", A, start="0", supervisions=S), "row"),
         (cut("c", {"id": "a"}, seconds=1.0, supervisions=S), "row"),
         ({"id": "c"}, "no audio"),
+        (cut("c", A, start=10**400, supervisions=S), "row"),
+        (cut("c", A, start=float("nan"), supervisions=S), "time"),
+        (cut("c", A, supervisions=[S[0] | {"duration": float("inf")}]), "time"),
         ("[1, 2]", "row"),
         ("{half a line", "row"),
     ],
@@ -321,6 +324,7 @@ def test_files_of_several_microphones_are_a_row_each(tmp_path):
     ("name", "content", "flags", "message"),
     [
         ("none.jsonl", None, {}, "no such file or folder"),
+        ("cuts.yaml", "x", {}, "not .jsonl, .jsonl.gz or .json"),
         ("empty.jsonl", "", {}, "names no recordings; name a manifest"),
         ("cuts.jsonl", '{"id": 1}\n', {}, "a cut without a recording"),
         ("cuts.jsonl", '{"recording": {"id": 1}}\n', {}, "not a cut of Lhotse's .*sources"),
