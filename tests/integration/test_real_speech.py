@@ -206,6 +206,6 @@ def test_a_few_prompts_can_be_memorised(few, pretrained, tmp_path, command):
         *["transcribe", "--checkpoint", tmp_path / "wav2vec2_update180.pt", "--cpu", "true"],
         *[ENGLISH / "vm-youhave.g722", ENGLISH / "auth-thankyou.g722"],
     )
-    assert code == 1
+    assert code == 0
     texts = [line.split("\t")[1] for line in out.splitlines()[-2:]]  # training printed the rest
     assert texts == ["YOU HAVE", "THANK YOU"]
