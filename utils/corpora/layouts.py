@@ -19,7 +19,7 @@ from utils.corpora.rows import (
     subset_named,
     subset_of_folders,
 )
-from utils.corpora.tables import PLAIN, TableOptions, is_table_of_audio, read_table
+from utils.corpora.tables import PLAIN, TableOptions, first_row, is_table_of_audio, read_table
 from utils.corpora.timed_text import (
     TranscriptOptions,
     audio_named,
@@ -34,15 +34,32 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.files.folders import files_below
 
 
+def _each(places: Iterable[Path], read: Callable[[Path], Rows]) -> Rows:
+    """The rows of several files or folders; one that cannot be read is a BadRow."""
+    for place in places:
+        try:
+            yield from read(place)
+        except UserError as error:
+            detail = str(error).removeprefix(f"{place}: ")
+            yield BadRow(str(place), str(place), "transcript file", detail)
+
+
+def _ends_with(*endings: str) -> Callable[[str], bool]:
+    return lambda name: name.lower().endswith(endings)
+
+
 def read_librispeech(folder: Path) -> Rows:
     """LibriSpeech: `<speaker>-<chapter>.trans.txt` beside the audio; subsets by folder names."""
-    for path in files_below(folder, lambda name: name.endswith(".trans.txt")):
+
+    def chapter(path: Path) -> Rows:
         split = subset_of_folders(path.relative_to(folder).parts[:-1], folder.name)
         speaker = path.name.partition("-")[0]
         for number, line in enumerate(corpus_lines(path), start=1):
             key, _, text = line.partition(" ")
             audio = audio_named(path.parent, key)
             yield Row(audio, f"{path}:{number}", text, speaker=speaker, split=split)
+
+    yield from _each(files_below(folder, _ends_with(".trans.txt")), chapter)
 
 
 def _books(folder: Path) -> list[Path]:
@@ -92,7 +109,8 @@ def read_mls(folder: Path) -> Rows:
     places = _mls_folders(folder)
     if wanted:
         places = [p for p in folder.parents[:3] if (p / "transcripts.txt").is_file()][:1]
-    for place in places:
+
+    def subset(place: Path) -> Rows:
         path = place / "transcripts.txt"
         for number, line in enumerate(corpus_lines(path), start=1):
             key, _, text = line.partition("\t")
@@ -103,14 +121,19 @@ def read_mls(folder: Path) -> Rows:
             split = "" if wanted else subset_of_folders((), place.name)
             yield Row(audio, f"{path}:{number}", text, speaker=speaker, split=split)
 
+    yield from _each(places, subset)
+
 
 def read_common_voice(folder: Path) -> Rows:
     """Common Voice: train.tsv, dev.tsv and test.tsv, else validated.tsv, else other.tsv; clips/."""
     official = [n for n in ("train", "dev", "test") if (folder / f"{n}.tsv").is_file()]
     rest = [n for n in ("validated", "other") if (folder / f"{n}.tsv").is_file()]
-    for name in official or rest[:1]:
-        table = folder / f"{name}.tsv"
-        yield from read_table(table, folder / "clips", TableOptions(), split=subset_named(name))
+    yield from _each(
+        [folder / f"{name}.tsv" for name in official or rest[:1]],
+        lambda table: read_table(
+            table, folder / "clips", TableOptions(), split=subset_named(table.name)
+        ),
+    )
 
 
 def read_voxpopuli(folder: Path) -> Rows:
@@ -122,7 +145,8 @@ def read_voxpopuli(folder: Path) -> Rows:
     tables = [path for path in tables if path.is_file()]
     if not tables:  # the file that those are made from: one for all subsets, with other names
         tables = sorted((*folder.glob("asr_*.tsv"), *folder.glob("asr_*.tsv.gz")))
-    for table in tables:
+
+    def rows(table: Path) -> Rows:
         original = not subset_named(table.name.removeprefix("asr_"))
         options = TableOptions(
             delimiter="|" if original else "",
@@ -137,6 +161,8 @@ def read_voxpopuli(folder: Path) -> Rows:
                 row = replace(row, audio=audio, speaker=speaker)
             yield row
 
+    yield from _each(tables, rows)
+
 
 _TED_PIECES = re.compile(r"\(\d+\)|<sil>| (?='(?:s|t|d|m|re|ve|ll|em|n|til|cause)\b)")
 """In TED-LIUM's transcripts: numbers of pronunciations, silence, the space before a suffix."""
@@ -145,7 +171,8 @@ _TED_PIECES = re.compile(r"\(\d+\)|<sil>| (?='(?:s|t|d|m|re|ve|ll|em|n|til|cause
 def read_tedlium(folder: Path) -> Rows:
     """TED-LIUM: stm/ and sph/ in each subset; of release 3, legacy/, which has its subsets."""
     legacy = folder / "legacy"
-    for path in files_below(legacy if legacy.is_dir() else folder, _ends_with(".stm")):
+
+    def talk(path: Path) -> Rows:
         subset = path.parent.parent if path.parent.name == "stm" else path.parent
         places = (subset / "sph", folder / "data" / "sph", path.parent)
         audio = next(place for place in places if place.is_dir())
@@ -156,9 +183,7 @@ def read_tedlium(folder: Path) -> Rows:
                 row = replace(row, text=_TED_PIECES.sub("", text).strip())
             yield row
 
-
-def _ends_with(*endings: str) -> Callable[[str], bool]:
-    return lambda name: name.lower().endswith(endings)
+    yield from _each(files_below(legacy if legacy.is_dir() else folder, _ends_with(".stm")), talk)
 
 
 def _timit_rows(folder: Path, read: Callable[[Path, Path, str, str], Row | BadRow]) -> Rows:
@@ -273,7 +298,8 @@ def _sessions(folder: Path) -> list[Path]:
 
 def read_voxforge(folder: Path) -> Rows:
     """VoxForge: etc/PROMPTS, `<path>/<id> WORDS`, and wav/ or flac/ in a folder per session."""
-    for place in _sessions(folder):
+
+    def session(place: Path) -> Rows:
         path = next(p for name in _PROMPTS if (p := place / "etc" / name).is_file())
         audio = place / ("wav" if (place / "wav").is_dir() else "flac")
         user = place.name.partition("-")[0]
@@ -283,6 +309,8 @@ def read_voxforge(folder: Path) -> Rows:
             if key:
                 key = key.replace("\\", "/").rpartition("/")[2]
                 yield Row(audio_named(audio, key), f"{path}:{number}", text, speaker=speaker)
+
+    yield from _each(_sessions(folder), session)
 
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -298,37 +326,31 @@ def read_spoken_digits(folder: Path) -> Rows:
 
 def _metadata(folder: Path) -> list[Path]:
     """Hugging Face's metadata files of an audio folder, one per split at most."""
-    found = []
-    places = (folder, *sorted(folder.glob("*/")), *sorted(folder.glob("data/*/")))
-    for place in places:
-        for name in ("metadata.csv", "metadata.jsonl", "metadata.parquet"):
-            path = place / name
-            if path.is_file() and "file_name" in _header(path):
-                found.append(path)
-    return found
+    places = (folder, *folder.glob("*"), *folder.glob("data/*"))
+    names = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+    found = {place / name for place in places if place.is_dir() for name in names}
+    return sorted(path for path in found if "file_name" in _header(path))
 
 
 def _header(metadata: Path) -> str | list[str]:
-    """The names of a file's columns, in a text or a list."""
+    """The names of a file's columns, in a text or a list; empty without the file."""
     if metadata.suffix == ".parquet":
-        return column_names(metadata)
-    return next(iter(corpus_lines(metadata)), "")
+        return column_names(metadata) if metadata.is_file() else ""
+    return first_row(metadata)
 
 
 def read_audio_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
     """Hugging Face's audio folder: metadata.csv, .jsonl or .parquet, with file_name and a text."""
-    for path in _metadata(folder):
-        split = subset_named(path.parent.name)
+
+    def rows(path: Path) -> Rows:
+        split = subset_of_folders((), path.parts[-2])
         for row in read_table(path, path.parent, options, split=split):
-            if isinstance(row, Row) and not split:  # one file may describe train/ and test/
-                row = replace(row, split=row.split or subset_named(_first_folder(row, path)))
+            if isinstance(row, Row) and not row.split:  # one file may describe train/ and test/
+                inside = Path(os.path.relpath(row.audio, path.parent)).parts[:-1]
+                row = replace(row, split=subset_of_folders(inside, strict=True))
             yield row
 
-
-def _first_folder(row: Row, metadata: Path) -> str:
-    """The folder of a recording below its metadata file."""
-    parts = Path(os.path.relpath(row.audio, metadata.parent)).parts
-    return parts[parts[0] == "data"] if len(parts) > 1 else ""
+    yield from _each(_metadata(folder), rows)
 
 
 _TABLE_NAMES = {"train", "training", "dev", "valid", "validation", "val", "test"}
@@ -352,8 +374,10 @@ def read_tables(folder: Path) -> Rows:
     if len(tables) > 1 and not _subset_of_table(tables[0]):
         names = ", ".join(path.name for path in tables)
         raise UserError(f"--audio_dir {folder}: has several tables ({names}); name one: --table")
-    for path in tables:
-        yield from read_table(path, folder, TableOptions(), split=_subset_of_table(path))
+    yield from _each(
+        tables,
+        lambda path: read_table(path, folder, TableOptions(), split=_subset_of_table(path)),
+    )
 
 
 def read_with_transcripts(files: Iterable[Path], root: Path, options: TranscriptOptions) -> Rows:

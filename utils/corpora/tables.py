@@ -106,15 +106,21 @@ def format_of(table: Path) -> str:
     return SUFFIXES.get(plain.suffix.lower(), "")
 
 
-def is_table_of_audio(path: Path) -> bool:
-    """Whether a file is a table whose first row has columns of audio paths and transcripts."""
+def first_row(path: Path) -> dict[str, Any]:
+    """The first row of a table by its suffix; empty if the file is none."""
     if not format_of(path) or not path.is_file():
-        return False
+        return {}
     try:
         _, row = next(read_values(path, "", TableOptions()), (0, ""))
     except UserError:
-        return False
-    return isinstance(row, dict) and bool(_column(row, "", AUDIO) and _column(row, "", TEXT))
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def is_table_of_audio(path: Path) -> bool:
+    """Whether a file is a table whose first row has columns of audio paths and transcripts."""
+    row = first_row(path)
+    return bool(_column(row, "", AUDIO) and _column(row, "", TEXT))
 
 
 def read_values(

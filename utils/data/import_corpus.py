@@ -24,7 +24,7 @@ from pathlib import Path
 from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
-from utils.corpora.splits import Member, split_members
+from utils.corpora.splits import Member, check_speakers, split_members
 from utils.corpora.summary import print_summary, summarise
 from utils.corpora.tables import TableOptions
 from utils.corpora.timed_text import TranscriptOptions
@@ -37,7 +37,7 @@ from wav2vec2.audio.source import printable
 from wav2vec2.cli.errors import ExitCode, UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, field_help, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_json, write_lines
-from wav2vec2.text.cleanup import CleanupOptions, clean
+from wav2vec2.text.cleanup import CleanupOptions, clean, spaceless_script
 from wav2vec2.text.refusal import Refused
 from wav2vec2.text.vocabulary import letters, write_dictionary
 
@@ -122,6 +122,12 @@ def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counte
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
+    scripts = Counter(spaceless_script(r.text) for r in recordings if r.text)
+    for script, count in (scripts - Counter({"": scripts[""]})).items():
+        print(
+            f"note: {count} transcripts are in a script without spaces between words ({script}): "
+            "compare character error rates, since a word error rate counts whole phrases"
+        )
     texts = [r.text for r in recordings if r.text and any(c.isdigit() for c in r.text)]
     if texts and not language:
         print(
@@ -297,6 +303,8 @@ def main() -> ExitCode:
         cleaned, refused = check_symbols(recordings)
     else:
         cleaned, refused = clean_transcripts(recordings, cleanup, taken)
+    if not source.allow_shared_speakers:  # before hours of conversion
+        check_speakers(Member(u.id, u.key, u.speaker, split=u.split) for u in cleaned if u.split)
     spelt_in = "none" if cleanup.digits != "spell" or phonemes else cleanup.language
     if work.dry_run:
         print_dry_run(recordings[: work.dry_run], cleaned, refused)

@@ -356,9 +356,10 @@ def stream_recording(
     `path` may be that of a stored zip member, or a pipe.  `channel`: its number from 1; by default
     channels are averaged, and if they cancel each other the loudest is taken.  Other rates are
     resampled.  What is unusual about the recording is added to `notes` after the last block;
-    without `notes` it is logged.  A header may declare `most_missing` seconds too much.  UserError,
-    naming the file (or `name`), if it is missing, empty, undecodable, without audio or this
-    channel, or has NaN; blocks before the damage may have been returned by then.
+    without `notes` it is logged.  A header may declare `most_missing` seconds too much.
+
+    UserError, naming the file (or `name`), if it is missing, empty, undecodable, without audio or
+    this channel, or has NaN; blocks before the damage may have been returned by then.
     """
     path = str(path)
     name = name or printable(path)

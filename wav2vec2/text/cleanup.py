@@ -16,17 +16,18 @@ from wav2vec2.text.numbers import spell_numbers
 from wav2vec2.text.refusal import Refused
 
 APOSTROPHES = dict.fromkeys(map(ord, "‘’ʼ´`"), "'")
-READ_ALOUD = frozenset("%‰٪$€£¥&+=@#°§/*^~")
+READ_ALOUD = frozenset("%‰٪$€£¥&+=@#°§/*^~′″")
 """Symbols that are read aloud.  A program cannot know as which words."""
 
 _EVENTS = (
     "noise|laugh|laughs|laughing|laughter|cough|coughs|coughing|breath|breathing|sigh|sighs|sneeze|"
-    "sniff|click|beep|tone|tones|music|applause|silence|sil|pause|spn|nsn"
+    "smack|sniff|click|beep|tone|tones|music|applause|silence|sil|pause|spn|nsn"
 )
 NOT_SPEECH = (
     rf"(?i)\[(?:[\w\s-]*[\s_-])?(?:{_EVENTS})\]",
     rf"(?i)<(?:[\w\s-]*[\s_-])?(?:{_EVENTS})\s*/?>",
     rf"(?i)\(\s*(?:{_EVENTS})\s*\)",
+    rf"(?i)\{{\s*(?:{_EVENTS})\s*\}}",
 )
 """Remarks that name a sound which is no speech, such as [background noise] and (laughs)."""
 _REMARK = re.compile(
@@ -44,8 +45,15 @@ _INSIDE_WORDS |= {"׳": "HEBREW", "״": "HEBREW"}
 
 _DOTLESS = ("tr", "az", "crh", "gag", "tt")
 """Languages in which i with a dot and ı without one are two letters."""
-_GLOTTAL = ("haw", "to", "sm", "ty", "rar", "mi", "mt", "nv", "uz", "crh", "gn", "yua", "qu")
+_OKINA = ("haw", "mi", "rar", "sm", "to", "ty")
+"""Languages with a letter that is often typed as an opening quotation mark, also before a word."""
+_GLOTTAL = (*_OKINA, "ay", "crh", "gn", "ha", "mt", "nv", "om", "qu", "so", "uz", "yua")
 """Languages in which an apostrophe may begin or end a word, as a letter."""
+_TURNED_COMMA = re.compile(r"(?<=[^\W\d_])[‘`](?=\w|\b|\s|$)")
+_TATWEEL = "ـ"
+"""Lengthens an Arabic word in print, and is no letter."""
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN")
+"""Scripts in which no space separates words."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,10 @@ def change_case(text: str, case: str, language: str = "") -> str:
         text = text if case == "upper" else text.replace("İ", "i")
     if case == "upper" and is_language(language, ("de",)):
         text = text.replace("ß", "ẞ")  # as SS, Maße and Masse would be one word
-    text = text.upper() if case == "upper" else text.lower()
+    if case == "upper":  # Georgian sentences have no capitals
+        text = "".join(c if "ა" <= c <= "ჿ" else c.upper() for c in text)
+    else:
+        text = text.lower()
     return unicodedata.normalize("NFC", text)
 
 
@@ -166,8 +177,9 @@ def clean(text: str, options: CleanupOptions, taken: Counter[str] | None = None)
     if not text.strip():
         raise Refused("no transcript", "it is empty")
     glottal = is_language(options.language, _GLOTTAL)
-    text = text.replace("’", "'") if glottal else text.translate(APOSTROPHES)
+    text = _apostrophes(text, options.language) if glottal else text.translate(APOSTROPHES)
     text = unicodedata.normalize("NFC", "".join(map(_compatible, text)))
+    taken.update(_shown(c) for c in text if _is_format(c) and c not in options.keep_characters)
     text = "".join(_plain_format(c, options) for c in text)
     for pattern in options.drop_pattern:
         taken.update(match[0] for match in re.finditer(pattern, text))
@@ -194,8 +206,39 @@ def clean(text: str, options: CleanupOptions, taken: Counter[str] | None = None)
     return " ".join(words)
 
 
+def _apostrophes(text: str, language: str) -> str:
+    """A text of a language that has them as letters, with one character for each of the two."""
+    if is_language(language, ("mt",)):
+        return text.translate(APOSTROPHES)
+    text = _TURNED_COMMA.sub("ʻ", text)
+    if is_language(language, _OKINA):
+        if re.search(r"(?<!\w)[‘`]\w", text) and re.search(r"\w’(?!\w)", text):
+            raise Refused("apostrophe", "‘ and ’ may be letters or quotation marks")
+        text = re.sub(r"(?<!\w)[‘`](?=\w)", "ʻ", text)
+    return text.replace("’", "'").replace("´", "'")
+
+
+def _is_format(character: str) -> bool:
+    return _category(character) == "Cf" or character == _TATWEEL
+
+
+def _shown(character: str) -> str:
+    """An invisible character by its number."""
+    return f"U+{ord(character):04X}"
+
+
 def _plain_format(character: str, options: CleanupOptions) -> str:
     """A character, or what an invisible one stands for: a zero-width space separates words."""
-    if _category(character) != "Cf" or character in options.keep_characters:
+    if not _is_format(character) or character in options.keep_characters:
         return character
     return " " if character == "\u200b" else ""
+
+
+def spaceless_script(text: str) -> str:
+    """The script of a letter in the text that belongs to one without spaces; "" if none does."""
+    for character in text:
+        if character > "\u0e00" and _category(character) == "Lo":
+            script = unicodedata.name(character, "").partition(" ")[0]
+            if script in _SPACELESS:
+                return script
+    return ""

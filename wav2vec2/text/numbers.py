@@ -13,15 +13,36 @@ _ENGLISH_NUMBER = re.compile(
 _WHOLE_NUMBER = re.compile(
     r"(?P<minus>(?<![^\W_])-)?(?P<whole>\d+)(?P<fraction>(?!))?(?P<ordinal>(?!))?"
 )
-_SEVERAL_READINGS = re.compile(r"\d[^\w\s]+\d|\d'?s\b", re.IGNORECASE)
+_SEVERAL_READINGS = re.compile(
+    r"\d[^\w\s]+\d|\d'?s\b"  # 3-5, 10:30, 1990s
+    r"|\d['’]\w"  # Turkish 5'te
+    r"|(?<![\w.,])[.,]\d"  # .5
+    r"|\dx\d"
+    # Units, and what stands before a number: their words are not those of the letters.
+    r"|\d\s?(?:kg|km|cm|mm|ml|mg|k?hz|mhz|ghz|kb|mb|gb|tb|kw|mph|lbs?|oz|[hmglst])(?![\w'’.]|\.\w)"
+    r"|\b(?:no|nr|num|núm|pp?|str|vol|fig|art|abs|kap|cap|ch)\.\s?\d",
+    re.IGNORECASE,
+)
 _GROUPED_BY_SPACES = re.compile(r"(?<!\d)\d{1,3}(?:\s\d{3})+(?!\d)")
 _WITH_LETTERS = re.compile(r"\d[^\W\d_]|[^\W\d_]\d")
+_BEFORE_A_WORD = re.compile(r"\d(?!(?:[ap]m|st|nd|rd|th)\b)[^\W\d_]{2}", re.IGNORECASE)
 _LONGEST_CARDINAL = 6  # digits; longer numbers are mostly telephone and account numbers
 
-_ORDINAL_POINT = "az bs cs da de et eu fi fo hr hsb hu is lb lt lv mk nb nn no pl sk sl sr tr"
+_ORDINAL_POINT = "az bs da de eu fo hsb hu lb mk nb nn no sr tr"
 """Languages in which a point after a number may make it an ordinal: German 2. is second."""
-_ONE_AGREES = "be bg ca cs da de el es fr gl hr it lt lv nb nn no pl pt ro ru sk sl sr sv uk"
-"""Languages whose word for one agrees with the noun that follows: German ein, eine, eins."""
+_YEARS_IN_HUNDREDS = "da de lb nb nl nn no sv"
+"""Languages that read the year 1985 as nineteen hundred eighty-five, but not other numbers."""
+_CHANGING = "ar be bs cs cy el et fi he hr hsb hy is ka ko lt lv pl ru sk sl sr uk"
+"""Languages whose numerals change with the noun, by gender or case, or have two sets of them."""
+_ONE = ["da", "de", "fr", "it", "nb", "nn", "no", "sv"]
+_ONE_AND_TWO = ["bg", "ca", "gl", "mk", "pt", "ro"]
+_HUNDREDS = ["ca", "es", "gl", "pt"]
+AGREEING = {
+    **dict.fromkeys([*_ONE, "es"], (1,)),
+    **dict.fromkeys(_ONE_AND_TWO, (1, 2)),
+    "hu": (2,),
+}
+"""Language -> last numerals that have another form before a noun: German ein, eine, eins."""
 
 
 def spell(number: int, language: str, kind: str = "cardinal") -> str:
@@ -51,8 +72,9 @@ def _spell_match(match: re.Match, language: str) -> str:
     elif by_digit or (len(digits) > _LONGEST_CARDINAL and not grouped):
         words = " ".join(spell(int(digit), language) for digit in digits)
     else:
-        is_year = len(digits) == 4 and 1100 <= int(digits) <= 1999
-        as_year = is_year and language.startswith("en") and not (grouped or match["fraction"])
+        as_year = (
+            _is_year(digits) and language.startswith("en") and not (grouped or match["fraction"])
+        )
         words = spell(int(digits), language, "year" if as_year else "cardinal")
     if match["minus"]:
         words = spell(-1, language).replace(spell(1, language), words)
@@ -64,10 +86,38 @@ def _spell_match(match: re.Match, language: str) -> str:
 
 
 def _agrees(match: re.Match, code: str) -> bool:
-    """Whether a number's last word is one, which has another form before some nouns."""
+    """Whether a number may have another form before the noun that follows it."""
+    if not re.match(r"\s+[^\W\d_]", match.string[match.end() :]):
+        return False
     number = int(match["whole"])
-    ends_in_one = number % 100 == 1 if code == "de" else number % 10 == 1 and number % 100 != 11
-    return ends_in_one and re.match(r"\s+[^\W\d_]", match.string[match.end() :]) is not None
+    if code in _HUNDREDS and number % 1000 >= 200:  # Spanish doscientos, doscientas
+        return True
+    if code == "de":
+        return number % 100 == 1
+    # Eleven and twelve are words of their own, except in Romanian.
+    compound = number % 100 // 10 == 1 and code != "ro"
+    return not compound and number % 10 in AGREEING.get(code, ())
+
+
+def _is_year(digits: str) -> bool:
+    return len(digits) == 4 and 1100 <= int(digits) <= 1999
+
+
+def _is_unclear(text: str, code: str, pattern: re.Pattern) -> bool:
+    """Whether a number in a text has several readings in a language."""
+    # Each number is replaced by 0; digits that are then still joined have several readings.
+    if _SEVERAL_READINGS.search(pattern.sub("0", text)) or _GROUPED_BY_SPACES.search(text):
+        return True
+    if code == "en":
+        return _BEFORE_A_WORD.search(text) is not None
+    if _WITH_LETTERS.search(text) or code in _CHANGING.split():
+        return True
+    if code in _ORDINAL_POINT.split() and re.search(r"\d\.", text):
+        return True
+    numbers = [*pattern.finditer(text)]
+    if code in _YEARS_IN_HUNDREDS.split() and any(_is_year(m["whole"]) for m in numbers):
+        return True
+    return any(_agrees(match, code) for match in numbers)
 
 
 def spell_numbers(text: str, language: str = "") -> str:
@@ -80,14 +130,6 @@ def spell_numbers(text: str, language: str = "") -> str:
     language = language or "en"
     code = re.split("[-_]", language.lower())[0]
     pattern = _ENGLISH_NUMBER if code == "en" else _WHOLE_NUMBER
-    # Each number is replaced by 0; digits that are then still joined have several readings.
-    unclear = _SEVERAL_READINGS.search(pattern.sub("0", text)) or _GROUPED_BY_SPACES.search(text)
-    if code != "en":
-        unclear = unclear or _WITH_LETTERS.search(text)
-    if code in _ORDINAL_POINT.split():
-        unclear = unclear or re.search(r"\d\.", text)
-    if code in _ONE_AGREES.split():
-        unclear = unclear or any(_agrees(match, code) for match in pattern.finditer(text))
-    if unclear:
+    if _is_unclear(text, code, pattern):
         raise Refused("number", f"can be read in several ways: {text!r}")
     return pattern.sub(lambda match: _spell_match(match, language), text)

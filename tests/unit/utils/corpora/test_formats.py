@@ -302,6 +302,21 @@ VARIANTS = {
         },
         {("wav48/p225/p225_001.wav", "Please call Stella.", "p225", "")},
     ),
+    "an audio folder with one list": (
+        "audiofolder",
+        {
+            "data/metadata.jsonl": (
+                '{"file_name": "train/a.wav", "text": "one"}\n'
+                '{"file_name": "validation/b.wav", "text": "two"}\n'
+            ),
+            "data/train/a.wav": "",
+            "data/validation/b.wav": "",
+        },
+        {
+            ("data/train/a.wav", "one", "", "train"),
+            ("data/validation/b.wav", "two", "", "valid"),
+        },
+    ),
     "one table": (
         "tables",
         {"list.tsv": "Path\tSentence\na.wav\tyes\n", "a.wav": ""},
@@ -485,6 +500,22 @@ def test_a_transcript_that_cannot_be_read_is_a_bad_row(name, tmp_path):
     path.write_bytes(b"\xff\xff")
     reasons = {row.reason for row in LAYOUTS[name].read(tmp_path) if isinstance(row, BadRow)}
     assert reasons == {"transcript file"}
+
+
+@pytest.mark.parametrize("name", ["librispeech", "mls", "tedlium", "voxforge", "tables"])
+def test_a_list_that_cannot_be_read_is_a_bad_row(name, tmp_path):
+    """The others are read."""
+    files = {**SAMPLES[name][0]}
+    if name == "tedlium":
+        files |= {"dev/stm/Bob.stm": "Bob 1 Bob 0 1 <NA> yes\n"}
+    write(tmp_path, files)
+    marks = (".trans.txt", "transcripts.txt", ".stm", "PROMPTS", "train.csv")
+    path = next(p for p in sorted(tmp_path.rglob("*")) if p.name.endswith(marks))
+    path.write_bytes(b"\xff\xff")
+    rows = list(LAYOUTS[name].read(tmp_path))
+    assert any(isinstance(row, Row) for row in rows)
+    if name != "tables":  # a table without a header's columns is none
+        assert [r.reason for r in rows if isinstance(r, BadRow)] == ["transcript file"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.srt"])

@@ -473,6 +473,26 @@ def test_split_column(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out/train.tsv").exists()
 
 
+def test_shared_speakers_are_found_before_audio_is_converted(tmp_path, monkeypatch):
+    lines = ["path,text,speaker,split", "a.wav,one,george,train", "b.wav,two,george,test"]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(lines))
+    flags = ("--table", table, "--output_dir", tmp_path / "out")
+    with pytest.raises(UserError, match="george in train and test"):
+        run(monkeypatch, *flags)
+    assert not (tmp_path / "out").exists()
+    for name in "ab":
+        tone(tmp_path / f"{name}.wav", seed=ord(name))
+    assert run(monkeypatch, *flags, "--allow_shared_speakers", "true") == 0
+
+
+def test_scripts_without_spaces_are_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t.tsv").write_text("path\ttext\na.wav\tสวัสดี\nb.wav\tyes\n")
+    flags = ("--table", tmp_path / "t.tsv", "--output_dir", tmp_path / "out", "--dry_run", 2)
+    assert run(monkeypatch, *flags) == 0
+    assert "note: 1 transcripts are in a script without spaces" in capsys.readouterr().out
+
+
 # --- errors
 
 

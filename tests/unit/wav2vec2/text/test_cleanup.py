@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.text.cleanup import CleanupOptions, change_case, clean
+from wav2vec2.text.cleanup import CleanupOptions, change_case, clean, spaceless_script
 from wav2vec2.text.refusal import Refused
 
 
@@ -24,6 +24,7 @@ from wav2vec2.text.refusal import Refused
         ("A.M. well-known", "A M WELL KNOWN"),
         ("don´t (laughs) <noise/> na\u0308ive\u200b", "DON'T NÄIVE"),
         ("Berlin (Germany) in May [loud laughter]", "BERLIN GERMANY IN MAY"),
+        ("{NOISE} so {breath} um", "SO UM"),
         ("ＡＢ ﬁve…six", "AB FIVE SIX"),
     ],
 )
@@ -48,6 +49,14 @@ def test_clean(text, expected):
         ("5 ٪", "symbol"),
         ("1 000 people", "number"),
         ("1\u202f000 people", "number"),
+        ("le 1er janvier", "number"),
+        ("5kg", "number"),
+        ("12 km", "number"),
+        ("a 2x4", "number"),
+        (".5 percent", "number"),
+        ("No. 5", "number"),
+        ("5′ 3″", "symbol"),
+        ("₹5", "character"),
         ("so <unk> it", "remark"),
         ("so [unintelligible] it", "remark"),
         ("so (()) it", "remark"),
@@ -103,6 +112,10 @@ def test_num2words_is_needed_for_numbers_only(monkeypatch):
         ("fa", "دارم ۳ کتاب", "دارم سه کتاب"),
         ("fr", "il a 12 ans. Et 3 chats.", "IL A DOUZE ANS ET TROIS CHATS"),
         ("es_MX", "son 16 gatos", "SON DIECISÉIS GATOS"),
+        ("es", "son 102 gatos. Y 200.", "SON CIENTO DOS GATOS Y DOSCIENTOS"),
+        ("hu", "3 könyv", "HÁROM KÖNYV"),
+        ("tr", "5 gün", "BEŞ GÜN"),
+        ("it", "8 case", "OTTO CASE"),
         ("de", "Zimmer 1", "ZIMMER EINS"),
     ],
 )
@@ -122,6 +135,19 @@ def test_numbers_of_a_language(language, text, expected):
         ("es", "el 3r piso"),
         ("ru", "21 книга"),
         ("cs", "kapitola 2. začíná"),
+        ("ru", "2 книги"),
+        ("pl", "w 5 domach"),
+        ("ar", "لدي ٣ كتب"),
+        ("ko", "3 명"),
+        ("pt", "2 meninas"),
+        ("es", "200 casas"),
+        ("ro", "12 case"),
+        ("hu", "2 könyv"),
+        ("de", "im Jahr 1985"),
+        ("sv", "år 1750"),
+        ("fr", "à 12 h 30"),
+        ("fr", "la p. 12"),
+        ("tr", "saat 5'te"),
     ],
 )
 def test_numbers_with_several_readings_are_refused(language, text):
@@ -168,6 +194,13 @@ def test_no_punctuation_glues_letters():
         ("la col·lecció", "ca", "LA COL·LECCIÓ"),
         ("la col·lecció", "", "LA COLLECCIÓ"),
         ("ʻāina", "haw", "ʻĀINA"),
+        ("‘ōlelo Hawai‘i", "haw", "ʻŌLELO HAWAIʻI"),
+        ("fa`alavelave", "sm", "FAʻALAVELAVE"),
+        ("o‘zbek va g‘alaba, ma’no", "uz", "OʻZBEK VA GʻALABA MA'NO"),
+        ("‘o‘zbek’", "en", "O'ZBEK"),
+        ("ta’ Malta", "mt", "TA' MALTA"),
+        ("м’ята м'ята", "uk", "М'ЯТА М'ЯТА"),
+        ("ng’ombe", "sw", "NG'OMBE"),
         ("ta' Malta", "mt", "TA' MALTA"),
         ("oʻzbek maʼno", "uz", "OʻZBEK MAʼNO"),
         ("'quoted' words", "en", "QUOTED WORDS"),
@@ -175,6 +208,33 @@ def test_no_punctuation_glues_letters():
 )
 def test_marks_within_words(text, language, expected):
     assert clean(text, CleanupOptions(language=language)) == expected
+
+
+def test_marks_that_may_be_letters_or_quotation_marks_are_refused():
+    with pytest.raises(Refused, match="quotation"):
+        clean("‘ōlelo wahi’", CleanupOptions(language="haw"))
+
+
+def test_arabic_letters_and_marks():
+    taken = Counter()
+    assert clean("كتـــاب مُحَمَّد", CleanupOptions(), taken) == "كتاب مُحَمَّد"
+    assert +taken == {"U+0640": 3}
+    assert clean("ﻛﺘﺎﺏ", CleanupOptions()) == "كتاب"  # forms of letters for print
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("สวัสดี", "THAI"),
+        ("ສະບາຍດີ", "LAO"),
+        ("សួស្តី", "KHMER"),
+        ("你好", "CJK"),
+        ("こんにちは", "HIRAGANA"),
+        ("hello नमस्ते 안녕", ""),
+    ],
+)
+def test_scripts_without_spaces(text, script):
+    assert spaceless_script(text) == script
 
 
 def test_format_characters_are_kept_where_they_are_named():
@@ -195,6 +255,7 @@ def test_format_characters_are_kept_where_they_are_named():
         ("de", "lower", "MAẞE", "maße"),
         ("", "upper", "Straße", "STRASSE"),
         ("el", "lower", "ΟΔΟΣ", "οδος"),
+        ("ka", "upper", "ქართული ენა", "ქართული ენა"),
         ("", "keep", "Keep iI", "Keep iI"),
     ],
 )
