@@ -14,6 +14,7 @@ import soundfile
 
 from common.runtime.worker_pool import map_in_processes
 from utils.corpora.sources import Utterance
+from utils.corpus_report.facts import Facts, Origin, measure, origin_of
 from wav2vec2.audio.decode import Notes, read_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import is_regular, printable
@@ -54,6 +55,9 @@ class Converted:
     """Kind -> detail: what is unusual, or why there is no file."""
     content: str = ""
     """Equal for equal samples."""
+    facts: Facts | None = None
+    """Measurements of the samples; None if there are none."""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def convert(task: Task) -> list[Converted]:
     if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
         detail = f"{task.source}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
         return [Converted(0, {"other length": detail}) for _ in task.pieces]
-    return [_write_piece(waveform, piece, notes) for piece in task.pieces]
+    origin = origin_of(task.source)
+    return [_write_piece(waveform, piece, notes, origin) for piece in task.pieces]
 
 
 def _failure(task: Task) -> Notes:
@@ -105,7 +110,7 @@ def _failure(task: Task) -> Notes:
     return {}
 
 
-def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes) -> Converted:
+def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes, origin: Origin) -> Converted:
     seconds = len(waveform) / SAMPLE_RATE
     end = None if piece.end is None else round(piece.end * SAMPLE_RATE)
     samples = waveform[round(piece.start * SAMPLE_RATE) : end]
@@ -117,7 +122,7 @@ def _write_piece(waveform: np.ndarray, piece: Piece, notes: Notes) -> Converted:
     soundfile.write(content, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     write_chunks(piece.target, [content.getbuffer()])
     digest = hashlib.blake2b(np.ascontiguousarray(samples), digest_size=8).hexdigest()
-    return Converted(len(samples), notes, digest)
+    return Converted(len(samples), notes, digest, measure(samples), origin)
 
 
 def _stamp(utterance: Utterance) -> list:
@@ -136,8 +141,9 @@ def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
     if path.exists():
         for line in split_lines(path.read_text(encoding="utf-8")):
             with suppress(ValueError, TypeError):  # a line that was being written, or an old one
-                key, stamp, *result = json.loads(line)
-                done[key] = (stamp, Converted(*result))
+                key, stamp, samples, notes, content, facts, origin = json.loads(line)
+                found = Converted(samples, notes, content, Facts(*facts), Origin(*origin))
+                done[key] = (stamp, found)
     return done
 
 
@@ -177,6 +183,6 @@ def convert_all(
 
 
 def _journal_line(utterance: Utterance, stamps: dict[str, list], result: Converted) -> str:
-    return json.dumps(
-        [utterance.id, stamps[utterance.id], result.samples, result.notes, result.content]
-    )
+    stamp = stamps[utterance.id]
+    found = (result.samples, result.notes, result.content, result.facts, result.origin)
+    return json.dumps([utterance.id, stamp, *found])
