@@ -3,7 +3,6 @@
 import math
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from utils.corpora.layouts import LAYOUTS, has_transcripts, layout_of, read_with
 from utils.corpora.rows import BadRow, Row, Rows
 from utils.corpora.tables import TableOptions, format_of, read_table
 from utils.corpora.timed_text import read_stm
+from utils.corpus_report.skips import nothing_usable
 from wav2vec2.audio.decode import count_channels
 from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
 from wav2vec2.audio.source import printable, recording_key
@@ -120,12 +120,10 @@ def read_source(
             else f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
         )
     if not found:
-        counts = Counter(row.reason for row in bad)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        raise UserError(
-            f"{bad[0].where}: {bad[0].detail}; none of {len(bad)} rows names a recording "
-            f"({reasons})"
-        )
+        none = f"none of {len(bad)} rows names a recording"
+        if len({row.reason for row in bad}) == 1:
+            raise UserError(f"{bad[0].where}: {bad[0].detail}; {none}")
+        raise UserError(nothing_usable(none, len(bad), bad))
     return found, bad
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 MOST_GROUPS = 20
-MOST_MEMBERS = 5
+MOST_MEMBERS = 3
 
 
 def repeated(values: Iterable[str | None]) -> list[list[int]]:

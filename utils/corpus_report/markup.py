@@ -1,6 +1,7 @@
 """Pieces of an HTML page: escaped text, tables, and bars that need no script."""
 
 import html
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,16 @@ def escape(value: Any) -> str:
     """Text as HTML shows it."""
     text = str(value).encode("utf-8", "replace").decode()  # JSON may hold lone surrogates
     return html.escape(text)
+
+
+def with_flags(text: str) -> Html:
+    """Text whose flags, such as `--max_seconds`, stay on one line."""
+    return Html(re.sub(r"--\w+", r'<span class="flag">\g<0></span>', escape(text)))
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 text`, `2,000 texts`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Collection[int]) -> str:
@@ -56,10 +67,11 @@ def bars(name: str, counts: Mapping[str, int]) -> str:
     lines = []
     for index in range(filled[0], filled[-1] + 1):
         label = range_text(name, edges, index)
-        width = f"{100 * values[index] / most:.1f}"
+        share = f"{100 * values[index] / most:.1f}%"
+        bar = f'<span class="bar" style="width:{share}"></span>' if values[index] else ""
         lines.append(
-            f'<tr><th scope="row">{escape(label)}</th><td><span class="bar" '
-            f'style="width:{width}%"></span></td><td class="number">{values[index]:,}</td></tr>'
+            f'<tr><th scope="row">{escape(label)}</th><td>{bar}</td>'
+            f'<td class="number">{values[index]:,}</td></tr>'
         )
     caption = f'{escape(title)} <span class="unit">{escape(unit)}</span>'
     return (

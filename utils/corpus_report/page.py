@@ -10,7 +10,16 @@ from typing import Any
 
 import soundfile
 
-from utils.corpus_report.markup import Html, bars, escape, number, shown, table
+from utils.corpus_report.markup import (
+    Html,
+    bars,
+    counted,
+    escape,
+    number,
+    shown,
+    table,
+    with_flags,
+)
 from utils.reporting.clips import encode
 from utils.reporting.page import ASSETS as REPORT_ASSETS
 from utils.reporting.page import fill
@@ -73,10 +82,9 @@ def sources(content: Mapping[str, Any]) -> str:
     return table(columns, rows, range(2, 6))
 
 
-def where(entry: Mapping[str, Any]) -> Html:
-    """An utterance in a cell: its name, and under it what identifies it in the source."""
-    name = escape(entry["id"])
-    return Html(f'{name}<br><span class="where">{escape(entry["where"])}</span>')
+def named(name: str, where: str) -> Html:
+    """A name or text in a cell, and under it where the source has it."""
+    return Html(f'{escape(name)}<br><span class="where">{escape(where)}</span>')
 
 
 def findings(content: Mapping[str, Any]) -> str:
@@ -86,7 +94,12 @@ def findings(content: Mapping[str, Any]) -> str:
         parts.append(f"<h3>{escape(kind)}: {found['utterances']:,}</h3>")
         parts.append(f'<p class="note">{escape(EXPLAINED[kind])}</p>')
         rows = [
-            [where(entry), entry["subset"], f"{entry['seconds']:g}", entry["detail"]]
+            [
+                named(entry["id"], entry["where"]),
+                entry["subset"],
+                f"{entry['seconds']:g}",
+                entry["detail"],
+            ]
             for entry in found["examples"]
         ]
         parts.append(table(["utterance", "subset", "s", "measured"], rows, [2]))
@@ -107,18 +120,18 @@ def rates(content: Mapping[str, Any]) -> str:
     ]
     rows = [
         [
-            where(entry),
+            named(entry["id"], entry["where"]),
+            entry.get("text", ""),
             entry["subset"],
             f"{entry['seconds']:g}",
             f"{entry['characters_per_second']:g}",
             f"{entry['words_per_second']:g}",
-            entry.get("text", ""),
         ]
         for entry in rate["farthest"]
     ]
-    columns = ["utterance", "subset", "s", "characters/s", "words/s", "transcript"]
+    columns = ["utterance", "transcript", "subset", "s", "characters/s", "words/s"]
     if rows:
-        parts.append(table(columns, rows, [2, 3, 4]))
+        parts.append(table(columns, rows, [3, 4, 5]))
     return "".join(parts)
 
 
@@ -129,15 +142,15 @@ def characters(content: Mapping[str, Any]) -> str:
     rows = [
         [
             shown(character),
-            f"U+{ord(character):04X}",
+            Html(f'<span class="flag">U+{ord(character):04X}</span>'),
             number(count),
             f"{100 * count / total:.2f} %",
-            content["character_examples"][character].get("text", "")[:80],
-            content["character_examples"][character]["where"],
+            named(example["text"], example["where"]),
         ]
         for character, count in counts.items()
+        for example in [content["character_examples"][character]]
     ]
-    columns = ["character", "code", "count", "share", "example", "where"]
+    columns = ["character", "code", "count", "share", "such as"]
     if len(rows) <= SHOWN_CHARACTERS:
         return table(columns, rows, [2, 3])
     return (
@@ -167,11 +180,7 @@ def duplicates(content: Mapping[str, Any]) -> str:
         rows = [
             [
                 number(group["utterances"]),
-                ", ".join(dict.fromkeys(member["subset"] for member in group["members"])),
-                Html("<br>".join(escape(member["where"]) for member in group["members"])),
-                Html(
-                    "<br>".join(dict.fromkeys(escape(m.get("text", "")) for m in group["members"]))
-                ),
+                *(lines(group["members"], field) for field in ("subset", "where", "text")),
             ]
             for group in found["examples"]
         ]
@@ -183,7 +192,8 @@ def duplicates(content: Mapping[str, Any]) -> str:
 def lines(entries: Iterable[Mapping[str, Any]], field: str) -> Html:
     """The different values of a field of some utterances, a line each."""
     values = dict.fromkeys(entry[field] for entry in entries if field in entry)
-    return Html("<br>".join(map(escape, values)))
+    parts = [f'<span class="{field}">{escape(value)}</span>' for value in values]
+    return Html("<br>".join(parts))
 
 
 def skipped(content: Mapping[str, Any]) -> str:
@@ -192,11 +202,11 @@ def skipped(content: Mapping[str, Any]) -> str:
         [
             reason,
             number(facts["count"]),
-            facts["keep"],
+            with_flags(facts["keep"]),
             Html(
                 "<br>".join(
                     f'<span class="where">{escape(example["where"])}</span> '
-                    f"{escape(example['detail'])}"
+                    f"{with_flags(example['detail'])}"
                     for example in facts["examples"]
                 )
             ),
@@ -245,21 +255,20 @@ def read_clip(path: Path) -> str:
 def headline(content: Mapping[str, Any]) -> list[str]:
     """What to look at first, a line each."""
     lines = [
-        f"{found['utterances']:,} utterances: {kind}" for kind, found in content["findings"].items()
+        f"{counted(found['utterances'], 'utterance')}: {kind}"
+        for kind, found in content["findings"].items()
     ]
     rate = content["speech_rate"]
     if rate and rate["outliers"]:
-        lines.append(f"{rate['outliers']:,} pairs may be wrong: unusual characters per second")
+        lines.append(f"{counted(rate['outliers'], 'pair')} may be wrong: unusual speech rate")
     copies = content["duplicates"]["recordings"]
     if copies["groups"]:
-        lines.append(
-            f"{copies['groups']:,} recordings have several names, {copies['across_subsets']:,} of "
-            "them in several subsets"
-        )
+        across = f"{copies['across_subsets']:,} in several subsets"
+        lines.append(f"{counted(copies['groups'], 'recording')} under several names, {across}")
     if texts := content["duplicates"]["texts"]["groups"]:
-        lines.append(f"{texts:,} texts are in several subsets")
+        lines.append(f"{counted(texts, 'text')} in several subsets")
     if missed := sum(content["skipped"].values()):
-        lines.append(f"{missed:,} recordings were skipped")
+        lines.append(f"{counted(missed, 'recording')} skipped")
     return lines
 
 

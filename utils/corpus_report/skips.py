@@ -2,9 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-from utils.corpora.conversion import Skipped
+from typing import Any, Protocol
 
 ADVICE = {
     # rows
@@ -43,7 +41,18 @@ NO_ADVICE = "correct what the example names"
 MOST_EXAMPLES = 5
 
 
-def describe(skipped: Iterable[Skipped]) -> dict[str, dict[str, Any]]:
+class Entry(Protocol):
+    """What names no utterance, or is skipped: a BadRow, a Skipped."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+
+
+def describe(skipped: Iterable[Entry]) -> dict[str, dict[str, Any]]:
     """Reason -> its count, how to keep it, and the first examples; the most frequent first."""
     examples = defaultdict(list)
     counts = Counter()
@@ -61,7 +70,7 @@ def describe(skipped: Iterable[Skipped]) -> dict[str, dict[str, Any]]:
     }
 
 
-def nothing_usable(what: str, total: int, skipped: Sequence[Skipped]) -> str:
+def nothing_usable(what: str, total: int, skipped: Sequence[Entry]) -> str:
     """One line for an import that can use nothing: every reason, counted, with an example.
 
     `what`: the sentence's start for the `total`, such as "none of 3 recordings can be used".

@@ -22,6 +22,8 @@ FEW_UTTERANCES = 20
 """Below so many, an error rate says little."""
 LONGEST_TEXT = 200
 """Characters of a transcript that are shown."""
+AROUND = 20
+"""Characters of a transcript that are shown before and after a character."""
 
 SECONDS = (0, 0.5, 1, 2, 4, 8, 15, 30)
 LEVELS = (-120, -70, -50, -40, -35, -30, -25, -20, -15, -10)
@@ -67,6 +69,13 @@ FINDINGS: dict[str, Callable[[Converted], str]] = {
     "mostly silence": silence_text,
 }
 """What is unusual about the audio of an utterance -> its detail, "" if the utterance is usual."""
+
+
+def around(utterance: Utterance, character: str) -> str:
+    """The part of a transcript where a character first is."""
+    text = utterance.text or ""
+    first = max(text.index(character) - AROUND, 0)
+    return text[first : first + 2 * AROUND]
 
 
 def recommended_sizes(samples: Sequence[int]) -> dict[str, int]:
@@ -139,7 +148,10 @@ def summarise(
         },
         "findings": findings(kept, entry),
         "characters": {character: count for character, (count, _) in alphabet.items()},
-        "character_examples": {c: entry(index) for c, (_, index) in alphabet.items()},
+        "character_examples": {
+            character: {"where": kept[index][0].where, "text": around(kept[index][0], character)}
+            for character, (_, index) in alphabet.items()
+        },
         "speech_rate": rates,
         "in_several_subsets": {
             "texts": texts["across_subsets"],
@@ -215,14 +227,15 @@ def rate_content(kept: Kept, entry: Callable[..., dict[str, Any]]) -> dict[str, 
         values = {name: round(float(rates[name][index]), 2) for name in ("characters", "words")}
         return entry(indices[index], **{f"{name}_per_second": v for name, v in values.items()})
 
+    by_words = np.argsort(rates["words"], kind="stable")
     return {
         "median": round(float(np.median(rates["characters"])), 2),
         "median_words": round(float(np.median(rates["words"])), 2),
         "words_per_second": histogram(rates["words"], WORDS),
         "outliers": len(rates["outliers"]),
         "farthest": [rated(index) for index in rates["outliers"][:20]],
-        "slowest": [rated(int(i)) for i in np.argsort(rates["characters"], kind="stable")[:2]],
-        "fastest": [rated(int(i)) for i in np.argsort(-rates["characters"], kind="stable")[:2]],
+        "slowest": [rated(int(index)) for index in by_words[:2]],
+        "fastest": [rated(int(index)) for index in by_words[::-1][:2]],
     }
 
 

@@ -29,8 +29,8 @@ def characters(texts: Sequence[str | None]) -> dict[str, tuple[int, int]]:
 def usual_seconds(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """How long texts of these lengths usually take, by the medians of texts of about that length.
 
-    Shorter texts than the shortest group take as long as that: most of it is not the letters.
-    Longer ones than the longest take more in proportion.
+    Beyond the shortest and the longest group nothing is known: all is usual from as long as that
+    group takes to its time in proportion.
     """
     count = min(max(1, len(lengths) // GROUP), MOST_GROUPS)
     groups = np.array_split(np.argsort(lengths, kind="stable"), count)
@@ -38,9 +38,10 @@ def usual_seconds(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     usual = np.array([np.median(seconds[group]) for group in groups])
     sizes, first = np.unique(sizes, return_inverse=True)
     usual = np.bincount(first, usual) / np.bincount(first)  # groups of one length count together
-    if len(sizes) == 1:
-        return usual[0] * lengths / sizes[0]
-    return np.interp(lengths, sizes, usual) * np.maximum(lengths / sizes[-1], 1)
+    constant = np.interp(lengths, sizes, usual)
+    proportional = constant * lengths / lengths.clip(sizes[0], sizes[-1])
+    low, high = np.minimum(constant, proportional), np.maximum(constant, proportional)
+    return seconds.clip(low, high)
 
 
 def deviations(lengths: np.ndarray, seconds: np.ndarray) -> np.ndarray:
