@@ -13,8 +13,9 @@ import numpy as np
 import soundfile
 
 from common.runtime.worker_pool import map_in_processes
-from utils.corpora.containers.members import read_member
+from utils.corpora.containers.members import stream_member
 from utils.corpora.sources import Utterance
+from utils.corpus_report.facts import Facts, Origin, measure, origin_of
 from wav2vec2.audio.decode import Notes, stream_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import is_regular, printable
@@ -28,6 +29,9 @@ SHORTFALL = 0.1
 
 BLOCK = 2**18
 """Samples that are written at a time."""
+
+MEASURED = 40 * SAMPLE_RATE
+"""Samples of an utterance, from its start, whose level and bandwidth are measured."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class Converted:
     """Kind -> detail: what is unusual, or why there is no file."""
     content: str = ""
     """Equal for equal samples."""
+    facts: Facts | None = None
+    """Measurements of the samples; None if there are none."""
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,14 @@ def convert(task: Task) -> list[Converted]:
         if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
             detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
             return [Converted(0, {"other length": detail}) for _ in task.pieces]
-        return [_write_piece(waveform, piece, notes) for piece in task.pieces]
+        origin = _origin(task)
+        return [_write_piece(waveform, piece, notes, origin) for piece in task.pieces]
+
+
+def _origin(task: Task) -> Origin:
+    if task.member:
+        return Origin(f"inside {task.member.partition(':')[0]}", "", 0, 0)
+    return origin_of(task.source)
 
 
 class _Unreadable(Exception):
@@ -117,7 +131,7 @@ class _Unreadable(Exception):
 def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
     try:
         if task.member:
-            yield read_member(task.source, task.member, task.name, task.channel, notes)
+            yield from stream_member(task.source, task.member, task.name, task.channel, notes)
         else:
             yield from stream_recording(
                 task.source, channel=task.channel, notes=notes, most_missing=SHORTFALL
@@ -135,7 +149,7 @@ def _failure(task: Task) -> Notes:
     return {}
 
 
-def _write_piece(waveform: Waveform, piece: Piece, notes: Notes) -> Converted:
+def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin) -> Converted:
     start = round(piece.start * SAMPLE_RATE)
     end = waveform.samples if piece.end is None else round(piece.end * SAMPLE_RATE)
     end = min(end, waveform.samples)
@@ -144,6 +158,7 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes) -> Converted:
         detail = f"{piece.start:.2f}{until} s of a file of {waveform.seconds:.2f} s"
         return Converted(0, {"beyond the end": detail})
     digest = hashlib.blake2b(digest_size=8)
+    measured = np.empty(0, np.float32)
     with written_flac(piece.target) as flac:
         for place in range(start, end, BLOCK):
             samples = waveform.read(place, min(place + BLOCK, end))
@@ -151,7 +166,9 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes) -> Converted:
                 samples /= np.float32(waveform.peak)
             flac.write(samples)
             digest.update(samples.data)
-    return Converted(end - start, notes, digest.hexdigest())
+            if len(measured) < MEASURED:
+                measured = np.concatenate([measured, samples])[:MEASURED]
+    return Converted(end - start, notes, digest.hexdigest(), measure(measured), origin)
 
 
 class _Sink:
@@ -212,8 +229,9 @@ def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
     if path.exists():
         for line in split_lines(path.read_text(encoding="utf-8")):
             with suppress(ValueError, TypeError):  # a line that was being written, or an old one
-                key, stamp, *result = json.loads(line)
-                done[key] = (stamp, Converted(*result))
+                key, stamp, samples, notes, content, facts, origin = json.loads(line)
+                found = Converted(samples, notes, content, Facts(*facts), Origin(*origin))
+                done[key] = (stamp, found)
     return done
 
 
@@ -260,6 +278,6 @@ def convert_all(
 
 
 def _journal_line(utterance: Utterance, stamps: dict[str, list], result: Converted) -> str:
-    return json.dumps(
-        [utterance.id, stamps[utterance.id], result.samples, result.notes, result.content]
-    )
+    stamp = stamps[utterance.id]
+    found = (result.samples, result.notes, result.content, result.facts, result.origin)
+    return json.dumps([utterance.id, stamp, *found])

@@ -30,6 +30,7 @@ from utils.corpora.rows import BadRow, Row, Rows, subset_of_folders
 from utils.corpora.tables import TableOptions, format_of, read_table
 from utils.corpora.timed_text import BY_DEFAULT, TranscriptOptions, read_stm
 from utils.corpora.toolkits.lhotse import is_manifest, read_lhotse
+from utils.corpus_report.skips import nothing_usable
 from wav2vec2.audio.decode import count_channels
 from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
 from wav2vec2.audio.source import printable, recording_key
@@ -190,12 +191,10 @@ def read_source(
             f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
         )
     if not found:
-        counts = Counter(row.reason for row in bad)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        raise UserError(
-            f"{bad[0].where}: {bad[0].detail}; none of {len(bad)} rows names a recording "
-            f"({reasons})"
-        )
+        none = f"none of {len(bad)} rows names a recording"
+        if len({row.reason for row in bad}) == 1:
+            raise UserError(f"{bad[0].where}: {bad[0].detail}; {none}")
+        raise UserError(nothing_usable(none, len(bad), bad))
     return found, bad
 
 

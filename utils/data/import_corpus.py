@@ -7,9 +7,10 @@
 A table names audio files and transcripts; a folder is a public corpus, recordings with transcripts
 beside them, or audio alone, which serves pre-training.  Reads every format of libsndfile and FFmpeg
 (`pip install av`), at any sample rate and channel count.  Writes 16 kHz mono FLAC, filelists,
-labels, a dictionary, and `corpus.json`, which says what the data set holds.  `skipped.jsonl` says
-what was skipped, and why; `notes.jsonl` what is unusual about the rest, such as silence.  Run again
-after an interruption, the import resumes.
+labels, a dictionary, and `corpus.html`, a page that says what the data set holds and plays
+examples; `corpus.json` has its numbers.  `skipped.jsonl` says what was skipped, and why;
+`notes.jsonl` what is unusual about the rest, such as silence.  Run again after an interruption, the
+import resumes.
 """
 
 import argparse
@@ -25,9 +26,11 @@ from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
 from utils.corpora.splits import Member, check_speakers, split_members
-from utils.corpora.summary import print_summary, summarise
 from utils.corpora.tables import TableOptions
 from utils.corpora.timed_text import TranscriptOptions
+from utils.corpus_report.page import write_page
+from utils.corpus_report.skips import nothing_usable
+from utils.corpus_report.summary import print_summary, summarise
 from utils.data.existing_output import was_made_with
 from utils.data.make_filelists import word_labels, write_subset
 from utils.data.next_step import print_next_step
@@ -340,13 +343,9 @@ def main() -> ExitCode:
     if not kept:
         if fresh:  # the corrected command finds an empty folder
             shutil.rmtree(output_dir)
-        counts = Counter(entry.reason for entry in skipped)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        most = next(entry for entry in skipped if entry.reason == counts.most_common(1)[0][0])
-        raise UserError(
-            f"none of {len(recordings) + len(bad)} recordings can be used ({reasons}); for "
-            f"example, {most.where}: {most.detail}"
-        )
+        total = len(recordings) + len(bad)
+        what = f"none of {total} recordings can be used"
+        raise UserError(nothing_usable(what, total, skipped))
     subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
     lengths = [(u, result.samples) for u, result in kept]
     write_data_set(lengths, subsets, output_dir, selection.prefix, phonemes)
@@ -371,7 +370,8 @@ def main() -> ExitCode:
     about = {"licence": work.licence, "origin": work.origin}
     summary = summarise(kept, subsets, skipped, noted, about)
     write_json(output_dir / "corpus.json", summary)
-    print_summary(summary, output_dir / "corpus.json")
+    page = write_page(output_dir)
+    print_summary(summary, output_dir / "corpus.json", page)
     total = len(recordings) + len(bad)
     print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
     variables: dict[str, object] = {

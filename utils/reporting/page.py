@@ -6,6 +6,7 @@ script turns it into text, not into elements.
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -147,5 +148,10 @@ def render_page(runs: list[Run], notes: list[str]) -> str:
     }
     contents["data"] = as_json(data)
     template = (ASSETS / "page.html").read_text(encoding="utf-8")
+    return fill(template, contents)
+
+
+def fill(template: str, contents: Mapping[str, str]) -> str:
+    """A template with its placeholders `{{name}}` replaced."""
     # In one pass: placeholders in what is filled in stay as they are.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: contents[found[1]], template)

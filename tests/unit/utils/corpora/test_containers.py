@@ -209,7 +209,7 @@ def test_every_container_is_recognised_and_read(name, tmp_path, monkeypatch):
         split = next(row[3] for row in expected if row[0] == key)
         assert not split or subset == split
     assert imported(tmp_path / "out").keys() == {row[0] for row in expected}
-    monkeypatch.setattr(conversion, "read_member", None)  # would fail if it were called
+    monkeypatch.setattr(conversion, "stream_member", None)  # would fail if it were called
     assert run(monkeypatch, *flags) == 0
     samples, _ = soundfile.read(tmp_path / "out/audio" / f"{expected[0][0]}.flac")
     assert np.array_equal(samples, audio(seed=0, seconds=1)[1])
