@@ -828,6 +828,16 @@ def test_pieces_of_one_recording_stay_together(tmp_path):
     assert {utterance.group for utterance in found} == {str(tmp_path / "x.wav")}
 
 
+def test_pieces_that_begin_together_have_ids_of_their_own(tmp_path):
+    times = [("1", "2"), ("1", "3"), ("1", ""), ("1.0001", "3.0001"), ("1", "2")]
+    lines = ["path\tstart\tend\ttext", *(f"x.wav\t{a}\t{b}\tone" for a, b in times)]
+    write(tmp_path, {"t.tsv": "\n".join(lines)})
+    options = SourceOptions(table=str(tmp_path / "t.tsv"), output_dir="o")
+    found, bad = read_source(options, TableOptions())
+    assert [u.id for u in found] == ["x_0001000", "x_0001000_0003000", "x_0001000_end"]
+    assert [row.reason for row in bad] == ["named twice", "named twice"]
+
+
 def test_folders_tell_subsets_only_if_they_do_for_all(tmp_path):
     names = ["train/a.wav", "dev/b.wav", "test/c.wav"]
     write(tmp_path, {**dict.fromkeys(names, ""), "train/a.txt": "a", "dev/b.txt": "b"})
