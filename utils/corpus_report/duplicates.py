@@ -1,6 +1,5 @@
 """Audio and texts that occur more than once in a data set."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,11 +9,12 @@ MOST_MEMBERS = 3
 
 def repeated(values: Iterable[str | None]) -> list[list[int]]:
     """The indices of each value that occurs more than once, without empty ones."""
-    groups = defaultdict(list)
+    first: dict[str, int] = {}
+    groups: dict[str, list[int]] = {}
     for index, value in enumerate(values):
-        if value:
-            groups[value].append(index)
-    return [group for group in groups.values() if len(group) > 1]
+        if value and first.setdefault(value, index) != index:
+            groups.setdefault(value, [first[value]]).append(index)
+    return sorted(groups.values())
 
 
 def describe_repeated(

@@ -13,7 +13,7 @@ from wav2vec2.cli.stderr import silent_stderr
 FRAME = 512
 """Samples of a frame, 32 ms."""
 MOST_FRAMES = 64
-"""Frames of a recording whose spectrum is measured, spread over it."""
+"""Frames of a block whose spectrum is measured, spread over it."""
 LOWEST_LEVEL = -120.0
 """dB of full scale that stands for digital silence."""
 QUIET = 30.0
@@ -27,6 +27,7 @@ EDGE_DROP = 25.0
 speech sampled at 8 kHz by 27 to 80 dB."""
 
 _WINDOW = np.hanning(FRAME).astype(np.float32)
+_LEVELS = 121  # of 1 dB
 _BANDS = int(SAMPLE_RATE / 2 / BAND)
 _LOWEST = 13  # vowels and tones alone end lower, at any sample rate
 
@@ -65,32 +66,65 @@ def decibels(power: float) -> float:
 
 def measure(samples: np.ndarray) -> Facts:
     """The facts of 16 kHz audio `[samples]`, float32 in [-1, 1]."""
-    level = decibels(float(np.dot(samples, samples)) / len(samples))
-    peak = decibels(max(float(samples.max()), -float(samples.min())) ** 2)
-    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
-    if not len(frames):
-        return Facts(round(level, 1), round(peak, 1), 0.0, None)
-    power = np.einsum("ij,ij->i", frames, frames) / FRAME
-    loudness = 10 * np.log10(np.maximum(power, 1e-30))
-    loudest = float(np.sort(loudness)[int(0.95 * (len(loudness) - 1))])
-    loud = np.flatnonzero(loudness > max(loudest - QUIET, FAINT))
-    silence = 1 - len(loud) / len(frames)
-    found = bandwidth(frames[loud]) if len(loud) else None
-    return Facts(round(level, 1), round(peak, 1), round(silence, 3), found)
+    measurement = Measurement()
+    measurement.add(samples)
+    return measurement.facts()
 
 
-def bandwidth(frames: np.ndarray) -> float | None:
-    """Hz at which the spectrum of `[frames, FRAME]` samples ends, to 250 Hz.
+class Measurement:
+    """The facts of one utterance, measured block by block in memory of a fixed size."""
 
-    That is where the mean power of 1 kHz is at least EDGE_DROP above all that follows half a kHz
+    def __init__(self) -> None:
+        self.samples = 0
+        self.squares = 0.0
+        self.peak = 0.0
+        self.loudness = np.zeros(_LEVELS, int)
+        """Frames of each level, in dB above LOWEST_LEVEL."""
+        self.bands = np.zeros(_BANDS)
+        """Sums of the power of each band in some loud frames."""
+
+    def add(self, samples: np.ndarray) -> None:
+        """Measure the next `[samples]`, of any number; all blocks but the last: whole frames."""
+        self.samples += len(samples)
+        self.squares += float(np.dot(samples, samples))
+        self.peak = max(self.peak, float(samples.max()), -float(samples.min()))
+        frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+        if not len(frames):
+            return
+        power = np.einsum("ij,ij->i", frames, frames) / FRAME
+        level = (10 * np.log10(np.maximum(power, 1e-12)) - LOWEST_LEVEL).astype(int)
+        counts = np.bincount(level.clip(0, _LEVELS - 1), minlength=_LEVELS)
+        self.loudness += counts
+        loud = np.flatnonzero(level >= _loud_from(counts))
+        if len(loud) > MOST_FRAMES:
+            loud = loud[np.linspace(0, len(loud) - 1, MOST_FRAMES).astype(int)]
+        spectrum = np.fft.rfft(frames[loud] * _WINDOW)[:, : FRAME // 2]
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        self.bands += power.sum(axis=0).reshape(_BANDS, -1).sum(axis=1)
+
+    def facts(self) -> Facts:
+        """What was measured of all blocks."""
+        level = decibels(self.squares / max(self.samples, 1))
+        frames = int(self.loudness.sum())
+        quiet = int(self.loudness[: _loud_from(self.loudness)].sum())
+        found = bandwidth(self.bands) if quiet < frames else None
+        silence = quiet / max(frames, 1)
+        return Facts(round(level, 1), round(decibels(self.peak**2), 1), round(silence, 3), found)
+
+
+def _loud_from(counts: np.ndarray) -> int:
+    """The level, in dB above LOWEST_LEVEL, from which a frame is neither QUIET nor FAINT."""
+    loudest = int(np.searchsorted(np.cumsum(counts), 0.95 * counts.sum()))
+    return max(loudest - int(QUIET), int(FAINT - LOWEST_LEVEL))
+
+
+def bandwidth(bands: np.ndarray) -> float:
+    """Hz at which a spectrum ends, to 250 Hz, from the power of each band `[32]`.
+
+    That is where the mean level of 1 kHz is at least EDGE_DROP above all that follows half a kHz
     later.  The end of audio sampled at 8 kHz is about 4000, whatever its rate is now; a codec's or
     a filter's low-pass has an end, too.
     """
-    if len(frames) > MOST_FRAMES:
-        frames = frames[np.linspace(0, len(frames) - 1, MOST_FRAMES).astype(int)]
-    spectrum = np.fft.rfft(frames * _WINDOW)[:, : FRAME // 2]
-    power = np.square(spectrum.real) + np.square(spectrum.imag)
-    bands = power.mean(axis=0).reshape(_BANDS, -1).sum(axis=1)
     level = 10 * np.log10(np.maximum(bands, 1e-30))
     starts = np.arange(_LOWEST, _BANDS - 1)  # of what follows; 4 bands before, and 2 between
     above = np.maximum.accumulate(level[::-1])[::-1][starts]

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import soxr
 
-from utils.corpus_report.facts import LOWEST_LEVEL, UNKNOWN, bandwidth, measure, origin_of
+from utils.corpus_report.facts import FRAME, LOWEST_LEVEL, UNKNOWN, Measurement, measure, origin_of
 from wav2vec2.audio.decode import read_recording
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
@@ -76,9 +76,15 @@ def test_noise_of_the_room_hides_no_telephone():
     assert 3500 <= measure(upsampled(wave, 8000)).bandwidth <= 4250
 
 
-def test_bandwidth_is_an_exact_number_of_bands():
-    frames = speech_like(5, top=5000)[: 512 * 150].reshape(-1, 512)
-    assert bandwidth(frames) == pytest.approx(5000, abs=250)
+@pytest.mark.parametrize("top", [3400, 5000, 8000])
+def test_blocks_give_what_the_whole_gives(top):
+    wave = np.concatenate([speech_like(3, top=top), np.zeros(RATE, np.float32)])
+    whole, blocks = measure(in_16_bits(wave)), Measurement()
+    for start in range(0, len(wave), 16 * FRAME):
+        blocks.add(in_16_bits(wave)[start : start + 16 * FRAME])
+    assert blocks.facts() == whole
+    assert whole.bandwidth == pytest.approx(top, abs=250)
+    assert whole.silence == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.skipif(not PROMPTS.is_dir(), reason="no asterisk-core-sounds-en-g722")
