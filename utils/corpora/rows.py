@@ -71,3 +71,14 @@ def subset_named(name: str) -> str:
     """train, valid or test for the names that corpora give them (dev, train-clean-100); else ""."""
     first = re.split(r"[-_. ]", name.strip().lower())[0]
     return _SPLITS.get(first, "")
+
+
+def split_of(path: Path, folder: Path) -> str:
+    """The subset that a file's name gives, or else the names of the folders down from `folder`.
+
+    That one's own name counts if it is one word: `test`, but not `test_corpus`.
+    """
+    own = folder.name if folder.name.isalpha() else ""
+    names = (path.name, *reversed(path.relative_to(folder).parts[:-1]), own)
+    # Hugging Face converts a part of a large subset: partial-train.
+    return next(filter(None, (subset_named(name.removeprefix("partial-")) for name in names)), "")

@@ -273,7 +273,8 @@ def main() -> ExitCode:
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
     settings = {**asdict(source), **asdict(tables), **asdict(selection)}
     del settings["output_dir"]
-    for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
+    # The next run may start in another folder.
+    for flag in ("table", "audio_dir", "audio_root", "audio_tars"):
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     # Flags of the transcripts may change: the audio stays, the labels are written again.
