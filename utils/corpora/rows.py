@@ -121,3 +121,14 @@ def corpus_text(path: Path) -> str:
 def corpus_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 or UTF-16 file; UserError if it cannot be read."""
     return split_lines(corpus_text(path))
+
+
+def split_of(path: Path, folder: Path) -> str:
+    """The subset that a file's name gives, or else the names of the folders down from `folder`.
+
+    That one's own name counts if it is one word: `test`, but not `test_corpus`.
+    """
+    own = folder.name if folder.name.isalpha() else ""
+    names = (path.name, *reversed(path.relative_to(folder).parts[:-1]), own)
+    # Hugging Face converts a part of a large subset: partial-train.
+    return next(filter(None, (subset_named(name.removeprefix("partial-")) for name in names)), "")

@@ -326,7 +326,8 @@ def main() -> ExitCode:
     }
     for flag in ("output_dir", "allow_pipes"):  # the second run may run them
         del settings[flag]
-    for flag in ("table", "audio_dir", "lhotse", "audio_root"):  # the next run may start elsewhere
+    # The next run may start in another folder.
+    for flag in ("table", "audio_dir", "lhotse", "audio_root", "audio_tars"):
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
     settings = json.loads(json.dumps(settings))
     # Flags of the transcripts may change: the audio stays, the labels are written again.

@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.corpora.containers import tar
 from utils.corpora.containers.nemo import read_tarred
 from utils.corpora.containers.webdataset import read_shards
-from utils.corpora.rows import BadRow, Row, Rows, subset_named
+from utils.corpora.rows import BadRow, Row, Rows, split_of
 from utils.corpora.tables import PLAIN, TableOptions, read_table
 from wav2vec2.audio.recordings import AUDIO_SUFFIXES
 from wav2vec2.cli.errors import UserError
@@ -61,13 +61,6 @@ def manifests(folder: Path) -> list[Path]:
     return found or sorted(folder.glob("sharded_manifests/manifest_*.json"))
 
 
-def _split_of(path: Path, folder: Path) -> str:
-    """The subset that a file's name gives, or else the names of the folders above it."""
-    names = (path.name, *reversed(path.relative_to(folder).parts[:-1]), folder.name)
-    plain = (name.removeprefix("partial-") for name in names)  # of a part of a large subset
-    return next(filter(None, map(subset_named, plain)), "")
-
-
 def _each(paths: Sequence[Path], read: Callable[[Path], Rows]) -> Iterator[Row | BadRow]:
     """The rows of several files; one that cannot be read is one bad row."""
     for path in paths:
@@ -79,7 +72,7 @@ def _each(paths: Sequence[Path], read: Callable[[Path], Rows]) -> Iterator[Row |
 
 def _read_tables(folder: Path, paths: Sequence[Path], options: TableOptions) -> Rows:
     def read(path: Path) -> Rows:
-        for row in read_table(path, path.parent, options, split=_split_of(path, folder)):
+        for row in read_table(path, path.parent, options, split=split_of(path, folder)):
             # Relative paths start from the table's folder, or from the one that was named.
             if isinstance(row, Row) and not row.member and not row.audio.exists():
                 elsewhere = folder / os.path.relpath(row.audio, path.parent)
@@ -107,4 +100,4 @@ def read_shard_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
 
 def read_nemo_folder(folder: Path, options: TableOptions = PLAIN) -> Rows:
     """NeMo's tarred data sets: tarred_audio_manifest.json and audio_0.tar, audio_1.tar, ..."""
-    yield from _each(manifests(folder), lambda p: read_tarred(p, options, "", _split_of(p, folder)))
+    yield from _each(manifests(folder), lambda p: read_tarred(p, options, "", split_of(p, folder)))

@@ -128,11 +128,16 @@ def _parquet_batches(path: Path, wanted: str, usual: Sequence[str]) -> Iterator[
         if "path" in fields:
             columns.append(f"{audio}.path")
         leaf = next((f"{audio}.{name}" for name in ("bytes", "array") if name in fields), audio)
+        complete = False
+        """Whether a group has all its audio inside: then all do.  To look takes long."""
         first = 1
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             try:
-                inside = _inside(file, group, leaf) if holds else [False] * count
+                inside = [holds] * count
+                if holds and not complete:
+                    inside = _inside(file, group, leaf)
+                    complete = bool(inside) and all(inside)
                 read = file.iter_batches(1000, [group], columns, use_threads=False)
                 start = 0
                 for batch in read:
@@ -155,12 +160,6 @@ _IN_PIECES = {"pre_buffer": False, "buffer_size": 1 << 20}
 
 def _inside(file: Any, group: int, column: str) -> list[bool]:
     """Whether each row of a group has audio inside."""
-    facts = file.metadata.row_group(group)
-    for number in range(facts.num_columns):
-        chunk = facts.column(number)
-        counts = chunk.statistics if chunk.path_in_schema == column else None
-        if counts is not None and counts.has_null_count and not counts.null_count:
-            return [True] * facts.num_rows
     found: list[bool] = []
     for batch in file.iter_batches(AT_ONCE, [group], [column], use_threads=False):
         values = batch.column(0)
@@ -209,10 +208,22 @@ def _record_batches(path: Path) -> Iterator[tuple[int, "pyarrow.RecordBatch"]]:
         if file.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(file)
             for number in range(reader.num_record_batches):
-                yield number, reader.get_batch(number)
+                yield number, _checked(reader.get_batch(number))
             return
         file.seek(0)
-        yield from enumerate(pa.ipc.open_stream(file))
+        for number, batch in enumerate(pa.ipc.open_stream(file)):
+            yield number, _checked(batch)
+
+
+def _checked(batch: "pyarrow.RecordBatch") -> "pyarrow.RecordBatch":
+    """A batch whose lengths and offsets are within it; damaged ones would end the process."""
+    import pyarrow as pa
+
+    batch.validate()
+    for column in batch.columns:
+        text = pa.types.is_string(column.type)  # whose characters are checked row by row
+        (column.view(pa.binary()) if text else column).validate(full=True)
+    return batch
 
 
 def _values(

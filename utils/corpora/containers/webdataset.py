@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from utils.corpora.containers import tar
-from utils.corpora.rows import BadRow, Rows, Stored, subset_named
+from utils.corpora.rows import BadRow, Rows, Stored, split_of
 from utils.corpora.tables import NO_TEXT, TEXT, TableOptions, rows_of_values, without_times
 from wav2vec2.audio.recordings import AUDIO_SUFFIXES
 from wav2vec2.audio.source import printable
@@ -60,8 +60,7 @@ def read_shards(
                 detail = "no key.txt, and no text in key.json"
                 row = BadRow(f"{shard}:{name}", str(shard), "no transcript", detail)
             values.append((name, row))
-        folders = () if root is None else (root.name, *shard.relative_to(root).parent.parts)
-        split = next(filter(None, map(subset_named, (shard.name, *reversed(folders)))), "")
+        split = split_of(shard, root or shard.parent)
         yield from rows_of_values(values, shard, shard.parent, options, split)
 
 

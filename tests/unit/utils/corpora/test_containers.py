@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import tarfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -282,6 +283,51 @@ def test_damaged_parquet(tmp_path, monkeypatch):
     assert [where[:9] for where, reason in reasons if reason == "unreadable"] == ["a.parquet"]
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
+def test_no_damage_of_a_table_ends_the_process(tmp_path, name):
+    pa = pytest.importorskip("pyarrow")
+    rows = [{"audio": {"bytes": b"no audio", "path": f"{n}"}, "text": "one"} for n in range(4)]
+    path = write_parquet(tmp_path / "x.parquet", rows, row_group_size=2)
+    if name == "x.arrow":
+        path = tmp_path / name
+        table = parquet_table(rows)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table, 2)
+    content = path.read_bytes()
+    unreadable = 0
+    for place in range(4, len(content), 9):
+        path.write_bytes(content[:place] + b"\xfe\xff" + content[place + 2 :])
+        try:
+            found = read_source(SourceOptions(output_dir="out", table=str(path)), TableOptions())
+        except UserError:
+            unreadable += 1
+            continue
+        for utterance in found[0]:
+            with suppress(UserError):
+                read_member(path, utterance.member, "x")
+    assert unreadable
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("data/train-00000-of-00002.parquet", "train"),
+        ("clean/validation.parquet", "valid"),
+        ("data/train.clean.100-00000-of-00014.parquet", "train"),
+        ("default/partial-train/0000.parquet", "train"),
+        ("default/test/0000.parquet", "test"),
+        ("data/other-00000-of-00001.parquet", ""),
+        ("/test/0000.parquet", "test"),
+        ("/test_corpus/0000.parquet", ""),
+    ],
+)
+def test_names_of_parquet_files_tell_the_subset(tmp_path, name, split):
+    path = write_parquet(tmp_path / name.lstrip("/"), [hf_row(0, text="one")])
+    folder = path.parent if name[0] == "/" else tmp_path
+    assert layout_of(folder) == "parquet"
+    assert [u.split for u in read_folder(folder)[0]] == [split]
+
+
 def test_one_value_that_cannot_be_read(tmp_path):
     pa = pytest.importorskip("pyarrow")
     text = pa.array([b"one", b"\xff", b"two"]).view(pa.string())
@@ -476,6 +522,16 @@ def test_patterns_of_tarred_manifests(tmp_path):
     for n in range(2):
         (tmp_path / f"in/audio_{n}.tar").rename(tmp_path / f"audio_{n}.tar")
     assert len(rows_named(tmp_path, name)[0]) == 6
+    (tmp_path / "in/tarred_audio_manifest.json").unlink()
+    assert len(read_folder(tmp_path)[0]) == 6
+
+
+def test_codecs_and_buckets_of_nemo(tmp_path):
+    for n in (1, 2):  # a forced codec changes the suffix in the archive only
+        write_tar(tmp_path / f"bucket{n}/audio_0.tar", {f"a_{n}.flac": audio(seed=n)[0]})
+        line = {"audio_filepath": f"a_{n}.wav", "text": WORDS[n], "shard_id": 0}
+        (tmp_path / f"bucket{n}/tarred_audio_manifest.json").write_text(json.dumps(line) + "\n")
+    assert [(u.id, u.text) for u in read_folder(tmp_path)[0]] == [("a_1", "two"), ("a_2", "three")]
 
 
 def test_lines_of_a_tarred_manifest_that_cannot_be_used(tmp_path):
