@@ -1,6 +1,7 @@
 """Beam search, tuning, its benchmark and alignment as commands, on a model of random weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,54 @@ def test_alignment_of_a_file(model, corpus, tmp_path, command):
     for text in ("CAT | DOE", "CAT|DOE", "| CAT DOE", "CAT DOE |"):
         one_line(command(inference.main, *one, "--text", text), path, "(--text) has '|'")
     one_line(command(inference.main, *one), "--text")
+
+
+def test_alignment_in_other_formats_of_a_text_with_wildcards(model, corpus, tmp_path, command):
+    path = read_manifest(corpus, "dev").utterances[0].path
+    (tmp_path / "text.txt").write_text("CAT\n* DOE")
+    flags = ["--output_dir", tmp_path, "--text_file", tmp_path / "text.txt", "--min_score", "1"]
+    formats = ["--formats", "json", "srt", "ctm"]
+    code, out, error = command(inference.main, "align", *model, path, *flags, *formats)
+    assert code == 0 and "2 words score below 1 (--min_score)" in error
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[3:] for row in rows] == [["CAT", "low"], ["DOE", "low"]]
+    name = Path(path).stem
+    assert not (tmp_path / f"{name}.TextGrid").exists()
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [word["low"] for word in found["words"]] == [True, True]
+    assert [unit["text"] for unit in found["characters"]] == list("CATDOE")
+    ctm = [line.split() for line in (tmp_path / f"{name}.ctm").read_text().splitlines()]
+    for fields, row, word in zip(ctm, rows, found["words"], strict=True):
+        assert fields[:2] == [name, "1"] and fields[4] == row[3]
+        assert float(fields[2]) == pytest.approx(word["start"])
+        assert float(fields[2]) + float(fields[3]) == pytest.approx(word["end"])
+        assert float(fields[5]) == pytest.approx(word["score"], abs=1e-4)
+    srt = (tmp_path / f"{name}.srt").read_text()
+    assert srt.startswith("1\n00:00:0") and "CAT" in srt and "*" not in srt
+    alone = command(inference.main, "align", *model, path, "--text", "* *")
+    one_line(alone, path, "no words beside *")
+    both = ["--text", "CAT", "--text_file", "x"]
+    one_line(command(inference.main, "align", *model, path, *both), "--text_file: stands in place")
+    one_line(
+        command(inference.main, "align", *model, path, "--text", "A", "--min_score", "2"), "0 to 1"
+    )
+
+
+def test_long_utterances_of_a_subset_are_aligned_in_windows(
+    model, subset, corpus, tmp_path, command
+):
+    """Whatever the length of a window, the same words; only frames at its edges may differ."""
+    windows = ["--window_seconds", "1", "--overlap_seconds", "0.4"]
+    flags = ["align", *model, *subset, "--output_dir", tmp_path, "--open_ends", *windows]
+    code, _, error = command(inference.main, *flags)
+    assert code == 0, error
+    lines = (corpus / "dev.wrd").read_text().splitlines()
+    manifest = read_manifest(corpus, "dev")
+    assert max(utterance.samples for utterance in manifest.utterances) > 16_000
+    for utterance, words in zip(manifest.utterances, lines):
+        found = json.loads((tmp_path / f"{utterance.id}.json").read_text())
+        assert [word["text"] for word in found["words"]] == words.split()
+        assert found["duration"] == utterance.samples / 16_000
 
 
 def test_utterances_that_cannot_be_aligned_are_listed(model, corpus, tmp_path, command):

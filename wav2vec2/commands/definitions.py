@@ -78,7 +78,7 @@ def define_commands(processes: Processes | None) -> dict[str, Command]:
             partial(evaluate, processes=processes),
             (RecogniserOptions, DecodingOptions, EvaluateOptions),
         ),
-        "align": Command(align, (RecogniserOptions, AlignOptions), files="?"),
+        "align": Command(align, (RecogniserOptions, WindowOptions, AlignOptions), files="?"),
         "features": Command(features, (FeatureOptions,), files="*"),
         "benchmark": Command(
             measure_latency,

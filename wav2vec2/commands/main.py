@@ -35,6 +35,7 @@ EXAMPLES = {
     ),
     "align": (
         "--checkpoint model.pt recording.wav --text 'THE SPOKEN WORDS'",
+        "--checkpoint model.pt --formats srt ctm --text_file transcript.txt hour.mp3",
         "--checkpoint model.pt --dataset_dir datasets/mine --subset test",
     ),
     "features": (

@@ -20,6 +20,9 @@ BLOCK = 512
 PRUNE = 32
 """Frames after which states of too high a loss are dropped."""
 
+LEFT_OUT = 5
+"""Frames of other units, between two labels, from which the text leaves out speech."""
+
 IMPOSSIBLE = 1e6
 """Largest loss of a frame; log probabilities may be minus infinity."""
 
@@ -71,6 +74,9 @@ class Aligner:
         self._labels = np.array([place[label] for label in labels], dtype=np.intp)
         self._needed = frames_needed(labels)
         self._parts: list[np.ndarray] = [np.empty((0, len(units) + 1), np.float32)]
+        self.left_out: list[tuple[int, int]] = []
+        """First frame, and the one after the last, of each gap between labels in which LEFT_OUT
+        frames or more have another best unit than the blank.  Known after `spans`."""
 
     def add(self, log_probabilities: np.ndarray) -> None:
         """Take the next frames, `[frames, units]`."""
@@ -90,6 +96,12 @@ class Aligner:
         if not len(labels):
             return []
         path = best_path(emissions, labels)
+        spoken = np.flatnonzero((path % 2 == 0) & (emissions[:, BLANK] < emissions[:, -1]))
+        _, first, counts = np.unique(path[spoken], return_index=True, return_counts=True)
+        for start, count in zip(first.tolist(), counts.tolist()):
+            if count >= LEFT_OUT:
+                edges = spoken[start], spoken[start + count - 1]
+                self.left_out.append((int(edges[0]), int(edges[1]) + 1))
         starts = np.searchsorted(path, 2 * np.arange(len(labels)) + 1)
         ends = np.searchsorted(path, 2 * np.arange(len(labels)) + 1, side="right")
         runs = zip(starts.tolist(), ends.tolist(), labels.tolist())
@@ -292,57 +304,3 @@ def join(units: Sequence[Span], spelling: Spelling) -> Span:
     total = sum((unit.end - unit.start) * math.log(max(unit.score, 1e-300)) for unit in units)
     text = spelling.words(unit.text for unit in units)
     return Span(text, units[0].start, units[-1].end, math.exp(total / frames))
-
-
-def textgrid(tiers: dict[str, Sequence[tuple[float, float, str]]], duration: float) -> str:
-    """Praat's TextGrid (long text format): interval tiers without gaps from 0 to `duration`.
-
-    `tiers`: name -> (start, end, text) in seconds, ascending, without overlap.  Gaps become empty
-    intervals.
-    """
-    lines = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        "xmin = 0",
-        f"xmax = {duration:.6f}",
-        "tiers? <exists>",
-        f"size = {len(tiers)}",
-        "item []:",
-    ]
-    for number, (name, given) in enumerate(tiers.items(), start=1):
-        intervals = fill_gaps(given, duration)
-        lines += [
-            f"    item [{number}]:",
-            '        class = "IntervalTier"',
-            f"        name = {quoted(name)}",
-            "        xmin = 0",
-            f"        xmax = {duration:.6f}",
-            f"        intervals: size = {len(intervals)}",
-        ]
-        for index, (start, end, text) in enumerate(intervals, start=1):
-            lines += [
-                f"        intervals [{index}]:",
-                f"            xmin = {start:.6f}",
-                f"            xmax = {end:.6f}",
-                f"            text = {quoted(text)}",
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def fill_gaps(
-    intervals: Sequence[tuple[float, float, str]], duration: float
-) -> list[tuple[float, float, str]]:
-    """The intervals, with empty ones in the gaps between, before and after them."""
-    filled, at = [], 0.0
-    for start, end, text in intervals:
-        if start > at:
-            filled.append((at, start, ""))
-        filled.append((start, end, text))
-        at = end
-    return [*filled, (at, duration, "")] if at < duration else filled
-
-
-def quoted(text: str) -> str:
-    """`text` in quotes; quotes inside are doubled, as in Praat's format."""
-    return '"' + text.replace('"', '""') + '"'

@@ -9,7 +9,7 @@ to pause: greedy search finds the same as in one piece, beam search restarts aft
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,9 @@ from wav2vec2.ctc import BLANK
 from wav2vec2.decoding.alignment import Span, group_words, path_units, path_words
 from wav2vec2.decoding.beam_search import DecodingOptions
 from wav2vec2.decoding.greedy import Decoder
+from wav2vec2.decoding.timed_alignment import STAR, Alignment, TranscriptAligner, spell
 from wav2vec2.decoding.timed_words import Transcript, Word
 from wav2vec2.decoding.windows import Window, cut_path, plan_windows
-from wav2vec2.inference.align import Alignment, align_waveform
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.device import usable_device
 from wav2vec2.inference.recogniser import (
@@ -35,7 +35,11 @@ from wav2vec2.inference.recogniser import (
     complete_decoding,
     prepare_decoder,
 )
+from wav2vec2.text.subwords import WORD_START
 from wav2vec2.text.vocabulary import WORD_END, Spelling
+
+SEPARATORS = {Spelling.LETTERS: WORD_END, Spelling.PIECES: WORD_START}
+"""What separates words in label lines, and no written word contains."""
 
 Key = TypeVar("Key")
 """Whatever a caller tells its recordings apart by."""
@@ -102,14 +106,6 @@ class RecordingDecoder:
         self._words: list[str] = []
         self._ends: list[int] = []
 
-    def windows(self) -> list[Window]:
-        """The windows in which this recording is processed."""
-        recogniser = self._transcriber.recogniser
-        frames = int(recogniser.model.frames(torch.tensor(self.waveform.samples)))
-        return plan_windows(
-            frames, self._transcriber.length, self._transcriber.overlap, recogniser.shortening
-        )
-
     def add(self, logits: Tensor) -> None:
         """Take the logits of the next frames, `[frames, units]`."""
         most, vocabulary = self._transcriber.length, self._transcriber.recogniser.vocabulary
@@ -162,11 +158,26 @@ class RecordingDecoder:
         return Word(span.text, start, end, span.score)
 
 
+class RecordingAligner:
+    """Aligns one recording from the logits of its windows, which arrive in order."""
+
+    def __init__(self, waveform: Waveform, aligner: TranscriptAligner):
+        self.waveform, self._aligner = waveform, aligner
+
+    def add(self, logits: Tensor) -> None:
+        """Take the logits of the next frames, `[frames, units]`."""
+        self._aligner.add(logits.log_softmax(dim=-1).numpy())
+
+
+Reader = TypeVar("Reader", RecordingDecoder, RecordingAligner)
+"""What takes the logits of a recording."""
+
+
 @dataclass
-class RecordingWindow:
+class RecordingWindow(Generic[Reader]):
     """A window of a recording."""
 
-    recording: RecordingDecoder
+    recording: Reader
     window: Window
     samples: tuple[int, int]
     """First sample, and the one after the last."""
@@ -208,16 +219,54 @@ class Transcriber:
         ((_, transcript),) = self.transcribe_all(recordings)
         return transcript
 
-    def align(self, audio: Any, text: str, rate: int | None = None) -> Alignment:
+    def align(
+        self, audio: Any, text: str, rate: int | None = None, *, open_ends: bool = False
+    ) -> Alignment:
         """The times of the words and units of `text`, which `audio` (see `transcribe`) contains.
 
-        `text` is written as the training transcripts are.  The recording is processed as a whole,
-        not in windows.  UserError as in `transcribe`, and for text that does not fit the audio or
-        the dictionary.
+        `text` is written as the training transcripts are; the word `*` stands for speech that it
+        leaves out, as `open_ends` does at both ends.  UserError as in `transcribe`, and for text
+        that does not fit the audio or the dictionary.
         """
         name = str(audio) if isinstance(audio, (str, Path)) else "audio"
-        waveform = np.concatenate([*stream_audio(audio, rate)])
-        return align_waveform(self.recogniser, name, waveform, text)
+        waveform = Waveform(stream_audio(audio, rate))
+        labels = self.label_line(name, text, argument="text")
+        return self.align_waveform(name, waveform, labels, open_ends=open_ends)
+
+    def label_line(self, name: str, text: str, argument: str = "--text") -> str:
+        """The label line of a transcript, in which `*` is a wildcard.
+
+        UserError, naming the recording and the argument, for text with a mark that separates words
+        in label lines and would shift these.
+        """
+        vocabulary = self.recogniser.vocabulary
+        mark = SEPARATORS.get(vocabulary.spelling)
+        if mark and mark in text:
+            raise UserError(
+                f"{name}: its transcript ({argument}) has {mark!r}, which separates words in label "
+                "lines and would shift these; write words with spaces between them, and "
+                f"{STAR} for speech that it leaves out"
+            )
+        return spell(vocabulary, text)
+
+    def align_waveform(
+        self,
+        name: str,
+        waveform: Waveform,
+        labels: str,
+        *,
+        open_ends: bool = False,
+        min_score: float = 0.0,
+    ) -> Alignment:
+        """Align a recording, called `name`, with a label line; closes the waveform.
+
+        UserError, naming the recording, as of TranscriptAligner.
+        """
+        recogniser = self.recogniser
+        aligner = TranscriptAligner(recogniser.vocabulary, name, labels, open_ends=open_ends)
+        for recording in self._read([RecordingAligner(waveform, aligner)]):
+            recording.waveform.close()
+        return aligner.alignment(waveform.samples, recogniser.frame_samples, min_score)
 
     def transcribe_all(
         self,
@@ -229,35 +278,48 @@ class Transcriber:
         Windows of one recording and of several share batches.  `progress` is called with the
         seconds of each part that is done.
         """
+        decoders = (RecordingDecoder(self, key, waveform) for key, waveform in recordings)
+        for recording in self._read(decoders, progress):
+            yield recording.key, recording.transcript()
+            recording.waveform.close()
+
+    def _read(
+        self,
+        recordings: Iterable[Reader],
+        progress: Callable[[float], object] = lambda seconds: None,
+    ) -> Iterator[Reader]:
+        """The recordings, each after it was given the logits of all its windows."""
         for batch in self._batches(self._windows(recordings)):
             for part, logits in zip(batch, self._logits(batch)):
-                window, recording = part.window, part.recording
+                window = part.window
                 kept = logits[window.keep_start - window.start :][: window.kept]
-                recording.add(kept)
+                part.recording.add(kept)
                 progress(len(kept) * self.recogniser.frame_samples / SAMPLE_RATE)
                 if part.last:
-                    yield recording.key, recording.transcript()
-                    recording.waveform.close()
+                    yield part.recording
 
-    def _windows(self, recordings: Iterable[tuple[Any, Waveform]]) -> Iterator[RecordingWindow]:
-        step = self.recogniser.frame_samples
-        for key, waveform in recordings:
-            recording = RecordingDecoder(self, key, waveform)
-            windows = recording.windows()
+    def _windows(self, recordings: Iterable[Reader]) -> Iterator[RecordingWindow[Reader]]:
+        recogniser, step = self.recogniser, self.recogniser.frame_samples
+        for recording in recordings:
+            waveform = recording.waveform
+            count = int(recogniser.model.frames(torch.tensor(waveform.samples)))
+            windows = plan_windows(count, self.length, self.overlap, recogniser.shortening)
             for window in windows:
                 samples = (0, waveform.samples)  # a single window has all, to the last sample
                 if len(windows) > 1:
                     start = window.start * step
                     frames = window.end - window.start
-                    samples = (start, start + self.recogniser.samples(frames))
+                    samples = (start, start + recogniser.samples(frames))
                 yield RecordingWindow(recording, window, samples, last=window is windows[-1])
 
-    def _batches(self, windows: Iterable[RecordingWindow]) -> Iterator[list[RecordingWindow]]:
+    def _batches(
+        self, windows: Iterable[RecordingWindow[Reader]]
+    ) -> Iterator[list[RecordingWindow[Reader]]]:
         """As many windows as `batch_size` allows; on a CPU, no more audio than one full window,
         because more takes memory there and is no faster."""
         most = self.recogniser.samples(self.length)
         on_cpu = self.recogniser.device.type == "cpu"
-        batch: list[RecordingWindow] = []
+        batch: list[RecordingWindow[Reader]] = []
         for window in windows:
             padded = max(map(len, [*batch, window])) * (len(batch) + 1)
             if batch and (len(batch) == self._batch_size or (on_cpu and padded > most)):
@@ -267,7 +329,7 @@ class Transcriber:
         if batch:
             yield batch
 
-    def _logits(self, batch: list[RecordingWindow]) -> list[Tensor]:
+    def _logits(self, batch: list[RecordingWindow[Reader]]) -> list[Tensor]:
         normalized = self.recogniser.normalize_input
         eps = self.recogniser.normalize_eps
         rows = [

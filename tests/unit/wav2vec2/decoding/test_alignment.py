@@ -14,13 +14,12 @@ from wav2vec2.decoding.alignment import (
     WILDCARD,
     Span,
     align,
-    fill_gaps,
     frames_needed,
     group_words,
     path_units,
     path_words,
-    textgrid,
 )
+from wav2vec2.decoding.timed_alignment import fill_gaps, textgrid
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 LETTERS = Vocabulary(["|", "A", "B"])

@@ -13,7 +13,6 @@ from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count, sample_count
-from wav2vec2.inference.align import align_waveform
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
@@ -103,8 +102,32 @@ def test_a_separator_in_a_text_to_align_is_refused(spelling, text):
     """It would be aligned as a word without letters, and shift those after it."""
     recogniser = Local(1, False)
     recogniser.vocabulary = Vocabulary([*"|▁ABCD"], spelling)
+    transcriber = Transcriber(recogniser, GreedyDecoder(recogniser.vocabulary))
     with pytest.raises(UserError, match=r"a\.wav: its transcript \(--text\) has '[|▁]'"):
-        align_waveform(recogniser, "a.wav", noise(8000), text)
+        transcriber.label_line("a.wav", text)
+
+
+def test_an_alignment_in_windows_is_that_of_the_whole():
+    """Of what was recognised, of a part of it, and with speech left out at both ends."""
+    recogniser = Local(2, True)
+    row = noise(100_001).clip(-1, 1)
+    (spoken,) = transcribe(recogniser, [row], window_seconds=100)
+    words = spoken.text.split()
+    texts = [(words, False), (words[5:-4], True), ([*words[:3], "*", *words[9:]], False)]
+    for text, open_ends in texts:
+        found = []
+        for seconds in (100, 1):
+            options = WindowOptions(window_seconds=seconds, overlap_seconds=0.4)
+            transcriber = Transcriber(recogniser, GreedyDecoder(LETTERS), options, 3)
+            found.append(transcriber.align(row, " ".join(text), 16_000, open_ends=open_ends))
+        whole, windowed = found
+        assert [w.text for w in whole.words] == [word for word in text if word != "*"]
+        assert [(w.start, w.end) for w in whole.words] == [(w.start, w.end) for w in windowed.words]
+        assert [w.score for w in windowed.words] == pytest.approx(
+            [w.score for w in whole.words], abs=1e-3
+        )
+    assert (whole.samples, whole.seconds(50)) == (100_001, 1.0)
+    assert transcriber.align(row, " ".join(words[:8]), 16_000).left_out != []
 
 
 @pytest.mark.parametrize("symbols", ["|ABCD", "EABCD"])
