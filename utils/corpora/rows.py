@@ -13,7 +13,7 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One utterance of a corpus: a file, or a piece of it."""
 
@@ -37,7 +37,7 @@ class Row:
     """train, valid or test, if the corpus names one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that names no utterance, and why."""
 

@@ -69,7 +69,7 @@ class SourceOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance(Recording):
     """A recording to import, or a piece of one."""
 
@@ -165,7 +165,8 @@ def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
     found = recordings_below(root, f"--audio_dir {printable(root)}", without=output_dir)
     channel = parse_channel(options.channel)
     utterances = [
-        Utterance(**{**vars(r), "split": options.split, "channel": channel}) for r in found
+        Utterance(r.id, r.key, r.source, r.where, split=options.split, channel=channel)
+        for r in found
     ]
     if options.channel == EACH:
         return [channel for recording in utterances for channel in split_channels(recording)]
@@ -208,6 +209,8 @@ def _utterances(
     found: list[Utterance] = []
     bad: list[BadRow] = []
     first: dict[tuple, str] = {}
+    once: dict[str, str] = {}
+    """Names that many rows have: each is kept once."""
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
@@ -217,8 +220,9 @@ def _utterances(
             detail = f"{row.start} to {row.end} s is no piece of a recording"
             bad.append(BadRow(row.where, str(row.audio), "time", detail))
             continue
-        source = _existing(Path(os.path.normpath(row.audio)))
-        piece = (source, row.start, row.end, row.channel)
+        plain = os.path.normpath(row.audio)
+        source = _existing(row.audio if plain == str(row.audio) else Path(plain))
+        piece = (str(source), row.start, row.end, row.channel)
         if piece in first:
             detail = f"named a second time, first in {first[piece]}"
             bad.append(BadRow(row.where, str(source), "named twice", detail))
@@ -236,13 +240,13 @@ def _utterances(
                 source=source,
                 where=printable(row.where),
                 text=row.text,
-                speaker=row.speaker,
+                speaker=once.setdefault(row.speaker, row.speaker),
                 split=options.split or row.split,
                 channel=row.channel if row.channel is not None else channel,
                 start=row.start,
                 end=row.end,
                 declared=row.declared,
-                group=row.group,
+                group=once.setdefault(row.group, row.group),
             )
         )
     return found, bad

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from common.runtime.signals import stopped_by_signals
 from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
@@ -129,8 +130,11 @@ def reason_to_skip(
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
         return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
-    needed = frames_needed(letters(recording.text or "").split())
+    text = recording.text or ""
     frames = frame_count(samples, BASE.conv_layers)
+    if frames > 2 * len(text):  # a letter or word end takes two at most
+        return None
+    needed = frames_needed(letters(text).split())
     if recording.text is not None and frames < needed:  # CTC has no path
         return "transcript too long", f"{needed} frames needed, {seconds:.2f} s give {frames}"
     return None
@@ -240,6 +244,7 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
         print(f"{title}, {reason}: {count}, such as {example.where}: {example.detail}")
 
 
+@stopped_by_signals("run the import again to resume it")
 def main() -> ExitCode:
     classes = (SourceOptions, TableOptions, CleanupOptions, SelectionOptions, WorkOptions)
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
