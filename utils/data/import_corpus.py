@@ -102,16 +102,20 @@ def clean_transcripts(
     return kept, skipped
 
 
-def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counter[str]) -> None:
+def count_digits(recordings: Sequence[Utterance]) -> int:
+    """The number of transcripts with digits."""
+    return sum(any(map(str.isdigit, recording.text or "")) for recording in recordings)
+
+
+def print_clean_up(with_digits: int, language: str, taken: Counter[str]) -> None:
     """Print what the clean-up removed, most frequent first, and which language it assumed."""
     if counts := (+taken).most_common():
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
-    texts = [r.text for r in recordings if r.text and any(c.isdigit() for c in r.text)]
-    if texts and not language:
+    if with_digits and not language:
         print(
-            f"note: {len(texts)} transcripts have digits, spelt in English where they are spelt; "
+            f"note: {with_digits} transcripts have digits, spelt in English where they are spelt; "
             "--language names another language"
         )
 
@@ -270,9 +274,11 @@ def main() -> ExitCode:
     if work.dry_run:
         print_dry_run(recordings[: work.dry_run], cleaned, refused)
         print_counts("skipped", skipped)
-        print_clean_up(recordings, spelt_in, taken)
+        print_clean_up(count_digits(recordings), spelt_in, taken)
         return ExitCode.DONE
 
+    total, with_digits = len(recordings) + len(bad), count_digits(recordings)
+    del found, recordings, bad  # of a large corpus they take much memory
     output_dir = Path(source.output_dir)
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
@@ -299,7 +305,7 @@ def main() -> ExitCode:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
         most = next(entry for entry in skipped if entry.reason == counts.most_common(1)[0][0])
         raise UserError(
-            f"none of {len(recordings) + len(bad)} recordings can be used ({reasons}); for "
+            f"none of {total} recordings can be used ({reasons}); for "
             f"example, {most.where}: {most.detail}"
         )
     subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
@@ -310,7 +316,7 @@ def main() -> ExitCode:
         for recording, result in kept
         for kind, detail in result.notes.items()
     ]
-    print_clean_up(recordings, spelt_in, taken)
+    print_clean_up(with_digits, spelt_in, taken)
     print_counts("skipped", skipped)
     if skipped:
         print(f"all that was skipped: {report}")
@@ -327,7 +333,6 @@ def main() -> ExitCode:
     summary = summarise(kept, subsets, skipped, noted, about)
     write_json(output_dir / "corpus.json", summary)
     print_summary(summary, output_dir / "corpus.json")
-    total = len(recordings) + len(bad)
     print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
     variables: dict[str, object] = {
         "TRAIN_SUBSET": f"{selection.prefix}train",
