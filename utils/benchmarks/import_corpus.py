@@ -44,6 +44,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMS = {"16 kHz mono": (16_000, 1), "44.1 kHz stereo": (44_100, 2), "48 kHz stereo": (48_000, 2)}
 """Sample rates and channels of the WAV files."""
 
+LEAST = 0.5
+"""Seconds of CPU time, apart from the start, below which no speed is given."""
+
 LINKS = 1_000
 """Rows whose files are links to one file; file systems limit their number."""
 
@@ -205,8 +208,8 @@ def measure_long(folder: Path, minutes: float, rounds: int, start: Cost) -> dict
 def figures(cost: Cost, audio: float = 0.0, start: Cost | None = None) -> dict[str, float]:
     """A row of the table; the speed of so many seconds of audio is without the start."""
     found = {"seconds": round(cost.seconds, 1), "cpu": round(cost.cpu, 1)}
-    if start and audio:
-        found["speed"] = round(audio / max(cost.cpu - start.cpu, 0.01))
+    if start and cost.cpu - start.cpu >= LEAST:
+        found["speed"] = round(audio / (cost.cpu - start.cpu))
     return {**found, "memory": round(cost.memory)}
 
 
