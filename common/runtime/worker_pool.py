@@ -5,36 +5,47 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import TypeVar
 
-from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.cli.progress import progress
 from wav2vec2.cli.workers import end_with_parent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+LARGEST_SHARE, SHARES = 16, 32
+"""Most tasks that are sent to a worker at once, and the fewest parts that make its work."""
+
+AHEAD = 3
+"""Parts for each worker that are sent before the first result is taken."""
+
 
 def map_in_processes(
     function: Callable[[Task], Result],
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     workers: int,
     *,
     flag: str,
     unit: str,
     title: str = "",
+    total: int | None = None,
 ) -> Iterator[Result]:
     """Yield `function(task)` for each task, in order, computed by up to `workers` processes.
 
     With one worker or one task everything runs in this process.  Progress counts tasks in `unit`
     under `title`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
     An interruption ends the processes at once: what they write must be whole or absent at any time.
+    Tasks are taken as they are needed; `total`: how many there are, unless they have a length.
     """
-    if workers == 1 or len(tasks) < 2:
-        yield from progress(map(function, tasks), len(tasks), title, unit)
+    total = len(tasks) if total is None else total  # type: ignore[arg-type]
+    if workers == 1 or total < 2:
+        yield from progress(map(function, tasks), total, title, unit)
         return
     # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
     # what this process has imported of these packages.  Its socket's path must fit 107 bytes.
@@ -42,24 +53,71 @@ def map_in_processes(
     context = multiprocessing.get_context("forkserver" if fits else "spawn")
     imported = [name for name in sys.modules if name.startswith(("common.", "wav2vec2."))]
     context.set_forkserver_preload(imported)
-    others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker)
+    workers = min(workers, total)
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
+    size = max(1, min(LARGEST_SHARE, total // (workers * SHARES)))
     try:
-        yield from progress(pool.map(function, tasks), len(tasks), title, unit)
+        yield from progress(_in_shares(pool, function, tasks, size, workers), total, title, unit)
+    except (KeyboardInterrupt, StoppedBySignal, GeneratorExit):  # not wait for what has begun
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
     except BrokenProcessPool:
         raise UserError(
             f"{flag} {workers}: a worker process was killed, perhaps because memory ran out; "
             "run again with fewer"
         ) from None
-    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the results any more
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()
-        raise
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, nothing more is started
 
 
+def _in_shares(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    size: int,
+    workers: int,
+) -> Iterator[Result]:
+    """The results of tasks that are sent `size` at a time, few of them before they are needed."""
+    tasks = iter(tasks)
+    begun: deque[Future[list[Result]]] = deque()
+    while share := list(islice(tasks, size)):
+        begun.append(pool.submit(_run_share, function, share))
+        if len(begun) == AHEAD * workers:
+            yield from begun.popleft().result()
+    while begun:
+        yield from begun.popleft().result()
+
+
+class _Terminated(BaseException):
+    """SIGTERM in a task of a worker."""
+
+
+_running = _ending = False
+
+
+def _run_share(function: Callable[[Task], Result], share: list[Task]) -> list[Result]:
+    global _running
+    _running = True
+    try:
+        return [function(task) for task in share]
+    finally:
+        _running = False
+        if _ending:
+            os._exit(1)
+
+
+def _terminate(*_: object) -> None:
+    """Leave a task by an exception, which removes its temporary files, then the process."""
+    global _ending
+    _ending = True
+    if not _running:
+        os._exit(1)
+    raise _Terminated
+
+
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
+    signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from utils.benchmarks.measuring import measure_in_turns
 from utils.benchmarks.transcription import random_model
-from utils.benchmarks.turns import measure_in_turns
 from wav2vec2 import kernels
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command

@@ -24,7 +24,7 @@ from common.data.batching import BatchPlan, Geometry
 from common.data.dataset import UtteranceDataset
 from common.data.packed import PackOptions, pack_filelists
 from tasks.pretraining import CropOptions, DrawSubBatch
-from utils.benchmarks.turns import measure_in_turns
+from utils.benchmarks.measuring import measure_in_turns, voice
 from wav2vec2.audio.packed import read_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
@@ -73,18 +73,6 @@ def recordings(options: LoaderBenchmarkOptions) -> Iterator[np.ndarray]:
     while left > 0:
         yield voice(int(SAMPLE_RATE * generator.uniform(10, 17)), generator)
         left -= 13 * SAMPLE_RATE
-
-
-def voice(samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Something as hard to decode as speech: syllables of harmonics of a pitch that moves, pauses,
-    and noise."""
-    times = np.arange(samples) / SAMPLE_RATE
-    pitch = generator.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * times))
-    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
-    loud = np.maximum(np.sin(2 * np.pi * generator.uniform(1.5, 2.5) * times), 0)
-    tones = sum(np.sin(k * phase + k) / k for k in range(1, 20))
-    wave = 0.05 * loud * tones + 0.002 * generator.standard_normal(samples)
-    return wave.astype(np.float32)
 
 
 def write_forms(folder: Path, waveforms: Iterator[np.ndarray]) -> dict[str, list[Utterance]]:

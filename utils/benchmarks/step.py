@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tasks.recipes import PretrainingRecipe, configuration_of, parse_recipe
-from utils.benchmarks.noise import write_noise
+from utils.benchmarks.measuring import write_noise
 from utils.benchmarks.step_tables import (
     Configuration,
     Result,

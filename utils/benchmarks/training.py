@@ -24,7 +24,7 @@ from common.training.checkpoint import CheckpointWriter
 from common.training.precision import Weights
 from common.training.trainer import Trainer
 from tasks.recipes import parse_recipe, prepare_trainer
-from utils.benchmarks.noise import write_noise
+from utils.benchmarks.measuring import write_noise
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser

@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
+from common.runtime.signals import delayed_signals
 from common.runtime.worker_pool import map_in_processes
 from utils.corpora.containers.members import stream_member
 from utils.corpora.sources import Utterance
@@ -22,10 +24,15 @@ from wav2vec2.audio.source import is_regular, printable
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.output import atomic_path, write_lines
-from wav2vec2.files.text import split_lines
 
 SHORTFALL = 0.1
 """Seconds by which a file may be shorter or longer than the corpus, or its header, says."""
+
+JOURNAL = "converted.jsonl"
+"""File beside the audio that lists what was converted."""
+
+_NO_NOTES: Notes = {}
+"""One for all recordings without notes."""
 
 BLOCK = 2**18
 """Samples that are written at a time."""
@@ -53,7 +60,7 @@ class Skipped:
         return cls(*map(printable, texts), failed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Converted:
     """What became of an utterance."""
 
@@ -159,7 +166,7 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin)
         return Converted(0, {"beyond the end": detail})
     digest = hashlib.blake2b(digest_size=8)
     measured = np.empty(0, np.float32)
-    with written_flac(piece.target) as flac:
+    with delayed_signals(), written_flac(piece.target) as flac:
         for place in range(start, end, BLOCK):
             samples = waveform.read(place, min(place + BLOCK, end))
             if waveform.peak > 1:
@@ -211,10 +218,10 @@ def written_flac(path: Path) -> Iterator[soundfile.SoundFile]:
             raise sink.error
 
 
-def _stamp(utterance: Utterance) -> list:
+def stamp_of(utterance: Utterance) -> list:
     """Path, size and time of a source, and the piece of it: they show whether it changed."""
     try:
-        facts = utterance.source.stat()
+        facts = os.stat(utterance.source)
     except (OSError, ValueError):
         return []
     piece = [utterance.start, utterance.end, utterance.channel]
@@ -223,61 +230,95 @@ def _stamp(utterance: Utterance) -> list:
     return [str(utterance.source), facts.st_size, facts.st_mtime_ns, *piece]
 
 
-def read_journal(path: Path) -> dict[str, tuple[list, Converted]]:
-    """Utterance id -> (stamp of its source, its conversion) of what an earlier run converted."""
-    done = {}
+def flac_path(audio_dir: str | Path, key: str) -> str:
+    """The file of the utterance with this id."""
+    return os.path.join(audio_dir, f"{key}.flac")
+
+
+def journal_line(key: str, stamp: list, result: Converted) -> str:
+    """What the journal notes of a conversion."""
+    found = (result.samples, result.notes, result.content, result.facts, result.origin)
+    return json.dumps([key, stamp, *found])
+
+
+def read_journal(path: Path, utterances: Mapping[str, Utterance]) -> dict[str, Converted]:
+    """Utterance id -> its conversion by an earlier run, if its source has not changed since.
+
+    Lines that no longer hold are removed from the journal.
+    """
+    done: dict[str, Converted] = {}
+    line_of: dict[str, int] = {}
+    count = 0
     if path.exists():
-        for line in split_lines(path.read_text(encoding="utf-8")):
+        for count, line in enumerate(_lines(path), start=1):
             with suppress(ValueError, TypeError):  # a line that was being written, or an old one
                 key, stamp, samples, notes, content, facts, origin = json.loads(line)
-                found = Converted(samples, notes, content, Facts(*facts), Origin(*origin))
-                done[key] = (stamp, found)
+                utterance = utterances.get(key)
+                if utterance and stamp == stamp_of(utterance):
+                    facts, origin = Facts(*facts), Origin(*origin)
+                    done[key] = Converted(samples, notes or _NO_NOTES, content, facts, origin)
+                    line_of[key] = count
+                else:
+                    done.pop(key, None)
+    for key in [key for key in done if not os.path.exists(flac_path(path.parent, key))]:
+        del done[key], line_of[key]
+    if count != len(done):
+        valid = set(line_of.values())
+        lines = (line for number, line in enumerate(_lines(path), start=1) if number in valid)
+        write_lines(path, lines)
     return done
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with open(path, encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield line.removesuffix("\n")
 
 
 def convert_all(
     utterances: Sequence[Utterance], output_dir: Path, workers: int
 ) -> dict[str, Converted]:
     """Utterance id -> its conversion.  A journal notes each, so that an interrupted run resumes."""
-    journal = output_dir / "audio" / "converted.jsonl"
-    targets = {u.id: output_dir / "audio" / f"{u.id}.flac" for u in utterances}
-    stamps = {u.id: _stamp(u) for u in utterances}
-    results = {
-        key: result
-        for key, (stamp, result) in read_journal(journal).items()
-        if stamps.get(key) == stamp and targets[key].exists()
-    }
+    audio_dir = output_dir / "audio"
+    journal = audio_dir / JOURNAL
+    remove_unfinished(audio_dir)
+    results = read_journal(journal, {u.id: u for u in utterances})
     files: dict[tuple, list[Utterance]] = {}
     for utterance in utterances:
         if utterance.id not in results:
-            file = (utterance.source, utterance.member, utterance.channel, utterance.declared)
+            file = (
+                *(str(utterance.source), utterance.member),
+                *(utterance.channel, utterance.declared),
+            )
             files.setdefault(file, []).append(utterance)
-    tasks = [
-        Task(
-            source,
-            channel,
-            declared,
-            tuple(Piece(targets[u.id], u.start, u.end) for u in members),
-            member,
-            members[0].where,
-        )
-        for (source, member, channel, declared), members in files.items()
-    ]
+    stamps: deque[list[list]] = deque()
+    """Of the files that are being converted, from before they are read."""
+
+    def tasks() -> Iterator[Task]:
+        for members in files.values():
+            stamps.append([stamp_of(u) for u in members])
+            pieces = tuple(Piece(Path(flac_path(audio_dir, u.id)), u.start, u.end) for u in members)
+            first = members[0]
+            where = first.where if first.member else ""
+            yield Task(first.source, first.channel, first.declared, pieces, first.member, where)
+
     with open(journal, "a", encoding="utf-8") as notes:
         words = {"flag": "--workers", "unit": "files", "title": "import"}
-        converted = map_in_processes(convert, tasks, workers, **words)
+        converted = map_in_processes(convert, tasks(), workers, total=len(files), **words)
         for pieces, members in zip(converted, files.values()):  # in this order progress ends
-            for utterance, result in zip(members, pieces):
+            for utterance, stamp, result in zip(members, stamps.popleft(), pieces):
+                if not result.notes:
+                    result = replace(result, notes=_NO_NOTES)
                 results[utterance.id] = result
                 if result.samples:
-                    print(_journal_line(utterance, stamps, result), file=notes)
+                    print(journal_line(utterance.id, stamp, result), file=notes)
             notes.flush()
-    lines = (_journal_line(u, stamps, results[u.id]) for u in utterances if results[u.id].samples)
-    write_lines(journal, list(lines))
     return results
 
 
-def _journal_line(utterance: Utterance, stamps: dict[str, list], result: Converted) -> str:
-    stamp = stamps[utterance.id]
-    found = (result.samples, result.notes, result.content, result.facts, result.origin)
-    return json.dumps([utterance.id, stamp, *found])
+def remove_unfinished(audio_dir: Path) -> None:
+    """Remove files that a killed run was writing."""
+    with os.scandir(audio_dir) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                os.unlink(entry)

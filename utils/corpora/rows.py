@@ -17,7 +17,7 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One utterance of a corpus: a file, or a piece of it."""
 
@@ -49,7 +49,7 @@ class Row:
     """The utterance's own name, if the corpus gives one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that names no utterance, and why."""
 

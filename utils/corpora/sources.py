@@ -115,7 +115,7 @@ class SourceOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Utterance(Recording):
     """A recording to import, or a piece of one."""
 
@@ -344,6 +344,8 @@ def _utterances(
     bad: list[BadRow] = []
     first: dict[tuple, str] = {}
     named: dict[str, str] = {}
+    once: dict[str, str] = {}
+    """Names that many rows have: each is kept once."""
     for row in rows:
         if isinstance(row, BadRow):
             bad.append(row)
@@ -357,8 +359,9 @@ def _utterances(
             detail = f"{row.start} to {row.end} s is no piece of a recording"
             bad.append(BadRow(row.where, str(row.audio), "time", detail))
             continue
-        source = _existing(Path(os.path.normpath(row.audio)))
-        piece = (source, row.member, row.start, row.end, row.channel)
+        plain = os.path.normpath(row.audio)
+        source = _existing(row.audio if plain == str(row.audio) else Path(plain))
+        piece = (str(source), row.member, row.start, row.end, row.channel)
         if piece in first:
             detail = f"named a second time, first in {first[piece]}"
             bad.append(BadRow(row.where, str(source), "named twice", detail))
@@ -411,13 +414,13 @@ def _utterances(
                 source=row.audio,
                 where=printable(row.where),
                 text=row.text,
-                speaker=row.speaker,
+                speaker=once.setdefault(row.speaker, row.speaker),
                 split=options.split or row.split,
                 channel=row.channel if row.channel is not None else channel,
                 start=row.start,
                 end=row.end,
                 declared=row.declared,
-                group=group,
+                group=once.setdefault(group, group),
                 member=row.member,
             )
         )

@@ -13,7 +13,7 @@ FEW_GROUPS = 100
 that new recordings move none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """What the split needs to know of an utterance."""
 
@@ -148,8 +148,9 @@ def check_speakers(members: Iterable[Member]) -> None:
 
 def shared_between(subsets: Mapping[str, str], values: Mapping[str, str]) -> dict[str, set[str]]:
     """Value -> its subsets, for what (a text, a content) is in more than one; ids are the keys."""
-    found = defaultdict(set)
+    first: dict[str, str] = {}
+    shared: dict[str, set[str]] = {}
     for key, value in values.items():
-        if value:
-            found[value].add(subsets[key])
-    return {value: names for value, names in found.items() if len(names) > 1}
+        if value and first.setdefault(value, subsets[key]) != subsets[key]:
+            shared.setdefault(value, {first[value]}).add(subsets[key])
+    return shared

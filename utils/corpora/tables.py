@@ -346,8 +346,10 @@ def _settled(rows: Sequence[Row | BadRow]) -> Rows:
     splits = all(row.split != _UNKNOWN for row in good)
     for row in rows:
         if isinstance(row, Row):
-            channel = row.channel if row.channel is None or first else row.channel + 1
-            row = replace(row, channel=channel, split=row.split if splits else "")
+            if row.channel is not None and not first:
+                row = replace(row, channel=row.channel + 1)
+            if row.split and not splits:
+                row = replace(row, split="")
         yield row
 
 

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from common.runtime.signals import stopped_by_signals
 from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
@@ -119,22 +120,36 @@ def check_symbols(recordings: Sequence[Utterance]) -> tuple[list[Utterance], lis
     return kept, skipped
 
 
-def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counter[str]) -> None:
+def count_digits(recordings: Sequence[Utterance]) -> int:
+    """The number of transcripts with digits."""
+    return sum(any(map(str.isdigit, recording.text or "")) for recording in recordings)
+
+
+def count_spaceless(recordings: Sequence[Utterance]) -> Counter[str]:
+    """Script without spaces between words -> its transcripts."""
+    scripts = Counter(
+        spaceless_script(recording.text) for recording in recordings if recording.text
+    )
+    del scripts[""]
+    return scripts
+
+
+def print_clean_up(
+    with_digits: int, scripts: Counter[str], language: str, taken: Counter[str]
+) -> None:
     """Print what the clean-up removed, most frequent first, and which language it assumed."""
     if counts := (+taken).most_common():
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
-    scripts = Counter(spaceless_script(r.text) for r in recordings if r.text)
-    for script, count in (scripts - Counter({"": scripts[""]})).items():
+    for script, count in scripts.items():
         print(
             f"note: {count} transcripts are in a script without spaces between words ({script}): "
             "compare character error rates, since a word error rate counts whole phrases"
         )
-    texts = [r.text for r in recordings if r.text and any(c.isdigit() for c in r.text)]
-    if texts and not language:
+    if with_digits and not language:
         print(
-            f"note: {len(texts)} transcripts have digits, spelt in English where they are spelt; "
+            f"note: {with_digits} transcripts have digits, spelt in English where they are spelt; "
             "--language names another language"
         )
 
@@ -156,9 +171,11 @@ def reason_to_skip(
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
         return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
-    symbols = (recording.text or "") if phonemes else letters(recording.text or "")
-    needed = frames_needed(symbols.split())
+    text = recording.text or ""
     frames = frame_count(samples, BASE.conv_layers)
+    if frames > 2 * len(text):  # a letter or word end takes two at most
+        return None
+    needed = frames_needed((text if phonemes else letters(text)).split())
     if recording.text is not None and frames < needed:  # CTC has no path
         return "transcript too long", f"{needed} frames needed, {seconds:.2f} s give {frames}"
     return None
@@ -277,6 +294,7 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
         print(f"{title}, {reason}: {count}, such as {example.where}: {example.detail}")
 
 
+@stopped_by_signals("run the import again to resume it")
 def main() -> ExitCode:
     classes = (
         *(SourceOptions, TableOptions, TranscriptOptions),
@@ -312,9 +330,12 @@ def main() -> ExitCode:
     if work.dry_run:
         print_dry_run(recordings[: work.dry_run], cleaned, refused)
         print_counts("skipped", skipped)
-        print_clean_up(recordings, spelt_in, taken)
+        print_clean_up(count_digits(recordings), count_spaceless(recordings), spelt_in, taken)
         return ExitCode.DONE
 
+    total, with_digits = len(recordings) + len(bad), count_digits(recordings)
+    scripts = count_spaceless(recordings)
+    del found, recordings, bad  # of a large corpus they take much memory
     output_dir = Path(source.output_dir)
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
@@ -344,7 +365,6 @@ def main() -> ExitCode:
     if not kept:
         if fresh:  # the corrected command finds an empty folder
             shutil.rmtree(output_dir)
-        total = len(recordings) + len(bad)
         what = f"none of {total} recordings can be used"
         raise UserError(nothing_usable(what, total, skipped))
     subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
@@ -355,7 +375,7 @@ def main() -> ExitCode:
         for recording, result in kept
         for kind, detail in result.notes.items()
     ]
-    print_clean_up(recordings, spelt_in, taken)
+    print_clean_up(with_digits, scripts, spelt_in, taken)
     print_counts("skipped", skipped)
     if skipped:
         print(f"all that was skipped: {report}")
@@ -373,7 +393,6 @@ def main() -> ExitCode:
     write_json(output_dir / "corpus.json", summary)
     page = write_page(output_dir)
     print_summary(summary, output_dir / "corpus.json", page)
-    total = len(recordings) + len(bad)
     print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
     variables: dict[str, object] = {
         "TRAIN_SUBSET": f"{selection.prefix}train",

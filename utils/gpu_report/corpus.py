@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.runtime.randomness import numpy_generator
-from utils.benchmarks.noise import write_noise
+from utils.benchmarks.measuring import write_noise
 from utils.benchmarks.transcription import UNITS
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import run_command

@@ -129,6 +129,16 @@ TABLES = {
             "pretrain_code_perplexity_share": "least code perplexity / (G V)",
         },
     ),
+    "import_corpus": Shape(
+        "Import of a corpus, one worker",
+        (),
+        {
+            "seconds": "time, s",
+            "cpu": "CPU time, s",
+            "speed": "audio per CPU second, s",
+            "memory": "peak memory, MiB",
+        },
+    ),
     "gpu_peers": Shape("Plain Base, an update, against transformers", (), STEP_COLUMNS),
     "gpu_precision": Shape("Plain Base, an update, by precision", (), STEP_COLUMNS),
     "gpu_concat": Shape("Plain Base, an update, by sub-batches at once", (), STEP_COLUMNS),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def parse_channel(text: str) -> int | None:
     raise UserError(f"--channel {text}: must be average, each, or a channel's number from 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One file, or one row of a table."""
 
@@ -100,9 +101,9 @@ def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
 
     UserError for a file that is named twice, or ids that are still equal (a/b.wav, a_b.wav).
     """
-    first: dict[tuple[Path, int | None, str], Recording] = {}
+    first: dict[tuple[str, int | None, str], Recording] = {}
     for recording in recordings:  # pieces of one file have keys of their own
-        piece = (recording.source, recording.channel, recording.key)
+        piece = (str(recording.source), recording.channel, recording.key)
         other = first.setdefault(piece, recording)
         if other is not recording:
             raise UserError(
@@ -125,12 +126,13 @@ def _told_apart(
     recordings: Sequence[Recording], id_of: Callable[[Recording, Path], str]
 ) -> list[Recording]:
     """The recordings; those that share an id have `id_of(recording, folder above them all)`."""
+    counts = Counter(recording.id for recording in recordings)
     folders: dict[str, list[str]] = {}
     for recording in recordings:
-        folders.setdefault(recording.id, []).append(os.path.abspath(recording.source.parent))
-    above = {
-        key: Path(os.path.commonpath(paths)) for key, paths in folders.items() if len(paths) > 1
-    }
+        if counts[recording.id] > 1:
+            folder = os.path.abspath(recording.source.parent)
+            folders.setdefault(recording.id, []).append(folder)
+    above = {key: Path(os.path.commonpath(paths)) for key, paths in folders.items()}
     return [replace(r, id=id_of(r, above[r.id])) if r.id in above else r for r in recordings]
 
 

@@ -37,6 +37,9 @@ _REMARK = re.compile(
 )
 """Other remarks: they may stand for words that somebody spoke."""
 
+_NOT_PLAIN = re.compile("[^A-Za-z ]")
+_ANY = re.compile(".", re.DOTALL)
+
 _category = cache(unicodedata.category)
 
 _INSIDE_WORDS = {"՛": "ARMENIAN", "՜": "ARMENIAN", "՞": "ARMENIAN", "՟": "ARMENIAN"}
@@ -144,8 +147,11 @@ def _is_inside(text: str, index: int) -> bool:
 
 def _words(text: str, options: CleanupOptions, taken: Counter[str]) -> str:
     """Letters and kept characters of a text, with spaces where anything else stood."""
-    kept = []
-    for index, character in enumerate(text):
+    kept, done = [], 0
+    for found in (_ANY if options.alphabet else _NOT_PLAIN).finditer(text):
+        index, character = found.start(), found[0]
+        kept.append(text[done:index])
+        done = index + 1
         category = _category(character)
         if character.isspace():
             kept.append(" ")
@@ -164,7 +170,7 @@ def _words(text: str, options: CleanupOptions, taken: Counter[str]) -> str:
             kept.append("" if inside else " ")
         else:
             raise Refused("character", f"{character!r} is neither letter nor punctuation")
-    return "".join(kept)
+    return "".join(kept) + text[done:]
 
 
 def clean(text: str, options: CleanupOptions, taken: Counter[str] | None = None) -> str:
@@ -178,25 +184,30 @@ def clean(text: str, options: CleanupOptions, taken: Counter[str] | None = None)
         raise Refused("no transcript", "it is empty")
     glottal = is_language(options.language, _GLOTTAL)
     text = _apostrophes(text, options.language) if glottal else text.translate(APOSTROPHES)
-    text = unicodedata.normalize("NFC", "".join(map(_compatible, text)))
-    taken.update(_shown(c) for c in text if _is_format(c) and c not in options.keep_characters)
-    text = "".join(_plain_format(c, options) for c in text)
+    if not text.isascii():  # these change no ASCII character
+        text = unicodedata.normalize("NFC", "".join(map(_compatible, text)))
+        taken.update(_shown(c) for c in text if _is_format(c) and c not in options.keep_characters)
+        text = "".join(_plain_format(c, options) for c in text)
+
+    def dropped(match: re.Match[str]) -> str:
+        taken[match[0]] += 1
+        return " "
+
     for pattern in options.drop_pattern:
-        taken.update(match[0] for match in re.finditer(pattern, text))
-        text = re.sub(pattern, " ", text)
+        text = re.sub(pattern, dropped, text)
     if remark := _REMARK.search(text):
         raise Refused("remark", f"{remark[0]!r} may stand for speech; --drop_pattern removes it")
     aloud = sorted(READ_ALOUD.intersection(text) - set(options.keep_characters))
     if aloud:
         raise Refused("symbol", f"{aloud[0]!r} stands for a word")
-    if any(c.isdigit() for c in text):
+    if any(map(str.isdigit, text)):
         if options.digits == "refuse":
             raise Refused("digits", repr(text))
         if options.digits == "spell":
             text = spell_numbers(text, options.language)
     text = _words(change_case(text, options.case, options.language), options, taken)
     words = text.split()
-    if not glottal:  # an apostrophe at a word's edge is a quotation mark
+    if not glottal and "'" in text:  # an apostrophe at a word's edge is a quotation mark
         taken["'"] += sum(len(word) - len(word.strip("'")) for word in words)
         words = [word.strip("'") for word in words]
     # Kept punctuation alone is not a word.

@@ -190,6 +190,8 @@ def parse_dictionary(text: str, source: str | Path, refused: Collection[str] = (
 
 def write_dictionary(path: str | Path, label_lines: Iterable[str]) -> None:
     """Count the symbols of label lines and write `symbol count`, most frequent first."""
-    counts = Counter(symbol for line in label_lines for symbol in line.split())
+    counts: Counter[str] = Counter()
+    for line in label_lines:
+        counts.update(line.split())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     write_lines(path, (f"{symbol} {count}" for symbol, count in ordered))

@@ -3,7 +3,14 @@ import signal
 
 import pytest
 
-from common.runtime.signals import STOPPING, StopRequest, uninterrupted
+from common.runtime.signals import (
+    STOPPING,
+    StopRequest,
+    delayed_signals,
+    stopped_by_signals,
+    uninterrupted,
+)
+from wav2vec2.cli.errors import StoppedBySignal
 
 
 @pytest.mark.parametrize("number", STOPPING)
@@ -41,3 +48,31 @@ def test_what_a_handler_raises_waits_for_the_blocks_end():
         assert signal.getsignal(signal.SIGCHLD) is handler
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_command_is_stopped_by_an_error(number):
+    before = [signal.getsignal(n) for n in STOPPING]
+    name = signal.Signals(number).name
+    with (
+        pytest.raises(StoppedBySignal, match=f"stopped by {name}; run it again"),
+        stopped_by_signals("run it again"),
+    ):
+        os.kill(os.getpid(), number)
+    assert [signal.getsignal(n) for n in STOPPING] == before
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_signals_wait_for_the_end_of_the_block(number):
+    done = []
+    expected = KeyboardInterrupt if number == signal.SIGINT else StoppedBySignal
+    with pytest.raises(expected), stopped_by_signals("run it again"):
+        before = [signal.getsignal(n) for n in STOPPING]
+        try:
+            with delayed_signals():
+                os.kill(os.getpid(), number)
+                done.append("whole")
+            done.append("too far")
+        finally:
+            assert [signal.getsignal(n) for n in STOPPING] == before
+    assert done == ["whole"]

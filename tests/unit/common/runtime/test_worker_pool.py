@@ -20,6 +20,20 @@ def test_results_are_in_the_order_of_the_tasks(workers):
     assert list(results) == [0, 1, 4, 9, 16]
 
 
+def test_tasks_are_taken_as_they_are_needed():
+    taken = []
+
+    def tasks():
+        for number in range(500):
+            taken.append(number)
+            yield number
+
+    words = {"flag": "--workers", "unit": "number", "total": 500}
+    results = map_in_processes(square_or_die, tasks(), 2, **words)
+    assert next(results) == 0 and len(taken) < 100
+    assert [*results] == [number**2 for number in range(1, 500)]
+
+
 def test_a_killed_process_is_a_user_error():
     results = map_in_processes(square_or_die, [1, -1, 2], 2, flag="--workers", unit="number")
     with pytest.raises(UserError, match="--workers 2: a worker process was killed"):

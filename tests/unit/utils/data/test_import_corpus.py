@@ -1,7 +1,10 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +239,69 @@ def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     tone(table.parent / "s0/0.wav", 0.7)  # one source changes, and only it is read again
     assert run(monkeypatch, *flags) == 0
     assert done[12:] == [table.parent / "s0/0.wav"]
+
+
+def processes_of_session(leader):
+    """The numbers of the running processes that a session leader and its children have started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "workers", "whole_group", "code"),
+    [
+        (signal.SIGTERM, 1, False, 4),
+        (signal.SIGINT, 2, True, 130),
+        (signal.SIGTERM, 2, True, 4),
+        (signal.SIGKILL, 2, False, -9),
+    ],
+)
+def test_a_signal_leaves_what_a_second_run_resumes(tmp_path, number, workers, whole_group, code):
+    source, out = tmp_path / "in", tmp_path / "out"
+    tone(source / "0.wav", 0.5)
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 48_000 * 20)
+    soundfile.write(source / "1.wav", np.stack([wave, wave], axis=1), 48_000)
+    for index in range(2, 40):
+        os.link(source / "1.wav", source / f"{index}.wav")
+    command = [sys.executable, "-m", "utils.data.import_corpus", "--audio_dir", str(source)]
+    command += ["--output_dir", str(out), "--workers", str(workers)]
+    options = {"cwd": REPOSITORY, "text": True, "env": {**os.environ, "TMPDIR": str(tmp_path)}}
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
+    journal = out / "audio/converted.jsonl"
+    while not (journal.exists() and journal.read_text()):  # the first file is done
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    output, errors = process.communicate()
+    assert process.returncode == code, errors
+    done = len(journal.read_text().splitlines())
+    assert 1 <= done < 40
+    for _ in range(500):  # workers of a killed import, and multiprocessing's own, end soon
+        if not processes_of_session(process.pid):
+            break
+        time.sleep(0.02)
+    assert not processes_of_session(process.pid)
+    if number != signal.SIGKILL:
+        name = {130: "interrupted", 4: "stopped by SIGTERM; run the import again to resume it"}
+        assert errors == f"error: {name[code]}\n" and not output
+        assert not list((out / "audio").glob(".*"))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert subprocess.run(command, capture_output=True, **options).returncode == 0
+    assert len(journal.read_text().splitlines()) == 40
+    assert not list((out / "audio").glob(".*"))
+    lengths = {soundfile.info(path).duration for path in (out / "audio").glob("*.flac")}
+    assert lengths == {0.5, 20.0}
 
 
 def test_other_settings_and_other_folders_are_refused(table, tmp_path, monkeypatch):

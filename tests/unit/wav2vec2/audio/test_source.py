@@ -1,6 +1,8 @@
 """Recordings in pipes, devices, and files of any name."""
 
 import os
+import random
+import re
 import threading
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import soundfile
 
 from wav2vec2.audio.decode import read_recording, read_utterance
 from wav2vec2.audio.recordings import named_recording, recordings_at, unique_ids
-from wav2vec2.audio.source import recording_key
+from wav2vec2.audio.source import printable, recording_key
+from wav2vec2.audio.zip_member import stem
 from wav2vec2.cli.errors import UserError
 
 
@@ -98,3 +101,21 @@ def test_equal_names_keep_their_folders(tmp_path, names, ids):
     paths = [tmp_path / name for name in names]
     found = unique_ids([named_recording(recording_key(p, p.parent), p) for p in paths])
     assert [recording.id for recording in found] == ids
+
+
+def slow_key(path, root):
+    """The key, by pathlib alone."""
+    if path.is_relative_to(root):
+        path = path.relative_to(root)
+    return re.sub(r"[\s/\\\0]", "_", printable(path.parent / stem(path)).lstrip("/"))
+
+
+@pytest.mark.parametrize("root", ["/data", "/data/in", "/", ".", "in", "..", "/data.d/x y"])
+def test_keys_are_those_of_pathlib(root):
+    generator = random.Random(root)
+    names = ["data", "in", "data.d", "x y", "a.wav", ".b", "c.tar.gz", "..", "d.", "é\udcff"]
+    names += ["e\tf", "g.zip:1:20", ".zip:3:4", "h.zip"]
+    for _ in range(3000):
+        start = generator.choice(["", "/", f"{root}/", "../"])
+        path = Path(start + "/".join(generator.choices(names, k=generator.randint(0, 4))))
+        assert recording_key(path, Path(root)) == slow_key(path, Path(root)), path

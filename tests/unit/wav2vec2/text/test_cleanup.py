@@ -1,5 +1,7 @@
 """The clean-up of transcripts: nothing that was spoken is lost, nothing wrong is added."""
 
+import random
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -7,6 +9,7 @@ from collections import Counter
 import pytest
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.text import cleanup
 from wav2vec2.text.cleanup import CleanupOptions, change_case, clean, spaceless_script
 from wav2vec2.text.refusal import Refused
 
@@ -270,3 +273,96 @@ def test_what_is_taken_away_is_counted():
     clean("Well, [noise] 'yes', she said.", options, taken)
     clean("No [noise]", options, taken)
     assert +taken == {"[noise]": 2, ",": 2, "'": 2, ".": 1}
+
+
+def slow_clean(text, options):
+    """`clean` character by character, in as many passes as it has steps; the text, what it took."""
+    taken = Counter()
+    if not text.strip():
+        raise Refused("no transcript", "")
+    glottal = cleanup.is_language(options.language, cleanup._GLOTTAL)
+    if glottal:
+        text = cleanup._apostrophes(text, options.language)
+    else:
+        text = text.translate(cleanup.APOSTROPHES)
+    text = unicodedata.normalize("NFC", "".join(cleanup._compatible(c) for c in text))
+    for c in text:
+        if cleanup._is_format(c) and c not in options.keep_characters:
+            taken[cleanup._shown(c)] += 1
+    text = "".join(cleanup._plain_format(c, options) for c in text)
+    for pattern in options.drop_pattern:
+        taken.update(match[0] for match in re.finditer(pattern, text))
+        text = re.sub(pattern, " ", text)
+    if cleanup._REMARK.search(text):
+        raise Refused("remark", "")
+    if cleanup.READ_ALOUD.intersection(text) - set(options.keep_characters):
+        raise Refused("symbol", "")
+    if any(c.isdigit() for c in text):
+        if options.digits == "refuse":
+            raise Refused("digits", "")
+        if options.digits == "spell":
+            text = cleanup.spell_numbers(text, options.language)
+    text, kept = cleanup.change_case(text, options.case, options.language), ""
+    for index, c in enumerate(text):
+        category = unicodedata.category(c)
+        if c.isspace():
+            kept += " "
+        elif c in options.keep_characters:
+            kept += c
+        elif category[0] in "LM" or (options.digits == "keep" and category == "Nd"):
+            if options.alphabet and c not in options.alphabet:
+                raise Refused("alphabet", "")
+            kept += c
+        elif category[0] == "P":
+            inside = cleanup._is_inside(text, index)
+            if inside and c == "·" and cleanup.is_language(options.language, ("ca",)):
+                kept += c
+            else:
+                taken[c] += 1
+                kept += "" if inside else " "
+        else:
+            raise Refused("character", "")
+    words = kept.split()
+    if not glottal:
+        taken["'"] += sum(len(word) - len(word.strip("'")) for word in words)
+        words = [word.strip("'") for word in words]
+    words = [word for word in words if word.strip(options.keep_characters)]
+    if not words:
+        raise Refused("no words", "")
+    return " ".join(words), +taken
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"keep_characters": "'-x"},
+        {"keep_characters": "", "case": "lower", "digits": "keep"},
+        {"alphabet": "ABCDEFGHIJKLMNOPQRST'", "drop_pattern": (r"\(.*?\)", "")},
+        {"language": "haw", "case": "keep", "digits": "refuse"},
+        {"language": "ca", "drop_pattern": (), "keep_characters": "'~"},
+    ],
+)
+def test_plain_text_is_cleaned_as_any_other(flags):
+    """What is faster for ASCII changes no result, count or reason."""
+    options, generator = CleanupOptions(**flags), random.Random(str(flags))
+    pieces = [chr(code) for code in range(128)] + ["abc", " the ", "don't", " 25 ", "(laughs)"]
+    pieces += ["[noise]", "l·l", "é", "\u0301", "\u200b", "²", "ﬁ", "’", "İ", "ß", " Hello, x."] * 2
+    plain = pieces[:133]
+    outcomes = Counter()
+    for number in range(4000):
+        choice = plain if number % 2 else pieces
+        likely = ["a", "B", " ", "c d", "it's", ".", ","] * 30
+        text = "".join(generator.choices(choice + likely, k=generator.randint(0, 12)))
+        taken = Counter()
+        try:
+            expected = slow_clean(text, options)
+        except Refused as error:
+            outcomes[error.reason] += 1
+            with pytest.raises(Refused) as refused:
+                clean(text, options, taken)
+            assert refused.value.reason == error.reason, repr(text)
+        else:
+            outcomes["clean"] += 1
+            assert (clean(text, options, taken), +taken) == expected, repr(text)
+    assert outcomes["clean"] > 800 and len(outcomes) >= 4

@@ -1,0 +1,59 @@
+"""What benchmarks measure with: recordings of noise or of something like speech, and turns."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from wav2vec2.audio.packed import INT16, Header, address
+from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.files.filelists import OWN_FOLDER, write_manifest
+from wav2vec2.files.output import write_chunks
+
+Name = TypeVar("Name")
+
+
+def measure_in_turns(
+    measures: Mapping[Name, Callable[[], float]], rounds: int
+) -> dict[Name, list[float]]:
+    """What each measure returned in each round; a first round does not count.
+
+    Measured in turns, so that what changes meanwhile changes all of them.
+    """
+    found: dict[Name, list[float]] = {name: [] for name in measures}
+    for number in range(rounds + 1):
+        for name, measure in measures.items():
+            value = measure()
+            if number:
+                found[name].append(value)
+    return found
+
+
+def write_noise(folder: Path, subset: str, lengths: Sequence[int]) -> None:
+    """A filelist `subset` in `folder` and its recordings, of so many samples each, packed.
+
+    What they hold matters for no time and no memory of training.
+    """
+    generator = np.random.default_rng(0)
+    shard = f"{subset}-00000.pack"
+    files, first = [], 0
+    for number, samples in enumerate(lengths):
+        files.append((address(shard, first, samples, f"{subset}{number}.wav"), samples))
+        first += samples
+    noise = ((3_000 * generator.standard_normal(n, np.float32)).astype(INT16) for n in lengths)
+    header = Header(INT16, first, bytes(32)).pack()
+    write_chunks(folder / shard, (header, *(block.tobytes() for block in noise)))
+    write_manifest(folder, subset, OWN_FOLDER, files)
+
+
+def voice(samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Something as hard to decode as speech: syllables of harmonics of a pitch that moves, pauses,
+    and noise."""
+    times = np.arange(samples) / SAMPLE_RATE
+    pitch = generator.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * times))
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    loud = np.maximum(np.sin(2 * np.pi * generator.uniform(1.5, 2.5) * times), 0)
+    tones = sum(np.sin(k * phase + k) / k for k in range(1, 20))
+    wave = 0.05 * loud * tones + 0.002 * generator.standard_normal(samples)
+    return wave.astype(np.float32)
