@@ -52,9 +52,10 @@ def _values(
             places = listed(archive)
             # Another codec changes the suffix; -sub1 is a further piece of one recording.
             stem = re.sub(r"-sub\d+$", "", name.stem)
-            place = places.get(name.name) or places.get(name.stem) or places.get(stem)
+            names = (str(name), name.name, name.stem, stem)
+            place = next(filter(None, map(places.get, names)), "")
             if place:
-                stored = Stored(archive, f"tar:{place}", stem)
+                stored = Stored(archive, f"tar:{place}", f"{name.parent}/{stem}")
                 yield number, {**row, column: stored}
                 break
         else:
@@ -67,8 +68,8 @@ def _values(
 def _archives(manifest: Path, tars: Sequence[Path], shard: Any) -> Sequence[Path]:
     """The archives that may hold a line's recording."""
     if tars:
-        numbered = [path for path in tars if re.findall(r"\d+", path.stem)[-1:] == [str(shard)]]
-        return numbered or tars
+        number = re.compile(rf"(?<!\d)0*{re.escape(str(shard))}$")
+        return [path for path in tars if number.search(path.stem)] or tars
     name = f"audio_{shard}.tar"
     if "/" in name:
         return ()
@@ -77,14 +78,19 @@ def _archives(manifest: Path, tars: Sequence[Path], shard: Any) -> Sequence[Path
 
 
 def _places(archive: Path) -> dict[str, str]:
-    """File name, and file name without suffix -> place, of an archive's files."""
+    """Name -> place of an archive's files; also by the file's name, with and without its suffix.
+
+    A short name that several files have has no place.
+    """
     places: dict[str, str] = {}
+    short: dict[str, str] = {}
     try:
         for entry in tar.list_files(archive, lambda name: False):
             if isinstance(entry, tar.Entry):
                 path = PurePosixPath(entry.name)
-                places[path.name] = entry.place
-                places.setdefault(path.stem, entry.place)
+                places[str(path)] = entry.place
+                for name in {path.name, path.stem} - {str(path)}:
+                    short[name] = "" if name in short else entry.place
     except (OSError, UserError):
         pass
-    return places
+    return short | places

@@ -570,6 +570,22 @@ def test_a_plain_manifest_with_relative_paths(tmp_path, monkeypatch):
     assert imported(tmp_path / "out").keys() == {"wavs_0", "wavs_1", "wavs_2"}
 
 
+def test_names_in_tars_of_nemo_are_never_guessed(tmp_path):
+    files = {f"{folder}/a.flac": audio(seed=n)[0] for n, folder in enumerate("xy")}
+    write_tar(tmp_path / "audio_0001.tar", files)
+    write_tar(tmp_path / "audio_0011.tar", {"a.flac": audio(seed=5)[0]})
+    names = ("x/a.flac", "./y/a.flac", "z/a.flac", "a.wav")
+    lines = [{"audio_filepath": name, "text": "one", "shard_id": 1} for name in names]
+    (tmp_path / "t.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = SourceOptions(output_dir="out", table=str(tmp_path / "t.json"))
+    pattern = str(tmp_path / "audio_{0001,0011}.tar")
+    found, bad = read_source(options, TableOptions(audio_tars=pattern))
+    assert [u.id for u in found] == ["x_a", "y_a"]
+    seeds = [read_member(u.source, u.member, "a") for u in found]
+    assert [np.array_equal(s, audio(seed=n)[1]) for n, s in enumerate(seeds)] == [True, True]
+    assert [(b.source, b.reason) for b in bad] == [("z/a.flac", "missing"), ("a.wav", "missing")]
+
+
 # --- Hugging Face's audio folder
 
 
