@@ -138,7 +138,8 @@ class _Unreadable(Exception):
 def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
     try:
         if task.member:
-            yield from stream_member(task.source, task.member, task.name, task.channel, notes)
+            member = (task.source, task.member, task.name)
+            yield from stream_member(*member, task.channel, notes, SHORTFALL)
         else:
             yield from stream_recording(
                 task.source, channel=task.channel, notes=notes, most_missing=SHORTFALL

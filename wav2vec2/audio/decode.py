@@ -573,10 +573,16 @@ def read_recording(
 
 
 def stream_content(
-    content: bytes, name: str, channel: int | None = None, notes: Notes | None = None
+    content: bytes,
+    name: str,
+    channel: int | None = None,
+    notes: Notes | None = None,
+    most_missing: float = MISSING_SECONDS,
 ) -> Iterator[np.ndarray]:
     """`stream_recording` of the bytes of a file, called `name` in errors."""
     if not content:
         raise UserError(f"{name}: the file is empty; fetch it again or remove it")
     source = Content(content)
-    yield from _stream_mono(lambda found: _decode(source, name, found), name, channel, notes)
+    yield from _stream_mono(
+        lambda found: _decode(source, name, found, most_missing), name, channel, notes
+    )

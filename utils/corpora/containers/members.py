@@ -16,7 +16,7 @@ from utils.corpora.containers.command import KIND as COMMAND
 from utils.corpora.containers.command import read_output
 from utils.corpora.containers.parquet import read_arrow, read_parquet
 from utils.corpora.containers.tar import read_range
-from wav2vec2.audio.decode import Notes, stream_array, stream_content
+from wav2vec2.audio.decode import MISSING_SECONDS, Notes, stream_array, stream_content
 from wav2vec2.cli.errors import UserError
 
 
@@ -43,12 +43,17 @@ It raises UserError or OSError if it cannot be read.
 
 
 def stream_member(
-    path: Path, member: str, name: str, channel: int | None = None, notes: Notes | None = None
+    path: Path,
+    member: str,
+    name: str,
+    channel: int | None = None,
+    notes: Notes | None = None,
+    most_missing: float = MISSING_SECONDS,
 ) -> Iterator[np.ndarray]:
     """The recording `member` of the container `path` as blocks of 16 kHz mono float32 `[samples]`.
 
-    UserError, which calls the recording `name`, if it cannot be read; `channel` and `notes` as of
-    wav2vec2.audio.decode.stream_recording.
+    UserError, which calls the recording `name`, if it cannot be read; `channel`, `notes` and
+    `most_missing` as of wav2vec2.audio.decode.stream_recording.
     """
     kind, _, place = member.partition(":")
     try:
@@ -56,7 +61,7 @@ def stream_member(
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
     if isinstance(found, bytes):
-        yield from stream_content(found, name, channel, notes)
+        yield from stream_content(found, name, channel, notes, most_missing)
     else:
         yield from stream_array(*found, name=name, channel=channel, notes=notes)
 
