@@ -124,6 +124,7 @@ def test_exactly_the_planted_defects_are_named(planted, tmp_path, monkeypatch, c
     assert "note, mostly silence: 1, such as " in printed
     assert "note, 8 kHz in a file of a higher rate: 1, such as " in printed
     assert printed.count("silent: 1") == 1 and printed.count("clipped: 1") == 1
+    assert "note: 1 recordings occur in more than one subset, such as " in printed
     assert "note: 2 utterances are far faster or slower than others" in printed
 
 
