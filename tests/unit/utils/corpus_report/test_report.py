@@ -152,7 +152,7 @@ def test_other_text_flags_renew_the_report_without_converting(
     out = tmp_path / "out"
     run(monkeypatch, "--table", planted, "--output_dir", out)
     before, page = report(out), (out / "corpus.html").read_text()
-    monkeypatch.setattr("utils.corpora.conversion.read_recording", None)  # would be called
+    monkeypatch.setattr("utils.corpora.conversion.convert", None)  # would be called
     run(monkeypatch, "--table", planted, "--output_dir", out)
     assert (report(out), (out / "corpus.html").read_text()) == (before, page)
     run(monkeypatch, "--table", planted, "--output_dir", out, "--case", "lower")
