@@ -129,7 +129,9 @@ def summarise(
     def subset_of(index: int) -> str:
         return subsets[kept[index][0].id]
 
-    copies = describe_repeated(repeated(c.content for _, c in kept), subset_of, entry)
+    equal = repeated(c.content for _, c in kept)
+    copies = describe_repeated(equal, subset_of, entry)
+    copies["different_texts"] = sum(len({kept[i][0].text for i in group}) > 1 for group in equal)
     texts = [
         group
         for group in repeated(u.text for u, _ in kept)
@@ -275,6 +277,8 @@ def print_summary(content: Mapping[str, Any], path: Path, page: Path) -> None:
             names = [member["where"] for member in found["examples"][0]["members"]]
             such = " and ".join(names[:2])
             print(f"note: {count} {kind} occur in more than one subset, such as {such}")
+    if count := content["duplicates"]["recordings"]["different_texts"]:
+        print(f"note: {count} recordings have several names and different transcripts")
     for kind, found in content["findings"].items():
         if not any(kind in note for note in content["notes"]):  # else it was printed with these
             example = found["examples"][0]
