@@ -17,7 +17,7 @@ from common.runtime.signals import delayed_signals
 from common.runtime.worker_pool import map_in_processes
 from utils.corpora.containers.members import stream_member
 from utils.corpora.sources import Utterance
-from utils.corpus_report.facts import Facts, Origin, measure, origin_of
+from utils.corpus_report.facts import Facts, Measurement, Origin, origin_of
 from wav2vec2.audio.decode import Notes, stream_recording
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import is_regular, printable
@@ -36,9 +36,6 @@ _NO_NOTES: Notes = {}
 
 BLOCK = 2**18
 """Samples that are written at a time."""
-
-MEASURED = 40 * SAMPLE_RATE
-"""Samples of an utterance, from its start, whose level and bandwidth are measured."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin)
         detail = f"{piece.start:.2f}{until} s of a file of {waveform.seconds:.2f} s"
         return Converted(0, {"beyond the end": detail})
     digest = hashlib.blake2b(digest_size=8)
-    measured = np.empty(0, np.float32)
+    measurement = Measurement()
     with delayed_signals(), written_flac(piece.target) as flac:
         for place in range(start, end, BLOCK):
             samples = waveform.read(place, min(place + BLOCK, end))
@@ -174,9 +171,8 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin)
                 samples /= np.float32(waveform.peak)
             flac.write(samples)
             digest.update(samples.data)
-            if len(measured) < MEASURED:
-                measured = np.concatenate([measured, samples])[:MEASURED]
-    return Converted(end - start, notes, digest.hexdigest(), measure(measured), origin)
+            measurement.add(samples)
+    return Converted(end - start, notes, digest.hexdigest(), measurement.facts(), origin)
 
 
 class _Sink:

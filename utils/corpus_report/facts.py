@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     """Measurements of the 16 kHz samples of one utterance."""
 
     level: float
-    """Root mean square, in dB of full scale."""
+    """Root mean square about the mean, in dB of full scale."""
     peak: float
     """Largest magnitude, in dB of full scale."""
     silence: float
@@ -76,6 +76,7 @@ class Measurement:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.sum = 0.0
         self.squares = 0.0
         self.peak = 0.0
         self.loudness = np.zeros(_LEVELS, int)
@@ -86,12 +87,13 @@ class Measurement:
     def add(self, samples: np.ndarray) -> None:
         """Measure the next `[samples]`, of any number; all blocks but the last: whole frames."""
         self.samples += len(samples)
+        self.sum += float(samples.mean()) * len(samples)
         self.squares += float(np.dot(samples, samples))
         self.peak = max(self.peak, float(samples.max()), -float(samples.min()))
         frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
         if not len(frames):
             return
-        power = np.einsum("ij,ij->i", frames, frames) / FRAME
+        power = np.einsum("ij,ij->i", frames, frames) / FRAME - np.square(frames.mean(axis=1))
         level = (10 * np.log10(np.maximum(power, 1e-12)) - LOWEST_LEVEL).astype(int)
         counts = np.bincount(level.clip(0, _LEVELS - 1), minlength=_LEVELS)
         self.loudness += counts
@@ -104,7 +106,8 @@ class Measurement:
 
     def facts(self) -> Facts:
         """What was measured of all blocks."""
-        level = decibels(self.squares / max(self.samples, 1))
+        count = max(self.samples, 1)
+        level = decibels(self.squares / count - (self.sum / count) ** 2)
         frames = int(self.loudness.sum())
         quiet = int(self.loudness[: _loud_from(self.loudness)].sum())
         found = bandwidth(self.bands) if quiet < frames else None

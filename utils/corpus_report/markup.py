@@ -9,6 +9,7 @@ from typing import Any
 UNITS = {
     "seconds": ("Durations", "s"),
     "level_dbfs": ("Level", "dBFS"),
+    "peak_dbfs": ("Peak", "dBFS"),
     "silence_share": ("Silence", "%"),
     "bandwidth_hz": ("Bandwidth", "Hz"),
     "words_per_second": ("Words per second", ""),
@@ -86,9 +87,13 @@ def range_text(name: str, edges: Sequence[float], index: int) -> str:
     low = f"{scale * edges[index]:g}"
     if index + 1 < len(edges):
         high = f"{scale * edges[index + 1]:g}"
-        first = name == "level_dbfs" and index == 0
+        first = name.endswith("_dbfs") and index == 0
         return f"below {high}" if first else f"{low} to {high}"
-    last = {"bandwidth_hz": "8000, full band", "silence_share": f"{low} to 100"}
+    last = {
+        "peak_dbfs": "full scale",
+        "bandwidth_hz": "8000, full band",
+        "silence_share": f"{low} to 100",
+    }
     return last.get(name, f"{low} or more")
 
 

@@ -84,7 +84,12 @@ def sources(content: Mapping[str, Any]) -> str:
 
 def named(name: str, where: str) -> Html:
     """A name or text in a cell, and under it where the source has it."""
-    return Html(f'{escape(name)}<br><span class="where">{escape(where)}</span>')
+    return Html(f"<bdi>{escape(name)}</bdi><br>{place(where)}")
+
+
+def place(where: str) -> str:
+    """Where the source has something; its slashes stay in order beside any script."""
+    return f'<span class="where" dir="ltr">{escape(where)}</span>'
 
 
 def findings(content: Mapping[str, Any]) -> str:
@@ -113,10 +118,10 @@ def rates(content: Mapping[str, Any]) -> str:
         return ""
     parts = [
         f"<h3>Pairs that may be wrong: {rate['outliers']:,}</h3>",
-        '<p class="note">Characters per second are far from those of utterances of about the same '
-        "length: more than four robust standard deviations. Check that audio and transcript belong "
-        f"together. Half of all utterances have more than {rate['median']:g} characters "
-        f"({rate['median_words']:g} words) per second.</p>",
+        '<p class="note">A pair is listed if its characters per second are more than four robust '
+        "standard deviations from those of transcripts of about the same length. Check that audio "
+        f"and transcript belong together. Medians of all: {rate['median']:g} characters/s, "
+        f"{rate['median_words']:g} words/s.</p>",
     ]
     rows = [
         [
@@ -167,7 +172,11 @@ def duplicates(content: Mapping[str, Any]) -> str:
     """Recordings and texts that occur several times."""
     parts = []
     titles = {
-        "recordings": ("Equal audio", "The samples are equal: one recording under several names."),
+        "recordings": (
+            "Equal audio",
+            "The samples are equal: one recording under several names. With different transcripts: "
+            f"{content['duplicates']['recordings']['different_texts']:,}.",
+        ),
         "texts": ("Texts in several subsets", "What a model learns in training, a test repeats."),
     }
     for kind, (title, explained) in titles.items():
@@ -192,8 +201,7 @@ def duplicates(content: Mapping[str, Any]) -> str:
 def lines(entries: Iterable[Mapping[str, Any]], field: str) -> Html:
     """The different values of a field of some utterances, a line each."""
     values = dict.fromkeys(entry[field] for entry in entries if field in entry)
-    parts = [f'<span class="{field}">{escape(value)}</span>' for value in values]
-    return Html("<br>".join(parts))
+    return Html("<br>".join(map(place if field == "where" else escape, values)))
 
 
 def skipped(content: Mapping[str, Any]) -> str:
@@ -205,8 +213,7 @@ def skipped(content: Mapping[str, Any]) -> str:
             with_flags(facts["keep"]),
             Html(
                 "<br>".join(
-                    f'<span class="where">{escape(example["where"])}</span> '
-                    f"{with_flags(example['detail'])}"
+                    f"{place(example['where'])} {with_flags(example['detail'])}"
                     for example in facts["examples"]
                 )
             ),
@@ -265,6 +272,8 @@ def headline(content: Mapping[str, Any]) -> list[str]:
     if copies["groups"]:
         across = f"{copies['across_subsets']:,} in several subsets"
         lines.append(f"{counted(copies['groups'], 'recording')} under several names, {across}")
+    if count := copies["different_texts"]:
+        lines.append(f"{counted(count, 'recording')} with different transcripts")
     if texts := content["duplicates"]["texts"]["groups"]:
         lines.append(f"{counted(texts, 'text')} in several subsets")
     if missed := sum(content["skipped"].values()):

@@ -27,6 +27,7 @@ AROUND = 20
 
 SECONDS = (0, 0.5, 1, 2, 4, 8, 15, 30)
 LEVELS = (-120, -70, -50, -40, -35, -30, -25, -20, -15, -10)
+PEAKS = (-120, -40, -30, -20, -12, -6, -3, -1, -0.1)
 SHARES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BANDWIDTHS = (0, 4250, 5500, 7000, 8000)
 WORDS = (0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8)
@@ -128,7 +129,9 @@ def summarise(
     def subset_of(index: int) -> str:
         return subsets[kept[index][0].id]
 
-    copies = describe_repeated(repeated(c.content for _, c in kept), subset_of, entry)
+    equal = repeated(c.content for _, c in kept)
+    copies = describe_repeated(equal, subset_of, entry)
+    copies["different_texts"] = sum(len({kept[i][0].text for i in group}) > 1 for group in equal)
     texts = [
         group
         for group in repeated(u.text for u, _ in kept)
@@ -143,6 +146,7 @@ def summarise(
         "sources": sources(kept),
         "sound": {
             "level_dbfs": histogram((c.facts.level for _, c in kept), LEVELS),
+            "peak_dbfs": histogram((c.facts.peak for _, c in kept), PEAKS),
             "silence_share": histogram((c.facts.silence for _, c in kept), SHARES),
             "bandwidth_hz": histogram((c.facts.bandwidth for _, c in kept), BANDWIDTHS),
         },
@@ -256,20 +260,25 @@ def examples(kept: Kept, entry: Callable[..., dict[str, Any]]) -> dict[str, list
 
 def print_summary(content: Mapping[str, Any], path: Path, page: Path) -> None:
     """Print what a reader should know before training; the rest is in the files."""
-    print(f"{'subset':8}{'utterances':>12}{'hours':>10}{'speakers':>10}")
+    print(f"{'subset':8}{'utterances':>12}{'hours':>10}{'share':>9}{'speakers':>10}")
+    total = sum(sizes["hours"] for sizes in content["subsets"].values()) or 1.0
     for name, sizes in content["subsets"].items():
-        speakers = sizes["speakers"] or "-"
-        print(f"{name:8}{sizes['utterances']:>12}{sizes['hours']:>10.3f}{speakers:>10}")
+        share, speakers = 100 * sizes["hours"] / total, sizes["speakers"] or "-"
+        size = f"{sizes['utterances']:>12}{sizes['hours']:>10.3f}{share:>7.1f} %{speakers:>10}"
+        print(f"{name:8}{size}")
     for name in ("valid", "test"):
         count = content["subsets"].get(name, {"utterances": 0})["utterances"]
         if count < FEW_UTTERANCES:
             what = f"{name} has {count} utterances" if count else f"there is no {name} set"
             advice = f"raise --{name}_share, into another folder"
             print(f"note: {what}, too few to measure error rates; {advice}")
-    shared = content["in_several_subsets"]
-    for kind, count in shared.items():
-        if count:
-            print(f"note: {count} {kind} occur in more than one subset")
+    for kind, found in content["duplicates"].items():
+        if count := found["across_subsets"]:
+            names = [member["where"] for member in found["examples"][0]["members"]]
+            such = " and ".join(names[:2])
+            print(f"note: {count} {kind} occur in more than one subset, such as {such}")
+    if count := content["duplicates"]["recordings"]["different_texts"]:
+        print(f"note: {count} recordings have several names and different transcripts")
     for kind, found in content["findings"].items():
         if not any(kind in note for note in content["notes"]):  # else it was printed with these
             example = found["examples"][0]

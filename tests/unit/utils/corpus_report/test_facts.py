@@ -42,9 +42,15 @@ def test_level_and_peak_of_a_sine():
     assert facts.silence == 0
 
 
+def test_an_offset_is_no_sound():
+    wave = speech_like()
+    assert measure(wave + np.float32(0.3)).level == measure(wave).level
+    assert measure(np.full(RATE, 0.25, np.float32))[:3] == (LOWEST_LEVEL, -12.0, 1.0)
+
+
 def test_digital_silence_and_audio_shorter_than_a_frame():
     assert measure(np.zeros(RATE, np.float32)) == (LOWEST_LEVEL, LOWEST_LEVEL, 1.0, None)
-    assert measure(np.full(9, 0.1, np.float32)) == (-20.0, -20.0, 0.0, None)
+    assert measure(np.array([0.1, -0.1], np.float32)) == (-20.0, -20.0, 0.0, None)
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.05])

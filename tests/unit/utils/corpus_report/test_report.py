@@ -117,6 +117,7 @@ def test_exactly_the_planted_defects_are_named(planted, tmp_path, monkeypatch, c
         ("copy_train", "train"),
         ("copy_test", "test"),
     ]
+    assert copies["different_texts"] == 0
     assert content["duplicates"]["texts"]["groups"] == 1
     assert content["in_several_subsets"] == {"texts": 1, "recordings": 1}
     kinds = {(s["rate"], s["channels"], s["encoding"]): s["utterances"] for s in content["sources"]}
@@ -125,6 +126,7 @@ def test_exactly_the_planted_defects_are_named(planted, tmp_path, monkeypatch, c
     assert "note, mostly silence: 1, such as " in printed
     assert "note, 8 kHz in a file of a higher rate: 1, such as " in printed
     assert printed.count("silent: 1") == 1 and printed.count("clipped: 1") == 1
+    assert "note: 1 recordings occur in more than one subset, such as " in printed
     assert "note: 2 utterances are far faster or slower than others" in printed
 
 
@@ -152,7 +154,7 @@ def test_other_text_flags_renew_the_report_without_converting(
     out = tmp_path / "out"
     run(monkeypatch, "--table", planted, "--output_dir", out)
     before, page = report(out), (out / "corpus.html").read_text()
-    monkeypatch.setattr("utils.corpora.conversion.stream_recording", None)  # would be called
+    monkeypatch.setattr("utils.corpora.conversion.convert", None)  # would be called
     run(monkeypatch, "--table", planted, "--output_dir", out)
     assert (report(out), (out / "corpus.html").read_text()) == (before, page)
     run(monkeypatch, "--table", planted, "--output_dir", out, "--case", "lower")
@@ -180,6 +182,23 @@ def test_the_page_is_one_file_without_scripts_and_all_text_is_escaped(tmp_path, 
     assert "url(" not in page and "@import" not in page
     assert "Content-Security-Policy" in page and "<title>Corpus report: out</title>" in page
     assert 3 <= page.count("<audio controls") <= 12
+
+
+def test_one_recording_with_two_transcripts_is_named(tmp_path, monkeypatch, capsys):
+    rows = ["path\ttext"]
+    for index in range(6):
+        samples = (speech_like(seed=index) * 32768).astype(np.int16)
+        soundfile.write(tmp_path / f"{index}.wav", samples, 16_000)
+        rows.append(f"{index}.wav\tgo on {'abcdef'[index]}")
+    soundfile.write(tmp_path / "copy.flac", samples, 16_000)
+    (tmp_path / "t.tsv").write_text("\n".join([*rows, "copy.flac\tسلام"]) + "\n")
+    run(monkeypatch, "--table", tmp_path / "t.tsv", "--output_dir", tmp_path / "out")
+    copies = report(tmp_path / "out")["duplicates"]["recordings"]
+    assert (copies["groups"], copies["across_subsets"], copies["different_texts"]) == (1, 0, 1)
+    assert "note: 1 recordings have several names and different tr" in capsys.readouterr().out
+    page = (tmp_path / "out/corpus.html").read_text()
+    assert "1 recording with different transcripts" in page and "سلام" in page
+    assert page.count('class="where"') == page.count('class="where" dir="ltr"')
 
 
 def test_clips_are_short_and_limited(tmp_path, monkeypatch):
