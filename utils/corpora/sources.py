@@ -212,12 +212,10 @@ def _audio_alone(options: SourceOptions, root: Path) -> list[Utterance]:
         splits = [options.split] * len(found)
     utterances = [
         Utterance(
-            **{
-                **vars(r),
-                "split": split,
-                "channel": channel,
-                "speaker": _speaker(r.source, root, options),
-            }
+            *(r.id, r.key, r.source, r.where),
+            speaker=_speaker(r.source, root, options),
+            split=split,
+            channel=channel,
         )
         for r, split in zip(found, splits)
     ]

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -226,24 +227,39 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _column(row: dict[str, Any], wanted: str, usual: Sequence[str]) -> str:
+def _column(row: dict[str, Any], wanted: str, usual: tuple[str, ...]) -> str:
     """The column to read: the one that was asked for, or the first usual one that exists."""
+    return _find_column(tuple(row), wanted, usual)
+
+
+@lru_cache(maxsize=256)  # all rows of a table have the same columns
+def _find_column(columns: tuple[str, ...], wanted: str, usual: tuple[str, ...]) -> str:
     if wanted:
-        return wanted if wanted in row else ""
-    plain = {re.sub(r"[\s-]+", "_", str(name).strip().lower()): name for name in reversed(row)}
+        return wanted if wanted in columns else ""
+    # In small letters, with _ for spaces; of equal ones the first counts.
+    plain = {re.sub(r"[\s-]+", "_", str(c).strip().lower()): c for c in reversed(columns)}
     return next((plain[name] for name in usual if name in plain), "")
 
 
-def _number(row: dict[str, Any], names: Sequence[str]) -> float | None:
-    """A number of seconds; columns that end in _ms hold milliseconds.  ValueError if it is none."""
-    for name in names:
-        for column, unit in ((name, 1.0), (f"{name}_ms", 1000.0)):
-            column = _column(row, "", (column,))
-            if column and (text := _value(row[column]).strip()):
-                number = float(text) / unit
-                if not 0 <= number < float("inf"):
-                    raise ValueError(f"{column} {text}: not a time")
-                return number
+@lru_cache(maxsize=256)
+def _time_columns(columns: tuple[str, ...], names: tuple[str, ...]) -> list[tuple[str, float]]:
+    """The columns of a time and their units; those that end in _ms hold milliseconds."""
+    found = [
+        (_find_column(columns, "", (name + suffix,)), unit)
+        for name in names
+        for suffix, unit in (("", 1.0), ("_ms", 1000.0))
+    ]
+    return [(column, unit) for column, unit in found if column]
+
+
+def _number(row: dict[str, Any], names: tuple[str, ...]) -> float | None:
+    """A number of seconds.  ValueError if it is none."""
+    for column, unit in _time_columns(tuple(row), names):
+        if text := _value(row[column]).strip():
+            number = float(text) / unit
+            if not 0 <= number < float("inf"):
+                raise ValueError(f"{column} {text}: not a time")
+            return number
     return None
 
 
@@ -304,7 +320,11 @@ def _field(row: dict[str, Any], name: str) -> str:
 
 
 def _is_encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_suffix(path: Path) -> Path:
