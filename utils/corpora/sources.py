@@ -328,8 +328,22 @@ def _utterances(
                 start=row.start,
                 end=row.end,
                 declared=row.declared,
-                # Pieces of one recording have its voices, which nothing else may name.
-                group=row.group or (str(source) if is_piece and not speaker else ""),
+                group=row.group,
             )
         )
-    return found, bad
+    return _with_recordings(found), bad
+
+
+def _with_recordings(utterances: list[Utterance]) -> list[Utterance]:
+    """Pieces of one recording in one group, since they share voices that no speaker names.
+
+    Not those of one or two recordings, from which no subsets could be made.
+    """
+    if len({u.source for u in utterances}) < 3:
+        return utterances
+    return [
+        replace(u, group=str(u.source))
+        if (u.start > 0 or u.end is not None) and not u.speaker and not u.group
+        else u
+        for u in utterances
+    ]

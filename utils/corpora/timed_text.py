@@ -195,9 +195,8 @@ def rows_of_cues(
                 yield cue
                 continue
             start, end, text, speaker = cue
-            if text.strip():  # the pieces of one recording stay together
-                where = f"{path}, cue {number}"
-                yield Row(audio, where, text, start, end, speaker=speaker, group=str(audio))
+            if text.strip():
+                yield Row(audio, f"{path}, cue {number}", text, start, end, speaker=speaker)
     except UserError as error:
         yield BadRow(str(path), str(audio), "transcript file", str(error))
 

@@ -121,11 +121,12 @@ def print_clean_up(recordings: Sequence[Utterance], language: str, taken: Counte
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
-    scripts = Counter(spaceless_script(r.text) for r in recordings if r.text)
-    for script, count in (scripts - Counter({"": scripts[""]})).items():
+    scripts = [script for r in recordings if r.text and (script := spaceless_script(r.text))]
+    if scripts:
         print(
-            f"note: {count} transcripts are in a script without spaces between words ({script}): "
-            "compare character error rates, since a word error rate counts whole phrases"
+            f"note: {len(scripts)} transcripts are in a script without spaces between words "
+            f"({', '.join(sorted(set(scripts)))}): compare character error rates, since a word "
+            "error rate counts whole phrases"
         )
     texts = [r.text for r in recordings if r.text and any(c.isdigit() for c in r.text)]
     if texts and not language:

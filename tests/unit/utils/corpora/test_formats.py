@@ -810,12 +810,15 @@ def test_speakers_in_paths(tmp_path):
 
 
 def test_pieces_of_one_recording_stay_together(tmp_path):
-    text = "path\tstart\tend\ttext\nx.wav\t0\t1\ta\nx.wav\t1\t2\tb\n"
-    write(tmp_path, {"t.tsv": text})
-    found, _ = read_source(
-        SourceOptions(table=str(tmp_path / "t.tsv"), output_dir="o"), TableOptions()
-    )
-    assert {utterance.group for utterance in found} == {str(tmp_path / "x.wav")}
+    options = SourceOptions(table=str(tmp_path / "t.tsv"), output_dir="o")
+    for recordings in ("abc", "ab"):  # of two, pieces can only be drawn one by one
+        lines = [f"{name}.wav\t{start}\t{start + 1}\tx" for name in recordings for start in (0, 1)]
+        write(tmp_path, {"t.tsv": "\n".join(["path\tstart\tend\ttext", *lines])})
+        found, _ = read_source(options, TableOptions())
+        groups = {utterance.group for utterance in found}
+        assert groups == (
+            {str(tmp_path / f"{n}.wav") for n in "abc"} if len(recordings) == 3 else {""}
+        )
 
 
 def test_pieces_that_begin_together_have_ids_of_their_own(tmp_path):
