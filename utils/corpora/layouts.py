@@ -141,7 +141,7 @@ def read_voxpopuli(folder: Path) -> Rows:
     tables = [folder / f"asr_{name}.tsv" for name in ("train", "dev", "test")]
     tables = [path for path in tables if path.is_file()]
     if not tables:  # the file that those are made from: one for all subsets, with other names
-        tables = sorted((*folder.glob("asr_*.tsv"), *folder.glob("asr_*.tsv.gz")))
+        tables = sorted(folder.glob("asr_*.tsv")) or sorted(folder.glob("asr_*.tsv.gz"))
 
     def rows(table: Path) -> Rows:
         original = not subset_named(table.name.removeprefix("asr_"))

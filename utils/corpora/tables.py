@@ -148,8 +148,11 @@ def _records(file: TextIO, format: str, options: TableOptions) -> Iterator[tuple
     """
     lines = list(file)
     delimiter = _delimiter(lines[0] if lines else "", format, options)
-    # Quotation marks are part of a transcript where lines are fields between tabs or bars.
-    plain = format == "tsv" or delimiter == "|"
+    # Quotation marks are part of a transcript where lines are fields between tabs or bars, unless
+    # the header is quoted, too.
+    names = lines[0].rstrip("\r\n").split(delimiter) if lines else []
+    quoted = all(len(name) > 1 and name[0] == name[-1] == '"' for name in names)
+    plain = (format == "tsv" or delimiter == "|") and not quoted
     rules = {"quoting": csv.QUOTE_NONE} if plain else {"strict": True}
     start = 0
     while start < len(lines):

@@ -422,6 +422,15 @@ def test_limited_supervision_of_mls(tmp_path):
     assert [row.speaker for row in read_mls(place.parent)] == ["8", "9"]
 
 
+def test_the_original_table_of_voxpopuli_may_be_compressed(tmp_path):
+    _, files, expected = VARIANTS["VoxPopuli's original table"]
+    write(tmp_path, {name: text for name, text in files.items() if not text})
+    with gzip.open(tmp_path / "asr_en.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write(files["asr_en.tsv"])
+    assert layout_of(tmp_path) == "voxpopuli"
+    assert summary(LAYOUTS["voxpopuli"].read(tmp_path), tmp_path) == expected
+
+
 def test_recordings_of_vctk_without_text_are_listed(tmp_path):
     write(tmp_path, VARIANTS["VCTK with one microphone"][1])
     write(tmp_path, {"txt/p280/p280_001.txt": "Gone."})
@@ -733,6 +742,7 @@ def test_tables_of_other_toolkits(tmp_path):
         ("t.tsv", "path\ttext\r\na.wav\tné\r\n".encode("utf-8-sig"), {}),
         ("t.tsv", "path\ttext\na.wav\tné\n".encode("utf-16"), {}),
         ("t.csv", "PATH , Text\na.wav,né\n".encode(), {}),
+        ("t.tsv", '"path"\t"text"\n"a.wav"\t"né"\n'.encode(), {}),
         ("t.csv", '"path";"text"\n"a.wav";"né"\n'.encode(), {}),
         ("t.csv", "a.wav|né, oui, non\n".encode(), {"columns": ("path", "text")}),
         ("t.psv", "a.wav|né\n".encode(), {"columns": ("path", "text"), "delimiter": "|"}),
