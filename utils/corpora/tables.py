@@ -89,6 +89,11 @@ def first_row(path: Path) -> dict[str, Any]:
     """The first row of a table by its suffix; empty if the file is none."""
     if not format_of(path) or not path.is_file():
         return {}
+    return _first_row(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _first_row(path: Path, changed: int) -> dict[str, Any]:
     try:
         _, row = next(read_values(path, "", TableOptions()), (0, ""))
     except UserError:

@@ -13,7 +13,7 @@ from utils.corpora.layouts import LAYOUTS, corpus_below, layout_of, read_mls
 from utils.corpora.rows import BadRow, Row, subset_named, subset_of_folders
 from utils.corpora.sources import SourceOptions, read_source
 from utils.corpora.tables import TableOptions, read_table
-from utils.corpora.timed_text import TranscriptOptions, read_beside
+from utils.corpora.timed_text import TranscriptOptions, audio_named, read_beside
 from utils.data import import_corpus
 from wav2vec2.audio.source import recording_key
 from wav2vec2.cli.errors import UserError
@@ -438,6 +438,19 @@ def test_recordings_of_vctk_without_text_are_listed(tmp_path):
     assert [row.reason for row in bad] == ["no transcript", "missing"]
 
 
+def test_recordings_by_their_names_without_suffix(tmp_path):
+    write(
+        tmp_path,
+        {"a/x.flac": "", "a/x.wav": "", "a/e\u0301.OGG": "", "a/x.txt": "", "a/1.5.mp3": ""},
+    )
+    assert audio_named(tmp_path, "a/x") == tmp_path / "a/x.flac"
+    assert audio_named(tmp_path / "a", "x.wav") == tmp_path / "a/x.wav"
+    assert audio_named(tmp_path / "a", "\xe9") == tmp_path / "a/e\u0301.OGG"
+    assert audio_named(tmp_path / "a", "1.5") == tmp_path / "a/1.5.mp3"
+    assert audio_named(tmp_path / "a", "gone") == tmp_path / "a/gone"
+    assert audio_named(tmp_path / "no", "gone") == tmp_path / "no/gone"
+
+
 def test_several_tables_are_no_guess(tmp_path):
     write(tmp_path, {"a.tsv": "path\ttext\nx\ty\n", "b.tsv": "path\ttext\nx\ty\n"})
     with pytest.raises(UserError, match="a.tsv, b.tsv.*--table"):
@@ -501,14 +514,14 @@ def test_a_transcript_that_cannot_be_read_is_a_bad_row(name, tmp_path):
     assert reasons == {"transcript file"}
 
 
-@pytest.mark.parametrize("name", ["librispeech", "mls", "tedlium", "voxforge", "tables"])
+@pytest.mark.parametrize("name", ["librispeech", "mls", "tedlium", "voxforge", "an4", "tables"])
 def test_a_list_that_cannot_be_read_is_a_bad_row(name, tmp_path):
     """The others are read."""
     files = {**SAMPLES[name][0]}
     if name == "tedlium":
         files |= {"dev/stm/Bob.stm": "Bob 1 Bob 0 1 <NA> yes\n"}
     write(tmp_path, files)
-    marks = (".trans.txt", "transcripts.txt", ".stm", "PROMPTS", "train.csv")
+    marks = (".trans.txt", "transcripts.txt", ".stm", "PROMPTS", "train.csv", "train.fileids")
     path = next(p for p in sorted(tmp_path.rglob("*")) if p.name.endswith(marks))
     path.write_bytes(b"\xff\xff")
     rows = list(LAYOUTS[name].read(tmp_path))
