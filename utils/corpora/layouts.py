@@ -144,7 +144,7 @@ def read_voxpopuli(folder: Path) -> Rows:
     tables = [folder / f"asr_{name}.tsv" for name in ("train", "dev", "test")]
     tables = [path for path in tables if path.is_file()]
     if not tables:  # the file that those are made from: one for all subsets, with other names
-        tables = sorted((*folder.glob("asr_*.tsv"), *folder.glob("asr_*.tsv.gz")))
+        tables = sorted(folder.glob("asr_*.tsv")) or sorted(folder.glob("asr_*.tsv.gz"))
 
     def rows(table: Path) -> Rows:
         original = not subset_named(table.name.removeprefix("asr_"))
@@ -234,12 +234,11 @@ def _sibling(path: Path, suffix: str) -> Path | None:
 
 def read_an4(folder: Path) -> Rows:
     """AN4: etc/an4_train.transcription, `<s> WORDS </s> (id)`, and the paths in .fileids."""
-    for name in ("train", "test"):
-        transcripts = folder / "etc" / f"an4_{name}.transcription"
-        if not transcripts.is_file():
-            continue
+
+    def part(transcripts: Path) -> Rows:
+        name = transcripts.stem.removeprefix("an4_")
         paths = corpus_lines(folder / "etc" / f"an4_{name}.fileids")
-        by_id = {Path(path).name: folder / "wav" / path for path in paths}
+        by_id = {Path(path.strip()).name: folder / "wav" / path.strip() for path in paths}
         for number, line in enumerate(corpus_lines(transcripts), start=1):
             found = re.fullmatch(r"\s*(?:<s>)?(.*?)(?:</s>)?\s*\((.+)\)\s*", line)
             where = f"{transcripts}:{number}"
@@ -248,8 +247,10 @@ def read_an4(folder: Path) -> Rows:
                 continue
             path = by_id[found[2]]
             audio = audio_named(path.parent, path.name)
-            speaker = path.parent.name
-            yield Row(audio, where, found[1].strip(), speaker=speaker, split=name)
+            yield Row(audio, where, found[1].strip(), speaker=path.parent.name, split=name)
+
+    lists = (folder / "etc" / f"an4_{name}.transcription" for name in ("train", "test"))
+    yield from _each((path for path in lists if path.is_file()), part)
 
 
 def read_ljspeech(folder: Path) -> Rows:

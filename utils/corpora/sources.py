@@ -384,8 +384,6 @@ def _utterances(
     found = []
     for row in good:
         is_piece = row.start > 0 or row.end is not None
-        # Pieces of one recording have its voices, which nothing else may name.
-        group = row.group or (f"{row.audio}{row.member}" if is_piece and not row.speaker else "")
         if row.id:
             key = recording_key(Path(f"{row.id}.wav"), Path())
             if key in named:
@@ -418,11 +416,26 @@ def _utterances(
                 start=row.start,
                 end=row.end,
                 declared=row.declared,
-                group=once.setdefault(group, group),
+                group=once.setdefault(row.group, row.group),
                 member=row.member,
             )
         )
-    return found, bad
+    return _with_recordings(found), bad
+
+
+def _with_recordings(utterances: list[Utterance]) -> list[Utterance]:
+    """Pieces of one recording in one group, since they share voices that no speaker names.
+
+    Not those of one or two recordings, from which no subsets could be made.
+    """
+    if len({(u.source, u.member) for u in utterances}) < 3:
+        return utterances
+    return [
+        replace(u, group=f"{u.source}{u.member}")
+        if (u.start > 0 or u.end is not None) and not u.speaker and not u.group
+        else u
+        for u in utterances
+    ]
 
 
 def _keys(rows: Iterable[Row], root: Path) -> dict[tuple[Path, str], str]:

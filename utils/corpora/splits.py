@@ -10,7 +10,7 @@ from wav2vec2.cli.errors import UserError
 
 FEW_GROUPS = 100
 """Up to so many groups are chosen one by one to meet the shares.  More are drawn independently, so
-that new recordings move none."""
+that new recordings move none, unless a few speakers with much audio spoil the shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +69,52 @@ def draw_split(
     groups = group_members(members)
     order = sorted(groups, key=lambda name: draw(name, seed))
     shares = {"valid": valid_share, "test": test_share}
-    if len(groups) <= FEW_GROUPS and any(m.speaker or m.group for m in members):
+    subsets = _draw_groups(order, shares, seed)
+    if any(m.speaker or m.group for m in members) and (
+        len(groups) <= FEW_GROUPS or not _are_met(shares, subsets, groups)
+    ):
         subsets = _choose_groups(groups, order, shares)
-    else:
-        subsets = {}
-        for name in order:
-            number = draw(name, seed)
-            drawn = "test" if number < valid_share + test_share else "train"
-            subsets[name] = "valid" if number < valid_share else drawn
-        if valid_share > 0 and len(order) > 1 and "valid" not in subsets.values():
-            subsets[order[0]] = "valid"  # training needs something to validate on
-        if test_share > 0 and len(order) > 2 and "test" not in subsets.values():
-            subsets[next(name for name in order if subsets[name] == "train")] = "test"
-        if "train" not in subsets.values():
-            subsets[order[-1]] = "train"
     return {m.id: subsets[name] for name, group in groups.items() for m in group}
+
+
+def _draw_groups(order: Sequence[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Name -> subset, each drawn alone, so that new recordings move no others."""
+    subsets = {}
+    for name in order:
+        number = draw(name, seed)
+        drawn = "test" if number < shares["valid"] + shares["test"] else "train"
+        subsets[name] = "valid" if number < shares["valid"] else drawn
+    if shares["valid"] > 0 and len(order) > 1 and "valid" not in subsets.values():
+        subsets[order[0]] = "valid"  # training needs something to validate on
+    if shares["test"] > 0 and len(order) > 2 and "test" not in subsets.values():
+        subsets[next(name for name in order if subsets[name] == "train")] = "test"
+    if "train" not in subsets.values():
+        subsets[order[-1]] = "train"
+    return subsets
+
+
+def _seconds(groups: Mapping[str, list[Member]]) -> dict[str, float]:
+    return {name: sum(m.seconds for m in group) for name, group in groups.items()}
+
+
+def _are_met(
+    shares: Mapping[str, float], subsets: Mapping[str, str], groups: Mapping[str, list[Member]]
+) -> bool:
+    """Whether each subset's share of the audio is within a fifth of what was asked."""
+    seconds = _seconds(groups)
+    total = sum(seconds.values())
+    for subset, share in shares.items():
+        taken = sum(seconds[name] for name, drawn in subsets.items() if drawn == subset)
+        if abs(taken - share * total) > 0.2 * share * total:
+            return False
+    return True
 
 
 def _choose_groups(
     groups: Mapping[str, list[Member]], order: list[str], shares: Mapping[str, float]
 ) -> dict[str, str]:
     """Name -> subset.  Each subset takes groups in the drawn order while they fit its share."""
-    seconds = {name: sum(m.seconds for m in group) for name, group in groups.items()}
+    seconds = _seconds(groups)
     total = sum(seconds.values())
     subsets = dict.fromkeys(order, "train")
     for subset, share in shares.items():

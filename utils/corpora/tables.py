@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -110,6 +111,11 @@ def first_row(path: Path) -> dict[str, Any]:
     """The first row of a table by its suffix; empty if the file is none."""
     if not format_of(path) or not path.is_file():
         return {}
+    return _first_row(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _first_row(path: Path, changed: int) -> dict[str, Any]:
     try:
         _, row = next(read_values(path, "", TableOptions()), (0, ""))
     except UserError:
@@ -173,8 +179,11 @@ def _records(file: TextIO, format: str, options: TableOptions) -> Iterator[tuple
     """
     lines = list(file)
     delimiter = _delimiter(lines[0] if lines else "", format, options)
-    # Quotation marks are part of a transcript where lines are fields between tabs or bars.
-    plain = format == "tsv" or delimiter == "|"
+    # Quotation marks are part of a transcript where lines are fields between tabs or bars, unless
+    # the header is quoted, too.
+    names = lines[0].rstrip("\r\n").split(delimiter) if lines else []
+    quoted = all(len(name) > 1 and name[0] == name[-1] == '"' for name in names)
+    plain = (format == "tsv" or delimiter == "|") and not quoted
     rules = {"quoting": csv.QUOTE_NONE} if plain else {"strict": True}
     start = 0
     while start < len(lines):
@@ -252,11 +261,17 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _column(row: dict[str, Any], wanted: str, usual: Sequence[str]) -> str:
+def _column(row: dict[str, Any], wanted: str, usual: tuple[str, ...]) -> str:
     """The column to read: the one that was asked for, or the first usual one that exists."""
+    return _find_column(tuple(row), wanted, usual)
+
+
+@lru_cache(maxsize=256)  # all rows of a table have the same columns
+def _find_column(columns: tuple[str, ...], wanted: str, usual: tuple[str, ...]) -> str:
     if wanted:
-        return wanted if wanted in row else ""
-    plain = {re.sub(r"[\s-]+", "_", str(name).strip().lower()): name for name in reversed(row)}
+        return wanted if wanted in columns else ""
+    # In small letters, with _ for spaces; of equal ones the first counts.
+    plain = {re.sub(r"[\s-]+", "_", str(c).strip().lower()): c for c in reversed(columns)}
     return next((plain[name] for name in usual if name in plain), "")
 
 
@@ -270,16 +285,25 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in _TIMES}
 
 
-def _number(row: dict[str, Any], names: Sequence[str]) -> float | None:
-    """A number of seconds; columns that end in _ms hold milliseconds.  ValueError if it is none."""
-    for name in names:
-        for column, unit in ((name, 1.0), (f"{name}_ms", 1000.0)):
-            column = _column(row, "", (column,))
-            if column and (text := _value(row[column]).strip()):
-                number = float(text) / unit
-                if not 0 <= number < float("inf"):
-                    raise ValueError(f"{column} {text}: not a time")
-                return number
+@lru_cache(maxsize=256)
+def _time_columns(columns: tuple[str, ...], names: tuple[str, ...]) -> list[tuple[str, float]]:
+    """The columns of a time and their units; those that end in _ms hold milliseconds."""
+    found = [
+        (_find_column(columns, "", (name + suffix,)), unit)
+        for name in names
+        for suffix, unit in (("", 1.0), ("_ms", 1000.0))
+    ]
+    return [(column, unit) for column, unit in found if column]
+
+
+def _number(row: dict[str, Any], names: tuple[str, ...]) -> float | None:
+    """A number of seconds.  ValueError if it is none."""
+    for column, unit in _time_columns(tuple(row), names):
+        if text := _value(row[column]).strip():
+            number = float(text) / unit
+            if not 0 <= number < float("inf"):
+                raise ValueError(f"{column} {text}: not a time")
+            return number
     return None
 
 
@@ -360,7 +384,11 @@ def _field(row: dict[str, Any], name: str) -> str:
 
 
 def _is_encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_suffix(path: Path) -> Path:

@@ -5,7 +5,9 @@ TextGrid, ELAN.
 """
 
 import html
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -195,9 +197,8 @@ def rows_of_cues(
                 yield cue
                 continue
             start, end, text, speaker = cue
-            if text.strip():  # the pieces of one recording stay together
-                where = f"{path}, cue {number}"
-                yield Row(audio, where, text, start, end, speaker=speaker, group=str(audio))
+            if text.strip():
+                yield Row(audio, f"{path}, cue {number}", text, start, end, speaker=speaker)
     except UserError as error:
         yield BadRow(str(path), str(audio), "transcript file", str(error))
 
@@ -285,8 +286,20 @@ def audio_named(folder: Path, stem: str) -> Path:
     """The recording of this name in a folder, with whatever suffix of audio it has."""
     if (exact := folder / stem).suffix.lower() in AUDIO_SUFFIXES and exact.exists():
         return exact
-    for suffix in sorted(AUDIO_SUFFIXES):
-        for name in (f"{stem}{suffix}", f"{stem}{suffix.upper()}"):
-            if (folder / name).exists():
-                return folder / name
-    return folder / f"{stem}.wav"
+    place = exact.parent  # the name may hold folders
+    try:
+        names = _audio_in(place, place.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return exact
+    return place / names.get(unicodedata.normalize("NFC", exact.name), exact.name)
+
+
+@lru_cache(maxsize=256)
+def _audio_in(folder: Path, changed: int) -> dict[str, str]:
+    """Name without suffix -> name, of the recordings in a folder that was changed at that time."""
+    found = {}
+    for name in sorted(os.listdir(folder), reverse=True):  # the first of equals counts
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in AUDIO_SUFFIXES:
+            found[unicodedata.normalize("NFC", stem)] = name
+    return found

@@ -142,10 +142,11 @@ def print_clean_up(
         shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
-    for script, count in scripts.items():
+    if scripts:
         print(
-            f"note: {count} transcripts are in a script without spaces between words ({script}): "
-            "compare character error rates, since a word error rate counts whole phrases"
+            f"note: {scripts.total()} transcripts are in a script without spaces between words "
+            f"({', '.join(sorted(scripts))}): compare character error rates, since a word "
+            "error rate counts whole phrases"
         )
     if with_digits and not language:
         print(

@@ -90,6 +90,10 @@ class CleanupOptions:
                 raise UserError(
                     f"--drop_pattern {pattern!r}: not a regular expression ({error})"
                 ) from None
+        if self.language and not re.fullmatch(r"[A-Za-z]{2,3}([-_]\w+)*", self.language):
+            raise UserError(
+                f"--language {self.language}: not a language's code, such as de, pt_BR or haw"
+            )
         for flag in ("keep_characters", "alphabet"):
             if any(c == "|" or c.isspace() for c in getattr(self, flag)):
                 raise UserError(f"--{flag}: spaces and | separate words and cannot be part of them")

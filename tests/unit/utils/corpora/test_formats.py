@@ -13,7 +13,7 @@ from utils.corpora.layouts import LAYOUTS, corpus_below, layout_of, read_mls
 from utils.corpora.rows import BadRow, Row, subset_named, subset_of_folders
 from utils.corpora.sources import SourceOptions, read_source
 from utils.corpora.tables import TableOptions, read_table
-from utils.corpora.timed_text import TranscriptOptions, read_beside
+from utils.corpora.timed_text import TranscriptOptions, audio_named, read_beside
 from utils.data import import_corpus
 from wav2vec2.audio.source import recording_key
 from wav2vec2.cli.errors import UserError
@@ -440,11 +440,33 @@ def test_limited_supervision_of_mls(tmp_path):
     assert [row.speaker for row in read_mls(place.parent)] == ["8", "9"]
 
 
+def test_the_original_table_of_voxpopuli_may_be_compressed(tmp_path):
+    _, files, expected = VARIANTS["VoxPopuli's original table"]
+    write(tmp_path, {name: text for name, text in files.items() if not text})
+    with gzip.open(tmp_path / "asr_en.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write(files["asr_en.tsv"])
+    assert layout_of(tmp_path) == "voxpopuli"
+    assert summary(LAYOUTS["voxpopuli"].read(tmp_path), tmp_path) == expected
+
+
 def test_recordings_of_vctk_without_text_are_listed(tmp_path):
     write(tmp_path, VARIANTS["VCTK with one microphone"][1])
     write(tmp_path, {"txt/p280/p280_001.txt": "Gone."})
     bad = [row for row in LAYOUTS["vctk"].read(tmp_path) if isinstance(row, BadRow)]
     assert [row.reason for row in bad] == ["no transcript", "missing"]
+
+
+def test_recordings_by_their_names_without_suffix(tmp_path):
+    write(
+        tmp_path,
+        {"a/x.flac": "", "a/x.wav": "", "a/e\u0301.OGG": "", "a/x.txt": "", "a/1.5.mp3": ""},
+    )
+    assert audio_named(tmp_path, "a/x") == tmp_path / "a/x.flac"
+    assert audio_named(tmp_path / "a", "x.wav") == tmp_path / "a/x.wav"
+    assert audio_named(tmp_path / "a", "\xe9") == tmp_path / "a/e\u0301.OGG"
+    assert audio_named(tmp_path / "a", "1.5") == tmp_path / "a/1.5.mp3"
+    assert audio_named(tmp_path / "a", "gone") == tmp_path / "a/gone"
+    assert audio_named(tmp_path / "no", "gone") == tmp_path / "no/gone"
 
 
 def test_several_tables_are_no_guess(tmp_path):
@@ -502,14 +524,14 @@ def test_a_transcript_that_cannot_be_read_is_a_bad_row(name, tmp_path):
     assert reasons == {"transcript file"}
 
 
-@pytest.mark.parametrize("name", ["librispeech", "mls", "tedlium", "voxforge", "tables"])
+@pytest.mark.parametrize("name", ["librispeech", "mls", "tedlium", "voxforge", "an4", "tables"])
 def test_a_list_that_cannot_be_read_is_a_bad_row(name, tmp_path):
     """The others are read."""
     files = {**SAMPLES[name][0]}
     if name == "tedlium":
         files |= {"dev/stm/Bob.stm": "Bob 1 Bob 0 1 <NA> yes\n"}
     write(tmp_path, files)
-    marks = (".trans.txt", "transcripts.txt", ".stm", "PROMPTS", "train.csv")
+    marks = (".trans.txt", "transcripts.txt", ".stm", "PROMPTS", "train.csv", "train.fileids")
     path = next(p for p in sorted(tmp_path.rglob("*")) if p.name.endswith(marks))
     path.write_bytes(b"\xff\xff")
     rows = list(LAYOUTS[name].read(tmp_path))
@@ -743,6 +765,7 @@ def test_tables_of_other_toolkits(tmp_path):
         ("t.tsv", "path\ttext\r\na.wav\tné\r\n".encode("utf-8-sig"), {}),
         ("t.tsv", "path\ttext\na.wav\tné\n".encode("utf-16"), {}),
         ("t.csv", "PATH , Text\na.wav,né\n".encode(), {}),
+        ("t.tsv", '"path"\t"text"\n"a.wav"\t"né"\n'.encode(), {}),
         ("t.csv", '"path";"text"\n"a.wav";"né"\n'.encode(), {}),
         ("t.csv", "a.wav|né, oui, non\n".encode(), {"columns": ("path", "text")}),
         ("t.psv", "a.wav|né\n".encode(), {"columns": ("path", "text"), "delimiter": "|"}),
@@ -820,12 +843,15 @@ def test_speakers_in_paths(tmp_path):
 
 
 def test_pieces_of_one_recording_stay_together(tmp_path):
-    text = "path\tstart\tend\ttext\nx.wav\t0\t1\ta\nx.wav\t1\t2\tb\n"
-    write(tmp_path, {"t.tsv": text})
-    found, _ = read_source(
-        SourceOptions(table=str(tmp_path / "t.tsv"), output_dir="o"), TableOptions()
-    )
-    assert {utterance.group for utterance in found} == {str(tmp_path / "x.wav")}
+    options = SourceOptions(table=str(tmp_path / "t.tsv"), output_dir="o")
+    for recordings in ("abc", "ab"):  # of two, pieces can only be drawn one by one
+        lines = [f"{name}.wav\t{start}\t{start + 1}\tx" for name in recordings for start in (0, 1)]
+        write(tmp_path, {"t.tsv": "\n".join(["path\tstart\tend\ttext", *lines])})
+        found, _ = read_source(options, TableOptions())
+        groups = {utterance.group for utterance in found}
+        assert groups == (
+            {str(tmp_path / f"{n}.wav") for n in "abc"} if len(recordings) == 3 else {""}
+        )
 
 
 def test_pieces_that_begin_together_have_ids_of_their_own(tmp_path):

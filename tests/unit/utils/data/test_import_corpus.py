@@ -471,6 +471,19 @@ def test_few_speakers_fill_every_subset(seed):
     assert set(draw_split(members(60, 2), 0.05, 0.05, seed).values()) == {"train", "valid"}
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_few_speakers_with_much_audio_do_not_spoil_the_shares(seed):
+    uneven = [
+        Member(f"u{i}", f"u{i}", f"s{speaker}", seconds=3600 / (speaker + 1))
+        for i, speaker in enumerate(range(300))
+    ]
+    subsets = draw_split(uneven, 0.05, 0.05, seed)
+    total = sum(m.seconds for m in uneven)
+    for subset in ("valid", "test"):
+        share = sum(m.seconds for m in uneven if subsets[m.id] == subset) / total
+        assert share == pytest.approx(0.05, abs=0.012)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_small_sets_have_train_and_valid(seed):
     assert {"train", "valid"} <= set(draw_split(members(3), 0.05, 0.9, seed).values())

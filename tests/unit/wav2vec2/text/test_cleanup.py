@@ -96,6 +96,9 @@ def test_clean_options():
         CleanupOptions(drop_pattern=("(",))
     with pytest.raises(UserError, match="--keep_characters"):
         CleanupOptions(keep_characters="'|")
+    for name in ("german", "Deutsch", "d"):
+        with pytest.raises(UserError, match=f"--language {name}: not a language's code"):
+            CleanupOptions(language=name)
     with pytest.raises(UserError, match="--language xx"):
         clean("12", CleanupOptions(language="xx"))
 
