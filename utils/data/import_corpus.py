@@ -22,6 +22,7 @@ from pathlib import Path
 
 from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
+from utils.corpora.segmentation import SegmentOptions, segment_all
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
 from utils.corpora.splits import Member, split_members
 from utils.corpora.summary import print_summary, summarise
@@ -128,7 +129,9 @@ def reason_to_skip(
     if seconds < selection.min_seconds:
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
-        return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
+        cut = "silence" if recording.text is None else "align"
+        detail = f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
+        return "too long", f"{detail}; --segment {cut} cuts long recordings"
     needed = frames_needed(letters(recording.text or "").split())
     frames = frame_count(samples, BASE.conv_layers)
     if recording.text is not None and frames < needed:  # CTC has no path
@@ -241,7 +244,10 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
 
 
 def main() -> ExitCode:
-    classes = (SourceOptions, TableOptions, CleanupOptions, SelectionOptions, WorkOptions)
+    classes = (
+        *(SourceOptions, TableOptions, CleanupOptions, SelectionOptions),
+        *(SegmentOptions, WorkOptions),
+    )
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
     for cls in classes:
         add_flags(parser, cls, without=("drop_pattern",))
@@ -250,7 +256,9 @@ def main() -> ExitCode:
     repeated = {"action": "extend", "nargs": "*", "default": argparse.SUPPRESS}
     parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
-    source, tables, cleanup, selection, work = (from_flags(cls, namespace) for cls in classes)
+    source, tables, cleanup, selection, segments, work = (
+        from_flags(cls, namespace) for cls in classes
+    )
     found, bad = read_source(source, tables)
     recordings = unique_ids(found)
     skipped = [
@@ -272,6 +280,9 @@ def main() -> ExitCode:
     if any(character in source.output_dir for character in "\t\r\n"):
         raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
     settings = {**asdict(source), **asdict(tables), **asdict(selection)}
+    if segments.segment:
+        checkpoint = segments.checkpoint and os.path.abspath(segments.checkpoint)
+        settings |= {**asdict(segments), "checkpoint": checkpoint}
     del settings["output_dir"]
     for flag in ("table", "audio_dir", "audio_root"):  # the next run may start in another folder
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
@@ -282,9 +293,16 @@ def main() -> ExitCode:
         prepare_folder("--output_dir", output_dir)
     prepare_folder("--output_dir", output_dir / "audio")
     write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
+    whole = len(cleaned)
+    bounds = selection.min_seconds, selection.max_seconds
+    cleaned, uncut, hard_cuts = segment_all(
+        cleaned, segments, bounds, output_dir / "audio", work.workers
+    )
+    cleaned = unique_ids(cleaned)
+    added = len(cleaned) + len(uncut) - whole
     results = convert_all(cleaned, output_dir, work.workers)
     kept, unusable = select(cleaned, results, selection, output_dir / "audio")
-    skipped += refused + unusable
+    skipped += refused + uncut + unusable
     report = output_dir / "skipped.jsonl"
     write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
     if not kept:
@@ -304,7 +322,7 @@ def main() -> ExitCode:
         Skipped.of(recording, kind, detail, failed=False)
         for recording, result in kept
         for kind, detail in result.notes.items()
-    ]
+    ] + hard_cuts
     print_clean_up(recordings, spelt_in, taken)
     print_counts("skipped", skipped)
     if skipped:
@@ -322,7 +340,7 @@ def main() -> ExitCode:
     summary = summarise(kept, subsets, skipped, noted, about)
     write_json(output_dir / "corpus.json", summary)
     print_summary(summary, output_dir / "corpus.json")
-    total = len(recordings) + len(bad)
+    total = len(recordings) + len(bad) + added
     print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
     variables: dict[str, object] = {
         "TRAIN_SUBSET": f"{selection.prefix}train",
