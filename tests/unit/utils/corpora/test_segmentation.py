@@ -230,6 +230,22 @@ def test_an_interrupted_import_resumes_and_plans_once(monkeypatch, tmp_path):
     assert planned == ["a", "b", "c", "c"]
 
 
+def test_pieces_of_a_recording_stay_in_one_subset(monkeypatch, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for number in range(8):
+        path = folder / f"s{number % 2}" / f"{number // 2}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, joined([3, -0.5, 3, -0.5, 3, -0.5, 3], seed=number), RATE)
+    flags = ("--audio_dir", folder, "--output_dir", out, "--segment", "silence", "--max_seconds", 4)
+    assert run(monkeypatch, *flags, "--valid_share", 0.3, "--test_share", 0.3) == 0
+    subsets = {}
+    for subset in ("train", "valid", "test"):
+        for utterance in read_manifest(out, subset).utterances:
+            subsets.setdefault(utterance.id.rsplit("_", 1)[0], []).append(subset)
+    assert len(subsets) == 8 and all(len(found) == 4 for found in subsets.values())
+    assert all(len(set(found)) == 1 for found in subsets.values())
+
+
 def test_the_cheapest_cuts_are_chosen():
     """Against every choice, also where no choice is within the bounds."""
     rng = np.random.default_rng(0)
@@ -409,6 +425,24 @@ def test_speech_before_and_after_the_transcript_is_in_no_piece(song, monkeypatch
     found = pieces_of(out)
     assert found[0][0] == pytest.approx(pauses[1], abs=0.3)
     assert found[-1][1] == pytest.approx(pauses[5], abs=0.3)
+
+
+def test_a_long_piece_of_a_recording_is_cut_within_its_times(song, monkeypatch):
+    folder, words, pauses = song
+    text = " ".join(words[10:30])
+    (folder / "rows.csv").write_text(
+        f"path,text,start,end\nsong.wav,{text},{pauses[1]},{pauses[5]}\n"
+        f"song.wav,{' '.join(words[:5])},0,{pauses[0]}\n"
+    )
+    out = folder / "out"
+    given = ("--table", folder / "rows.csv", "--output_dir", out, "--checkpoint", "model.pt")
+    assert run(monkeypatch, *given, "--segment", "align", "--max_seconds", 10) == 0
+    found = pieces_of(out)
+    assert found[0] == (0, pytest.approx(pauses[0]))
+    assert found[1][0] == pytest.approx(pauses[1], abs=0.3) and found[-1][1] <= pauses[5] + 0.001
+    texts = read_labels(read_manifest(out, "train"), "wrd")
+    long = [texts[key] for key in sorted(texts) if key.startswith("song_0009250_")]
+    assert len(long) >= 2 and " ".join(long).split() == words[10:30]
 
 
 def test_pieces_with_untranscribed_speech_are_skipped(song, monkeypatch):
