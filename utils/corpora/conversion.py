@@ -132,15 +132,20 @@ class _Unreadable(Exception):
     """Why a recording cannot be decoded."""
 
 
+def blocks_of(
+    source: Path, member: str, name: str, channel: int | None, notes: Notes
+) -> Iterator[np.ndarray]:
+    """Blocks of 16 kHz mono samples of a file, or of a container's member; UserError with `name`
+    if it cannot be decoded."""
+    if member:
+        return stream_member(source, member, name, channel, notes, SHORTFALL)
+    return stream_recording(source, name, channel, notes, SHORTFALL)
+
+
 def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
     try:
-        if task.member:
-            member = (task.source, task.member, task.name)
-            yield from stream_member(*member, task.channel, notes, SHORTFALL)
-        else:
-            yield from stream_recording(
-                task.source, channel=task.channel, notes=notes, most_missing=SHORTFALL
-            )
+        name = task.name if task.member else ""
+        yield from blocks_of(task.source, task.member, name, task.channel, notes)
     except UserError as error:
         raise _Unreadable(error) from None
 

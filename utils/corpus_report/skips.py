@@ -37,7 +37,11 @@ ADVICE = {
     "beyond the end": "correct start and end, or fetch the file again",
     # rules
     "too short": "lower --min_seconds",
-    "too long": "raise --max_seconds, or cut the recording: a table with start and end",
+    "too long": "raise --max_seconds, or cut long recordings with --segment",
+    "silent": "nothing to do: nobody speaks",
+    "not aligned": "correct the transcript, or cut the recording by hand",
+    "low alignment score": "listen to it; --min_score lowers the limit",
+    "untranscribed speech": "add the words; --open_ends true drops speech at the ends",
     "transcript too long": "correct the pair: so many letters do not fit into so little audio",
     # transcripts
     "transcript: no transcript": "write the transcript, or remove the row",

@@ -25,6 +25,7 @@ from pathlib import Path
 from common.runtime.signals import stopped_by_signals
 from utils.corpora.conversion import Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
+from utils.corpora.segmentation import SegmentOptions, segment_all
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
 from utils.corpora.splits import Member, check_speakers, split_members
 from utils.corpora.tables import TableOptions
@@ -171,7 +172,9 @@ def reason_to_skip(
     if seconds < selection.min_seconds:
         return "too short", f"{seconds:.2f} s, --min_seconds {selection.min_seconds}"
     if seconds > selection.max_seconds:
-        return "too long", f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
+        cut = "silence" if recording.text is None else "align"
+        detail = f"{seconds:.2f} s, --max_seconds {selection.max_seconds}"
+        return "too long", f"{detail}; --segment {cut} cuts long recordings"
     text = recording.text or ""
     frames = frame_count(samples, BASE.conv_layers)
     if frames > 2 * len(text):  # a letter or word end takes two at most
@@ -298,8 +301,8 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
 @stopped_by_signals("run the import again to resume it")
 def main() -> ExitCode:
     classes = (
-        *(SourceOptions, TableOptions, TranscriptOptions),
-        *(CleanupOptions, SelectionOptions, WorkOptions),
+        *(SourceOptions, TableOptions, TranscriptOptions, CleanupOptions, SelectionOptions),
+        *(SegmentOptions, WorkOptions),
     )
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
     for cls in classes:
@@ -310,7 +313,7 @@ def main() -> ExitCode:
     parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
     options = (from_flags(cls, namespace) for cls in classes)
-    source, tables, transcripts, cleanup, selection, work = options
+    source, tables, transcripts, cleanup, selection, segments, work = options
     found, bad = read_source(source, tables, transcripts)
     recordings = unique_ids(found)
     skipped = [
@@ -346,6 +349,9 @@ def main() -> ExitCode:
         **asdict(transcripts),
         **asdict(selection),
     }
+    if segments.segment:
+        checkpoint = segments.checkpoint and os.path.abspath(segments.checkpoint)
+        settings |= {**asdict(segments), "checkpoint": checkpoint}
     for flag in ("output_dir", "allow_pipes"):  # the second run may run them
         del settings[flag]
     # The next run may start in another folder.
@@ -358,9 +364,16 @@ def main() -> ExitCode:
         prepare_folder("--output_dir", output_dir)
     prepare_folder("--output_dir", output_dir / "audio")
     write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
+    whole = len(cleaned)
+    bounds = selection.min_seconds, selection.max_seconds
+    cleaned, uncut, hard_cuts = segment_all(
+        cleaned, segments, bounds, output_dir / "audio", work.workers
+    )
+    cleaned = unique_ids(cleaned)
+    total += len(cleaned) + len(uncut) - whole
     results = convert_all(cleaned, output_dir, work.workers)
     kept, unusable = select(cleaned, results, selection, output_dir / "audio", phonemes)
-    skipped += refused + unusable
+    skipped += refused + uncut + unusable
     report = output_dir / "skipped.jsonl"
     write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
     if not kept:
@@ -375,7 +388,7 @@ def main() -> ExitCode:
         Skipped.of(recording, kind, detail, failed=False)
         for recording, result in kept
         for kind, detail in result.notes.items()
-    ]
+    ] + hard_cuts
     print_clean_up(with_digits, scripts, spelt_in, taken)
     print_counts("skipped", skipped)
     if skipped:

@@ -20,8 +20,8 @@ BLOCK = 512
 PRUNE = 32
 """Frames after which states of too high a loss are dropped."""
 
-LEFT_OUT = 5
-"""Frames of other units, between two labels, from which the text leaves out speech."""
+UNTRANSCRIBED = 5
+"""Frames of other units, between two labels, from which the untranscribed speech."""
 
 IMPOSSIBLE = 1e6
 """Largest loss of a frame; log probabilities may be minus infinity."""
@@ -74,9 +74,9 @@ class Aligner:
         self._labels = np.array([place[label] for label in labels], dtype=np.intp)
         self._needed = frames_needed(labels)
         self._parts: list[np.ndarray] = [np.empty((0, len(units) + 1), np.float32)]
-        self.left_out: list[tuple[int, int]] = []
-        """First frame, and the one after the last, of each gap between labels in which LEFT_OUT
-        frames or more have another best unit than the blank.  Known after `spans`."""
+        self.untranscribed: list[tuple[int, int]] = []
+        """First frame, and the one after the last, of each gap between labels in which another unit
+        than the blank is best on UNTRANSCRIBED frames or more.  Known after `spans`."""
 
     def add(self, log_probabilities: np.ndarray) -> None:
         """Take the next frames, `[frames, units]`."""
@@ -99,9 +99,9 @@ class Aligner:
         spoken = np.flatnonzero((path % 2 == 0) & (emissions[:, BLANK] < emissions[:, -1]))
         _, first, counts = np.unique(path[spoken], return_index=True, return_counts=True)
         for start, count in zip(first.tolist(), counts.tolist()):
-            if count >= LEFT_OUT:
+            if count >= UNTRANSCRIBED:
                 edges = spoken[start], spoken[start + count - 1]
-                self.left_out.append((int(edges[0]), int(edges[1]) + 1))
+                self.untranscribed.append((int(edges[0]), int(edges[1]) + 1))
         starts = np.searchsorted(path, 2 * np.arange(len(labels)) + 1)
         ends = np.searchsorted(path, 2 * np.arange(len(labels)) + 1, side="right")
         runs = zip(starts.tolist(), ends.tolist(), labels.tolist())

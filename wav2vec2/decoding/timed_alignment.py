@@ -31,8 +31,8 @@ class Alignment:
     """Name of the tier of units: characters, or units for any other kind."""
     units: Sequence[Span]
     words: Sequence[Span]
-    left_out: Sequence[tuple[int, int]] = ()
-    """First frame, and the one after the last, of speech that the text leaves out."""
+    untranscribed: Sequence[tuple[int, int]] = ()
+    """First frame, and the one after the last, of speech that the text lacks."""
     min_score: float = 0.0
     """Words below it are marked as low."""
 
@@ -64,9 +64,9 @@ class Alignment:
         for word, span in zip(tiers["words"], self.words):
             if span.score < self.min_score:
                 word["low"] = True
-        times = [[self.seconds(frame) for frame in edges] for edges in self.left_out]
-        left_out = {"left_out": times} if times else {}
-        return {"file": self.file, "duration": self.samples / SAMPLE_RATE, **left_out, **tiers}
+        times = [[self.seconds(frame) for frame in edges] for edges in self.untranscribed]
+        untranscribed = {"untranscribed": times} if times else {}
+        return {"file": self.file, "duration": self.samples / SAMPLE_RATE, **untranscribed, **tiers}
 
     def as_textgrid(self) -> str:
         """Praat's TextGrid, long text format."""
@@ -111,7 +111,7 @@ class TranscriptAligner:
     """Aligns one label line with the emissions of its recording, which arrive in parts."""
 
     def __init__(self, vocabulary: Vocabulary, file: str, labels: str, *, open_ends: bool = False):
-        """`labels`: units, and `*` for speech that the line leaves out; with `open_ends` there may
+        """`labels`: units, and `*` for speech that the line lacks; with `open_ends` there may
         be such speech before and after it.
 
         UserError, naming `file`, for units that the dictionary lacks.
@@ -166,7 +166,7 @@ class TranscriptAligner:
             units_name="characters" if letters else "units",
             units=spoken,
             words=words,
-            left_out=self._aligner.left_out,
+            untranscribed=self._aligner.untranscribed,
             min_score=min_score,
         )
 

@@ -34,7 +34,7 @@ class AlignOptions:
     subset: str = ""
     """Filelist to align with its labels, without .tsv."""
     text: str = ""
-    """Transcript of FILE.  The word * stands for speech that the transcript leaves out."""
+    """Transcript of FILE.  The word * stands for speech that the transcript lacks."""
     text_file: str = ""
     """Text file of it, instead of --text."""
     open_ends: bool = False
@@ -119,7 +119,7 @@ def align_subset(
     def write(found: Alignment | None, key: str) -> None:
         if found:
             write_alignment(found, output_dir, key, alignment)
-            if found.low or found.left_out:
+            if found.low or found.untranscribed:
                 doubtful.append(replace(found, units=()))
 
     frames = recogniser.frames(manifest)
@@ -175,20 +175,20 @@ def write_alignment(found: Alignment, folder: Path, name: str, options: AlignOpt
 
 
 def warn(alignments: Sequence[Alignment], min_score: float) -> None:
-    """Print warnings of words that score low, and of speech that transcripts leave out."""
+    """Print warnings of words that score low, and of speech that transcripts lack."""
     low = [(word.score, word, found) for found in alignments for word in found.low]
     if low:
         score, word, found = min(low, key=lambda entry: entry[0])
         words = "word scores" if len(low) == 1 else "words score"
         _log.warning(
             "warning: %d %s below %g (--min_score), such as %s at %.2f s of %s (%.3f): perhaps not "
-            "what is spoken; * in the text stands for words that it leaves out",
+            "what is spoken; * in the text stands for words that it lacks",
             *(len(low), words, min_score, word.text, found.seconds(word.start), found.file, score),
         )
-    if gaps := [(edges, found) for found in alignments for edges in found.left_out]:
+    if gaps := [(edges, found) for found in alignments for edges in found.untranscribed]:
         (start, end), found = max(gaps, key=lambda gap: gap[0][1] - gap[0][0])
         _log.warning(
             "warning: speech beside the words of the text in %d places, the longest from %.2f to "
-            "%.2f s of %s; write * where the text leaves out speech, or give --open_ends",
+            "%.2f s of %s; write * where the untranscribed speech, or give --open_ends",
             *(len(gaps), found.seconds(start), found.seconds(end), found.file),
         )

@@ -225,8 +225,8 @@ class Transcriber:
         """The times of the words and units of `text`, which `audio` (see `transcribe`) contains.
 
         `text` is written as the training transcripts are; the word `*` stands for speech that it
-        leaves out, as `open_ends` does at both ends.  UserError as in `transcribe`, and for text
-        that does not fit the audio or the dictionary.
+        lacks, as `open_ends` does at both ends.  UserError as in `transcribe`, and for text that
+        does not fit the audio or the dictionary.
         """
         name = str(audio) if isinstance(audio, (str, Path)) else "audio"
         waveform = Waveform(stream_audio(audio, rate))
@@ -245,7 +245,7 @@ class Transcriber:
             raise UserError(
                 f"{name}: its transcript ({argument}) has {mark!r}, which separates words in label "
                 "lines and would shift these; write words with spaces between them, and "
-                f"{STAR} for speech that it leaves out"
+                f"{STAR} for speech that it lacks"
             )
         return spell(vocabulary, text)
 

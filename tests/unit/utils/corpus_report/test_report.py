@@ -15,6 +15,7 @@ import soxr
 
 from tests.unit.utils.corpus_report.test_facts import speech_like
 from utils.corpora.conversion import Skipped
+from utils.corpora.segmentation import SegmentOptions
 from utils.corpora.sources import SourceOptions
 from utils.corpora.tables import TableOptions
 from utils.corpora.timed_text import TranscriptOptions
@@ -219,7 +220,7 @@ def test_clips_are_short_and_limited(tmp_path, monkeypatch):
 def flags_of_the_command():
     classes = (
         *(SourceOptions, TableOptions, TranscriptOptions),
-        *(CleanupOptions, SelectionOptions, WorkOptions),
+        *(CleanupOptions, SelectionOptions, SegmentOptions, WorkOptions),
     )
     return {f"--{field.name}" for cls in classes for field in fields(cls)}
 

@@ -212,11 +212,11 @@ def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     flags = ("--table", table, "--output_dir", tmp_path / "out")
     real, done = conversion.stream_recording, []
 
-    def stop_at_fifth(path, **details):
+    def stop_at_fifth(path, *details):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(path)
-        return real(path, **details)
+        return real(path, *details)
 
     monkeypatch.setattr(conversion, "stream_recording", stop_at_fifth)
     with pytest.raises(KeyboardInterrupt):
@@ -225,9 +225,9 @@ def test_a_stopped_import_resumes(table, tmp_path, monkeypatch):
     assert len(journal.read_text().splitlines()) == 5
     journal.write_text(journal.read_text() + '["s0_', encoding="utf-8")  # a line cut short
 
-    def count(path, **details):
+    def count(path, *details):
         done.append(path)
-        return real(path, **details)
+        return real(path, *details)
 
     monkeypatch.setattr(conversion, "stream_recording", count)
     assert run(monkeypatch, *flags) == 0
