@@ -271,6 +271,8 @@ def linear_ctc(
 ) -> Iterator[Linear]:
     """Learn a linear layer by CTC from zeros, on all utterances at once; yields it now and then.
 
+    The first that it yields is the start, which finds no unit anywhere: 100 % errors.
+
     `features` `[sum of lengths, width]`.  Nothing is drawn, so the result repeats.
     """
     weight = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
@@ -278,15 +280,17 @@ def linear_ctc(
     optimizer = torch.optim.Adam([weight, bias], lr=rate)
     labels = torch.tensor(list(chain(*units)))
     label_lengths = torch.tensor([len(row) for row in units])
-    for step in range(1, STEPS + 1):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 * (STEPS - step + 1) / STEPS)
+    for step in range(STEPS + 1):
+        if step % CHECK_EVERY == 0:
+            yield weight.detach(), bias.detach()
+        if step == STEPS:
+            return
+        optimizer.param_groups[0]["lr"] = rate * min(1.0, 2 * (STEPS - step) / STEPS)
         logits = pad_sequence((features @ weight + bias).split(lengths), batch_first=True)
         loss = ctc_loss(logits, torch.tensor(lengths), labels, label_lengths) / len(labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % CHECK_EVERY == 0:
-            yield weight.detach(), bias.detach()
 
 
 def unit_error_rate(

@@ -75,6 +75,8 @@ def test_a_linear_layer_learns_what_is_linear():
         *_, linear = linear_ctc(torch.cat(features), lengths, labels, 5, 0.03)
         rates.append(unit_error_rate(linear, torch.cat(features), lengths, labels))
     assert rates[0] == 0 and rates[1] > 50
+    start = next(linear_ctc(torch.cat(noise), lengths, labels, 5, 0.03))
+    assert unit_error_rate(start, torch.cat(noise), lengths, labels) == 100
 
 
 def test_a_unit_that_was_not_learnt_counts_as_an_error():
