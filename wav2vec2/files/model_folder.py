@@ -21,7 +21,7 @@ CHECKSUMS = "SHA256SUMS"
 MODEL_CARD = "README.md"
 REFETCH = "fetch it again"
 
-_WEIGHT_FILES = (
+WEIGHT_FILES = (
     WEIGHTS,
     f"{WEIGHTS}.index.json",
     "pytorch_model.bin",
@@ -49,12 +49,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     UserError if there are none, a file is damaged, or one holds anything but floating-point
     tensors.
     """
-    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(
-            f"{folder}: holds none of {', '.join(_WEIGHT_FILES)}; fetch the PyTorch weights, too"
+            f"{folder}: holds none of {', '.join(WEIGHT_FILES)}; fetch the PyTorch weights, too"
         )
-    return _read_shards(path) if path.suffix == ".json" else _read_weight_file(path)
+    return _read_shards(path) if path.suffix == ".json" else read_weight_file(path)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards.setdefault(place, []).append(name)
     tensors = {}
     for place, names in shards.items():
-        found = _read_weight_file(index.with_name(place))
+        found = read_weight_file(index.with_name(place))
         lacking = [name for name in names if name not in found]
         if lacking:
             raise UserError(f"{index}: {place} does not hold {shown(lacking[0])}; fetch both again")
@@ -82,7 +82,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_weight_file(path: Path) -> dict[str, Tensor]:
+def read_weight_file(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, in fp32; UserError as of `read_weights`."""
     import safetensors.torch  # only such files need it
 
     try:
