@@ -84,7 +84,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def read_weight_file(path: Path) -> dict[str, Tensor]:
     """The weights in a file, in fp32; UserError as of `read_weights`."""
-    import safetensors.torch  # only such files need it
+    import safetensors  # only such files need it
 
     try:
         gate.regular_file(path)
@@ -94,7 +94,7 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
         safe = path.suffix == ".safetensors"
         if safe:
             gate.check_safetensors(path)
-        tensors = safetensors.torch.load_file(path) if safe else read_torch_file(path)
+        tensors = _load_safetensors(path) if safe else read_torch_file(path)
     except UserError:
         raise
     except OSError as error:
@@ -114,6 +114,36 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
                 f"{path}: {shown(name)} is of type {kind}; fetch weights in fp32, fp16 or bf16"
             )
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+_MOST_MAPPED = 1 << 27
+"""Bytes of a safetensors file that are read before it is opened again."""
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, floating-point ones in fp32.
+
+    The library maps the file.  Pages that were read count as memory until it is closed, so it is
+    closed now and then.  Each tensor is copied: in the file they are not aligned.
+    """
+    from safetensors import safe_open
+
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        names = iter(list(file.keys()))
+    while True:
+        with safe_open(path, framework="pt") as file:
+            held = 0
+            for name in names:
+                tensor = file.get_tensor(name)
+                held += tensor.numel() * tensor.element_size()
+                floating = tensor.dtype in _FLOATING
+                tensors[name] = tensor.to(torch.float32 if floating else tensor.dtype, copy=True)
+                del tensor
+                if held > _MOST_MAPPED:
+                    break
+            else:
+                return tensors
 
 
 def write_model_folder(
