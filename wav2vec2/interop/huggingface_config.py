@@ -103,7 +103,7 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
         values["adapter_dim"] = _setting(config, "adapter_attn_dim", 1, source)
         if not values["norm_first"]:
             raise UserError(
-                f"{source}: adapter_attn_dim is {values['adapter_dim']}, and do_stable_layer_norm "
+                f"{source}: adapter_attn_dim is {values['adapter_dim']}, with do_stable_layer_norm "
                 "false; use a model whose layers are pre-LN, which alone have adapters"
             )
     try:
