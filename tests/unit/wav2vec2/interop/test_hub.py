@@ -4,13 +4,15 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from tests.hub_server import COMMIT, serve
-from tests.unit.wav2vec2.interop.test_huggingface import ctc_content, pretraining_content
+from tests.unit.wav2vec2.interop.test_huggingface import TINY, ctc_content, pretraining_content
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files import hub as hub_files
 from wav2vec2.interop import checkpoints, huggingface, release
@@ -90,8 +92,6 @@ def test_weights_in_shards(hub):
     weights = pretraining_content()["model"]
     shutil.rmtree(folder)
     huggingface.write_huggingface(pretraining_content(), folder)
-    from safetensors.torch import load_file
-
     theirs = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     places = {}
@@ -109,6 +109,34 @@ def test_a_release_folder(hub, tmp_path):
     release.write_release(ctc_content(), tmp_path / "release", None)
     hub.folders[NAME] = tmp_path / "release"
     read_back(NAME)
+
+
+def test_the_adapter_of_one_language(hub):
+    """Of a repository with several, as MMS has, only that one is fetched."""
+    folder = hub.folders[NAME]
+    shutil.rmtree(folder)
+    architecture = replace(TINY, norm_first=True, adapter_dim=4)
+    content = ctc_content(architecture)
+    huggingface.write_huggingface(content, folder)
+    ids = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps({"deu": ids, "eng": ids, "fra": ids}))
+    weights = load_file(folder / "model.safetensors")
+    own = {n: w + 1 for n, w in weights.items() if ".adapter_layer." in n or "lm_head" in n}
+    for code in ("deu", "eng"):
+        save_file(own, folder / f"adapter.{code}.safetensors")
+        torch.save(own, folder / f"adapter.{code}.bin")
+    with pytest.raises(UserError, match=f"{NAME}: has adapters for 3 languages; .* deu eng fra"):
+        checkpoints.read_checkpoint(NAME)
+    with pytest.raises(UserError, match=f"--language xyz: {NAME} has no adapter for it"):
+        checkpoints.read_checkpoint(NAME, language="xyz")
+    assert not any(name.endswith("safetensors") for name in hub.sent)
+    read = checkpoints.read_checkpoint(NAME, language="deu")
+    assert {n for n in hub.sent if "adapter" in n} == {"adapter.deu.safetensors"}
+    name = "wav2vec2.encoder.stack.layers.1.adapter.linear_2.weight"
+    assert torch.equal(read["model"][name], content["model"][name] + 1)
+    assert torch.equal(read["model"]["wav2vec2.mask_emb"], content["model"]["wav2vec2.mask_emb"])
+    with pytest.raises(UserError, match=f"{NAME}: has no adapter.fra.safetensors"):
+        checkpoints.read_checkpoint(NAME, language="fra")
 
 
 def test_repositories_that_are_not_given(hub):
