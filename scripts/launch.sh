@@ -7,6 +7,7 @@
 : "${LOG_FREQUENCY:=10}"       # updates between log lines
 : "${SAVE_EVERY_UPDATES:=0}"   # updates between checkpoints, besides SAVE_FREQUENCY; 0: none
 : "${EPOCHS_THIS_JOB:=0}"      # stop after so many epochs, to be resumed; 0: no limit
+: "${EXTEND:=false}"           # continue the run in OUTPUT_DIR to a higher MAX_UPDATE
 : "${NO_SAVE:=false}"          # write no checkpoints
 : "${MAX_RESTARTS:=0}"         # automatic restarts after a process was lost
 : "${PEER_TIMEOUT_MINUTES:=30.0}"  # wait for another process before aborting
@@ -15,6 +16,7 @@
 : "${TRAIN_WEIGHTS:=}"         # share of the audio of each of several TRAIN_SUBSETs
 : "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA; 0: equal shares
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
+: "${ADAPTER_LANGUAGE:=}"     # fine-tuning: language of an MMS recogniser to start from, such as deu
 : "${RESET_HEAD:=false}"       # fine-tuning: a new output layer, even if the checkpoint has one
 : "${PROBE:=0}"               # pre-training: updates between probes of the layers; 0: none
 : "${PROBE_SUBSET:=}"         # two transcribed filelists for it; default: those of the run
@@ -119,5 +121,5 @@ finetune() {
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        --reset_head "$RESET_HEAD" --schedule three_stage "$@"
+        --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --schedule three_stage "$@"
 }

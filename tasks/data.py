@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from wav2vec2.cli.flags import require_at_least
 from wav2vec2.config import Architecture, Masking
 from wav2vec2.encoder import draw_kept_layers
 from wav2vec2.files.filelists import Manifest, Utterance
+from wav2vec2.files.hub import cached_path
 from wav2vec2.files.torch_file import weights_digest
 from wav2vec2.inference.batches import load_batches
 from wav2vec2.masking import draw_time_masks
@@ -257,8 +257,9 @@ def digest_of_start(path: str, resume_from: ResumePoint | None, name: str) -> st
 
     A resumed run does not need them; where they are gone, its checkpoint's own entry is taken.
     """
-    if resume_from is None or Path(path).exists():
-        return weights_digest(path)
+    place = cached_path(path)
+    if resume_from is None or place.exists():
+        return weights_digest(place)
     return resume_from.content.get("recipe", {}).get(name)
 
 

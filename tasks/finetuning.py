@@ -66,9 +66,12 @@ class FinetuneOptions:
     """Fine-tuning"""
 
     pretrained_model: str = "results/pretrain_base/wav2vec2_update400000.pt"
-    """Checkpoint to start from, pre-trained or a recogniser: ours, fairseq's, NVIDIA's, or a
-    Hugging Face folder.  Its architecture, hourglass included, is kept; of a recogniser also the
-    rows of the output layer whose symbols the dictionary has."""
+    """Checkpoint to start from, pre-trained or a recogniser: ours, fairseq's, NVIDIA's, a Hugging
+    Face folder or a Hub id.  Its architecture, hourglass included, is kept.  Of a recogniser, the
+    output rows of symbols that the dictionary has are kept, too."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    start from, such as deu."""
     reset_head: bool = False
     """Start with a new output layer, even if the checkpoint has one."""
     labels: str = "ltr"
@@ -190,7 +193,7 @@ class FinetuningTask:
             )
         if resume_from is None:
             source = options.pretrained_model
-            pretrained = checkpoints.read_checkpoint(source)
+            pretrained = checkpoints.read_checkpoint(source, language=options.language)
         else:
             source, pretrained = str(resume_from.path), resume_from.content
         self.architecture = native.architecture_of(pretrained, source)
@@ -232,6 +235,7 @@ class FinetuningTask:
         self.recipe["pretrained_model"] = digest_of_start(
             options.pretrained_model, resume_from, "pretrained_model"
         )
+        self.recipe["language"] = options.language or None
         self.recipe["reset_head"] = options.reset_head or None  # older runs do not have it
         subwords = self.vocabulary.subwords
         dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")

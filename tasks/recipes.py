@@ -29,7 +29,16 @@ from wav2vec2.kernels import compile_layers
 Recipe = PretrainingRecipe | FinetuningRecipe
 RECIPES: tuple[type[Recipe], ...] = (PretrainingRecipe, FinetuningRecipe)
 
-NOT_FLAGS = ("architecture", "environment", "ranks", "concat", "accumulate", "dry_run", "force")
+NOT_FLAGS = (
+    "architecture",
+    "environment",
+    "ranks",
+    "concat",
+    "accumulate",
+    "dry_run",
+    "force",
+    "extend",
+)
 """Keys of a configuration that --config ignores: they follow from its flags and the machine, or
 are decided for each run."""
 
@@ -80,6 +89,7 @@ RECIPE_VARIABLE = "RECIPE_SCRIPT"
 
 VARIABLES = {
     "layerdrop": "ENCODER_LAYERDROP",
+    "language": "ADAPTER_LANGUAGE",
     "benchmark_epochs_num": "NUM_EPOCHS",
     "benchmark_warmup_epochs": "NUM_WARMUP_EPOCHS",
 }

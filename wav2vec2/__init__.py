@@ -20,6 +20,7 @@ def load(
     batch_size: int = 8,
     window_seconds: float = 30.0,
     overlap_seconds: float = 4.0,
+    language: str | None = None,
     **decoding: Any,
 ) -> "Transcriber":
     """Load a fine-tuned checkpoint to `transcribe` and `align` recordings: docs/python.md.
@@ -31,7 +32,9 @@ def load(
     """
     from wav2vec2.inference.transcriber import load
 
-    return load(path, device, precision, batch_size, window_seconds, overlap_seconds, decoding)
+    return load(
+        path, device, precision, batch_size, window_seconds, overlap_seconds, language, decoding
+    )
 
 
 def load_features(

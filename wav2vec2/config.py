@@ -114,6 +114,8 @@ class Architecture:
     """Groups of the positional convolution."""
     hourglass: Hourglass | None = None
     """Shortened middle layers, or None for the plain encoder."""
+    adapter_dim: int | None = None
+    """Inner width of the adapter after each transformer layer, as in MMS; None: no adapters."""
     final_dim: int = 256
     """Width of the contrastive space and of a whole codebook vector."""
     codebook_groups: int = 2
@@ -148,6 +150,11 @@ class Architecture:
             self.extractor_norm in ("group", "layer"),
             f"extractor_norm {self.extractor_norm!r}: choose group or layer",
         )
+        inner = self.adapter_dim
+        _check(
+            inner is None or (type(inner) is int and inner >= 1 and self.norm_first),
+            f"adapter_dim {inner!r:.80}: must be at least 1, and the layers pre-LN",
+        )
         if self.hourglass is not None:
             _check(
                 self.hourglass.layers == self.layers,
@@ -157,7 +164,10 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON types, for a checkpoint or a log."""
-        return {**asdict(self), "conv_layers": [list(layer) for layer in self.conv_layers]}
+        values = {**asdict(self), "conv_layers": [list(layer) for layer in self.conv_layers]}
+        if self.adapter_dim is None:  # earlier versions do not know it
+            del values["adapter_dim"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Architecture":

@@ -91,6 +91,20 @@ class SelfAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
+class Adapter(nn.Module):
+    """A small bottleneck that fits a layer to a language (MMS, arXiv 2305.13516, section 4.3)."""
+
+    def __init__(self, dim: int, inner: int):
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.linear_1 = encoder_linear(dim, inner)
+        self.linear_2 = encoder_linear(inner, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`, to be added to the input."""
+        return self.linear_2(F.relu(self.linear_1(self.norm(x))))
+
+
 class TransformerLayer(nn.Module):
     """Attention and feed-forward blocks, each with its residual and LayerNorm."""
 
@@ -104,7 +118,9 @@ class TransformerLayer(nn.Module):
         dropout: float,
         attention_dropout: float,
         activation_dropout: float,
+        adapter_dim: int | None = None,
     ):
+        """`adapter_dim`: inner width of an Adapter at the end of a pre-LN layer; None: none."""
         super().__init__()
         self.norm_first = norm_first
         self.self_attn = SelfAttention(dim, heads, attention_dropout)
@@ -114,12 +130,14 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = LayerNorm(dim)
         self.dropout = dropout_module(dropout)
         self.activation_dropout = dropout_module(activation_dropout)
+        self.adapter = Adapter(dim, adapter_dim) if adapter_dim else None
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """`[batch, frames, D]` -> the same; `valid` `[batch, frames]` or None for all."""
         if self.norm_first:
             x = x + self.dropout(self.self_attn(self.self_attn_layer_norm(x), valid))
-            return x + self.dropout(self.feed_forward(self.final_layer_norm(x)))
+            x = x + self.dropout(self.feed_forward(self.final_layer_norm(x)))
+            return x if self.adapter is None else x + self.adapter(x)
         x = self.self_attn_layer_norm(x + self.dropout(self.self_attn(x, valid)))
         return self.final_layer_norm(x + self.dropout(self.feed_forward(x)))
 

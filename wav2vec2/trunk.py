@@ -24,6 +24,7 @@ def build_encoder(architecture: Architecture, regularisation: Regularisation) ->
             dropout=regularisation.dropout,
             attention_dropout=regularisation.attention_dropout,
             activation_dropout=regularisation.activation_dropout,
+            adapter_dim=architecture.adapter_dim,
         )
         for _ in range(architecture.layers)
     ]

@@ -56,19 +56,25 @@ class TrainingState:
             "loss_scale": self.scaler.state_dict() if self.scaler else None,
         }
 
-    def restore(self, point: ResumePoint) -> list[str]:
+    def restore(self, point: ResumePoint, *, extended: bool = False) -> list[str]:
         """Take over the state of a checkpoint; returns how the circumstances differ from its.
 
+        `extended`: the recipe may have another number of updates, and a new extension.
         UserError if another recipe wrote it, or if it is no checkpoint to resume from.
         """
         content = point.content
         try:
-            differing = differences(content["recipe"], self.recipe)
+            old, new = content["recipe"], self.recipe
+            if extended:
+                old = old | {n: new[n] for n in ("max_update", "extended") if n in new}
+            differing = differences(old, new)
             if differing:
+                more = new["max_update"] > old["max_update"]
+                extend = "; to train for more updates, add --extend (EXTEND=true)" if more else ""
                 raise UserError(
                     f"{point.path}: OUTPUT_DIR holds a run of another recipe "
                     f"({'; '.join(differing)}); choose another OUTPUT_DIR, or give the old values "
-                    "to resume that run"
+                    f"to resume that run{extend}"
                 )
             self.weights.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])

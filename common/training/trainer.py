@@ -27,7 +27,7 @@ from common.training.health import Health, Warnings, warn_data_wait
 from common.training.meter import Meter, Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
-from common.training.schedule import ScheduleOptions
+from common.training.schedule import ResumedSchedule, ScheduleOptions, resume_schedule
 from common.training.state import TrainingState
 from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
@@ -85,6 +85,9 @@ class RunOptions:
     compile: bool = False
     """Fuse the layers with torch.compile, for GPUs: other dropout masks than without; the first
     updates take a minute.  Prints a warning where it does not work."""
+    extend: bool = False
+    """Continue the run in the output folder to a higher --max_update: docs/recipes.md has the rule
+    for the learning rate."""
     force: bool = False
     """Take the output folder from another run whose lock is in it; if that run is alive, it
     stops."""
@@ -129,8 +132,10 @@ class Trainer:
     ):
         """`resume_from`: the checkpoint to resume; `configuration`: plain types, for the log."""
         self.task, self.run, self.device = task, run, device
+        resumed = self._resume_schedule(schedule, resume_from)
+        schedule, extension = resumed.options, resumed.extension
         self.max_update = schedule.max_update
-        self.learning_rate = schedule.function()
+        self.learning_rate = schedule.function(extension)
         self.checkpoints = CheckpointFolder(run.output_dir, task.file_prefix)
         if run.activation_checkpointing:
             kernels.recompute_layers(task.model)
@@ -145,6 +150,7 @@ class Trainer:
                 **asdict(optimizer_options),
                 **asdict(schedule),
                 "seed": run.seed,
+                **({"extended": [*extension]} if extension else {}),
             },
             circumstances={
                 "precision": precision,
@@ -155,10 +161,12 @@ class Trainer:
             },
         )
         if resume_from is not None:
-            changed = self.state.restore(resume_from)
+            changed = self.state.restore(resume_from, extended=bool(resumed.note))
             notice(
                 f"resuming from {resume_from.path}" + (f"; {', '.join(changed)}" if changed else "")
             )
+        if resumed.note:
+            notice(resumed.note)
         self.saved = self.state.position  # when last saved
         self.step = UpdateStep(
             weights,
@@ -180,7 +188,26 @@ class Trainer:
         self.stop = StopRequest()
         self.writer = CheckpointWriter()
         self.telemetry = Telemetry(Path(run.output_dir), enabled=distributed.is_main())
-        self.telemetry.parameters({**self.state.recipe, **(configuration or {})})
+        self.telemetry.parameters(
+            {**self.state.recipe, **(configuration or {}), **asdict(schedule)}
+        )
+
+    def _resume_schedule(
+        self, given: ScheduleOptions, resume_from: ResumePoint | None
+    ) -> ResumedSchedule:
+        """The schedule that the flags and the checkpoint to resume give."""
+        if resume_from is None:
+            if self.run.extend:
+                raise UserError(
+                    f"--extend: --output_dir {self.run.output_dir} holds no run to extend; correct "
+                    "the folder, or remove --extend (EXTEND)"
+                )
+            return ResumedSchedule(given)
+        content = resume_from.content
+        try:
+            return resume_schedule(given, self.run.extend, content["recipe"], content["update"])
+        except (KeyError, TypeError):  # `restore` says what is wrong
+            return ResumedSchedule(given)
 
     def train(self) -> dict[str, float]:
         """Train to the last update; returns the run's summary.

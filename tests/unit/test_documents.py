@@ -253,6 +253,7 @@ def known_names():
             variables |= set(re.findall(r"\$\{([A-Z][A-Z0-9_]*)", text))
     # Other toolkits' flags, and variables of NVIDIA's recipe, for which an error says what to use.
     flags |= {f"--{name}" for name in (*RENAMED, *HINTS, *PRECISIONS)}
+    variables |= {"HF_TOKEN", "HF_HUB_OFFLINE"}  # of the library huggingface_hub
     for script in ("pretrain_base", "finetune_base_1h", "inference", "inference_benchmark"):
         variables |= unread_variables(script, "base").keys()
     return flags | variables

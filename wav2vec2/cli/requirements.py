@@ -20,6 +20,7 @@ REQUIRED = {
     "tqdm",
     "safetensors",
     "num2words",
+    "huggingface_hub",
 }
 """Packages of requirements.txt, and torch; each is imported by the name it is installed by."""
 

@@ -21,7 +21,7 @@ CHECKSUMS = "SHA256SUMS"
 MODEL_CARD = "README.md"
 REFETCH = "fetch it again"
 
-_WEIGHT_FILES = (
+WEIGHT_FILES = (
     WEIGHTS,
     f"{WEIGHTS}.index.json",
     "pytorch_model.bin",
@@ -49,12 +49,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     UserError if there are none, a file is damaged, or one holds anything but floating-point
     tensors.
     """
-    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise UserError(
-            f"{folder}: holds none of {', '.join(_WEIGHT_FILES)}; fetch the PyTorch weights, too"
+            f"{folder}: holds none of {', '.join(WEIGHT_FILES)}; fetch the PyTorch weights, too"
         )
-    return _read_shards(path) if path.suffix == ".json" else _read_weight_file(path)
+    return _read_shards(path) if path.suffix == ".json" else read_weight_file(path)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         shards.setdefault(place, []).append(name)
     tensors = {}
     for place, names in shards.items():
-        found = _read_weight_file(index.with_name(place))
+        found = read_weight_file(index.with_name(place))
         lacking = [name for name in names if name not in found]
         if lacking:
             raise UserError(f"{index}: {place} does not hold {shown(lacking[0])}; fetch both again")
@@ -82,8 +82,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_weight_file(path: Path) -> dict[str, Tensor]:
-    import safetensors.torch  # only such files need it
+def read_weight_file(path: Path) -> dict[str, Tensor]:
+    """The weights in a file, in fp32; UserError as of `read_weights`."""
+    import safetensors  # only such files need it
 
     try:
         gate.regular_file(path)
@@ -93,7 +94,7 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
         safe = path.suffix == ".safetensors"
         if safe:
             gate.check_safetensors(path)
-        tensors = safetensors.torch.load_file(path) if safe else read_torch_file(path)
+        tensors = _load_safetensors(path) if safe else read_torch_file(path)
     except UserError:
         raise
     except OSError as error:
@@ -113,6 +114,36 @@ def _read_weight_file(path: Path) -> dict[str, Tensor]:
                 f"{path}: {shown(name)} is of type {kind}; fetch weights in fp32, fp16 or bf16"
             )
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+_MOST_MAPPED = 1 << 27
+"""Bytes of a safetensors file that are read before it is opened again."""
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, floating-point ones in fp32.
+
+    The library maps the file.  Pages that were read count as memory until it is closed, so it is
+    closed now and then.  Each tensor is copied: in the file they are not aligned.
+    """
+    from safetensors import safe_open
+
+    tensors: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        names = iter(list(file.keys()))
+    while True:
+        with safe_open(path, framework="pt") as file:
+            held = 0
+            for name in names:
+                tensor = file.get_tensor(name)
+                held += tensor.numel() * tensor.element_size()
+                floating = tensor.dtype in _FLOATING
+                tensors[name] = tensor.to(torch.float32 if floating else tensor.dtype, copy=True)
+                del tensor
+                if held > _MOST_MAPPED:
+                    break
+            else:
+                return tensors
 
 
 def write_model_folder(

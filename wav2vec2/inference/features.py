@@ -50,6 +50,9 @@ class FeatureOptions:
 
     checkpoint: str
     """Any checkpoint, pre-trained or fine-tuned; codes need a pre-trained one."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    use, such as deu."""
     output: Output = "hidden"
     """hidden: hidden states of a layer; extractor: the feature extractor's output after its
     LayerNorm; codes: the quantizer's entries."""
@@ -98,7 +101,7 @@ class FeatureModel:
 
         UserError if it has no quantizer for codes, or no such layer.
         """
-        content = checkpoints.read_checkpoint(options.checkpoint)
+        content = checkpoints.read_checkpoint(options.checkpoint, language=options.language)
         trunk, quantizer = native.load_trunk(content, options.checkpoint)
         if options.output == "codes" and quantizer is None:
             raise UserError(

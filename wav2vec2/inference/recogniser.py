@@ -18,6 +18,7 @@ from wav2vec2.decoding.greedy import Decoder
 from wav2vec2.decoding.shipped_model import with_shipped_model
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
+from wav2vec2.files.hub import cached_path
 from wav2vec2.inference.batches import AudioBatch, subset_batches
 from wav2vec2.inference.device import check_supported, inference_device
 from wav2vec2.inference.scoring import logits_by_id, run_model
@@ -35,8 +36,12 @@ class RecogniserOptions:
 
     checkpoint: str
     """Fine-tuned model: a checkpoint of this repository, of NVIDIA's recipe or of fairseq (with its
-    dict.ltr.txt beside it), the folder of a released or Hugging Face model, or an ONNX file or .pt2
-    archive that `convert` wrote."""
+    dict.ltr.txt beside it), the folder of a released or Hugging Face model, the id of a model on
+    the Hugging Face Hub (`name` or `name@revision`), or an ONNX file or .pt2 archive that `convert`
+    wrote."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    transcribe, such as deu."""
     batch_size: int = 8
     """Most utterances per batch; results do not depend on it."""
     cpu: bool = False
@@ -64,13 +69,17 @@ class Recogniser:
     def load(cls, options: RecogniserOptions) -> "Recogniser":
         """The checkpoint that the flags name, on a GPU if there is one and --cpu is not given."""
         device = inference_device(options.cpu)
-        return cls.from_checkpoint(options.checkpoint, device, options.precision)
+        return cls.from_checkpoint(options.checkpoint, device, options.precision, options.language)
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: str, device: torch.device, precision: Precision = "fp32"
+        cls,
+        checkpoint: str,
+        device: torch.device,
+        precision: Precision = "fp32",
+        language: str | None = None,
     ) -> "Recogniser":
-        """A checkpoint of any kind, on `device`.
+        """A checkpoint of any kind, on `device`; `language`: which of its adapters.
 
         UserError if it is no checkpoint, not fine-tuned, or the device lacks the precision.
         """
@@ -84,7 +93,7 @@ class Recogniser:
             model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
             content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
         else:
-            content = checkpoints.read_checkpoint(checkpoint)
+            content = checkpoints.read_checkpoint(checkpoint, language=language)
             model, vocabulary = native.load_ctc(content, checkpoint)
             cast(model, precision)
             model = model.to(device)
@@ -179,7 +188,7 @@ class Recogniser:
 def complete_decoding(options: DecodingOptions, recogniser: Recogniser) -> DecodingOptions:
     """The options with the language model in the checkpoint's folder, if it has one and the flags
     name no other.  Logs what is used."""
-    options, note = with_shipped_model(options, recogniser.checkpoint)
+    options, note = with_shipped_model(options, str(cached_path(recogniser.checkpoint)))
     if note:
         _log.warning("note: %s", note)
     return options

@@ -71,6 +71,7 @@ def load(
     batch_size: int,
     window_seconds: float,
     overlap_seconds: float,
+    language: str | None,
     decoding: dict[str, Any],
 ) -> "Transcriber":
     """See `wav2vec2.load`; `decoding` has fields of DecodingOptions."""
@@ -84,7 +85,7 @@ def load(
     model = from_arguments(RecogniserOptions, "load", running)
     search = from_arguments(DecodingOptions, "load", decoding)
     recogniser = Recogniser.from_checkpoint(
-        model.checkpoint, usable_device(device), model.precision
+        model.checkpoint, usable_device(device), model.precision, language
     )
     search = complete_decoding(search, recogniser)
     decoder = prepare_decoder(search, recogniser.vocabulary)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files import gate
+from wav2vec2.files import gate, hub
 from wav2vec2.files.torch_file import (
     check_format,
     is_checkpoint,
@@ -24,31 +24,48 @@ from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
-def read_checkpoint(path: str | Path, dictionary: str | Path | None = None) -> dict[str, Any]:
+def read_checkpoint(
+    path: str | Path, dictionary: str | Path | None = None, language: str | None = None
+) -> dict[str, Any]:
     """The native content of the checkpoint `path`.
 
     It is a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2 archive written here,
-    or the folder of a released or a Hugging Face model.  `dictionary`: that of a fine-tuned model
-    whose file has none.  UserError if it is none of these or not fully understood.
+    the folder of a released or a Hugging Face model, or the id of a model on the Hugging Face Hub.
+    An existing path has precedence over an id.  `dictionary`: that of a fine-tuned model whose file
+    has none.  `language`: which adapter of a Hugging Face model with several.  UserError if it is
+    none of these or not fully understood.
     """
-    path = Path(path)
-    if not os.path.exists(path):
-        hub = " (a model of the Hugging Face Hub is first downloaded: git clone its page's address)"
-        known = not path.is_absolute() and len(path.parts) == 2 and not path.suffix
-        raise UserError(
-            f"{path}: no such checkpoint; check the path, or train it first{hub if known else ''}"
-        )
-    content = _read(path, None if dictionary is None else Path(dictionary))
+    place, language = Path(path), language or None
+    try:
+        if hub.is_hub_id(path):
+            adapter = f"{huggingface.ADAPTER}{language}" if language else ""
+            place = hub.fetch(path, adapter, partial(_check_description, language=language))
+        if not os.path.exists(place):
+            raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
+        if language and not huggingface.is_huggingface(place):
+            raise UserError(f"--language {language}: {path} has no adapters; remove the flag")
+        content = _read(place, None if dictionary is None else Path(dictionary), language)
+    except UserError as error:
+        if not hub.is_hub_id(path):
+            raise
+        folder = hub.cached_path(path)  # a user knows the model by its id
+        raise UserError(str(error).replace(str(folder), str(path))) from None
     native.check_entries(content, str(path))
     return content
 
 
-def _read(path: Path, dictionary: Path | None) -> dict[str, Any]:
+def _check_description(folder: Path, language: str | None) -> None:
+    """UserError if a folder, without its weights yet, describes a model that cannot be read."""
+    if not release.is_release(folder):
+        huggingface.check_description(folder, language)
+
+
+def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str, Any]:
     """The content of `path`, whatever its format; the readers check structure and weights."""
     if release.is_release(path):
         return release.read_release(path)
     if huggingface.is_huggingface(path):
-        return huggingface.read_huggingface(path)
+        return huggingface.read_huggingface(path, language)
     if path.is_dir():
         raise UserError(
             f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
@@ -79,8 +96,8 @@ def _read(path: Path, dictionary: Path | None) -> dict[str, Any]:
     )
 
 
-def _read_complete(source: str, dictionary: str | None) -> dict[str, Any]:
-    content = read_checkpoint(source, dictionary)
+def _read_complete(source: str, options: "ConvertOptions | ReleaseOptions") -> dict[str, Any]:
+    content = read_checkpoint(source, options.dictionary, options.language)
     native.check_complete(content, source)
     return content
 
@@ -94,6 +111,9 @@ class ConvertOptions:
     and ONNX files need a fine-tuned checkpoint."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    read, such as deu."""
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
@@ -115,7 +135,7 @@ def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> st
         raise UserError(f"OUTPUT {output}: exists already; choose another name")
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
-    content = _read_complete(source, options.dictionary)
+    content = _read_complete(source, options)
     if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
         raise UserError(
             f"{source}: has no output layer, which --to {options.to} needs; give a "
@@ -135,6 +155,9 @@ class ReleaseOptions:
     """Folder of an evaluation (its --output_dir); the model card states its error rates."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    read, such as deu."""
 
 
 def release_checkpoint(source: str, folder: Path, options: ReleaseOptions) -> str:
@@ -142,7 +165,7 @@ def release_checkpoint(source: str, folder: Path, options: ReleaseOptions) -> st
 
     UserError if `folder` is not empty, or the evaluation has no summary.
     """
-    content = _read_complete(source, options.dictionary)
+    content = _read_complete(source, options)
     evaluation = Path(options.evaluation) if options.evaluation else None
     release.write_release(content, folder, evaluation)
     size = sum(path.stat().st_size for path in folder.iterdir())

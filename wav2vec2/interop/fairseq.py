@@ -364,6 +364,11 @@ def to_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     hourglass, which fairseq does not have.
     """
     architecture = native.architecture_of(content, "checkpoint")
+    if architecture.adapter_dim is not None:
+        raise UserError(
+            "adapters after the transformer layers: fairseq's file for them is another; write "
+            "--to huggingface"
+        )
     if architecture.hourglass is not None:
         raise UserError(
             f"hourglass {architecture.hourglass}: fairseq has none; only plain encoders can be "

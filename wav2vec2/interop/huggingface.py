@@ -8,9 +8,12 @@ Supported are Wav2Vec2ForPreTraining, Wav2Vec2ForCTC and the bare Wav2Vec2Model,
 depth: Base-like (post-LN, `group` extractor), Large-like ("stable layer norm", `layer` extractor)
 or mixed.  Sizes come from config.json; every tensor must be there, with that size, and no other.
 A bare Wav2Vec2Model lacks the quantizer: it can be fine-tuned, not pre-trained further.
-Refused, naming the key: adapters (`add_adapter`, MMS' `adapter_attn_dim`), other activations,
-another `model_type` (HuBERT, WavLM, data2vec, Conformer), different widths of codebook and
-contrastive space, an input as wide as the encoder that is projected all the same.
+HuBERT's encoder has the same modules: its models are read like a bare Wav2Vec2Model, or with CTC.
+MMS' recognisers have adapters after their layers (`adapter_attn_dim`), one file of them and one
+vocabulary for each language; reading takes those of one language.
+Refused, naming the key: convolutions after the encoder (`add_adapter`), other activations, another
+`model_type` (WavLM, data2vec, Conformer), different widths of codebook and contrastive space, an
+input as wide as the encoder that is projected all the same.
 
 Differences between the two formats:
 
@@ -33,7 +36,7 @@ Differences between the two formats:
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +45,14 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import Architecture
 from wav2vec2.ctc import BLANK
-from wav2vec2.files.model_folder import read_object, read_weights, write_model_folder
+from wav2vec2.files.model_folder import (
+    REFETCH,
+    read_object,
+    read_weight_file,
+    read_weights,
+    write_model_folder,
+)
+from wav2vec2.files.text import shown
 from wav2vec2.interop import native
 from wav2vec2.interop.huggingface_config import (
     architecture_of_config,
@@ -52,7 +62,11 @@ from wav2vec2.interop.huggingface_config import (
     read_normalization,
     vocabulary_size,
 )
-from wav2vec2.interop.huggingface_vocabulary import read_vocabulary, tokenizer_files
+from wav2vec2.interop.huggingface_vocabulary import (
+    choose_language,
+    read_vocabulary,
+    tokenizer_files,
+)
 from wav2vec2.interop.state_dict import (
     OLDER_WEIGHT_NORM,
     TRUNK,
@@ -77,10 +91,17 @@ _RENAMES = [
     (r"\.self_attn_layer_norm\.", ".layer_norm."),
     (r"\.fc1\.", ".feed_forward.intermediate_dense."),
     (r"\.fc2\.", ".feed_forward.output_dense."),
+    (r"\.adapter\.", ".adapter_layer."),
     (r"^quantizer\.vars$", "quantizer.codevectors"),
     (r"^final_proj\.", "project_hid."),
     (r"^proj\.", "lm_head."),
 ]
+
+_OTHER_PREFIX = [(r"^hubert\.", TRUNK)]
+"""The prefix of HuBERT's trunk in a recogniser."""
+
+ADAPTER = "adapter."
+"""Beginning of the name of the file with the adapters of a language: `adapter.deu.safetensors`."""
 
 _OTHER_NAMES = [
     (r"(^|\.)mask_time_emb_vector$", r"\1masked_spec_embed"),  # of early recognisers
@@ -124,29 +145,64 @@ def _has_projection(architecture: Architecture) -> bool:
     return architecture.conv_layers[-1][0] != architecture.dim
 
 
-def read_huggingface(folder: Path) -> dict[str, Any]:
+def read_huggingface(folder: Path, language: str | None = None) -> dict[str, Any]:
     """The native content of the model in `folder`.
 
-    UserError, naming the file, if anything in it is not supported or does not match.
+    `language`: which adapter of a recogniser that has some for several languages.  UserError,
+    naming the file, if anything in the folder is not supported or does not match.
     """
     source = folder / _CONFIG
     config = read_object(source)
     architecture = architecture_of_config(config, source)
     architecture = replace(architecture, **read_normalization(folder))
-    tensors = read_weights(folder)
+    chosen = choose_language(folder, language)
+    tensors = rename_all(read_weights(folder), _OTHER_PREFIX, str(folder))
     prefix = [] if trunk_weights(tensors) else [("^", TRUNK)]  # a bare Wav2Vec2Model has none
     tensors = rename_all(tensors, _OTHER_NAMES + prefix, str(folder))
+    if chosen:
+        tensors |= _read_adapter(folder, chosen, tensors)
     check_claims(architecture, tensors, str(folder))
     if not _has_projection(architecture):
         _drop_identity(tensors, architecture.dim, folder)
     if any(name.startswith("lm_head.") for name in tensors):
-        return _read_ctc(folder, config, architecture, tensors)
+        return _read_ctc(folder, config, architecture, tensors, chosen)
     quantized = any(name.startswith("quantizer.") for name in tensors)
     if quantized:
         check_contrastive_widths(config, source)
-    kind = "pretraining" if quantized else "trunk"
+    kind: Literal["pretraining", "trunk"] = "pretraining" if quantized else "trunk"
     weights = fitting_weights(tensors, architecture, kind, str(folder), their_name)
     return {**native.pretraining_content(architecture), "model": weights}
+
+
+def check_description(folder: Path, language: str | None) -> None:
+    """UserError if the small files of a folder describe a model that cannot be read."""
+    source = folder / _CONFIG
+    architecture_of_config(read_object(source), source)
+    choose_language(folder, language)
+
+
+def _read_adapter(folder: Path, language: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters and the output layer of a language; `tensors`: those of the whole model.
+
+    The model's own are those of one of the languages.
+    """
+    paths = [folder / f"{ADAPTER}{language}{suffix}" for suffix in (".safetensors", ".bin")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{folder}: has no {paths[0].name}, which holds the adapters of {language}; fetch it, "
+            "or choose another --language"
+        )
+    found = read_weight_file(path)
+    for name in found:
+        if not name.startswith("lm_head.") and ".adapter_layer." not in name:
+            raise UserError(
+                f"{path}: holds {shown(name)}, which is no weight of an adapter; {REFETCH}"
+            )
+    lacking = sorted(n for n in tensors if ".adapter_layer." in n and n not in found)
+    if lacking:
+        raise UserError(f"{path}: lacks {lacking[0]}; {REFETCH}")
+    return found
 
 
 def _drop_identity(tensors: dict[str, Tensor], dim: int, folder: Path) -> None:
@@ -161,14 +217,20 @@ def _drop_identity(tensors: dict[str, Tensor], dim: int, folder: Path) -> None:
 
 
 def _read_ctc(
-    folder: Path, config: dict[str, Any], architecture: Architecture, tensors: dict[str, Tensor]
+    folder: Path,
+    config: dict[str, Any],
+    architecture: Architecture,
+    tensors: dict[str, Tensor],
+    language: str,
 ) -> dict[str, Any]:
     if _MASK_VECTOR not in tensors:
         notice(f"{folder}: has no mask vector (masked_spec_embed), which only training uses: zeros")
         tensors[_MASK_VECTOR] = torch.zeros(architecture.dim)
     size = vocabulary_size(config, folder / _CONFIG)
+    if language and "lm_head.bias" in tensors:  # each language has its own number of symbols
+        size = tensors["lm_head.bias"].numel()
     weights = fitting_weights(tensors, architecture, "ctc", str(folder), their_name, size)
-    vocabulary, rows = read_vocabulary(folder, config, size)
+    vocabulary, rows = read_vocabulary(folder, config, size, language)
     weights["proj.weight"] = _reordered(weights["proj.weight"], rows, absent=0.0)
     weights["proj.bias"] = _reordered(weights["proj.bias"], rows, absent=native.NEVER)
     labels = _LABELS[vocabulary.spelling]

@@ -35,9 +35,19 @@ _FIXED = {
     "feat_extract_activation": "gelu",
     "layer_norm_eps": NORM_EPS,
     "add_adapter": False,
-    "adapter_attn_dim": None,
 }
 """Values that all our models have; any other value means another model."""
+
+_FIXED_OF = {
+    "wav2vec2": _FIXED,
+    "hubert": {
+        **_FIXED,
+        "model_type": "hubert",
+        "feat_proj_layer_norm": True,
+        "conv_pos_batch_norm": False,
+    },
+}
+"""The same by model_type: HuBERT's encoder has the same modules, and two more settings."""
 
 _PREPROCESSOR = {
     "feature_extractor_type": "Wav2Vec2FeatureExtractor",
@@ -62,15 +72,19 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
     """
     if "model_type" not in config:
         raise UserError(f"{source}: has no model_type; it is not the config of a model")
-    if config["model_type"] != "wav2vec2":
-        refuse_other_model(config["model_type"], f"{source}: model_type")
+    kind = config["model_type"]
+    if not isinstance(kind, str) or kind not in _FIXED_OF:
+        refuse_other_model(kind, f"{source}: model_type")
     classes = config.get("architectures")
     for name in classes if isinstance(classes, list) else []:
-        refuse_other_model(name, f"{source}: architectures")
-    if config.get("adapter_attn_dim") is not None or config.get("add_adapter"):
-        key = "add_adapter" if config.get("add_adapter") else "adapter_attn_dim"
-        refuse_other_model(key, source)
-    _require(config, _FIXED, source)
+        known = name.removeprefix("Hubert") if kind == "hubert" and isinstance(name, str) else name
+        refuse_other_model(known, f"{source}: architectures")
+    if config.get("add_adapter"):
+        raise UserError(
+            f"{source}: add_adapter is {shown(config['add_adapter'])}: convolutions after the "
+            "encoder, which no model here has; use one without, such as facebook/wav2vec2-base"
+        )
+    _require(config, _FIXED_OF.get(kind, _FIXED) if isinstance(kind, str) else _FIXED, source)
     norm = config.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
         raise UserError(f"{source}: feat_extract_norm is {shown(norm)}, not 'group' or 'layer'")
@@ -85,6 +99,13 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
     ]
     if len(set(map(len, columns))) != 1:
         raise UserError(f"{source}: {', '.join(_CONVOLUTIONS)} are not of the same length")
+    if config.get("adapter_attn_dim") is not None:
+        values["adapter_dim"] = _setting(config, "adapter_attn_dim", 1, source)
+        if not values["norm_first"]:
+            raise UserError(
+                f"{source}: adapter_attn_dim is {values['adapter_dim']}, with do_stable_layer_norm "
+                "false; use a model whose layers are pre-LN, which alone have adapters"
+            )
     try:
         return Architecture(conv_layers=tuple(zip(*columns)), extractor_norm=norm, **values)
     except ValueError as error:
@@ -144,6 +165,7 @@ def config_of_architecture(architecture: Architecture) -> dict[str, Any]:
     columns = zip(*architecture.conv_layers)
     return {
         **_FIXED,
+        "adapter_attn_dim": architecture.adapter_dim,
         **{key: list(column) for key, column in zip(_CONVOLUTIONS, columns)},
         "feat_extract_norm": architecture.extractor_norm,
         "proj_codevector_dim": architecture.final_dim,

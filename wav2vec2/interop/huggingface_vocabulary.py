@@ -11,11 +11,13 @@ name `<s>`; `<pad>`, `</s>` and `<unk>` follow:
     4 ...      symbols     all others, ascending by their id
 """
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.files.model_folder import read_object
+from wav2vec2.files.model_folder import REFETCH, read_object
 from wav2vec2.files.text import shown
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
@@ -30,19 +32,20 @@ _TOKENIZERS = {
 
 
 def read_vocabulary(
-    folder: Path, config: dict[str, Any], size: int
+    folder: Path, config: dict[str, Any], size: int, language: str = ""
 ) -> tuple[Vocabulary, list[int | None]]:
     """The vocabulary of a folder, and the row of each symbol in its output layer of `size` rows.
 
-    The row is None for a special token that they lack.  Tokens that their decoder writes alike
-    become units of one symbol: white space beside the word delimiter, and both cases if it lowers
-    them.  A row in a gap of the ids is written as <unk>, as there.  UserError names the file and
-    the token if tokens and rows do not match, or a token cannot be a symbol here.
+    `language`: as of `choose_language`.  The row is None for a special token that they lack.
+    Tokens that their decoder writes alike become units of one symbol: white space beside the word
+    delimiter, and both cases if it lowers them.  A row in a gap of the ids is written as <unk>, as
+    there.  UserError names the file and the token if tokens and rows do not match, or a token
+    cannot be a symbol here.
     """
     path = folder / "tokenizer_config.json"
     options = read_object(path) if path.is_file() else {}
     spelling = _spelling(options, path)
-    ids = _read_ids(folder, options)
+    ids = _read_ids(folder, options, language)
     names = _role_names(folder, options, ids, size)
     _check_blank(folder, config, names["pad_token"], ids, size)
     # A special token outside the output layer is one that they lack.
@@ -91,17 +94,48 @@ def _spelling(options: dict[str, Any], path: Path) -> Spelling:
     return _TOKENIZERS[name]
 
 
-def _read_ids(folder: Path, options: dict[str, Any]) -> dict[str, int]:
+def choose_language(folder: Path, given: str | None) -> str:
+    """The language of a folder whose vocab.json has a vocabulary for each; empty: it has one only.
+
+    `given` may be None if there is no choice.  UserError lists the languages, or says which are
+    spelt alike.
+    """
+    path = folder / "vocab.json"
+    content = read_object(path) if path.is_file() else {}
+    names = sorted(name for name, value in content.items() if isinstance(value, dict))
+    if not names:
+        if given:
+            raise UserError(
+                f"--language {given}: {folder} has no adapters for languages; remove the flag"
+            )
+        return ""
+    odd = [name for name in names if not re.fullmatch(r"[\w-]+", name)]
+    if odd or len(names) != len(content):
+        raise UserError(f"{path}: damaged, mixes languages and tokens; {REFETCH}")
+    if given is None and len(names) == 1:
+        return names[0]
+    if given is None:
+        raise UserError(
+            f"{folder}: has adapters for {len(names)} languages; choose one with --language: "
+            f"{' '.join(names)}"
+        )
+    if given not in names:
+        near = get_close_matches(given, names, n=5, cutoff=0.5) or names[:5]
+        raise UserError(
+            f"--language {given}: {folder} has no adapter for it; its {len(names)} languages have "
+            f"codes such as {', '.join(near)}; without --language all are listed"
+        )
+    return given
+
+
+def _read_ids(folder: Path, options: dict[str, Any], language: str) -> dict[str, int]:
     """Token -> row, from vocab.json and the tokens added to it."""
     path = folder / "vocab.json"
     ids = read_object(path)
+    if language:
+        ids = dict(ids[language])
     taken: dict[int, str] = {}
     for token, row in ids.items():
-        if isinstance(row, dict):
-            raise UserError(
-                f"{path}: a vocabulary for each language ({shown(token)}, ...), as MMS has; save "
-                "the tokenizer of one language with its model, without adapters"
-            )
         if not isinstance(row, int) or isinstance(row, bool) or row < 0:
             raise UserError(
                 f"{path}: {shown(token)} has the id {shown(row)}, not a whole number from 0"

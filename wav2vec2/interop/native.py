@@ -136,10 +136,14 @@ def _unusable(content: dict[str, Any]) -> list[str]:
 
 
 def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str = "") -> None:
-    """Copy a checkpoint's weights that begin with `prefix` into `module`; every one must match."""
+    """Give `module` a checkpoint's weights that begin with `prefix`; every one must match.
+
+    They become its parameters themselves: there is no second copy in memory.
+    """
     weights = {n: tensor for n, tensor in content["model"].items() if n.startswith(prefix)}
     expected = module.state_dict()
-    module.load_state_dict(match_weights(weights, expected, source, lambda name: prefix + name))
+    matched = match_weights(weights, expected, source, lambda name: prefix + name)
+    module.load_state_dict(matched, assign=True)
 
 
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
@@ -180,16 +184,18 @@ def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQu
     """The trunk of any checkpoint, and its quantizer if it has one, in evaluation mode."""
     check_complete(content, source)
     architecture = architecture_of(content, source)
-    trunk = Wav2Vec2.from_config(architecture, Regularisation())
+    with torch.device("meta"):  # without memory of its own
+        trunk = Wav2Vec2.from_config(architecture, Regularisation())
     _load(trunk, content, source, TRUNK)
     if not _has_quantizer(content):
         return trunk.eval(), None
-    quantizer = GumbelQuantizer(
-        trunk.feature_extractor.channels,
-        architecture.codebook_groups,
-        architecture.codebook_entries,
-        architecture.final_dim,
-    )
+    with torch.device("meta"):
+        quantizer = GumbelQuantizer(
+            trunk.feature_extractor.channels,
+            architecture.codebook_groups,
+            architecture.codebook_entries,
+            architecture.final_dim,
+        )
     _load(quantizer, content, source, _QUANTIZER)
     return trunk.eval(), quantizer.eval()
 
@@ -266,7 +272,8 @@ def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Voca
     vocabulary = output_vocabulary(content, source)
     architecture = architecture_of(content, source)
     fitting_weights(content["model"], architecture, "ctc", source, units=len(vocabulary))
-    model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
+    with torch.device("meta"):  # without memory of its own
+        model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
     _load(model, content, source)
     return model.eval(), vocabulary
 

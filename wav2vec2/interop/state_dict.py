@@ -74,7 +74,8 @@ def check_claims(
         claimed, channels = claimed + channels * width * kernel, width
     claimed += channels * dim if channels != dim else 0
     claimed += dim * (dim // architecture.position_groups) * architecture.position_kernel
-    claimed += architecture.layers * (4 * dim + 2 * architecture.ffn_dim) * dim
+    inner = 4 * dim + 2 * architecture.ffn_dim + 2 * (architecture.adapter_dim or 0)
+    claimed += architecture.layers * inner * dim
     if kind == "pretraining":
         codes = architecture.codebook_groups * architecture.codebook_entries
         claimed += codes * channels + 2 * architecture.final_dim * architecture.final_dim
@@ -122,6 +123,15 @@ def trunk_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.startswith(TRUNK)}
 
 
+_INSTEAD = {
+    "hubert": "HuBERT's folder of transformers, such as facebook/hubert-base-ls960",
+    "data2vec": "facebook/wav2vec2-base or facebook/hubert-base-ls960, whose layers are the same",
+    "adapter": "its folder of transformers, such as facebook/mms-1b-all",
+    "classification": "the model it was made from",
+    "xvector": "the model it was made from",
+}
+"""What to use in place of a model; default: facebook/wav2vec2-base, or -960h."""
+
 _OTHER_MODELS = {
     "hubert": "HuBERT",
     "wavlm": "WavLM",
@@ -143,12 +153,12 @@ _OTHER_MODELS = {
 
 def refuse_other_model(name: Any, source: Path | str) -> None:
     """UserError if `name`, of a model or a weight in a file, is of a kind that is not read here."""
+    default = "facebook/wav2vec2-base (to fine-tune) or facebook/wav2vec2-base-960h"
     for part, what in _OTHER_MODELS.items():
         if isinstance(name, str) and part in name.lower():
             raise UserError(
                 f"{source}: {what} ({shown(name)}); here wav2vec 2.0 is read, pre-trained or with "
-                "CTC: run this model in the program that made it, or give another, such as "
-                "facebook/wav2vec2-base (to fine-tune) or facebook/wav2vec2-base-960h"
+                f"CTC: use {_INSTEAD.get(part, default)}"
             )
 
 

@@ -1,6 +1,14 @@
+from dataclasses import asdict, replace
+
 import pytest
 
-from common.training.schedule import ScheduleOptions, polynomial, three_stage
+from common.training.schedule import (
+    Extension,
+    ScheduleOptions,
+    polynomial,
+    resume_schedule,
+    three_stage,
+)
 from wav2vec2.cli.errors import UserError
 
 
@@ -56,3 +64,60 @@ def test_options_give_the_recipes_schedules():
 def test_impossible_schedules(values, flag):
     with pytest.raises(UserError, match=flag):
         ScheduleOptions(**values)
+
+
+THREE_STAGE = ScheduleOptions(
+    learning_rate=1.0, schedule="three_stage", max_update=20, warmup_updates=4, hold_updates=6
+)
+POLYNOMIAL = ScheduleOptions(learning_rate=1.0, max_update=20, warmup_updates=4)
+
+
+def extended(options, total, done, recipe=None):
+    """What resuming gives, and the recipe that the run saves."""
+    given = replace(options, max_update=total, warmup_updates=1, hold_updates=0)
+    resumed = resume_schedule(given, True, recipe or asdict(options), done)
+    saved = asdict(resumed.options)
+    return resumed, saved | ({"extended": [*resumed.extension]} if resumed.extension else {})
+
+
+@pytest.mark.parametrize("options", [THREE_STAGE, POLYNOMIAL])
+@pytest.mark.parametrize("done", [1, 3, 4])
+def test_extended_before_the_decay(options, done):
+    """The same as planned so from the start; warm-up and hold are the run's, not the flags'."""
+    resumed, _ = extended(options, 50, done)
+    assert resumed.options == replace(options, max_update=50) and resumed.extension is None
+    assert "from 20 to 50 updates" in resumed.note and "rises" not in resumed.note
+
+
+@pytest.mark.parametrize("options", [THREE_STAGE, POLYNOMIAL])
+@pytest.mark.parametrize("done", [14, 20])
+def test_extended_in_the_decay_or_at_its_end(options, done):
+    """The written rule: from the last rate with the slope of the warm-up to the longer schedule."""
+    resumed, _ = extended(options, 50, done)
+    rate, last = resumed.options.function(resumed.extension), options.function()(done)
+    planned = replace(options, max_update=50).function()
+    for update in range(done + 1, 51):
+        assert rate(update) == min(planned(update), last + (update - done) / 4)
+    assert rate(done + 1) - last < 0.2501 and rate(done + 4) == planned(done + 4)
+    assert f"from {last:.3g} with the slope" in resumed.note
+
+
+def test_an_extended_run_resumes_and_is_extended_again():
+    first, saved = extended(THREE_STAGE, 50, 20)
+    again = resume_schedule(first.options, False, saved, 21)
+    assert (again.options, again.extension, again.note) == (first.options, first.extension, "")
+    same, _ = extended(THREE_STAGE, 50, 21, saved)  # started again with the same flags
+    assert (same.options, same.extension, same.note) == (first.options, first.extension, "")
+    second, _ = extended(THREE_STAGE, 80, 21, saved)
+    assert second.extension == Extension(21, first.options.function(first.extension)(21))
+
+
+def test_extended_without_warm_up():
+    resumed, _ = extended(replace(POLYNOMIAL, warmup_updates=0), 40, 20)
+    assert resumed.options.function(resumed.extension)(21) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("total", "done"), [(10, 20), (10, 5), (19, 19)])
+def test_extension_to_fewer_updates(total, done):
+    with pytest.raises(UserError, match=f"--max_update {total}: .* 20 updates and has done {done}"):
+        extended(replace(THREE_STAGE, warmup_updates=1, hold_updates=1), total, done)
