@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common.runtime.signals import stopped_by_signals
-from utils.corpora.conversion import Converted, Skipped, convert_all
+from utils.corpora.conversion import Bounds, Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
 from utils.corpora.splits import Member, split_members
@@ -293,7 +293,8 @@ def main() -> ExitCode:
         prepare_folder("--output_dir", output_dir)
     prepare_folder("--output_dir", output_dir / "audio")
     write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
-    results = convert_all(cleaned, output_dir, work.workers)
+    bounds = Bounds(selection.min_seconds, selection.max_seconds)
+    results = convert_all(cleaned, output_dir, work.workers, bounds)
     kept, unusable = select(cleaned, results, selection, output_dir / "audio")
     skipped += refused + unusable
     report = output_dir / "skipped.jsonl"
