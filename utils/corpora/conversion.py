@@ -238,6 +238,7 @@ def read_journal(
                 key, stamp, samples, notes, content = json.loads(line)
                 utterance = utterances.get(key)
                 if utterance and stamp == stamp_of(utterance):
+                    key = utterance.id  # the text of the line is not kept
                     done[key] = Converted(samples, notes or _NO_NOTES, content)
                     line_of[key] = count
                 else:
