@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from common.runtime.signals import stopped_by_signals
 from utils.benchmarks.measuring import voice
 from utils.corpora.conversion import JOURNAL, Converted, flac_path, journal_line, stamp_of
 from utils.corpora.sources import Utterance
@@ -263,6 +264,7 @@ def write_figures(path: Path, rows: dict[str, dict[str, float]]) -> None:
     Measurement.read(path)
 
 
+@stopped_by_signals("run it again")
 def main() -> None:
     parser = ArgumentParser("utils.benchmarks.import_corpus", __doc__)
     (options,) = parse_dataclasses(parser, [ImportBenchmarkOptions])

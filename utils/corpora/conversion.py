@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ class Converted:
     """What became of an utterance."""
 
     samples: int
-    """Samples of the FLAC file; 0 if there is none."""
+    """Samples of the utterance; 0 if it cannot be had.  It has a file if a Bounds holds them."""
     notes: Notes
     """Kind -> detail: what is unusual, or why there is no file."""
     content: str = ""
@@ -70,6 +71,18 @@ class Converted:
     facts: Facts | None = None
     """Measurements of the samples; None if there are none."""
     origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Lengths of utterances that are wanted, in seconds."""
+
+    least: float = 0.0
+    most: float = math.inf
+
+    def hold(self, samples: int) -> bool:
+        """Whether an utterance of so many samples is wanted, and gets a file."""
+        return self.least <= samples / SAMPLE_RATE <= self.most
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Task:
     channel: int | None
     declared: float | None
     pieces: tuple[Piece, ...]
+    bounds: Bounds = Bounds()
     member: str = ""
     """Which recording of `source`, if that is a container."""
     where: str = ""
@@ -101,7 +115,7 @@ class Task:
 
 
 def convert(task: Task) -> list[Converted]:
-    """Decode a file once, and write each piece as 16 kHz mono FLAC."""
+    """Decode a file once, and write each piece as 16 kHz mono FLAC if its length is wanted."""
     failed = _failure(task)
     if failed:
         return [Converted(0, failed) for _ in task.pieces]
@@ -119,7 +133,7 @@ def convert(task: Task) -> list[Converted]:
             detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
             return [Converted(0, {"other length": detail}) for _ in task.pieces]
         origin = _origin(task)
-        return [_write_piece(waveform, piece, notes, origin) for piece in task.pieces]
+        return [_write_piece(waveform, p, notes, task.bounds, origin) for p in task.pieces]
 
 
 def _origin(task: Task) -> Origin:
@@ -159,7 +173,9 @@ def _failure(task: Task) -> Notes:
     return {}
 
 
-def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin) -> Converted:
+def _write_piece(
+    waveform: Waveform, piece: Piece, notes: Notes, bounds: Bounds, origin: Origin
+) -> Converted:
     start = round(piece.start * SAMPLE_RATE)
     end = waveform.samples if piece.end is None else round(piece.end * SAMPLE_RATE)
     end = min(end, waveform.samples)
@@ -167,6 +183,8 @@ def _write_piece(waveform: Waveform, piece: Piece, notes: Notes, origin: Origin)
         until = "" if piece.end is None else f" to {piece.end:.2f}"
         detail = f"{piece.start:.2f}{until} s of a file of {waveform.seconds:.2f} s"
         return Converted(0, {"beyond the end": detail})
+    if not bounds.hold(end - start):
+        return Converted(end - start, notes)
     digest = hashlib.blake2b(digest_size=8)
     measurement = Measurement()
     with delayed_signals(), written_flac(piece.target) as flac:
@@ -243,7 +261,9 @@ def journal_line(key: str, stamp: list, result: Converted) -> str:
     return json.dumps([key, stamp, *found])
 
 
-def read_journal(path: Path, utterances: Mapping[str, Utterance]) -> dict[str, Converted]:
+def read_journal(
+    path: Path, utterances: Mapping[str, Utterance], bounds: Bounds
+) -> dict[str, Converted]:
     """Utterance id -> its conversion by an earlier run, if its source has not changed since.
 
     Lines that no longer hold are removed from the journal.
@@ -257,12 +277,18 @@ def read_journal(path: Path, utterances: Mapping[str, Utterance]) -> dict[str, C
                 key, stamp, samples, notes, content, facts, origin = json.loads(line)
                 utterance = utterances.get(key)
                 if utterance and stamp == stamp_of(utterance):
-                    facts, origin = Facts(*facts), Origin(*origin)
+                    key = utterance.id  # the text of the line is not kept
+                    facts, origin = facts and Facts(*facts), origin and Origin(*origin)
                     done[key] = Converted(samples, notes or _NO_NOTES, content, facts, origin)
                     line_of[key] = count
                 else:
                     done.pop(key, None)
-    for key in [key for key in done if not os.path.exists(flac_path(path.parent, key))]:
+    lost = [
+        key
+        for key, result in done.items()
+        if bounds.hold(result.samples) and not os.path.exists(flac_path(path.parent, key))
+    ]
+    for key in lost:
         del done[key], line_of[key]
     if count != len(done):
         valid = set(line_of.values())
@@ -278,13 +304,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def convert_all(
-    utterances: Sequence[Utterance], output_dir: Path, workers: int
+    utterances: Sequence[Utterance], output_dir: Path, workers: int, bounds: Bounds = Bounds()
 ) -> dict[str, Converted]:
     """Utterance id -> its conversion.  A journal notes each, so that an interrupted run resumes."""
     audio_dir = output_dir / "audio"
     journal = audio_dir / JOURNAL
     remove_unfinished(audio_dir)
-    results = read_journal(journal, {u.id: u for u in utterances})
+    results = read_journal(journal, {u.id: u for u in utterances}, bounds)
     files: dict[tuple, list[Utterance]] = {}
     for utterance in utterances:
         if utterance.id not in results:
@@ -302,7 +328,8 @@ def convert_all(
             pieces = tuple(Piece(Path(flac_path(audio_dir, u.id)), u.start, u.end) for u in members)
             first = members[0]
             where = first.where if first.member else ""
-            yield Task(first.source, first.channel, first.declared, pieces, first.member, where)
+            file = (first.source, first.channel, first.declared)
+            yield Task(*file, pieces, bounds, first.member, where)
 
     with open(journal, "a", encoding="utf-8") as notes:
         words = {"flag": "--workers", "unit": "files", "title": "import"}

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from common.runtime.signals import stopped_by_signals
-from utils.corpora.conversion import Converted, Skipped, convert_all
+from utils.corpora.conversion import Bounds, Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.segmentation import SegmentOptions, segment_all
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
@@ -365,13 +365,14 @@ def main() -> ExitCode:
     prepare_folder("--output_dir", output_dir / "audio")
     write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
     whole = len(cleaned)
-    bounds = selection.min_seconds, selection.max_seconds
+    bounds = Bounds(selection.min_seconds, selection.max_seconds)
+    lengths = bounds.least, bounds.most
     cleaned, uncut, hard_cuts = segment_all(
-        cleaned, segments, bounds, output_dir / "audio", work.workers
+        cleaned, segments, lengths, output_dir / "audio", work.workers
     )
     cleaned = unique_ids(cleaned)
     total += len(cleaned) + len(uncut) - whole
-    results = convert_all(cleaned, output_dir, work.workers)
+    results = convert_all(cleaned, output_dir, work.workers, bounds)
     kept, unusable = select(cleaned, results, selection, output_dir / "audio", phonemes)
     skipped += refused + uncut + unusable
     report = output_dir / "skipped.jsonl"

@@ -37,7 +37,11 @@ def recording_key(path: Path, root: Path) -> str:
     elif path.is_relative_to(root):
         text = str(path.relative_to(root))
     folder, slash, last = text.rpartition("/")
-    name = folder + slash + stem(text if ".zip:" in text else last) or "."
+    if ".zip:" in text or last.startswith(".") or last.endswith("."):
+        last = stem(text)
+    elif "." in last:
+        last = last[: last.rindex(".")]
+    name = folder + slash + last or "."
     name = _UNFIT.sub("_", printable(name).lstrip("/"))
     if len(name.encode()) > LONGEST_ID:
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()

@@ -325,6 +325,21 @@ def test_flags_of_transcripts_change_labels_and_convert_no_audio(table, tmp_path
     assert "hello number" in (tmp_path / "out/train.wrd").read_text()
 
 
+def test_what_is_too_long_or_short_is_not_converted_again(tmp_path, monkeypatch):
+    for name, seconds in (("good", 1.0), ("short", 0.1), ("long", 3.0)):
+        tone(tmp_path / f"in/{name}.wav", seconds)
+    out = tmp_path / "out"
+    flags = ("--audio_dir", tmp_path / "in", "--output_dir", out, "--max_seconds", "2")
+    assert run(monkeypatch, *flags) == 0
+    assert [path.name for path in (out / "audio").glob("*.flac")] == ["good.flac"]
+    before = contents(out)
+    monkeypatch.setattr(conversion, "stream_recording", None)  # would fail if it were called
+    assert run(monkeypatch, *flags) == 0
+    assert contents(out) == before
+    reasons = {name: entry["reason"] for name, entry in skipped_entries(out).items()}
+    assert reasons == {"short.wav": "too short", "long.wav": "too long"}
+
+
 def test_segments_are_cut(tmp_path, monkeypatch):
     tone(tmp_path / "in/a.wav", 3.0, seed=1)
     tone(tmp_path / "in/b.wav", 1.0, seed=2)
