@@ -21,7 +21,8 @@ PRUNE = 32
 """Frames after which states of too high a loss are dropped."""
 
 UNTRANSCRIBED = 5
-"""Frames of other units, between two labels, from which the untranscribed speech."""
+"""Frames with another best unit than the blank, between two labels, from which there is speech that
+the labels lack."""
 
 IMPOSSIBLE = 1e6
 """Largest loss of a frame; log probabilities may be minus infinity."""

@@ -91,8 +91,11 @@ class Alignment:
         return srt(self.as_transcript())
 
     def as_ctm(self, name: str) -> str:
-        """NIST's CTM: a line `name 1 start duration word score` per word, in seconds."""
-        lines = []
+        """NIST's CTM: a line `name 1 start duration word score` per word, in seconds.
+
+        Spaces separate its fields, so those of the name become underscores.
+        """
+        lines, name = [], "_".join(name.split())
         for word in self.words:
             start, end = self.seconds(word.start), self.seconds(word.end)
             lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {word.text} {word.score:.4f}")

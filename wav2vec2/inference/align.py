@@ -188,7 +188,13 @@ def warn(alignments: Sequence[Alignment], min_score: float) -> None:
     if gaps := [(edges, found) for found in alignments for edges in found.untranscribed]:
         (start, end), found = max(gaps, key=lambda gap: gap[0][1] - gap[0][0])
         _log.warning(
-            "warning: speech beside the words of the text in %d places, the longest from %.2f to "
-            "%.2f s of %s; write * where the untranscribed speech, or give --open_ends",
-            *(len(gaps), found.seconds(start), found.seconds(end), found.file),
+            "warning: speech beside the words of the text in %d %s, the longest from %.2f to "
+            "%.2f s of %s; write * where the text lacks speech, or give --open_ends",
+            *(
+                len(gaps),
+                "place" if len(gaps) == 1 else "places",
+                found.seconds(start),
+                found.seconds(end),
+                found.file,
+            ),
         )
