@@ -254,7 +254,7 @@ def _folder_format(
     if name := layout_of(below):
         print(f"format: {name} (found {LAYOUTS[name].marks}); --format names another")
         return name, below
-    if has_transcripts(path.source for path in _audio_alone(options, root)):
+    if has_transcripts([recording.source for recording in _audio_alone(options, root)]):
         print("format: transcripts beside the recordings; --format audio ignores them")
         return BESIDE, root
     for inside, name in corpora_in(root).items():

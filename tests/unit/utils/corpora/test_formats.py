@@ -864,6 +864,14 @@ def test_pieces_that_begin_together_have_ids_of_their_own(tmp_path):
     assert [row.reason for row in bad] == ["named twice", "named twice"]
 
 
+def test_transcripts_of_later_recordings_are_found(tmp_path):
+    write(tmp_path, {**{f"{n:03}.wav": "" for n in range(300)}, "299.txt": "yes"})
+    options = SourceOptions(audio_dir=str(tmp_path), output_dir="o")
+    found, bad = read_source(options, TableOptions())
+    assert [utterance.text for utterance in found] == ["yes"]
+    assert len(bad) == 299
+
+
 def test_folders_tell_subsets_only_if_they_do_for_all(tmp_path):
     names = ["train/a.wav", "dev/b.wav", "test/c.wav"]
     write(tmp_path, {**dict.fromkeys(names, ""), "train/a.txt": "a", "dev/b.txt": "b"})
