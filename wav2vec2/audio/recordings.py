@@ -97,9 +97,10 @@ def _kind(recording: Recording) -> str:
 
 def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
     """The recordings, with equal ids made different: by their folders (a/x.wav, b/x.wav: a_x, b_x)
-    or their suffixes (x.wav, x.mp3: x_wav, x_mp3).
+    or their suffixes (x.wav, x.mp3: x_wav, x_mp3), or else by numbers (a/b.wav, a_b.wav:
+    a_b_wav, a_b_wav_2).
 
-    UserError for a file that is named twice, or ids that are still equal (a/b.wav, a_b.wav).
+    UserError for a file that is named twice.
     """
     first: dict[tuple[str, int | None, str], Recording] = {}
     for recording in recordings:  # pieces of one file have keys of their own
@@ -111,15 +112,19 @@ def unique_ids(recordings: Sequence[Recording]) -> list[Recording]:
                 f"in {other.where}; remove one"
             )
     named = _told_apart(_told_apart(recordings, _id_with_folders), _id_with_suffix)
-    owner: dict[str, Recording] = {}
+    taken = {recording.id for recording in named}
+    if len(taken) == len(named):
+        return named
+    used: set[str] = set()
+    found = []
     for recording in named:
-        other = owner.setdefault(recording.id, recording)
-        if other is not recording:
-            raise UserError(
-                f"{recording.where}: {printable(recording.source)} and {printable(other.source)} "
-                f"would both be called {recording.id}; rename one"
-            )
-    return named
+        key, number = recording.id, 1
+        while key in used or (number > 1 and key in taken):
+            number += 1
+            key = f"{recording.id}_{number}"
+        used.add(key)
+        found.append(recording if number == 1 else replace(recording, id=key))
+    return found
 
 
 def _told_apart(

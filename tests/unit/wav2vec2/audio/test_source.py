@@ -119,3 +119,10 @@ def test_keys_are_those_of_pathlib(root):
         start = generator.choice(["", "/", f"{root}/", "../"])
         path = Path(start + "/".join(generator.choices(names, k=generator.randint(0, 4))))
         assert recording_key(path, Path(root)) == slow_key(path, Path(root)), path
+
+
+def test_ids_that_nothing_else_tells_apart_are_numbered(tmp_path):
+    paths = [tmp_path / name for name in ("a/b.wav", "a_b.wav", "a_b_2.wav")]
+    found = unique_ids([named_recording(recording_key(p, tmp_path), p) for p in paths])
+    assert [r.id for r in found] == ["a_b_wav", "a_b_wav_2", "a_b_2"]
+    assert [r.key for r in found] == ["a_b", "a_b", "a_b_2"]
