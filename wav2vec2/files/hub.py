@@ -98,6 +98,25 @@ def fetch(path: str | Path, adapter: str, check: Callable[[Path], None]) -> Path
     return folder
 
 
+def fetch_folder(path: str | Path, name: str) -> None:
+    """Fetch the files of the folder `name` in the repository of the fetched Hub id `path`.
+
+    Nothing happens if it has no such folder, or HF_HUB_OFFLINE is set.  UserError as of `fetch`.
+    """
+    repository, _ = _parts(path)
+    with _explained(str(path)):
+        import huggingface_hub
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            return
+        commit = cached_path(path).name
+        info = huggingface_hub.HfApi().model_info(repository, revision=commit, timeout=30)
+        for file in info.siblings or ():
+            if file.rfilename.startswith(f"{name}/"):
+                huggingface_hub.hf_hub_download(repository, file.rfilename, revision=commit)
+
+
 def _parts(path: str | Path) -> tuple[str, str | None]:
     found = _ID.fullmatch(str(path))
     assert found is not None

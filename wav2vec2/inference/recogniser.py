@@ -15,10 +15,10 @@ from wav2vec2.config import Architecture
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.decoding.beam_search import DecodingOptions, build_decoder
 from wav2vec2.decoding.greedy import Decoder
-from wav2vec2.decoding.shipped_model import with_shipped_model
+from wav2vec2.decoding.shipped_model import FOLDER, with_shipped_model
 from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
-from wav2vec2.files.hub import cached_path
+from wav2vec2.files.hub import cached_path, fetch_folder, is_hub_id
 from wav2vec2.inference.batches import AudioBatch, subset_batches
 from wav2vec2.inference.device import check_supported, inference_device
 from wav2vec2.inference.scoring import logits_by_id, run_model
@@ -188,7 +188,10 @@ class Recogniser:
 def complete_decoding(options: DecodingOptions, recogniser: Recogniser) -> DecodingOptions:
     """The options with the language model in the checkpoint's folder, if it has one and the flags
     name no other.  Logs what is used."""
-    options, note = with_shipped_model(options, str(cached_path(recogniser.checkpoint)))
+    checkpoint = recogniser.checkpoint
+    if options.decoder == "beam" and not (options.lm or options.lexicon) and is_hub_id(checkpoint):
+        fetch_folder(checkpoint, FOLDER)
+    options, note = with_shipped_model(options, str(cached_path(checkpoint)))
     if note:
         _log.warning("note: %s", note)
     return options

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from tests.hub_server import COMMIT, serve
 from tests.unit.wav2vec2.interop.test_huggingface import TINY, ctc_content, pretraining_content
 from wav2vec2.cli.errors import UserError
+from wav2vec2.decoding.beam_search import DecodingOptions
 from wav2vec2.files import hub as hub_files
+from wav2vec2.inference.recogniser import Recogniser, complete_decoding
 from wav2vec2.interop import checkpoints, huggingface, release
 
 NAME = "someone/tiny-ctc"
@@ -109,6 +111,20 @@ def test_a_release_folder(hub, tmp_path):
     release.write_release(ctc_content(), tmp_path / "release", None)
     hub.folders[NAME] = tmp_path / "release"
     read_back(NAME)
+
+
+def test_a_language_model_in_the_repository(hub):
+    """Fetched where a beam search will use it, not with the weights."""
+    folder = hub.folders[NAME]
+    (folder / "language_model").mkdir()
+    for name in ("5gram.bin", "unigrams.txt", "attrs.json"):
+        (folder / "language_model" / name).write_text("{}")
+    recogniser = Recogniser.from_checkpoint(NAME, torch.device("cpu"))
+    assert not any(name.startswith("language_model") for name in hub.sent)
+    complete_decoding(DecodingOptions(), recogniser)
+    assert not any(name.startswith("language_model") for name in hub.sent)
+    options = complete_decoding(DecodingOptions(decoder="beam"), recogniser)
+    assert options.lm == str(hub_files.cached_path(NAME) / "language_model" / "5gram.bin")
 
 
 def test_the_adapter_of_one_language(hub):
