@@ -396,10 +396,10 @@ def _utterances(
             key += f"_{round(1000 * row.start):07d}" if is_piece else ""
             key += f"_channel{row.channel}" if row.channel is not None else ""
             if is_piece and key in named:  # another that begins there
-                key += f"_{round(1000 * end):07d}" if math.isfinite(end) else "_end"
+                key += "_end" if row.end is None else f"_{round(1000 * row.end):07d}"
                 if key in named:
                     detail = f"less than a millisecond from {named[key]}"
-                    bad.append(BadRow(row.where, str(source), "named twice", detail))
+                    bad.append(BadRow(row.where, str(row.audio), "named twice", detail))
                     continue
             if is_piece:
                 named[key] = row.where

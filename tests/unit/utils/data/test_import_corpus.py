@@ -330,11 +330,11 @@ def test_what_is_too_long_or_short_is_not_converted_again(tmp_path, monkeypatch)
         tone(tmp_path / f"in/{name}.wav", seconds)
     out = tmp_path / "out"
     flags = ("--audio_dir", tmp_path / "in", "--output_dir", out, "--max_seconds", "2")
-    assert run(monkeypatch, *flags) == 0
+    assert run(monkeypatch, *flags) == 1
     assert [path.name for path in (out / "audio").glob("*.flac")] == ["good.flac"]
     before = contents(out)
     monkeypatch.setattr(conversion, "stream_recording", None)  # would fail if it were called
-    assert run(monkeypatch, *flags) == 0
+    assert run(monkeypatch, *flags) == 1
     assert contents(out) == before
     reasons = {name: entry["reason"] for name, entry in skipped_entries(out).items()}
     assert reasons == {"short.wav": "too short", "long.wav": "too long"}
