@@ -33,6 +33,7 @@ from common.runtime.signals import stopped_by_signals
 from utils.benchmarks.measuring import voice
 from utils.corpora.conversion import JOURNAL, Converted, flac_path, journal_line, stamp_of
 from utils.corpora.sources import Utterance
+from utils.corpus_report.facts import Facts, Origin
 from utils.reporting.results import Measurement
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import recording_key
@@ -161,13 +162,15 @@ def write_rows(folder: Path, rows: int) -> Path:
 def pretend_converted(table: Path, output_dir: Path) -> None:
     """Make an import of `table` that has not begun look as if all audio were converted."""
     audio_dir = output_dir / "audio"
+    facts, origin = Facts(-20.0, -3.0, 0.2, 8000.0), Origin("WAV", "PCM_16", SAMPLE_RATE, 1)
 
     def lines() -> Iterator[str]:
         for path in sorted(table.parent.glob("*/*.wav")):
             key = recording_key(path, table.parent)
             Path(flac_path(audio_dir, key)).touch()
             stamp = stamp_of(Utterance(key, key, path, ""))
-            yield journal_line(key, stamp, Converted(10 * SAMPLE_RATE, {}, key[-16:]))
+            found = Converted(10 * SAMPLE_RATE, {}, key[-16:], facts, origin)
+            yield journal_line(key, stamp, found)
 
     write_lines(audio_dir / JOURNAL, lines())
 

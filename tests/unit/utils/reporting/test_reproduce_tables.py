@@ -19,7 +19,7 @@ SEEDS = ["--seeds", "1", "2", "3"]
 
 def test_every_table_can_be_reproduced():
     """Those named gpu_... by scripts/gpu_report.sh: tests/integration/test_gpu_report.py.  That of
-    imports is a benchmark's own: tests/unit/utils/benchmarks/test_import_corpus.py."""
+    imports is a benchmark's own: tests/integration/test_benchmark_import.py."""
     others = {table for table in results.TABLES if not table.startswith("gpu_")}
     assert set(REPRODUCTIONS) == others - {"import_corpus"}
 
