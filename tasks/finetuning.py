@@ -371,6 +371,9 @@ class FinetuningTask:
     def collapse_reason(self, totals: Totals) -> str | None:
         return None  # a recogniser that does not learn shows in its validations
 
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        return None
+
     def validate(self, sums: Sums) -> None:
         for name in self.valid_datasets:
             self._validate(name, sums)

@@ -16,6 +16,7 @@ from common.training.precision import PrecisionOptions
 from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
+from tasks.codebook import codebook_problem, diversity_advice
 from tasks.data import (
     FILE_PREFIX,
     LN2,
@@ -306,6 +307,16 @@ class PretrainingTask:
                 f"{metrics['contrastive_loss']:.3f}, as if all candidates were alike; {fix}"
             )
         return None
+
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        """Few codes in use, of those that the masked frames of a sub-batch can use at all."""
+        metrics = self.summarise(totals)
+        groups, entries = self.architecture.codebook_groups, self.architecture.codebook_entries
+        usable = groups * min(entries, totals.targets / totals.sums["sub_batches"])
+        problem = codebook_problem(
+            metrics["code_perplexity"], metrics["accuracy"], usable, warmed_up
+        )
+        return problem and f"{problem}; {diversity_advice(self.objective.loss_weights[0])}"
 
     def validate(self, sums: Sums) -> None:
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)

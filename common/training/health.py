@@ -18,6 +18,16 @@ CHECK_EVERY = 100
 PATIENCE = 3
 """Checks in a row that must find a collapse before the run stops: a short dip is no collapse."""
 
+WINDOW_SHARE, SHORTEST_WINDOW = 0.01, 10
+"""Updates of which a task's means are taken for a warning: this share of a run, but at least so
+many."""
+
+WARNING_PATIENCE = 5
+"""Such windows in a row that must show a problem before a warning is printed."""
+
+WARNING_INTERVAL = 10
+"""Windows from one warning to the next, while the problem lasts."""
+
 DATA_WAIT_WARNING = 10.0
 """Percent of an epoch spent waiting for data above which a warning is printed."""
 
@@ -62,6 +72,46 @@ class Health:
                 f"{MAX_NON_FINITE} updates in a row had a gradient that is not finite, the last "
                 f"with utterances {shown}; check this audio, or lower --learning_rate"
             )
+
+
+class Warnings:
+    """Prints a warning while a task finds a problem that is no reason to stop.
+
+    Every process calls it alike.  Before the end of the warm-up and after it, windows are counted
+    apart: none holds updates of both.
+    """
+
+    def __init__(
+        self,
+        problem: Callable[[Totals, bool], str | None],
+        device: torch.device,
+        *,
+        warmup_updates: int,
+        max_update: int,
+    ):
+        """`problem`: totals of some updates, and whether the warm-up was over -> what is wrong and
+        how to fix it, or None."""
+        self._problem, self._device = problem, device
+        self._warmup = warmup_updates
+        self._window = max(SHORTEST_WINDOW, round(WINDOW_SHARE * max_update))
+        self._sums = Sums()
+        self._updates = 0
+        self._seen = 0  # windows in a row
+
+    def applied(self, update: int, sums: Sums) -> None:
+        """Update `update`, counted from 1, took place with these sums."""
+        self._sums.merge(sums)
+        self._updates += 1
+        if self._updates == self._window:
+            totals = Totals.over_ranks(self._sums, self._device)
+            problem = self._problem(totals, update > self._warmup)
+            self._seen = self._seen + 1 if problem else 0
+            since = self._seen - WARNING_PATIENCE
+            if problem and since >= 0 and since % WARNING_INTERVAL == 0:
+                updates = self._seen * self._window
+                notice(f"warning: update {update}: {problem} (seen for {updates} updates)")
+        if self._updates == self._window or update == self._warmup:
+            self._sums, self._updates = Sums(), 0
 
 
 def warn_data_wait(epoch: int, percent: float, workers: int) -> None:

@@ -60,6 +60,10 @@ class Task(Protocol):
     def collapse_reason(self, totals: Totals) -> str | None:
         """Sums over some updates -> why training is pointless, None if it is not."""
 
+    def problem(self, totals: Totals, warmed_up: bool) -> str | None:
+        """Sums over some updates, and whether the learning rate's warm-up was over before them ->
+        what is wrong and how to fix it, None if nothing is worth a warning."""
+
     def validate(self, sums: Sums) -> None:
         """Add this process' share of the validation set to `sums`, without communicating."""
 

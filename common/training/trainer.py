@@ -22,7 +22,7 @@ from common.runtime.signals import StopRequest, uninterrupted
 from common.training.checkpoint import CheckpointFolder, CheckpointWriter, ResumePoint
 from common.training.console import Console
 from common.training.ema import Ema
-from common.training.health import Health, warn_data_wait
+from common.training.health import Health, Warnings, warn_data_wait
 from common.training.meter import Meter, Sums
 from common.training.optimizer import OptimizerOptions
 from common.training.precision import LossScaler, Weights
@@ -168,6 +168,12 @@ class Trainer:
             memory_hint=task.memory_hint,
         )
         self.health = Health(task.collapse_reason, device)
+        self.warnings = Warnings(
+            task.problem,
+            device,
+            warmup_updates=schedule.warmup_updates,
+            max_update=schedule.max_update,
+        )
         self.interval, self.epoch = Meter(device), Meter(device)
         self.last_rate = 0.0  # learning rate of the last update
         self.stop = StopRequest()
@@ -290,6 +296,7 @@ class Trainer:
             if state.ema:
                 state.ema.update()
             self.health.applied(report.sums)
+            self.warnings.applied(update, report.sums)
         elif state.scaler:
             state.scaler.overflowed(ids)
         else:

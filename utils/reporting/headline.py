@@ -2,7 +2,8 @@
 
 import json
 
-from utils.reporting.panels import HEALTHY_CODES, chance_bits, codebook_entries
+from tasks.codebook import codebook_problem
+from utils.reporting.panels import chance_bits, codebook_entries
 from utils.reporting.runs import Evaluation, Run, as_texts
 from utils.reporting.tables import percents
 from wav2vec2.cli.errors import EXIT_FILE, ExitCode
@@ -28,20 +29,28 @@ def last_update(run: Run) -> int | None:
     return max(updates, default=None)
 
 
+def is_warming_up(run: Run) -> bool:
+    """Whether a run has not reached the end of its learning rate's warm-up."""
+    warmup, last = run.log.parameters.get("warmup_updates"), last_update(run)
+    return isinstance(warmup, int) and last is not None and last <= warmup
+
+
 def health(run: Run) -> Row | None:
     """(reason, what to do) of an unhealthy run; (reason, "") of a healthy one; None: not known."""
     if run.kind == "pretrain":
         perplexity = run.final("val_code_perplexity") or run.final("train_code_perplexity")
-        codes = codebook_entries(run.log.parameters)
+        accuracy = run.final("val_accuracy") or run.final("train_accuracy") or 0.0
+        codes, text = codebook_entries(run.log.parameters), ""
         if perplexity is not None and codes:
-            share = perplexity / codes
-            text = f"code perplexity is {100 * share:.0f} % of the codes"
-            if share < HEALTHY_CODES:
-                return f"{text}, less than {100 * HEALTHY_CODES:.0f} %", (
-                    "lower the learning rate, or raise the first of --loss_weights"
+            problem = codebook_problem(perplexity, accuracy, codes, not is_warming_up(run))
+            if problem:
+                return problem, (
+                    "raise the diversity weight, the first of --loss_weights, or lower the "
+                    "learning rate"
                 )
-        else:
-            text = ""
+            if is_warming_up(run):
+                return None
+            text = f"code perplexity is {100 * perplexity / codes:.0f} % of the codes"
         # Pre-training validates with the contrastive loss alone.
         loss, chance = run.final("val_loss"), chance_bits(run.log.parameters)
         if loss is not None and chance and loss > 0.99 * chance:

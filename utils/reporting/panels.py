@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tasks.codebook import FEW_CODES
 from utils.reporting.log import Curve
 from utils.reporting.runs import Run
 from utils.reporting.tables import RATES
@@ -17,9 +18,6 @@ PUBLISHED_ACCURACY = {
     400_000: (0.629, 0.007),
 }
 """Update -> contrastive accuracy of NVIDIA's Base, mean and deviation over 8 seeds, bf16."""
-
-HEALTHY_CODES = 0.2
-"""Least share of the codebooks' entries that a healthy run uses."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def decorate(panel: Panel, lines: list[Line], runs: list[Run]) -> Diagram:
     if panel.ending.endswith("perplexity"):
         codes = {codebook_entries(run.log.parameters) for run in runs}
         if len(codes) == 1 and (total := codes.pop()):
-            band = (HEALTHY_CODES * total, float(total))
+            band = (FEW_CODES * total, float(total))
     elif panel.ending == "contrastive_loss":
         chances = {chance_bits(run.log.parameters) for run in runs}
         if len(chances) == 1 and (chance := chances.pop()):

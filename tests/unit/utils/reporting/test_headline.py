@@ -22,7 +22,7 @@ def test_a_healthy_pretraining_is_followed_by_fine_tuning(tmp_path):
 @pytest.mark.parametrize(
     "old, new, reason",
     [
-        ('"train_code_perplexity": 30.0', '"train_code_perplexity": 3.0', "5 % of the codes, less"),
+        ('"train_code_perplexity": 30.0', '"train_code_perplexity": 3.0', "few codes: 3.0 of 64"),
         ('"val_loss": 4.0', '"val_loss": 6.656', "that of guessing"),
     ],
 )
@@ -33,6 +33,26 @@ def test_an_unhealthy_one_has_its_reason_and_a_fix(tmp_path, old, new, reason):
     (unhealthy,) = (text for label, text in rows if label == "Not healthy")
     assert reason in unhealthy
     assert any(label == "Next" and "learning rate" in text for label, text in rows)
+
+
+@pytest.mark.parametrize("changed", [{}, {"warmup_updates": 2}])
+def test_few_codes_with_a_high_accuracy_are_a_degenerate_codebook(tmp_path, changed):
+    text = pretraining(4, **changed).replace('"train_accuracy": 0.1', '"train_accuracy": 0.65')
+    text = text.replace('"train_code_perplexity": 30.0', '"train_code_perplexity": 9.0')
+    rows = rows_of(write_run(tmp_path / "run", text))
+    (unhealthy,) = (text for label, text in rows if label == "Not healthy")
+    assert "degenerate codebook: 9.0 of 64 codes in use" in unhealthy
+    assert any(label == "Next" and "raise the diversity weight" in text for label, text in rows)
+
+
+def test_few_codes_before_the_end_of_the_warm_up_say_nothing(tmp_path):
+    text = pretraining(4, warmup_updates=100)
+    for perplexity in ("3.0", "30.0"):
+        changed = text.replace(
+            '"train_code_perplexity": 30.0', f'"train_code_perplexity": {perplexity}'
+        )
+        rows = rows_of(write_run(tmp_path / perplexity, changed))
+        assert not [label for label, _ in rows if "ealthy" in label]
 
 
 def test_a_run_that_a_check_stopped_is_not_resumed(tmp_path):

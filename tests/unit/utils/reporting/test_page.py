@@ -79,7 +79,7 @@ def test_diagrams_overlay_runs_and_skip_means_of_epochs(tmp_path):
     assert [(x.run, x.label) for x in shown["Loss"].lines] == [
         (run, label) for run in (0, 1) for label in ("train", "validation", "average of weights")
     ]
-    assert shown["Code perplexity"].band == pytest.approx((12.8, 64))
+    assert shown["Code perplexity"].band == pytest.approx((16, 64))
     assert shown["Contrastive loss"].level == ("chance", pytest.approx(6.6582, abs=1e-4))
     assert shown["Contrastive accuracy"].published is None  # of 50,000 updates and more
 
@@ -184,7 +184,7 @@ def test_nvidias_log(tmp_path):
     assert latency[0] == ["theirs", "data+dnn", "–", "10", "–", "–", "–", "12"]
     assert latency[3][2:] == ["8", "–", "28.7", "40.06", "48.07", "74.59"]
     (band,) = {d.band for d in diagrams(runs, [0]) if d.panel.ending == "code_perplexity"}
-    assert band == (128, 640)
+    assert band == (160, 640)
 
 
 def test_hypotheses(tmp_path):
