@@ -15,6 +15,8 @@
 : "${TRAIN_WEIGHTS:=}"         # share of the audio of each of several TRAIN_SUBSETs
 : "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA; 0: equal shares
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
+: "${PROBE:=0}"               # pre-training: updates between probes of the layers; 0: none
+: "${PROBE_SUBSET:=}"         # two transcribed filelists for it; default: those of the run
 : "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
@@ -29,6 +31,11 @@ launch() {
     local precision flags=()
     choose_precision
     add_flags launch.sh
+    if [[ $1 == pretrain ]]; then
+        local subsets
+        read -ra subsets <<<"$PROBE_SUBSET"
+        flags+=(--probe "$PROBE" --probe_subset ${subsets[@]+"${subsets[@]}"})
+    fi
     local arguments=("$1" "${flags[@]}" --precision "$precision" "${@:2}")
 
     if [[ " $* " == *" --dry_run "* ]]; then

@@ -164,6 +164,7 @@ class FinetuningTask:
     """CTC training of a pre-trained model on transcribed utterances."""
 
     selection, file_prefix, memory_hint = "wer", FILE_PREFIX, MEMORY_HINT
+    probe_frequency = 0
 
     def __init__(
         self,
@@ -373,6 +374,9 @@ class FinetuningTask:
 
     def problem(self, totals: Totals, warmed_up: bool) -> str | None:
         return None
+
+    def probe(self) -> dict[str, float]:
+        return {}
 
     def validate(self, sums: Sums) -> None:
         for name in self.valid_datasets:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from common.data.dataset import TrainingBatch, UtteranceDataset
-from common.runtime import randomness
+from common.runtime import distributed, randomness
 from common.training.checkpoint import ResumePoint
 from common.training.meter import Sums, Totals
 from common.training.optimizer import OptimizerOptions
@@ -31,6 +31,7 @@ from tasks.data import (
     validation_batches,
 )
 from tasks.mixture import add_apart, report_apart
+from tasks.probe import LOG_MEL, Probe, ProbeData, ProbeOptions
 from wav2vec2 import kernels
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import (
@@ -130,6 +131,7 @@ class PretrainingRecipe:
     schedule: ScheduleOptions = ScheduleOptions()
     precision: PrecisionOptions = PrecisionOptions()
     run: RunOptions = RunOptions()
+    probe: ProbeOptions = ProbeOptions()
 
     def build_task(
         self, device: torch.device, resume_from: ResumePoint | None = None
@@ -224,6 +226,36 @@ class PretrainingTask:
         self.recipe["init_from"] = (
             digest_of_start(init_from, resume_from, "init_from") if init_from else None
         )
+
+        self.probe_frequency = recipe.probe.probe
+        self._probe = self._prepare_probe(recipe.probe)
+        self._probe_references: dict[str, float] = {}
+
+    def _prepare_probe(self, options: ProbeOptions) -> Probe | None:
+        """Read what probes need, in the process that makes them."""
+        if not (options.probe and distributed.is_main()):
+            return None
+        default = self.data.train_subset[0], self.data.valid_subset[0]
+        first, second = options.probe_subset or default
+        try:
+            data = ProbeData.read(
+                self.data.dataset_dir,
+                (first, second),
+                options.probe_labels,
+                options.probe_minutes,
+                self.architecture,
+            )
+        except UserError as error:
+            raise UserError(f"--probe {options.probe}: {error}") from None
+        return Probe(data, self.architecture, self.device)
+
+    def probe(self) -> dict[str, float]:
+        if self._probe is None:
+            return {}
+        if not self._probe_references:
+            random = min(self._probe.random_weights().values())
+            self._probe_references = {"random weights": random, LOG_MEL: self._probe.log_mel()}
+        return self._probe.of_weights(self.model.wav2vec2.state_dict()) | self._probe_references
 
     def _dataset(self, utterances: Sequence[Utterance], purpose: str) -> UtteranceDataset:
         training = purpose == "train"

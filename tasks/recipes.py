@@ -38,6 +38,8 @@ EXAMPLES = {
         "bash scripts/pretrain_base.sh",
         "python train.py pretrain --dataset_dir datasets/mine --train_subset train "
         "--valid_subset valid",
+        "python train.py pretrain --dataset_dir datasets/mine --train_subset train "
+        "--valid_subset valid --probe 5000 --probe_subset train valid",
         "python train.py pretrain --config results/pretrain_base/config.json --output_dir new",
     ),
     "finetune": (

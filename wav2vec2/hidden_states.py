@@ -48,3 +48,19 @@ def hidden_states(model: Wav2Vec2, frames: Frames, layer: int) -> Tensor:
     finally:
         hook.remove()
     return found[0]
+
+
+def all_hidden_states(model: Wav2Vec2, frames: Frames) -> list[Tensor]:
+    """Compute `hidden_states` of the layers from 1 on, in one pass."""
+    found: list[Tensor] = []
+
+    def keep_output(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        found.append(output)
+
+    hooks = [layer.register_forward_hook(keep_output) for layer in model.encoder.stack.layers]
+    try:
+        last = model.encode(frames)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*found[:-1], last]

@@ -81,6 +81,15 @@ class Console:
             text += "; average of weights: " + ", ".join(self._figures(average))
         self._print(text)
 
+    def probe(self, rates: Mapping[str, float]) -> None:
+        """Show the lowest error rate of a probe's layers, and what it compares with."""
+        layers = [name for name in rates if name.split()[0] in ("extractor", "layer")]
+        if layers:
+            best = min(layers, key=lambda name: rates[name])
+            shown = [best, *(name for name in rates if name not in layers)]
+            text = ", ".join(f"{name} {format_value('uer', rates[name])}" for name in shown)
+            self._print(f"probe after update {self.done}: {text}")
+
     def finish(self, metrics: Mapping[str, float]) -> None:
         """Show the end of the job with the means of its last epoch."""
         if self._bar is not None:

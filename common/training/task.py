@@ -45,6 +45,8 @@ class Task(Protocol):
     """Begins the names of checkpoint files."""
     memory_hint: str
     """What to change when memory runs out; completes an error message."""
+    probe_frequency: int
+    """Updates between two probes; 0: none."""
     recipe: dict[str, Any]
     """Everything that defines the training, in plain types: a resume must agree with it."""
 
@@ -69,6 +71,10 @@ class Task(Protocol):
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """What `validate` summed, over all processes -> the metrics to report."""
+
+    def probe(self) -> dict[str, float]:
+        """Unit error rates of a small recogniser, percent, by what it learns from: the layers of
+        the model as it is, then what they compare with.  Called in one process; changes nothing."""
 
     def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
         """Metrics of a validation, of which only `selection` must be there -> what orders

@@ -5,6 +5,7 @@ What is trained, on which data, and what is measured comes from a `Task`.
 
 import itertools
 import math
+import re
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
@@ -253,6 +254,9 @@ class Trainer:
                 if last or (epoch % run.validate_frequency == 0 and not report.stop):
                     summary |= self._validate(epoch, console)
                 self.interval.reset(), self.epoch.reset()
+            frequency = self.task.probe_frequency
+            if frequency and report.applied and state.update % frequency == 0:
+                self._probe([epoch, iteration, plan.updates_per_epoch], console)
             every = run.save_every_updates
             due = every and report.applied and state.update % every == 0
             if due or last or (end_of_epoch and epoch % run.save_frequency == 0):
@@ -386,6 +390,19 @@ class Trainer:
             distributed.run_on_all_ranks(lambda: task.validate(sums))
         task.model.train()
         return task.summarise_validation(sums.total(self.device))
+
+    def _probe(self, step: list[int], console: Console) -> None:
+        """Log what the layers know; the time that it takes counts for no interval."""
+        found: dict[str, float] = {}
+        with self.interval.paused(), self.epoch.paused():
+            distributed.run_on_all_ranks(
+                lambda: found.update(self.task.probe() if distributed.is_main() else {})
+            )
+        names = {name: f"{re.sub(r'[ -]', '_', name)}_probe_uer" for name in found}
+        metrics = {names[name]: rate for name, rate in found.items()}
+        self.telemetry.log(step, metrics, quiet=True)
+        self.telemetry.scalars("probe", self.state.update, metrics)
+        console.probe(found)
 
     def save(self) -> None:
         """Have this update's checkpoint written, and those removed that are no longer kept."""

@@ -25,6 +25,9 @@ MOST_METRICS = 300
 MOST_UPDATES = 2**32 - 1
 MARK = b"DLLL"
 
+PROBE = "probe_uer"
+"""End of the names of a probe's error rates, whose records stand beside those of training."""
+
 POINTS = 1_000
 """Most points of a curve."""
 
@@ -187,7 +190,8 @@ class RunLogBuilder:
         elif counts and len(counts) == 3:
             self._epoch, iteration, self._per_epoch = counts
             self._update = max(self._epoch - 1, 0) * self._per_epoch + iteration
-            self._positions.append(min(self._update, MOST_UPDATES))
+            if not all(name.endswith(PROBE) for name in data):
+                self._positions.append(min(self._update, MOST_UPDATES))
             for epoch, seconds, waiting in self._waiting:
                 update = min(epoch * self._per_epoch, MOST_UPDATES)
                 self._add_time_of(update, seconds)

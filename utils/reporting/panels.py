@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tasks.codebook import FEW_CODES
-from utils.reporting.log import Curve
+from utils.reporting.log import PROBE, Curve
 from utils.reporting.runs import Run
 from utils.reporting.tables import RATES
 
@@ -40,6 +40,7 @@ PANELS = (
     Panel("wer", "Word error rate", "%", "Learning"),
     Panel("raw_wer", "Word error rate, raw", "%", "Learning"),
     Panel("uer", "Unit error rate", "%", "Learning"),
+    Panel(PROBE, "Probe: unit error rate of a linear layer", "%", "Learning"),
     Panel("code_perplexity", "Code perplexity", "codes", "Learning"),
     Panel("prob_perplexity", "Prob perplexity", "codes", "Learning"),
     Panel("blank_share", "Frames that are blank", "%", "Learning"),
@@ -107,6 +108,9 @@ def panel_of(metric: str) -> tuple[Panel, str, str] | None:
         return None
     ending = max(fitting, key=len)
     subset = name.removesuffix(ending).rstrip("_")
+    if ending == PROBE:
+        compared = subset in ("random_weights", "log_mel")
+        return _PANELS[PROBE], subset.replace("_", " "), "dashed" if compared else "solid"
     return _PANELS[ending], " ".join(part for part in (label, subset) if part), style
 
 

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from wav2vec2.config import MINI, Hourglass, Regularisation
-from wav2vec2.hidden_states import hidden_states, layer_count, shortening
+from wav2vec2.hidden_states import (
+    all_hidden_states,
+    hidden_states,
+    layer_count,
+    shortening,
+)
 from wav2vec2.trunk import Wav2Vec2
 
 
@@ -61,3 +66,15 @@ def test_hourglass(post):
         assert torch.equal(stack.layers[1](stack.shorten(states[1]), None), states[2])
         assert torch.equal(stack.layers[2](states[2], None), states[3])
         assert torch.equal(model.encode(frames), states[4])
+
+
+@pytest.mark.parametrize("hourglass", [None, Hourglass(1, 2, 3, 1), Hourglass(1, 3, 2, 0)])
+def test_all_layers_in_one_pass(hourglass):
+    model = build(hourglass=hourglass)
+    with torch.no_grad():
+        frames = model.extract(torch.randn(2, 8_400), None)
+        found = all_hidden_states(model, frames)
+        assert len(found) == layer_count(model)
+        for layer, values in enumerate(found, start=1):
+            assert torch.equal(values, hidden_states(model, frames, layer))
+        assert torch.equal(model.encode(frames), found[-1])  # no hook stays behind
