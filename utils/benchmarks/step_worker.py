@@ -323,6 +323,9 @@ class TransformersTask:
     def collapse_reason(self, totals: Totals) -> None:
         return None
 
+    def problem(self, totals: Totals, warmed_up: bool) -> None:
+        return None
+
 
 def peer_config(
     architecture: Architecture, regularisation: Regularisation, objective: ContrastiveObjective
