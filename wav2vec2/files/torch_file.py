@@ -80,9 +80,8 @@ def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = Non
         allowed = [(stub, name) for name, stub in (stubs or {}).items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old files
-            # Mapped, only what is used is read: not the optimizer state of a run's checkpoint.
-            mapped = gate.is_zip(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            # Not mapped: a file that is overwritten while it is in use would end the program.
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception:  # errors of torch's parsers have no common base class
