@@ -121,5 +121,5 @@ finetune() {
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --schedule three_stage "$@"
+        ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} --reset_head "$RESET_HEAD" --schedule three_stage "$@"
 }
