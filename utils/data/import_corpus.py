@@ -27,7 +27,7 @@ from utils.corpora.conversion import Bounds, Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.segmentation import SegmentOptions, segment_all
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
-from utils.corpora.splits import Member, check_speakers, split_members
+from utils.corpora.splits import Member, check_speakers, shared_between, split_members
 from utils.corpora.tables import TableOptions
 from utils.corpora.timed_text import TranscriptOptions
 from utils.corpus_report.page import write_page
@@ -218,7 +218,14 @@ def assign_subsets(
         for u, c in kept
     ]
     shares = selection.valid_share, selection.test_share
-    return split_members(members, *shares, selection.seed, allow_shared)
+    subsets = split_members(members, *shares, selection.seed, allow_shared)
+    speaker_of = {m.id: m.speaker for m in members}
+    if not allow_shared and (shared := shared_between(subsets, speaker_of)):
+        print(
+            f"note: {', '.join(shared)} is the only speaker to draw subsets from, and is in "
+            "several: error rates are of a known voice"
+        )
+    return subsets
 
 
 def write_data_set(

@@ -159,7 +159,7 @@ def test_digital_silence_is_skipped(monkeypatch, tmp_path):
     soundfile.write(folder / "silent.wav", np.zeros(40 * RATE), RATE)
     soundfile.write(folder / "short.wav", speech(2), RATE)
     flags = ("--audio_dir", folder, "--output_dir", tmp_path / "out", "--segment", "silence")
-    assert run(monkeypatch, *flags) == 0
+    assert run(monkeypatch, *flags) == 1
     (entry,) = lines_of(tmp_path / "out" / "skipped.jsonl")
     assert (entry["reason"], entry["detail"]) == ("silent", "40.00 s without any sound")
 
@@ -170,7 +170,7 @@ def test_short_recordings_stay_as_they_are(monkeypatch, tmp_path):
     for name, seconds in (("a", 0.01), ("b", 0.5), ("c", 29.99), ("d", 30.0)):
         soundfile.write(folder / f"{name}.wav", speech(seconds), RATE)
     flags = ("--audio_dir", folder, "--output_dir", out, "--segment", "silence")
-    assert run(monkeypatch, *flags) == 0
+    assert run(monkeypatch, *flags) == 1
     assert sorted(p.stem for p in (out / "audio").glob("*.flac")) == ["b", "c", "d"]
     assert [e["reason"] for e in lines_of(out / "skipped.jsonl")] == ["too short"]
 
@@ -182,10 +182,26 @@ def test_too_long_names_the_flag_that_cuts(monkeypatch, tmp_path):
     table.write_text("path,text\na.wav,yes\nb.wav,no\n")
     for source in (("--table", table), ("--audio_dir", tmp_path, "--format", "audio")):
         out = tmp_path / source[0].strip("-")
-        assert run(monkeypatch, *source, "--output_dir", out) == 0
+        assert run(monkeypatch, *source, "--output_dir", out) == 1
         (entry,) = lines_of(out / "skipped.jsonl")
         flag = "align" if source[0] == "--table" else "silence"
         assert entry["reason"] == "too long" and f"--segment {flag}" in entry["detail"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pieces_of_one_or_two_recordings_give_a_validation_set(count, monkeypatch, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for index in range(count):
+        x = joined([8, -0.5, 9, -0.6, 7, -0.5, 8]) * (1 - index / 10)
+        soundfile.write(folder / f"{index}.wav", x, RATE)
+    flags = ("--audio_dir", folder, "--output_dir", out, "--segment", "silence")
+    assert run(monkeypatch, *flags, "--max_seconds", "10") == 0
+    names = [
+        {u.id[0] for u in read_manifest(out, subset).utterances} for subset in ("train", "valid")
+    ]
+    assert all(names)
+    assert count < 3 or not names[0] & names[1]
 
 
 def test_an_interrupted_import_resumes_and_plans_once(monkeypatch, tmp_path):
@@ -402,7 +418,7 @@ def test_wrong_words_are_skipped_with_their_score(song, monkeypatch):
     folder, words, _ = song
     other = [*words[:15], *(word[::-1] for word in words[15:35]), *words[35:]]
     code, out, texts = align(monkeypatch, folder, " ".join(other))
-    assert code == 0
+    assert code == 1
     skipped = lines_of(out / "skipped.jsonl")
     assert {entry["reason"] for entry in skipped} <= {
         "low alignment score",
@@ -436,6 +452,7 @@ def test_a_long_piece_of_a_recording_is_cut_within_its_times(song, monkeypatch):
     )
     out = folder / "out"
     given = ("--table", folder / "rows.csv", "--output_dir", out, "--checkpoint", "model.pt")
+    given += ("--split", "train")
     assert run(monkeypatch, *given, "--segment", "align", "--max_seconds", 10) == 0
     found = pieces_of(out)
     assert found[0] == (0, pytest.approx(pauses[0]))
@@ -458,7 +475,7 @@ def test_pieces_with_untranscribed_speech_are_skipped(song, monkeypatch):
 
 def test_a_transcript_that_cannot_be_aligned_is_skipped(song, monkeypatch, capsys):
     folder, words, _ = song
-    with pytest.raises(UserError, match=r"not aligned 1.*dictionary lacks \('X' 1x\)"):
+    with pytest.raises(UserError, match=r"not aligned: 1 of 1.*dictionary lacks \('X' 1x\)"):
         align(monkeypatch, folder, " ".join([*words, "X"]))
     with pytest.raises(UserError, match="frames for a transcript that needs"):
         align(monkeypatch, folder, " ".join(words * 40))

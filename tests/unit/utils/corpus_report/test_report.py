@@ -269,7 +269,10 @@ def test_skipped_recordings_are_counted_with_examples_and_advice(tmp_path, monke
         "missing": 1,
     }
     assert details["too long"]["examples"] == [
-        {"where": f"{table}:6", "detail": "4.00 s, --max_seconds 3.0"}
+        {
+            "where": f"{table}:6",
+            "detail": "4.00 s, --max_seconds 3.0; --segment align cuts long recordings",
+        }
     ]
     page = (out / "corpus.html").read_text()
     assert 'raise <span class="flag">--max_seconds</span>' in page
