@@ -16,7 +16,7 @@ import soundfile
 
 from common.runtime.signals import delayed_signals
 from common.runtime.worker_pool import map_in_processes
-from utils.corpora.containers.members import stream_member
+from utils.corpora.containers.members import Samples, load_member, stream_loaded, stream_member
 from utils.corpora.sources import Utterance
 from utils.corpus_report.facts import Facts, Measurement, Origin, origin_of
 from wav2vec2.audio.decode import Notes, stream_recording
@@ -54,6 +54,7 @@ class Skipped:
     @classmethod
     def of(cls, utterance: Utterance, reason: str, detail: str, failed: bool) -> "Skipped":
         """The entry of an utterance, as text that can be written whatever its path holds."""
+        detail = detail.removeprefix(f"{utterance.where}: ")
         texts = (utterance.where, utterance.source, reason, detail)
         return cls(*map(printable, texts), failed)
 
@@ -121,7 +122,9 @@ def convert(task: Task) -> list[Converted]:
         return [Converted(0, failed) for _ in task.pieces]
     notes: Notes = {}
     try:
-        waveform = Waveform(_decoded(task, notes))
+        # Read once for both: what a command writes may differ the second time.
+        found = _read(task)
+        waveform = Waveform(_decoded(task, found, notes))
     except _Unreadable as error:
         return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
     with closing(waveform):
@@ -132,14 +135,16 @@ def convert(task: Task) -> list[Converted]:
         if task.declared is not None and abs(task.declared - seconds) > SHORTFALL + 0.01 * seconds:
             detail = f"{task.name}: {seconds:.2f} s, where the table says {task.declared:.2f} s"
             return [Converted(0, {"other length": detail}) for _ in task.pieces]
-        origin = _origin(task)
+        origin = _origin(task, found)
         return [_write_piece(waveform, p, notes, task.bounds, origin) for p in task.pieces]
 
 
-def _origin(task: Task) -> Origin:
-    if task.member:
-        return Origin(f"inside {task.member.partition(':')[0]}", "", 0, 0)
-    return origin_of(task.source)
+def _origin(task: Task, found: Path | bytes | Samples) -> Origin:
+    if isinstance(found, Samples):
+        channels = 1 if found.samples.ndim == 1 else found.samples.shape[1]
+        encoding = str(found.samples.dtype)
+        return Origin(task.member.partition(":")[0], encoding, round(found.rate), channels)
+    return origin_of(found)
 
 
 class _Unreadable(Exception):
@@ -156,10 +161,20 @@ def blocks_of(
     return stream_recording(source, name, channel, notes, SHORTFALL)
 
 
-def _decoded(task: Task, notes: Notes) -> Iterator[np.ndarray]:
+def _read(task: Task) -> Path | bytes | Samples:
+    """The file, or what its container holds."""
     try:
-        name = task.name if task.member else ""
-        yield from blocks_of(task.source, task.member, name, task.channel, notes)
+        return load_member(task.source, task.member, task.name) if task.member else task.source
+    except UserError as error:
+        raise _Unreadable(error) from None
+
+
+def _decoded(task: Task, found: Path | bytes | Samples, notes: Notes) -> Iterator[np.ndarray]:
+    try:
+        if isinstance(found, Path):
+            yield from stream_recording(found, "", task.channel, notes, SHORTFALL)
+        else:
+            yield from stream_loaded(found, task.name, task.channel, notes, SHORTFALL)
     except UserError as error:
         raise _Unreadable(error) from None
 

@@ -154,6 +154,8 @@ def segment_all(
             print(json.dumps([key, stamps[key], asdict(plan)]), file=file, flush=True)
     lines = ([u.id, stamps[u.id], asdict(plans[u.id])] for u in utterances if u.id in plans)
     write_lines(journal, [json.dumps(line) for line in lines])
+    # Pieces of one or two recordings are drawn one by one: else there were no validation set.
+    together = len({(u.source, u.member) for u in utterances}) > 2
     found: list[Utterance] = []
     skipped: list[Skipped] = []
     notes: list[Skipped] = []
@@ -167,7 +169,7 @@ def segment_all(
             detail = f"cut at {second:.2f} s, where there is no pause within --max_seconds"
             notes.append(Skipped.of(utterance, "hard cut", detail, failed=False))
         for part in plan.parts:
-            piece = piece_of(utterance, part)
+            piece = piece_of(utterance, part, together)
             if part.skip:
                 skipped.append(Skipped.of(piece, *part.skip, failed=False))
             else:
@@ -190,8 +192,11 @@ def may_be_cut(utterance: Utterance, options: SegmentOptions, longest: float) ->
     return os.path.isfile(utterance.source)
 
 
-def piece_of(utterance: Utterance, part: Part) -> Utterance:
-    """The utterance of a piece; its id carries its start, and it stays with its recording."""
+def piece_of(utterance: Utterance, part: Part, together: bool = True) -> Utterance:
+    """The utterance of a piece; its id carries its start.
+
+    `together`: all pieces of the recording stay in one subset.
+    """
     suffix = f"_{round(1000 * part.start):07d}"
     return replace(
         utterance,
@@ -201,7 +206,7 @@ def piece_of(utterance: Utterance, part: Part) -> Utterance:
         start=part.start,
         end=part.end,
         text=part.text,
-        group=utterance.group or utterance.key,
+        group=utterance.group or (utterance.key if together else ""),
     )
 
 

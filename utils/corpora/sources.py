@@ -1,12 +1,13 @@
 """The utterances to import: of a table, a public corpus, or a folder of audio."""
 
+import glob
 import itertools
 import math
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,8 +27,8 @@ from utils.corpora.layouts import (
     read_timit_phonemes,
     read_with_transcripts,
 )
-from utils.corpora.rows import BadRow, Row, Rows, subset_of_folders
-from utils.corpora.tables import TableOptions, format_of, read_table
+from utils.corpora.rows import BadRow, Row, Rows, subset_named, subset_of_folders
+from utils.corpora.tables import TableOptions, first_path, format_of, read_table
 from utils.corpora.timed_text import BY_DEFAULT, TranscriptOptions, read_stm
 from utils.corpora.toolkits.lhotse import is_manifest, read_lhotse
 from utils.corpus_report.skips import nothing_usable
@@ -53,8 +54,8 @@ class SourceOptions:
     """Folder to create: audio/, filelists, labels, dictionary, report."""
     table: str = ""
     """Table of audio paths and transcripts: .tsv, .csv, .jsonl or .json, also .gz, or .stm; or with
-    the audio inside: .parquet, .arrow, WebDataset's .tar.  Quoted, 'shard-{000..011}.tar' names
-    several."""
+    the audio inside: .parquet, .arrow, WebDataset's .tar.  Quoted, 'shard-{000..011}.tar' or
+    'train-*.parquet' names several."""
     audio_dir: str = ""
     """Folder of a corpus whose format is known, or of audio with or without transcripts beside it
     (instead of --table)."""
@@ -140,7 +141,8 @@ def read_source(
     """
     given = [f"--{name}" for name, value in asdict(tables).items() if value]
     if options.table:
-        rows, root = _rows_of_table(options, tables), _table_root(options)
+        root = _table_root(options, tables)
+        rows = _rows_of_table(root, options, tables)
     elif options.lhotse:
         if given:
             raise UserError(f"{given[0]}: describes a --table, but --lhotse is given")
@@ -202,10 +204,18 @@ def _audio_root(options: SourceOptions) -> Path | None:
     return Path(os.path.abspath(options.audio_root)) if options.audio_root else None
 
 
-def _table_root(options: SourceOptions) -> Path:
+def _table_root(options: SourceOptions, tables: TableOptions) -> Path:
+    """Where relative paths of a table start."""
     table = Path(os.path.abspath(options.table))
-    clips = table.parent / "clips"  # Common Voice's
-    return _audio_root(options) or (clips if clips.is_dir() else table.parent)
+    if root := _audio_root(options):
+        return root
+    clips = table.parent / "clips"
+    if not clips.is_dir():
+        return table.parent
+    # Common Voice's paths start in its clips folder, those of others beside it.
+    format = "" if options.format == "auto" else options.format
+    first = Path(first_path(table, format, tables))
+    return table.parent if first.parts[:1] == ("clips",) else clips
 
 
 def _refuse_archive(flag: str, path: Path) -> None:
@@ -216,20 +226,39 @@ def _refuse_archive(flag: str, path: Path) -> None:
         )
 
 
-def _rows_of_table(options: SourceOptions, tables: TableOptions) -> Rows:
-    names = [options.table] if os.path.exists(options.table) else expand(options.table)
+def _named_tables(pattern: str) -> list[str]:
+    """The files of --table: one, or those of a pattern such as {0..9}.tar or train-*.parquet."""
+    if os.path.exists(pattern):
+        return [pattern]
+    names = []
+    for name in expand(pattern):
+        is_wildcard = not os.path.exists(name) and glob.has_magic(name)
+        names += sorted(glob.glob(name)) if is_wildcard else [name]
+    if not names:
+        raise UserError(f"--table {pattern}: no file has such a name; correct the pattern")
+    return names
+
+
+def _rows_of_table(root: Path, options: SourceOptions, tables: TableOptions) -> Rows:
+    names = [Path(name) for name in _named_tables(options.table)]
     is_tar = options.table.lower().endswith(TAR_SUFFIXES)
     if options.format == "webdataset" or (options.format == "auto" and is_tar):
-        return read_shards([Path(name) for name in names], tables)
-    return itertools.chain.from_iterable(_rows_of(Path(name), options, tables) for name in names)
+        return read_shards(names, tables)
+    splits = [subset_named(name.name) for name in names]
+    if options.split or len(names) == 1 or not all(splits):
+        splits = [options.split] * len(names)
+    return itertools.chain.from_iterable(
+        _rows_of(name, root, split, options, tables) for name, split in zip(names, splits)
+    )
 
 
-def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
-    root = _table_root(options)
+def _rows_of(
+    table: Path, root: Path, split: str, options: SourceOptions, tables: TableOptions
+) -> Rows:
     _refuse_archive("--table", table)
     format = "" if options.format == "auto" else options.format
     if format == "stm" or (not format and table.suffix.lower() == ".stm"):
-        return read_stm(table, root, options.split)
+        return read_stm(table, root, split)
     if format == LHOTSE or (not format and is_manifest(table)):
         return read_lhotse(Path(os.path.abspath(table)), _audio_root(options))
     described = tables.columns or tables.delimiter or tables.audio_column or options.audio_root
@@ -239,7 +268,7 @@ def _rows_of(table: Path, options: SourceOptions, tables: TableOptions) -> Rows:
         raise UserError(f"--table {table}: unknown suffix; give --format {', '.join(TABLES)}")
     if is_tarred(table, root, format, tables):
         return read_tarred(table, tables, format)
-    return read_table(table, root, tables, format, options.split)
+    return read_table(table, root, tables, format, split)
 
 
 def _folder_format(
@@ -337,42 +366,12 @@ def _utterances(
     rows: Iterable[Row | BadRow], root: Path, options: SourceOptions
 ) -> tuple[list[Utterance], list[BadRow]]:
     """Utterances of the rows, without those that name the same audio a second time."""
-    channel = parse_channel(options.channel)
     good: list[Row] = []
     bad: list[BadRow] = []
     first: dict[tuple, str] = {}
-    named: dict[str, str] = {}
-    once: dict[str, str] = {}
-    """Names that many rows have: each is kept once."""
     for row in rows:
-        if isinstance(row, BadRow):
-            bad.append(row)
-            continue
-        if row.member.startswith(f"{COMMAND}:") and not options.allow_pipes:
-            command = row.member.partition(":")[2]
-            bad.append(BadRow(row.where, command, COMMAND, ALLOW_PIPES))
-            continue
-        end = math.inf if row.end is None else row.end
-        if not 0 <= row.start < end or math.inf in (row.start, row.end):
-            detail = f"{row.start} to {row.end} s is no piece of a recording"
-            bad.append(BadRow(row.where, str(row.audio), "time", detail))
-            continue
-        plain = os.path.normpath(row.audio)
-        source = _existing(row.audio if plain == str(row.audio) else Path(plain))
-        piece = (str(source), row.member, row.start, row.end, row.channel)
-        if piece in first:
-            detail = f"named a second time, first in {first[piece]}"
-            bad.append(BadRow(row.where, str(source), "named twice", detail))
-            continue
-        first[piece] = row.where
-        if options.speaker_pattern:
-            speaker = _speaker(source, root, options)
-            if not speaker:
-                detail = f"--speaker_pattern {options.speaker_pattern!r} finds none in its path"
-                bad.append(BadRow(row.where, str(source), "no speaker", detail))
-                continue
-            row = replace(row, speaker=speaker)
-        good.append(replace(row, audio=source))
+        checked = row if isinstance(row, BadRow) else _checked(row, root, options, first)
+        (bad if isinstance(checked, BadRow) else good).append(checked)
     if any(row.text is not None for row in good):  # a data set is transcribed or audio alone
         bad += [
             BadRow(row.where, str(row.audio), "no transcript", "audio alone beside transcripts")
@@ -380,29 +379,17 @@ def _utterances(
             if row.text is None
         ]
         good = [row for row in good if row.text is not None]
+    channel = parse_channel(options.channel)
     keys = _keys(good, root)
     found = []
+    named: dict[str, str] = {}
+    once: dict[str, str] = {}
+    """Names that many rows have: each is kept once."""
     for row in good:
-        is_piece = row.start > 0 or row.end is not None
-        if row.id:
-            key = recording_key(Path(f"{row.id}.wav"), Path())
-            if key in named:
-                detail = f"the id {row.id} is also that of {named[key]}"
-                bad.append(BadRow(row.where, str(row.audio), "id named twice", detail))
-                continue
-            named[key] = row.where
-        else:
-            key = keys[row.audio, row.member]
-            key += f"_{round(1000 * row.start):07d}" if is_piece else ""
-            key += f"_channel{row.channel}" if row.channel is not None else ""
-            if is_piece and key in named:  # another that begins there
-                key += "_end" if row.end is None else f"_{round(1000 * row.end):07d}"
-                if key in named:
-                    detail = f"less than a millisecond from {named[key]}"
-                    bad.append(BadRow(row.where, str(row.audio), "named twice", detail))
-                    continue
-            if is_piece:
-                named[key] = row.where
+        key = _key(row, keys, named)
+        if isinstance(key, BadRow):
+            bad.append(key)
+            continue
         found.append(
             Utterance(
                 id=key,
@@ -423,6 +410,59 @@ def _utterances(
     return _with_recordings(found), bad
 
 
+def _checked(row: Row, root: Path, options: SourceOptions, first: dict[tuple, str]) -> Row | BadRow:
+    """The row with the path and the speaker that count, or why it cannot be used.
+
+    `first` keeps where each piece of audio was named.
+    """
+    if row.member.startswith(f"{COMMAND}:") and not options.allow_pipes:
+        return BadRow(row.where, row.member.partition(":")[2], COMMAND, ALLOW_PIPES)
+    end = math.inf if row.end is None else row.end
+    if not 0 <= row.start < end or math.inf in (row.start, row.end):
+        detail = f"{row.start} to {row.end} s is no piece of a recording"
+        return BadRow(row.where, str(row.audio), "time", detail)
+    plain = os.path.normpath(row.audio)
+    source = _existing(row.audio if plain == str(row.audio) else Path(plain))
+    piece = (str(source), row.member, row.start, row.end, row.channel)
+    if piece in first:
+        detail = f"named a second time, first in {first[piece]}"
+        return BadRow(row.where, str(source), "named twice", detail)
+    first[piece] = row.where
+    if not options.speaker_pattern:
+        return replace(row, audio=source)
+    speaker = _speaker(source, root, options)
+    if not speaker:
+        detail = f"--speaker_pattern {options.speaker_pattern!r} finds none in its path"
+        return BadRow(row.where, str(source), "no speaker", detail)
+    return replace(row, audio=source, speaker=speaker)
+
+
+def _key(row: Row, keys: Mapping[tuple[Path, str], str], named: dict[str, str]) -> str | BadRow:
+    """The key of a row's utterance: its own name, or its recording's with start and channel.
+
+    `named` keeps where each was given.
+    """
+    if row.id:
+        key = recording_key(Path(f"{row.id}.wav"), Path())
+        if key in named:
+            detail = f"the id {row.id} is also that of {named[key]}"
+            return BadRow(row.where, str(row.audio), "id named twice", detail)
+        named[key] = row.where
+        return key
+    key = keys[row.audio, row.member]
+    is_piece = row.start > 0 or row.end is not None
+    key += f"_{round(1000 * row.start):07d}" if is_piece else ""
+    key += f"_channel{row.channel}" if row.channel is not None else ""
+    if is_piece and key in named:  # another that begins there
+        key += "_end" if row.end is None else f"_{round(1000 * row.end):07d}"
+        if key in named:
+            detail = f"less than a millisecond from {named[key]}"
+            return BadRow(row.where, str(row.audio), "named twice", detail)
+    if is_piece:
+        named[key] = row.where
+    return key
+
+
 def _with_recordings(utterances: list[Utterance]) -> list[Utterance]:
     """Pieces of one recording in one group, since they share voices that no speaker names.
 
@@ -430,9 +470,10 @@ def _with_recordings(utterances: list[Utterance]) -> list[Utterance]:
     """
     if len({(u.source, u.member) for u in utterances}) < 3:
         return utterances
+    one_voice = len({u.speaker for u in utterances}) == 1
     return [
         replace(u, group=f"{u.source}{u.member}")
-        if (u.start > 0 or u.end is not None) and not u.speaker and not u.group
+        if (u.start > 0 or u.end is not None) and not u.group and (one_voice or not u.speaker)
         else u
         for u in utterances
     ]

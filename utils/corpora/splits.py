@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.corpora.rows import SUBSETS
 from wav2vec2.cli.errors import UserError
@@ -63,10 +63,15 @@ def draw(name: str, seed: int) -> float:
 def draw_split(
     members: Sequence[Member], valid_share: float, test_share: float, seed: int
 ) -> dict[str, str]:
-    """Id -> subset, by groups; the shares are met as well as whole groups allow."""
+    """Id -> subset, by groups; the shares are met as well as whole groups allow.
+
+    The utterances of a single speaker are divided, so that there is a validation set.
+    """
     if not members:
         return {}
     groups = group_members(members)
+    if len({m.speaker for m in members}) == 1:  # no split could test another voice
+        groups = group_members([replace(m, speaker="") for m in members])
     order = sorted(groups, key=lambda name: draw(name, seed))
     shares = {"valid": valid_share, "test": test_share}
     subsets = _draw_groups(order, shares, seed)

@@ -123,6 +123,20 @@ def _first_row(path: Path, changed: int) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
+def first_path(table: Path, format: str, options: TableOptions) -> str:
+    """The audio path, or its template, of a table's first row; "" if it has none."""
+    if options.audio_template:
+        return options.audio_template
+    try:
+        _, row = next(read_values(table, format, options), (0, ""))
+    except UserError:
+        return ""
+    if not isinstance(row, dict):
+        return ""
+    column = _column(row, options.audio_column, AUDIO)
+    return "" if isinstance(row.get(column), Stored) else _value(row.get(column))
+
+
 def is_table_of_audio(path: Path) -> bool:
     """Whether a file is a table whose first row has columns of audio paths and transcripts."""
     row = first_row(path)
@@ -300,7 +314,10 @@ def _number(row: dict[str, Any], names: tuple[str, ...]) -> float | None:
     """A number of seconds.  ValueError if it is none."""
     for column, unit in _time_columns(tuple(row), names):
         if text := _value(row[column]).strip():
-            number = float(text) / unit
+            try:
+                number = float(text) / unit
+            except ValueError:
+                raise ValueError(f"{column} {text!r}: not a number") from None
             if not 0 <= number < float("inf"):
                 raise ValueError(f"{column} {text}: not a time")
             return number
@@ -352,7 +369,7 @@ class _NoColumn(Exception):
     """A row lacks a column."""
 
     def __init__(self, row: dict[str, Any], flag: str, names: Sequence[str]):
-        looked_for = names[0] or " or ".join(names[1:])
+        looked_for = names[0] or " or ".join((*names[1:4], "the like"))
         columns = ", ".join(map(str, row))
         super().__init__(
             f"no column {looked_for}; it has {columns}: name one with --{flag}, or for a table "

@@ -1,6 +1,7 @@
 """Measurements of one recording, made while it is converted: level, silence, bandwidth, source."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,27 +141,32 @@ def bandwidth(bands: np.ndarray) -> float:
     return float(BAND * (1 + np.flatnonzero(level > middle)[-1]))
 
 
-def origin_of(path: Path) -> Origin:
-    """Format, encoding, rate and channels of a file, by its header; UNKNOWN if it is unreadable."""
+def origin_of(source: Path | bytes) -> Origin:
+    """Format, encoding, rate and channels of a file, named by its path or given as its bytes.
+
+    UNKNOWN if its header is unreadable.
+    """
     import soundfile
 
-    suffix = path.suffix.lower()
+    suffix = source.suffix.lower() if isinstance(source, Path) else ""
     try:
         if suffix not in HEADERLESS and suffix != ".raw":
-            with silent_stderr(), soundfile.SoundFile(os.fsencode(path)) as file:
+            opened = BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
+            with silent_stderr(), soundfile.SoundFile(opened) as file:
                 return Origin(file.format, file.subtype, file.samplerate, file.channels)
     except (soundfile.LibsndfileError, OSError, ValueError):
         pass
-    return _origin_by_av(path, HEADERLESS.get(suffix))
+    return _origin_by_av(source, HEADERLESS.get(suffix))
 
 
-def _origin_by_av(path: Path, headerless: str | None) -> Origin:
+def _origin_by_av(source: Path | bytes, headerless: str | None) -> Origin:
     try:
         import av
     except ImportError:
         return UNKNOWN
+    opened = BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     try:
-        with av.open(f"file:{path}", format=headerless) as container:
+        with av.open(opened, format=headerless) as container:
             codec = container.streams.audio[0].codec_context
             return Origin(container.format.name, codec.name, codec.sample_rate, codec.channels)
     except (av.FFmpegError, OSError, ValueError, IndexError, AttributeError):

@@ -10,7 +10,7 @@ ADVICE = {
     "time": "correct start and end: seconds, the start first",
     "channel": "correct the row; channels count from 0 or 1",
     "no audio": "fill the column, or name another with --audio_column or --audio_template",
-    "no speaker": "fill the column, or name another with --speaker_column",
+    "no speaker": "fill the column, or correct --speaker_column or --speaker_pattern",
     "split": "write train, valid or test, or name another column with --split_column",
     "named twice": "nothing to do: the piece is in the data set, once",
     "no transcript": "add the transcript, or import audio alone: --audio_dir with --format audio",

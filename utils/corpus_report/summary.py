@@ -268,10 +268,12 @@ def print_summary(content: Mapping[str, Any], path: Path, page: Path) -> None:
         print(f"{name:8}{size}")
     for name in ("valid", "test"):
         count = content["subsets"].get(name, {"utterances": 0})["utterances"]
-        if count < FEW_UTTERANCES:
-            what = f"{name} has {count} utterances" if count else f"there is no {name} set"
-            advice = f"raise --{name}_share, into another folder"
-            print(f"note: {what}, too few to measure error rates; {advice}")
+        if not count:
+            why = "the corpus names none, and has too few speakers or recordings to draw one"
+            print(f"note: there is no {name} set: {why}, or --{name}_share is 0")
+        elif count < FEW_UTTERANCES:
+            few = f"note: {name} has {count} utterances, too few to measure error rates"
+            print(f"{few}; where it is drawn, raise --{name}_share, into another folder")
     for kind, found in content["duplicates"].items():
         if count := found["across_subsets"]:
             names = [member["where"] for member in found["examples"][0]["members"]]

@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from common.runtime.signals import stopped_by_signals
 from utils.corpora.conversion import Bounds, Converted, Skipped, convert_all
 from utils.corpora.rows import SUBSETS
 from utils.corpora.segmentation import SegmentOptions, segment_all
 from utils.corpora.sources import NO_FAILURE, SourceOptions, Utterance, read_source
-from utils.corpora.splits import Member, check_speakers, split_members
+from utils.corpora.splits import Member, check_speakers, shared_between, split_members
 from utils.corpora.tables import TableOptions
 from utils.corpora.timed_text import TranscriptOptions
 from utils.corpus_report.page import write_page
@@ -218,7 +219,14 @@ def assign_subsets(
         for u, c in kept
     ]
     shares = selection.valid_share, selection.test_share
-    return split_members(members, *shares, selection.seed, allow_shared)
+    subsets = split_members(members, *shares, selection.seed, allow_shared)
+    speaker_of = {m.id: m.speaker for m in members}
+    if not allow_shared and (shared := shared_between(subsets, speaker_of)):
+        print(
+            f"note: {', '.join(shared)} is the only speaker to draw subsets from, and is in "
+            "several: error rates are of a known voice"
+        )
+    return subsets
 
 
 def write_data_set(
@@ -235,12 +243,8 @@ def write_data_set(
         members = [(r, samples) for r, samples in kept if subsets[r.id] == subset]
         name = prefix + subset
         if not members:
-            for suffix in (
-                "tsv",
-                "wrd",
-                "ltr",
-                "phn",
-            ):  # of an earlier run whose subset was not empty
+            # Those of an earlier run whose subset was not empty.
+            for suffix in ("tsv", "wrd", "ltr", "phn"):
                 (output_dir / f"{name}.{suffix}").unlink(missing_ok=True)
             continue
         files = [(f"{r.id}.flac", samples) for r, samples in members]
@@ -298,13 +302,27 @@ def print_counts(title: str, entries: Sequence[Skipped]) -> None:
         print(f"{title}, {reason}: {count}, such as {example.where}: {example.detail}")
 
 
-@stopped_by_signals("run the import again to resume it")
-def main() -> ExitCode:
-    classes = (
-        *(SourceOptions, TableOptions, TranscriptOptions, CleanupOptions, SelectionOptions),
-        *(SegmentOptions, WorkOptions),
-    )
+class Options(NamedTuple):
+    """All flags, by group."""
+
+    source: SourceOptions
+    tables: TableOptions
+    transcripts: TranscriptOptions
+    cleanup: CleanupOptions
+    selection: SelectionOptions
+    segments: SegmentOptions
+    work: WorkOptions
+
+    @property
+    def phonemes(self) -> bool:
+        """Whether transcripts are symbols, not words."""
+        return self.source.units == "phonemes"
+
+
+def parse_options() -> Options:
+    """The options of the command line."""
     parser = ArgumentParser("utils.data.import_corpus", __doc__)
+    classes = Options.__annotations__.values()
     for cls in classes:
         add_flags(parser, cls, without=("drop_pattern",))
     # People repeat this flag; of a repeated ordinary flag, only the last values would count.
@@ -312,88 +330,51 @@ def main() -> ExitCode:
     repeated = {"action": "extend", "nargs": "*", "default": argparse.SUPPRESS}
     parser.add_argument("--drop_pattern", metavar="REGEX", help=text, **repeated)
     namespace = parser.parse_args()
-    options = (from_flags(cls, namespace) for cls in classes)
-    source, tables, transcripts, cleanup, selection, segments, work = options
-    found, bad = read_source(source, tables, transcripts)
-    recordings = unique_ids(found)
-    skipped = [
-        Skipped(
-            *map(printable, (b.where, b.source, b.reason, b.detail)), b.reason not in NO_FAILURE
-        )
-        for b in bad
-    ]
-    taken: Counter[str] = Counter()
-    phonemes = source.units == "phonemes"
-    if phonemes:
-        cleaned, refused = check_symbols(recordings)
-    else:
-        cleaned, refused = clean_transcripts(recordings, cleanup, taken)
-    if not source.allow_shared_speakers:  # before hours of conversion
-        check_speakers(Member(u.id, u.key, u.speaker, split=u.split) for u in cleaned if u.split)
-    spelt_in = "none" if cleanup.digits != "spell" or phonemes else cleanup.language
-    if work.dry_run:
-        print_dry_run(recordings[: work.dry_run], cleaned, refused)
-        print_counts("skipped", skipped)
-        print_clean_up(count_digits(recordings), count_spaceless(recordings), spelt_in, taken)
-        return ExitCode.DONE
+    return Options(*(from_flags(cls, namespace) for cls in classes))
 
-    total, with_digits = len(recordings) + len(bad), count_digits(recordings)
-    scripts = count_spaceless(recordings)
-    del found, recordings, bad  # of a large corpus they take much memory
-    output_dir = Path(source.output_dir)
-    if any(character in source.output_dir for character in "\t\r\n"):
-        raise UserError(f"--output_dir {source.output_dir!r}: must not hold tabs or line breaks")
+
+def settings_of(options: Options) -> dict[str, Any]:
+    """The flags that a second run into the same folder must share, as they are recorded."""
     settings = {
-        **asdict(source),
-        **asdict(tables),
-        **asdict(transcripts),
-        **asdict(selection),
+        **asdict(options.source),
+        **asdict(options.tables),
+        **asdict(options.transcripts),
+        **asdict(options.selection),
     }
-    if segments.segment:
-        checkpoint = segments.checkpoint and os.path.abspath(segments.checkpoint)
-        settings |= {**asdict(segments), "checkpoint": checkpoint}
+    if options.segments.segment:
+        checkpoint = options.segments.checkpoint
+        checkpoint = checkpoint and os.path.abspath(checkpoint)
+        settings |= {**asdict(options.segments), "checkpoint": checkpoint}
     for flag in ("output_dir", "allow_pipes"):  # the second run may run them
         del settings[flag]
     # The next run may start in another folder.
     for flag in ("table", "audio_dir", "lhotse", "audio_root", "audio_tars"):
         settings[flag] = settings[flag] and os.path.abspath(settings[flag])
-    settings = json.loads(json.dumps(settings))
-    # Flags of the transcripts may change: the audio stays, the labels are written again.
+    return json.loads(json.dumps(settings))
+
+
+def prepare_output(options: Options, output_dir: Path) -> bool:
+    """Create the folders and record the settings; whether there was nothing before.
+
+    UserError if the folder holds something else.
+    """
+    if any(character in options.source.output_dir for character in "\t\r\n"):
+        raise UserError(
+            f"--output_dir {options.source.output_dir!r}: must not hold tabs or line breaks"
+        )
+    settings = settings_of(options)
     fresh = not (output_dir.exists() and any(output_dir.iterdir()))
     if not was_made_with(settings, output_dir, "import_settings.json", "import"):
         prepare_folder("--output_dir", output_dir)
     prepare_folder("--output_dir", output_dir / "audio")
-    write_json(output_dir / "import_settings.json", {**settings, **asdict(cleanup)})
-    whole = len(cleaned)
-    bounds = Bounds(selection.min_seconds, selection.max_seconds)
-    lengths = bounds.least, bounds.most
-    cleaned, uncut, hard_cuts = segment_all(
-        cleaned, segments, lengths, output_dir / "audio", work.workers
-    )
-    cleaned = unique_ids(cleaned)
-    total += len(cleaned) + len(uncut) - whole
-    results = convert_all(cleaned, output_dir, work.workers, bounds)
-    kept, unusable = select(cleaned, results, selection, output_dir / "audio", phonemes)
-    skipped += refused + uncut + unusable
-    report = output_dir / "skipped.jsonl"
-    write_lines(report, [json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped])
-    if not kept:
-        if fresh:  # the corrected command finds an empty folder
-            shutil.rmtree(output_dir)
-        what = f"none of {total} recordings can be used"
-        raise UserError(nothing_usable(what, total, skipped))
-    subsets = assign_subsets(kept, selection, source.allow_shared_speakers)
-    lengths = [(u, result.samples) for u, result in kept]
-    write_data_set(lengths, subsets, output_dir, selection.prefix, phonemes)
-    noted = [
-        Skipped.of(recording, kind, detail, failed=False)
-        for recording, result in kept
-        for kind, detail in result.notes.items()
-    ] + hard_cuts
-    print_clean_up(with_digits, scripts, spelt_in, taken)
-    print_counts("skipped", skipped)
-    if skipped:
-        print(f"all that was skipped: {report}")
+    # Flags of the transcripts may change: the audio stays, the labels are written again.
+    recorded = {**settings, **asdict(options.cleanup)}
+    write_json(output_dir / "import_settings.json", recorded)
+    return fresh
+
+
+def write_notes(output_dir: Path, noted: Sequence[Skipped]) -> None:
+    """Write notes.jsonl, if there are notes, and print what they are."""
     print_counts("note", noted)
     listed = output_dir / "notes.jsonl"
     listed.unlink(missing_ok=True)
@@ -402,30 +383,126 @@ def main() -> ExitCode:
         lines = ({name: getattr(entry, name) for name in fields} for entry in noted)
         write_lines(listed, (json.dumps(line, ensure_ascii=False) for line in lines))
         print(f"all that was noted, and imported: {listed}")
-    seconds = sum(result.samples for _, result in kept) / SAMPLE_RATE
-    about = {"licence": work.licence, "origin": work.origin}
+
+
+def print_training(options: Options, samples: int, recommended: Mapping[str, int]) -> None:
+    """Print the recipe that trains on the data set, with `samples` in its training set."""
+    output_dir, prefix = Path(options.source.output_dir), options.selection.prefix
+    variables: dict[str, object] = {
+        "TRAIN_SUBSET": f"{prefix}train",
+        "VALID_SUBSET": f"{prefix}valid",
+    }
+    if not all((output_dir / f"{subset}.tsv").exists() for subset in variables.values()):
+        return
+    if any(output_dir.glob("dict.*.txt")):
+        recipe = "scripts/finetune_base_1h.sh"
+        variables |= {"LABELS": "phn"} if options.phonemes else {}
+        variables["PRETRAINED_MODEL"] = "wav2vec_small.pt"
+    else:
+        recipe = "scripts/pretrain_base.sh"
+        variables |= recommended
+    where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{output_dir.absolute().name}"}
+    print_next_step(f"bash {recipe}", **batch_variables(recipe, samples), **where, **variables)
+    print("docs/own_data.md: where published weights come from, and small models for a CPU")
+
+
+class Transcripts(NamedTuple):
+    """What the clean-up of a corpus gave."""
+
+    kept: list[Utterance]
+    refused: list[Skipped]
+    notes: tuple[int, Counter[str], str, Counter[str]]
+    """The arguments of print_clean_up."""
+
+
+def check_transcripts(recordings: Sequence[Utterance], options: Options) -> Transcripts:
+    """Clean all transcripts, or check their symbols; UserError if a speaker is in two subsets."""
+    taken: Counter[str] = Counter()
+    if options.phonemes:
+        kept, refused = check_symbols(recordings)
+    else:
+        kept, refused = clean_transcripts(recordings, options.cleanup, taken)
+    if not options.source.allow_shared_speakers:  # before hours of conversion
+        check_speakers(Member(u.id, u.key, u.speaker, split=u.split) for u in kept if u.split)
+    spells = options.cleanup.digits == "spell" and not options.phonemes
+    language = options.cleanup.language if spells else "none"
+    notes = count_digits(recordings), count_spaceless(recordings), language, taken
+    return Transcripts(kept, refused, notes)
+
+
+def report(
+    options: Options,
+    kept: Sequence[tuple[Utterance, Converted]],
+    subsets: Mapping[str, str],
+    skipped: Sequence[Skipped],
+    noted: Sequence[Skipped],
+    total: int,
+) -> None:
+    """Write corpus.json and corpus.html of the data set, and print what counts and what is next."""
+    output_dir = Path(options.source.output_dir)
+    about = {"licence": options.work.licence, "origin": options.work.origin}
     summary = summarise(kept, subsets, skipped, noted, about)
     write_json(output_dir / "corpus.json", summary)
     page = write_page(output_dir)
     print_summary(summary, output_dir / "corpus.json", page)
+    seconds = sum(result.samples for _, result in kept) / SAMPLE_RATE
     print(f"{output_dir}: {len(kept)} of {total} recordings, {seconds / 3600:.3f} h")
-    variables: dict[str, object] = {
-        "TRAIN_SUBSET": f"{selection.prefix}train",
-        "VALID_SUBSET": f"{selection.prefix}valid",
-    }
-    if all((output_dir / f"{subset}.tsv").exists() for subset in variables.values()):
-        if any(output_dir.glob("dict.*.txt")):
-            recipe = "scripts/finetune_base_1h.sh"
-            variables |= {"LABELS": "phn"} if phonemes else {}
-            variables["PRETRAINED_MODEL"] = "wav2vec_small.pt"
-        else:
-            recipe = "scripts/pretrain_base.sh"
-            variables |= summary["recommended"]
-        name = output_dir.absolute().name
-        where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{name}"}
-        samples = sum(n for u, n in lengths if subsets[u.id] == "train")
-        print_next_step(f"bash {recipe}", **batch_variables(recipe, samples), **where, **variables)
-        print("docs/own_data.md: where published weights come from, and small models for a CPU")
+    samples = sum(result.samples for u, result in kept if subsets[u.id] == "train")
+    print_training(options, samples, summary["recommended"])
+
+
+@stopped_by_signals("run the import again to resume it")
+def main() -> ExitCode:
+    options = parse_options()
+    selection, work = options.selection, options.work
+    found, bad = read_source(options.source, options.tables, options.transcripts)
+    recordings = unique_ids(found)
+    skipped = [
+        Skipped(
+            *map(printable, (b.where, b.source, b.reason, b.detail)), b.reason not in NO_FAILURE
+        )
+        for b in bad
+    ]
+    cleaned, refused, clean_up = check_transcripts(recordings, options)
+    if work.dry_run:
+        print_dry_run(recordings[: work.dry_run], cleaned, refused)
+        print_counts("skipped", skipped)
+        print_clean_up(*clean_up)
+        return ExitCode.DONE
+
+    del found, recordings, bad  # of a large corpus they take much memory
+    output_dir = Path(options.source.output_dir)
+    audio_dir = output_dir / "audio"
+    fresh = prepare_output(options, output_dir)
+    bounds = Bounds(selection.min_seconds, selection.max_seconds)
+    lengths = bounds.least, bounds.most
+    cut, uncut, hard_cuts = segment_all(cleaned, options.segments, lengths, audio_dir, work.workers)
+    cut = unique_ids(cut)
+    results = convert_all(cut, output_dir, work.workers, bounds)
+    kept, unusable = select(cut, results, selection, audio_dir, options.phonemes)
+    skipped += refused + uncut + unusable
+    total = len(kept) + len(skipped)
+    listed = output_dir / "skipped.jsonl"
+    write_lines(listed, (json.dumps(asdict(entry), ensure_ascii=False) for entry in skipped))
+    if not kept:
+        if fresh:  # the corrected command finds an empty folder
+            shutil.rmtree(output_dir)
+        what = f"none of {total} recordings can be used"
+        raise UserError(nothing_usable(what, total, skipped))
+    subsets = assign_subsets(kept, selection, options.source.allow_shared_speakers)
+    samples = [(u, result.samples) for u, result in kept]
+    write_data_set(samples, subsets, output_dir, selection.prefix, options.phonemes)
+    print_clean_up(*clean_up)
+    print_counts("skipped", skipped)
+    if skipped:
+        print(f"all that was skipped: {listed}")
+    noted = [
+        Skipped.of(recording, kind, detail, failed=False)
+        for recording, result in kept
+        for kind, detail in result.notes.items()
+    ] + hard_cuts
+    write_notes(output_dir, noted)
+    report(options, kept, subsets, skipped, noted, total)
     return ExitCode.SOME_FAILED if skipped else ExitCode.DONE
 
 

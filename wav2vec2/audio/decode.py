@@ -338,8 +338,9 @@ def _decode_with_av(source: io.BytesIO | str, name: str, headerless: str | None)
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{name}: not decodable audio, or truncated ({error}); convert or remove it"
+            f"{name}: not decodable audio, or truncated ({reason}); convert or remove it"
         ) from None
 
 

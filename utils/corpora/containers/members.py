@@ -42,6 +42,36 @@ It raises UserError or OSError if it cannot be read.
 """
 
 
+def load_member(path: Path, member: str, name: str) -> bytes | Samples:
+    """The recording `member` of the container `path`: the bytes of its file, or its samples.
+
+    UserError, which calls the recording `name`, if it cannot be read.
+    """
+    kind, _, place = member.partition(":")
+    try:
+        return KINDS[kind](path, place)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+def stream_loaded(
+    found: bytes | Samples,
+    name: str,
+    channel: int | None = None,
+    notes: Notes | None = None,
+    most_missing: float = MISSING_SECONDS,
+) -> Iterator[np.ndarray]:
+    """What `load_member` returned as blocks of 16 kHz mono float32 `[samples]`.
+
+    UserError, which calls the recording `name`, if it cannot be decoded; `channel`, `notes` and
+    `most_missing` as of wav2vec2.audio.decode.stream_recording.
+    """
+    if isinstance(found, bytes):
+        yield from stream_content(found, name, channel, notes, most_missing)
+    else:
+        yield from stream_array(*found, name=name, channel=channel, notes=notes)
+
+
 def stream_member(
     path: Path,
     member: str,
@@ -50,20 +80,8 @@ def stream_member(
     notes: Notes | None = None,
     most_missing: float = MISSING_SECONDS,
 ) -> Iterator[np.ndarray]:
-    """The recording `member` of the container `path` as blocks of 16 kHz mono float32 `[samples]`.
-
-    UserError, which calls the recording `name`, if it cannot be read; `channel`, `notes` and
-    `most_missing` as of wav2vec2.audio.decode.stream_recording.
-    """
-    kind, _, place = member.partition(":")
-    try:
-        found = KINDS[kind](path, place)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
-    if isinstance(found, bytes):
-        yield from stream_content(found, name, channel, notes, most_missing)
-    else:
-        yield from stream_array(*found, name=name, channel=channel, notes=notes)
+    """`stream_loaded` of what `load_member` reads."""
+    yield from stream_loaded(load_member(path, member, name), name, channel, notes, most_missing)
 
 
 def read_member(

@@ -188,6 +188,22 @@ def test_too_long_names_the_flag_that_cuts(monkeypatch, tmp_path):
         assert entry["reason"] == "too long" and f"--segment {flag}" in entry["detail"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pieces_of_one_or_two_recordings_give_a_validation_set(count, monkeypatch, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for index in range(count):
+        x = joined([8, -0.5, 9, -0.6, 7, -0.5, 8]) * (1 - index / 10)
+        soundfile.write(folder / f"{index}.wav", x, RATE)
+    flags = ("--audio_dir", folder, "--output_dir", out, "--segment", "silence")
+    assert run(monkeypatch, *flags, "--max_seconds", "10") == 0
+    names = [
+        {u.id[0] for u in read_manifest(out, subset).utterances} for subset in ("train", "valid")
+    ]
+    assert all(names)
+    assert count < 3 or not names[0] & names[1]
+
+
 def test_an_interrupted_import_resumes_and_plans_once(monkeypatch, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -436,6 +452,7 @@ def test_a_long_piece_of_a_recording_is_cut_within_its_times(song, monkeypatch):
     )
     out = folder / "out"
     given = ("--table", folder / "rows.csv", "--output_dir", out, "--checkpoint", "model.pt")
+    given += ("--split", "train")
     assert run(monkeypatch, *given, "--segment", "align", "--max_seconds", 10) == 0
     found = pieces_of(out)
     assert found[0] == (0, pytest.approx(pauses[0]))

@@ -122,6 +122,7 @@ def test_origin_is_that_of_the_header(tmp_path, name, format, subtype):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (4000, 2))
     soundfile.write(tmp_path / name, noise, 8000, format=format, subtype=subtype)
     assert origin_of(tmp_path / name) == (format, subtype, 8000, 2)
+    assert origin_of((tmp_path / name).read_bytes()) == (format, subtype, 8000, 2)
 
 
 def test_origin_of_what_is_no_audio(tmp_path):
@@ -129,6 +130,7 @@ def test_origin_of_what_is_no_audio(tmp_path):
     (tmp_path / "y.raw").write_bytes(bytes(1000))
     for name in ("x.wav", "y.raw", "gone.wav"):
         assert origin_of(tmp_path / name) == UNKNOWN
+    assert origin_of(b"no audio") == UNKNOWN
 
 
 @pytest.mark.skipif(not PROMPTS.is_dir(), reason="no asterisk-core-sounds-en-g722")

@@ -268,9 +268,12 @@ def test_skipped_recordings_are_counted_with_examples_and_advice(tmp_path, monke
         "too long": 1,
         "missing": 1,
     }
-    (example,) = details["too long"]["examples"]
-    assert example["where"] == f"{table}:6"
-    assert example["detail"].startswith("4.00 s, --max_seconds 3.0; --segment align")
+    assert details["too long"]["examples"] == [
+        {
+            "where": f"{table}:6",
+            "detail": "4.00 s, --max_seconds 3.0; --segment align cuts long recordings",
+        }
+    ]
     page = (out / "corpus.html").read_text()
     assert 'raise <span class="flag">--max_seconds</span>' in page
     assert f"{table}:7" in page and "gone.wav: no such file" in page

@@ -361,6 +361,55 @@ def test_segments_are_cut(tmp_path, monkeypatch):
     assert (out / "audio/b.flac").exists()
 
 
+def test_pieces_that_begin_together_are_named_by_their_own_ends(tmp_path, monkeypatch):
+    tone(tmp_path / "a.wav", 4.0)
+    tone(tmp_path / "b.wav", 1.0, seed=1)
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "path,text,start,end\na.wav,one,1,2\na.wav,one two,1,3\na.wav,one two three,1,3.5\n"
+        "a.wav,all,1,\nb.wav,four,0,0.5\n"
+    )
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", table, "--output_dir", out) == 0
+    lengths = {p.stem: soundfile.info(p).duration for p in (out / "audio").glob("*.flac")}
+    assert lengths == {
+        **{"a_0001000": 1.0, "a_0001000_0003000": 2.0, "a_0001000_0003500": 2.5},
+        **{"a_0001000_end": 3.0, "b_0000000": 0.5},
+    }
+
+
+@pytest.mark.parametrize("folder", ["", "clips/"])
+def test_paths_start_beside_the_table_or_in_its_clips(folder, tmp_path, monkeypatch):
+    """Common Voice's start in clips, other tables name that folder."""
+    for name in "abc":
+        tone(tmp_path / f"in/clips/{name}.wav", 0.5)
+    rows = [f"{folder}{name}.wav,yes" for name in ("gone", *"abc")]
+    table = tmp_path / "in/train.csv"
+    table.write_text("\n".join(["wav_filename,transcript", *rows]) + "\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", table, "--output_dir", out) == 1
+    assert len(list((out / "audio").glob("*.flac"))) == 3
+    (entry,) = skipped_entries(out).values()
+    assert entry["source"] == str(tmp_path / "in/clips/gone.wav")
+
+
+def test_a_pattern_names_tables_and_their_subsets(tmp_path, monkeypatch):
+    for index, name in enumerate(("train-0", "train-1", "dev-0", "test-0")):
+        tone(tmp_path / f"{name}.wav", 0.5, seed=index)
+        (tmp_path / f"{name}.csv").write_text(f"path,text\n{name}.wav,yes\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", tmp_path / "*-0.csv", "--output_dir", out) == 0
+    files = {
+        name: [u.id for u in read_manifest(out, name).utterances]
+        for name in ("train", "valid", "test")
+    }
+    assert files == {
+        **{"train": ["train-0"], "valid": ["dev-0"], "test": ["test-0"]},
+    }
+    with pytest.raises(UserError, match=r"--table .*x\*\.csv: no file has such a name"):
+        run(monkeypatch, "--table", tmp_path / "x*.csv", "--output_dir", tmp_path / "other")
+
+
 def test_pieces_without_audio_are_skipped(tmp_path, monkeypatch):
     """Backward, not a number, below zero, empty after rounding: in an STM file, without a check."""
     tone(tmp_path / "in/a.wav", 3.0, seed=1)
@@ -503,6 +552,31 @@ def test_a_few_speakers_with_much_audio_do_not_spoil_the_shares(seed):
 def test_small_sets_have_train_and_valid(seed):
     assert {"train", "valid"} <= set(draw_split(members(3), 0.05, 0.9, seed).values())
     assert set(draw_split(members(1), 0.05, 0.9, seed).values()) == {"train"}
+
+
+def test_utterances_of_a_single_speaker_are_divided():
+    subsets = draw_split(members(60, 1), 0.1, 0.1, 1)
+    assert set(subsets.values()) == {"train", "valid", "test"}
+    sessions = [Member(f"u{i}", f"u{i}", "ann", f"session{i % 5}") for i in range(60)]
+    subsets = draw_split(sessions, 0.1, 0.1, 1)
+    assert set(subsets.values()) == {"train", "valid", "test"}
+    assert all(len({subsets[m.id] for m in sessions[i::5]}) == 1 for i in range(5))
+
+
+def test_pieces_of_a_single_speakers_recordings_stay_together(tmp_path, monkeypatch, capsys):
+    rows = ["path,text,speaker,start,end"]
+    for name in "abcd":
+        tone(tmp_path / f"{name}.wav", 2.0, seed=ord(name))
+        rows += [f"{name}.wav,yes,ann,0,0.9", f"{name}.wav,no,ann,1,1.9"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    assert run(monkeypatch, "--table", tmp_path / "t.csv", "--output_dir", out) == 0
+    recordings = [
+        {u.id[0] for u in read_manifest(out, name).utterances}
+        for name in ("train", "valid", "test")
+    ]
+    assert all(recordings) and sum(map(len, recordings)) == 4
+    assert "note: ann is the only speaker to draw subsets from" in capsys.readouterr().out
 
 
 def test_groups_and_equal_recordings_stay_together():
