@@ -1,7 +1,9 @@
 """Folders for sherpa-onnx and transformers.js: the files beside the graph, and what is refused."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.unit.wav2vec2.interop.test_torch_export import ARCHITECTURES, VOCABUL
 from wav2vec2.audio.decode import normalize
 from wav2vec2.cli.errors import UserError
 from wav2vec2.interop import checkpoints, native
-from wav2vec2.interop.clients import sherpa_onnx, transformers_js
+from wav2vec2.interop.clients import sherpa_onnx, support, transformers_js
 from wav2vec2.interop.torch_export import SampleGraph
 from wav2vec2.text.subwords import WORD_START
 from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
@@ -21,6 +23,19 @@ VOCABULARIES = {
     "pieces": (Vocabulary(["▁AB", "B", "▁", "Ü"], Spelling.PIECES), "▁AB B ▁ Ü ▁AB"),
     "tokens": (Vocabulary(["tʃ", "a", "|", "ɪ"], Spelling.TOKENS), "tʃ a a ɪ |"),
 }
+
+
+def test_the_page_and_the_note_of_a_run_name_the_same_programs():
+    page = Path(__file__).parents[4] / "docs" / "other_programs.md"
+    row = r"^\| \[([^]]+)\]\([^|]*\|[^|]*\|[^|]*\| (yes|no) \|"
+    rows = dict(re.findall(row, page.read_text(encoding="utf-8"), re.M))
+    assert rows == dict.fromkeys(support.WITH_HOURGLASS, "yes") | dict.fromkeys(
+        set(support.WITHOUT_HOURGLASS) - {"fairseq"}, "no"
+    )
+    assert support.hourglass_note(ARCHITECTURES["base"]) == ""
+    note = support.hourglass_note(ARCHITECTURES["linear"])
+    assert note.startswith("note: hourglass [0,(1,3),1]: onnxruntime, torch.export, ")
+    assert "transformers, CTranslate2, fairseq cannot" in note
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
