@@ -24,6 +24,7 @@ from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import EXIT_FILE, UserError
 from wav2vec2.cli.flags import ArgumentParser, add_flags, check_command_first, from_flags
 from wav2vec2.files.output import prepare_folder, write_json
+from wav2vec2.interop.clients.support import hourglass_note
 from wav2vec2.kernels import compile_layers
 
 Recipe = PretrainingRecipe | FinetuningRecipe
@@ -226,6 +227,8 @@ def prepare_trainer(recipe: Recipe, device: torch.device) -> Trainer:
             compile_layers(task.model)
         parameters = sum(p.numel() for p in task.model.parameters())
         notice(f"{recipe.command}: {parameters:,} parameters on {device}")
+        if note := hourglass_note(task.architecture):
+            notice(note)
         # One process writes the log.
         described = environment.describe(device, distributed.world_size()) if is_main else {}
         trainer = Trainer(

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 def load(
     path: str | Path,
-    device: str = "cpu",
+    device: str | None = None,
     *,
     precision: str = "fp32",
     batch_size: int = 8,
@@ -25,10 +25,10 @@ def load(
 ) -> "Transcriber":
     """Load a fine-tuned checkpoint to `transcribe` and `align` recordings: docs/python.md.
 
-    `path`: any checkpoint that `inference.py` takes; `device`: a torch device, such as "cuda".  The
-    other arguments are the flags of `inference.py transcribe`, such as `decoder="beam",
-    lm="4.arpa"`.  Raises UserError, a ValueError with a one-line message, if a file is missing or
-    an argument does not fit.
+    `path`: any checkpoint that `inference.py` takes; `device`: a torch device, such as "cuda"
+    (default: a GPU if there is one, else the CPU).  The other arguments are the flags of
+    `inference.py transcribe`, such as `decoder="beam", lm="4.arpa"`.  Raises UserError, a
+    ValueError with a one-line message, if a file is missing or an argument does not fit.
     """
     from wav2vec2.inference.transcriber import load
 
@@ -38,12 +38,16 @@ def load(
 
 
 def load_features(
-    path: str | Path, device: str = "cpu", *, output: str = "hidden", layer: int | None = None
+    path: str | Path,
+    device: str | None = None,
+    *,
+    output: str = "hidden",
+    layer: int | None = None,
 ) -> "FeatureModel":
     """Load any checkpoint to compute `features` of recordings: docs/python.md.
 
     `output` and `layer` are the flags of `inference.py features`: hidden states of a layer
-    (default: the last), "extractor", or "codes".  UserError as in `load`.
+    (default: the last), "extractor", or "codes".  `device` and UserError as in `load`.
     """
     from wav2vec2.inference.features import load
 

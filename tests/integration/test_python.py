@@ -89,6 +89,56 @@ for arguments in [
         assert part in line
 
 
+def test_several_recordings_logits_and_features(folder):
+    """The same as each alone, and as the model's own; errors name the recording."""
+    script = """
+import numpy, soundfile, torch, wav2vec2
+model = wav2vec2.load("model.pt", batch_size=2, window_seconds=1, overlap_seconds=0.2)
+array, rate = soundfile.read("recording.wav", dtype="float32")
+long = numpy.concatenate([array] * 5)
+many = model.transcribe_many(iter(["recording.wav", long, "recording.mp3", array[:200]]), rate)
+alone = [model.transcribe(*item) for item in [("recording.wav",), (long, rate), ("recording.mp3",)]]
+print([one.text for one in many[:3]] == [one.text for one in alone], repr(many[3].text))
+print(model.transcribe_many([]))
+
+whole = wav2vec2.load("model.pt", "cpu")
+logits = whole.logits(array, rate)
+print(logits.shape, logits.dtype, len(whole.units), whole.frame_seconds)
+print(whole.decoder(torch.tensor(logits)).words == whole.transcribe(array, rate).text)
+print(model.logits(long, rate).shape == whole.logits(long, rate).shape)
+print(model.logits(array[:9], rate).shape)
+
+for layer in (None, 0, 2):
+    expected = wav2vec2.load_features("model.pt", layer=layer).features(array, rate)
+    print(numpy.array_equal(whole.features(array, rate, layer=layer), expected))
+small = wav2vec2.load("model.pt", precision="bf16").features("recording.wav")
+print(small.dtype, bool(abs(small - whole.features("recording.wav")).max() < 0.5))
+for call in [
+    lambda: model.transcribe_many("recording.wav"),
+    lambda: model.transcribe_many([array, array[:0]], rate),
+    lambda: model.transcribe_many([array]),
+    lambda: model.transcribe_many(["recording.wav", "gone.wav"]),
+    lambda: model.features("recording.wav", layer=9),
+    lambda: model.logits(array),
+]:
+    try:
+        print("taken", call())
+    except ValueError as error:
+        print(error)
+"""
+    result = run_python(script, folder, ROOT)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["True ''", "[]"]
+    assert lines[2:6] == ["(12, 32) float32 32 0.02", "True", "True", "(0, 32)"]
+    assert lines[6:10] == ["True"] * 3 + ["float32 True"]
+    expected = ["give a list of recordings: ['recording.wav']", "recording 2: audio: holds no"]
+    expected += ["recording 1: rate: samples need", "gone.wav: cannot be opened"]
+    expected += ["--layer 9: model.pt has layers 0 to 4", "rate: samples need a sample rate"]
+    for line, part in zip(lines[10:], expected, strict=True):
+        assert part in line
+
+
 def test_paths_name_the_files_of_a_search(folder):
     reason = "pip install -r requirements-decode.txt"
     pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason=reason, exc_type=ImportError)

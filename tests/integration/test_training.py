@@ -116,6 +116,23 @@ def test_lines_of_a_run(corpus, tmp_path, capsys):
     assert min(np.diff([0, *positions])) >= 2, positions
 
 
+def test_the_start_of_a_run_says_which_programs_take_the_model(
+    corpus, pretrained, tmp_path, capsys
+):
+    """Before the first update, in pre-training and in fine-tuning; a plain encoder has no note."""
+    runs = {
+        "hourglass": flags("pretrain", corpus, tmp_path / "a"),
+        "plain": flags("pretrain", corpus, tmp_path / "b", hourglass_config=""),
+        "fine-tuned": flags("finetune", corpus, tmp_path / "c", pretrained_model=pretrained),
+    }
+    for name, arguments in runs.items():
+        prepare_trainer(parse_recipe(arguments), torch.device("cpu"))
+        lines = capsys.readouterr().err.splitlines()
+        notes = [line for line in lines if line.startswith("note: hourglass [1,(2,2),1]: ")]
+        assert len(notes) == (name != "plain")
+        assert all("transformers, CTranslate2, fairseq cannot" in note for note in notes)
+
+
 def stop_during(trainer, update, number=signal.SIGTERM):
     """Let a signal arrive while the trainer computes `update`."""
     forward = trainer.task.forward

@@ -61,7 +61,7 @@ CONVERT = Command(
     (ConvertOptions,),
     paths=(
         ("input", "checkpoint of any kind"),
-        ("output", "file to write; a folder for huggingface"),
+        ("output", "file to write; a folder for huggingface, sherpa_onnx and transformers_js"),
     ),
 )
 

@@ -20,7 +20,7 @@ HELP = {
     "align": "times of each word and character of a known transcript",
     "features": "hidden states or codes of recordings",
     "benchmark": "latency and throughput by batch size",
-    "convert": "the same weights in another format: native, fairseq, Hugging Face, ONNX",
+    "convert": "another format: native, fairseq, Hugging Face, ONNX, sherpa-onnx, transformers.js",
 }
 
 EXAMPLES = {

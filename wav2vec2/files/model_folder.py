@@ -148,14 +148,15 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def write_model_folder(
     folder: Path,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None,
     files: Mapping[str, dict[str, Any] | str | bytes],
     *,
     checksums: bool = False,
 ) -> None:
     """Write `weights` as safetensors, and `files`, into a new folder, whole or not at all.
 
-    `files`: name -> a JSON object, text or bytes.  `checksums`: list the files' SHA-256 as
+    `weights`: None for no such file.  `files`: name, which may be in a folder below -> a JSON
+    object, text or bytes.  `checksums`: list the files' SHA-256 as
     `sha256sum -c SHA256SUMS` reads it; the model card has none, so that people can edit it.
     UserError if `folder` is not empty or cannot be written.
     """
@@ -166,17 +167,19 @@ def write_model_folder(
     try:
         with temporary_path(folder) as temporary:
             temporary.mkdir(parents=True)
-            _write_safetensors(temporary / WEIGHTS, weights)
+            if weights is not None:
+                _write_safetensors(temporary / WEIGHTS, weights)
             for name, content in files.items():
                 if isinstance(content, dict):
                     content = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
                 data = content.encode() if isinstance(content, str) else content
+                (temporary / name).parent.mkdir(exist_ok=True)
                 (temporary / name).write_bytes(data)
             if checksums:
                 listed = sorted(p for p in temporary.iterdir() if p.name != MODEL_CARD)
                 lines = [f"{sha256(path)}  {path.name}\n" for path in listed]
                 (temporary / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
-            for path in temporary.iterdir():
+            for path in filter(Path.is_file, temporary.rglob("*")):
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
     except (OSError, safetensors.SafetensorError) as error:

@@ -32,8 +32,13 @@ def inference_device(cpu: bool) -> torch.device:
     return pick_device(cpu or not torch.cuda.is_available())
 
 
-def usable_device(device: str | torch.device) -> torch.device:
-    """What torch calls `device`; UserError if this machine cannot compute there."""
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """What torch calls `device`; None: a GPU if there is one, else the CPU, as for the commands.
+
+    UserError if this machine cannot compute there.
+    """
+    if device is None:
+        return inference_device(cpu=False)
     try:
         number = torch.zeros(1, device=device)
         number.tolist()  # torch's device "meta", which holds no numbers, refuses this

@@ -109,10 +109,7 @@ class FeatureModel:
                 "checkpoint it was made from"
             )
         kernels.install(trunk.to(device), device)
-        layers = layer_count(trunk)
-        layer = layers if options.layer is None else options.layer
-        if not 0 <= layer <= layers:
-            raise UserError(f"--layer {layer}: {options.checkpoint} has layers 0 to {layers}")
+        layer = checked_layer(trunk, options.layer, options.checkpoint)
         architecture = native.architecture_of(content, options.checkpoint)
         return cls(
             trunk=trunk,
@@ -178,9 +175,9 @@ class FeatureModel:
     def _run(self, batch: AudioBatch) -> Tensor:
         frames = self.trunk.extract(batch.waveforms, batch.lengths)
         if self.output == "extractor":
-            return frames.features
+            return frames.features.float()
         if self.output == "hidden":
-            return hidden_states(self.trunk, frames, self.layer)
+            return hidden_states(self.trunk, frames, self.layer).float()
         assert self.quantizer is not None
         return self.quantizer(frames.features, temperature=1.0).codes.int()
 
@@ -194,8 +191,17 @@ class FeatureModel:
         return np.empty((0, len(self.trunk.mask_emb)), np.float32)
 
 
+def checked_layer(trunk: Wav2Vec2, layer: int | None, checkpoint: str) -> int:
+    """The layer, the last for None; UserError if the model, read from `checkpoint`, lacks it."""
+    layers = layer_count(trunk)
+    layer = layers if layer is None else layer
+    if type(layer) is not int or not 0 <= layer <= layers:
+        raise UserError(f"--layer {layer}: {checkpoint} has layers 0 to {layers}")
+    return layer
+
+
 def load(
-    path: str | Path, device: str | torch.device, output: str, layer: int | None
+    path: str | Path, device: str | torch.device | None, output: str, layer: int | None
 ) -> FeatureModel:
     """See `wav2vec2.load_features`."""
     given = {"checkpoint": path, "output": output, "layer": layer}

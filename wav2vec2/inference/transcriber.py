@@ -29,12 +29,14 @@ from wav2vec2.decoding.timed_words import Transcript, Word
 from wav2vec2.decoding.windows import Window, cut_path, plan_windows
 from wav2vec2.inference.batches import batch_of
 from wav2vec2.inference.device import usable_device
+from wav2vec2.inference.features import FeatureModel, checked_layer
 from wav2vec2.inference.recogniser import (
     Recogniser,
     RecogniserOptions,
     complete_decoding,
     prepare_decoder,
 )
+from wav2vec2.interop.onnx import OnnxRecogniser
 from wav2vec2.text.subwords import WORD_START
 from wav2vec2.text.vocabulary import WORD_END, Spelling
 
@@ -66,7 +68,7 @@ class WindowOptions:
 
 def load(
     path: str | Path,
-    device: str | torch.device,
+    device: str | torch.device | None,
     precision: str,
     batch_size: int,
     window_seconds: float,
@@ -90,6 +92,16 @@ def load(
     search = complete_decoding(search, recogniser)
     decoder = prepare_decoder(search, recogniser.vocabulary)
     return Transcriber(recogniser, decoder, windows, model.batch_size)
+
+
+def _open(number: int, audio: Any, rate: int | None) -> Waveform:
+    """The samples of a recording; an error names the file, or the recording by its number."""
+    if isinstance(audio, (str, Path)):
+        return Waveform(stream_audio(audio))
+    try:
+        return Waveform(stream_audio(audio, rate))
+    except UserError as error:
+        raise UserError(f"recording {number}: {error}") from None
 
 
 class RecordingDecoder:
@@ -170,7 +182,18 @@ class RecordingAligner:
         self._aligner.add(logits.log_softmax(dim=-1).numpy())
 
 
-Reader = TypeVar("Reader", RecordingDecoder, RecordingAligner)
+class RecordingLogits:
+    """Keeps the logits of the windows of one recording, which arrive in order."""
+
+    def __init__(self, waveform: Waveform):
+        self.waveform, self.parts = waveform, []
+
+    def add(self, logits: Tensor) -> None:
+        """Take the logits of the next frames, `[frames, units]`."""
+        self.parts.append(logits)
+
+
+Reader = TypeVar("Reader", RecordingDecoder, RecordingAligner, RecordingLogits)
 """What takes the logits of a recording."""
 
 
@@ -219,6 +242,66 @@ class Transcriber:
         recordings = [("", Waveform(stream_audio(audio, rate)))]
         ((_, transcript),) = self.transcribe_all(recordings)
         return transcript
+
+    def transcribe_many(
+        self, recordings: Iterable[Any], rate: int | None = None
+    ) -> list[Transcript]:
+        """The transcripts of several recordings, in order; windows of several share batches.
+
+        Each recording is a file, or an array or tensor at `rate` Hz, as in `transcribe`; the first
+        that cannot be read raises UserError, which names it.
+        """
+        if isinstance(recordings, (str, Path)):
+            raise UserError(f"transcribe_many: give a list of recordings: [{str(recordings)!r}]")
+        opened = ((n, _open(n, audio, rate)) for n, audio in enumerate(recordings, start=1))
+        return [transcript for _, transcript in self.transcribe_all(opened)]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The symbol of each column of `logits`; the first is the blank."""
+        return self.recogniser.vocabulary.symbols
+
+    @property
+    def frame_seconds(self) -> float:
+        """Time from the start of one frame of `logits` to the start of the next."""
+        return self.recogniser.frame_samples / SAMPLE_RATE
+
+    def logits(self, audio: Any, rate: int | None = None) -> np.ndarray:
+        """Logits `[frames, units]`, fp32, of a recording of any length; see `transcribe`.
+
+        They are not normalised.  A recording shorter than one frame (25 ms) has no frame.
+        """
+        reader = RecordingLogits(Waveform(stream_audio(audio, rate)))
+        for recording in self._read([reader]):
+            recording.waveform.close()
+        return torch.cat([torch.empty(0, len(self.units)), *reader.parts]).numpy()
+
+    def features(
+        self, audio: Any, rate: int | None = None, *, layer: int | None = None
+    ) -> np.ndarray:
+        """Hidden states `[frames, width]`, fp32, of layer `layer` (default: the last).
+
+        The recording, see `transcribe`, is processed as a whole.  UserError as in `transcribe`, for
+        a layer that the model lacks, and for an ONNX file, which gives logits only.
+        """
+        recogniser = self.recogniser
+        if isinstance(recogniser.model, OnnxRecogniser):
+            raise UserError(
+                f"features: {recogniser.checkpoint} is an ONNX file, which gives logits only; load "
+                "the checkpoint it was made from"
+            )
+        trunk = recogniser.model.wav2vec2
+        model = FeatureModel(
+            trunk=trunk,
+            quantizer=None,
+            normalize_input=recogniser.normalize_input,
+            normalize_eps=recogniser.normalize_eps,
+            device=recogniser.device,
+            output="hidden",
+            layer=checked_layer(trunk, layer, recogniser.checkpoint),
+            checkpoint=recogniser.checkpoint,
+        )
+        return model.features(audio, rate)
 
     def align(
         self, audio: Any, text: str, rate: int | None = None, *, open_ends: bool = False

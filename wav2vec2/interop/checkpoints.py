@@ -21,6 +21,7 @@ from wav2vec2.files.torch_file import (
     save_checkpoint,
 )
 from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
+from wav2vec2.interop.clients import sherpa_onnx, transformers_js
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
@@ -106,9 +107,19 @@ def _read_complete(source: str, options: "ConvertOptions | ReleaseOptions") -> d
 class ConvertOptions:
     """Conversion"""
 
-    to: Literal["native", "fairseq", "huggingface", "exported", "onnx", "onnx_int8"]
-    """Output format.  native: this repository's; exported: torch.export's archive (.pt2); that
-    and ONNX files need a fine-tuned checkpoint."""
+    to: Literal[
+        "native",
+        "fairseq",
+        "huggingface",
+        "exported",
+        "onnx",
+        "onnx_int8",
+        "sherpa_onnx",
+        "transformers_js",
+    ]
+    """Output format.  native: this repository's; exported: torch.export's archive (.pt2);
+    sherpa_onnx, transformers_js: folders for these programs.  Graphs need a fine-tuned
+    checkpoint."""
     dictionary: str | None = None
     """Dictionary of a fine-tuned model that does not carry its own, such as dict.ltr.txt."""
     language: str | None = None
@@ -123,7 +134,10 @@ _WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "exported": torch_export.write_exported,
     "onnx": onnx.write_onnx,
     "onnx_int8": partial(onnx.write_onnx, int8=True),
+    "sherpa_onnx": sherpa_onnx.write_sherpa_onnx,
+    "transformers_js": transformers_js.write_transformers_js,
 }
+_GRAPHS = ("exported", "onnx", "onnx_int8", "sherpa_onnx", "transformers_js")
 
 
 def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> str:
@@ -136,7 +150,7 @@ def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> st
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
     content = _read_complete(source, options)
-    if options.to in ("exported", "onnx", "onnx_int8") and content["kind"] != "ctc":
+    if options.to in _GRAPHS and content["kind"] != "ctc":
         raise UserError(
             f"{source}: has no output layer, which --to {options.to} needs; give a "
             "fine-tuned checkpoint"

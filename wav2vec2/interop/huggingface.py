@@ -265,7 +265,7 @@ def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     if content["kind"] == "ctc":
         vocabulary = native.vocabulary_of(content, str(folder))
         files |= tokenizer_files(vocabulary, folder)
-        config |= _ctc_config(vocabulary)
+        config |= ctc_config(vocabulary)
     elif "quantizer.codevectors" in weights:
         config["architectures"] = ["Wav2Vec2ForPreTraining"]
     else:
@@ -274,7 +274,8 @@ def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     write_model_folder(folder, weights, {_CONFIG: config, **files})
 
 
-def _ctc_config(vocabulary: Vocabulary) -> dict[str, Any]:
+def ctc_config(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The keys of a config.json that a recogniser adds."""
     return {
         "architectures": ["Wav2Vec2ForCTC"],
         "vocab_size": len(vocabulary),

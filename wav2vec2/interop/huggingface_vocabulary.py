@@ -21,7 +21,7 @@ from wav2vec2.files.model_folder import REFETCH, read_object
 from wav2vec2.files.text import shown
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
-_ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 """The tokens in transformers of the first rows here, and their default names."""
 
 _TOKENIZERS = {
@@ -185,7 +185,7 @@ def _role_names(
     path = folder / "special_tokens_map.json"
     options = {**(read_object(path) if path.is_file() else {}), **options}
     names: dict[str, str | None] = {}
-    for role, default in _ROLES.items():
+    for role, default in ROLES.items():
         candidates = (_content(options.get(role, default)), default)
         free = (n for n in candidates if isinstance(n, str) and n in ids.keys() - names.values())
         names[role] = next(free, None)
@@ -254,13 +254,9 @@ def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str,
             f"{folder}: not written; transformers has no CTC tokenizer for sentencepiece units, "
             "only for letters and phonemes"
         )
-    if vocabulary.repeats:
-        raise UserError(
-            f"{folder}: not written; two units of its dictionary are written alike, which "
-            "vocab.json cannot list"
-        )
-    symbols = (*_ROLES.values(), *vocabulary.symbols[len(SPECIALS) :])
-    options: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **_ROLES}
+    require_unique(vocabulary, folder)
+    symbols = (*ROLES.values(), *vocabulary.symbols[len(SPECIALS) :])
+    options: dict[str, Any] = {"tokenizer_class": "Wav2Vec2CTCTokenizer", **ROLES}
     if vocabulary.spelling is Spelling.LETTERS:
         options |= {
             "word_delimiter_token": WORD_END,
@@ -277,5 +273,14 @@ def tokenizer_files(vocabulary: Vocabulary, folder: Path) -> dict[str, dict[str,
     return {
         "vocab.json": {symbol: row for row, symbol in enumerate(symbols)},
         "tokenizer_config.json": options,
-        "special_tokens_map.json": dict(_ROLES),
+        "special_tokens_map.json": dict(ROLES),
     }
+
+
+def require_unique(vocabulary: Vocabulary, folder: Path) -> None:
+    """UserError, naming `folder`, if two units are written alike: files there list each once."""
+    if vocabulary.repeats:
+        raise UserError(
+            f"{folder}: not written; two units of its dictionary are written alike, which "
+            "vocab.json cannot list"
+        )

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +48,31 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
     or it is too large for the format.
     """
     torch_export.check_new(path, ".onnx")
+    _check_writable(content, path, int8=int8)
+    converted = _converted(
+        torch_export.export_graph(content, str(path)), torch_export.INPUTS, torch_export.OUTPUTS
+    )
+    converted.model.metadata_props[torch_export.DESCRIPTION] = torch_export.describe(
+        content, str(path)
+    )
+    model = converted.model_proto.SerializeToString()
+    write_chunks(path, [with_8_bits(model) if int8 else model])
+
+
+def graph_of_samples(content: dict[str, Any], path: Path, *, normalize: bool) -> bytes:
+    """An ONNX model with one input, `input_values` `[batch, samples]`, and one output, `logits`.
+
+    Each row is a recording without padding.  `normalize`: whether the graph normalises its input.
+    UserError, naming `path`, as in `write_onnx` with `int8`.
+    """
+    _check_writable(content, path, int8=True)
+    program = torch_export.export_sample_graph(content, str(path), normalize=normalize)
+    converted = _converted(program, ("input_values",), ("logits",))
+    return converted.model_proto.SerializeToString()
+
+
+def _check_writable(content: dict[str, Any], path: Path, *, int8: bool) -> None:
+    """UserError if a package is missing, or the model is too large for the format."""
     _check_packages(path, ("onnx", "onnxscript", *(("onnxruntime",) if int8 else ())))
     size = sum(tensor.numel() * 4 for tensor in content["model"].values())
     if size > _MOST_BYTES:
@@ -55,20 +80,17 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
             f"{path}: not written; an ONNX file holds 2 GB, this model takes {size / 1e9:.1f} GB: "
             "write a .pt2 archive instead"
         )
-    program = torch_export.export_graph(content, str(path))
+
+
+def _converted(
+    program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+) -> torch.onnx.ONNXProgram:
     with _silence():
         converted = torch.onnx.export(
-            program,
-            input_names=torch_export.INPUTS,
-            output_names=torch_export.OUTPUTS,
-            dynamo=True,
-            verbose=False,
+            program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False
         )
-    converted.model.metadata_props[torch_export.DESCRIPTION] = torch_export.describe(
-        content, str(path)
-    )
-    model = converted.model_proto.SerializeToString()
-    write_chunks(path, [_with_8_bits(model) if int8 else model])
+    assert converted is not None
+    return converted
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -172,7 +194,7 @@ def _silence() -> Iterator[None]:
         logging.disable(before)
 
 
-def _with_8_bits(model: bytes) -> bytes:
+def with_8_bits(model: bytes) -> bytes:
     """The model with quantized matrix products; onnxruntime only reads and writes files."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

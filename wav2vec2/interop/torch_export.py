@@ -24,6 +24,7 @@ import io
 import json
 import math
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,51 @@ class Graph(nn.Module):
         return F.pad(waveforms, (0, surplus * math.prod(stride for _, _, stride in spec)))
 
 
+class SampleGraph(Graph):
+    """A recogniser for programs that give no lengths: each row is a recording without padding."""
+
+    def forward(self, input_values: Tensor) -> Tensor:  # type: ignore[override]
+        """`input_values` `[batch, samples]` -> logits `[batch, frames, units]`."""
+        rows, samples = input_values.shape
+        lengths = torch.full((rows,), samples, device=input_values.device)
+        return super().forward(input_values, lengths)[0]
+
+
 def export_graph(content: dict[str, Any], source: str) -> torch.export.ExportedProgram:
     """Trace the graph of a fine-tuned checkpoint, with free batch and samples; UserError names
     `source`."""
     model, _ = native.load_ctc(content, source)
     architecture = native.architecture_of(content, source)
-    graph = Graph(model, architecture).eval()
+    example = _example(architecture)
     shortest = sample_count(2, architecture.conv_layers)
-    free = torch.export.Dim.DYNAMIC
-    # Sizes that no part of a model has: the export treats equal sizes as always equal.
-    example = torch.zeros(3, 40 * shortest + 13)
     lengths = torch.tensor([example.shape[1], 20 * shortest, shortest])
+    shapes = {"waveforms": _FREE, "lengths": {0: _FREE[0]}}
+    return _trace(Graph(model, architecture), (example, lengths), shapes)
+
+
+def export_sample_graph(
+    content: dict[str, Any], source: str, *, normalize: bool
+) -> torch.export.ExportedProgram:
+    """The same for SampleGraph; `normalize`: whether it normalises its input."""
+    model, _ = native.load_ctc(content, source)
+    architecture = replace(native.architecture_of(content, source), normalize_input=normalize)
+    example = _example(architecture)
+    return _trace(SampleGraph(model, architecture), (example,), {"input_values": _FREE})
+
+
+_FREE = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+
+
+def _example(architecture: Architecture) -> Tensor:
+    """Sizes that no part of a model has: the export treats equal sizes as always equal."""
+    return torch.zeros(3, 40 * sample_count(2, architecture.conv_layers) + 13)
+
+
+def _trace(
+    graph: Graph, examples: tuple[Tensor, ...], shapes: dict[str, Any]
+) -> torch.export.ExportedProgram:
     with torch.no_grad():
-        return torch.export.export(
-            graph,
-            (example, lengths),
-            dynamic_shapes={"waveforms": {0: free, 1: free}, "lengths": {0: free}},
-        )
+        return torch.export.export(graph.eval(), examples, dynamic_shapes=shapes)
 
 
 def describe(content: dict[str, Any], source: str) -> str:

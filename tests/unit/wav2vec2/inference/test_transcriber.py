@@ -14,6 +14,7 @@ from wav2vec2.cli.errors import UserError
 from wav2vec2.decoding.greedy import GreedyDecoder
 from wav2vec2.feature_extractor import frame_count, sample_count
 from wav2vec2.inference.transcriber import Transcriber, WindowOptions
+from wav2vec2.interop.onnx import OnnxRecogniser
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 LAYERS = ((1, 10, 5), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 3, 2), (1, 2, 2), (1, 2, 2))
@@ -284,3 +285,22 @@ def test_fewest_samples_of_so_many_frames():
         assert frame_count(samples, LAYERS) == frames
         assert frame_count(samples - 1, LAYERS) == frames - 1
     assert sample_count(1, LAYERS) == 400
+
+
+def test_an_onnx_file_has_no_features():
+    recogniser = Local(1, False)
+    recogniser.model, recogniser.checkpoint = object.__new__(OnnxRecogniser), "model.onnx"
+    transcriber = Transcriber(recogniser, GreedyDecoder(LETTERS))
+    with pytest.raises(UserError, match="features: model.onnx is an ONNX file, which gives logits"):
+        transcriber.features(noise(16_000), SAMPLE_RATE)
+
+
+def test_logits_are_those_of_all_windows():
+    recogniser, row = Local(4, True), noise(5 * SAMPLE_RATE)
+    parts = Transcriber(recogniser, GreedyDecoder(LETTERS), WindowOptions(2.0, 1.0))
+    whole = Transcriber(recogniser, GreedyDecoder(LETTERS), WindowOptions(100.0))
+    assert len(recogniser.batches) == 0
+    expected = whole.logits(row, SAMPLE_RATE)
+    assert len(recogniser.batches) == 1 and expected.shape == (249, len(whole.units))
+    np.testing.assert_allclose(parts.logits(row, SAMPLE_RATE), expected, atol=2e-2)
+    assert len(recogniser.batches) > 2

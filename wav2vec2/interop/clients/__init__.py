@@ -1,0 +1,1 @@
+"""A recogniser as a folder that another program loads: sherpa-onnx, transformers.js."""
