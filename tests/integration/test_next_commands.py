@@ -39,4 +39,4 @@ def test_the_printed_commands_run(quickstart, monkeypatch):
         assert result.returncode == 0, (purpose, result.stderr)
     assert len(list((output / "alignment").glob("*.TextGrid"))) == 1
     assert (dataset.parent / "mine" / "train.tsv").exists()
-    assert " DATASET_DIR=" in result.stdout and "finetune_base_1h.sh" in result.stdout
+    assert " DATASET_DIR=" in result.stdout and "finetune_own.sh" in result.stdout

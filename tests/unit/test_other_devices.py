@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from common.training.precision import Weights
 from common.training.step import UpdateStep
 from common.training.task import MicroBatchResult
+from utils.finetuning.memory import Model
+from utils.finetuning.memory import predicted as predicted_finetuning
 from utils.gpu_report.memory import CONTEXT, Batch, predicted
 from wav2vec2 import kernels, quantizer
 from wav2vec2.config import BASE, LARGE, MINI, ContrastiveObjective, Hourglass, Regularisation
@@ -254,6 +256,61 @@ def test_memory_falls_with_the_factor(model, factors, monkeypatch):
         batch = Batch(1, rows * samples)
         for factor, peak in peaks.items():
             assert predicted(batch, factor) - CONTEXT == pytest.approx(peak / 2**20, rel=0.01)
+
+
+def finetuning_peak(architecture, rows, samples, precision, recompute, monkeypatch):
+    """(parameters, bytes held at most) of updates of two micro-batches, as the recipes train."""
+    regularisation = Regularisation(0.0, 0.0, 0.0, 0.1, feature_grad_mult=0.0)
+    with Held() as held:
+        with META:
+            model = Wav2Vec2ForCTC.from_config(architecture, regularisation, 32).train()
+        kernels.install(model, META)
+        if recompute:
+            kernels.recompute_layers(model)
+        extractor = model.wav2vec2.feature_extractor.requires_grad_(False)
+        frames = frame_count(samples, architecture.conv_layers)
+        lengths = torch.tensor([samples] * (rows - 1) + [samples - 1600])
+
+        def forward(_):
+            output = model(
+                torch.empty(rows, samples, device=META),
+                lengths,
+                time_mask=torch.zeros(rows, frames, dtype=torch.bool, device=META),
+                channel_mask=torch.zeros(rows, architecture.dim, dtype=torch.bool, device=META),
+            )
+            loss = output.logits.float().log_softmax(-1).sum()
+            return MicroBatchResult(loss, rows, tokens=0, frames=0, audio_seconds=0.0)
+
+        with monkeypatch.context() as patch:
+            weights = Weights(model, precision)
+            optimizer = torch.optim.AdamW(weights.parameters())
+            patch.setattr(torch.Tensor, "tolist", lambda tensor: [1.0, 0.0, 0.0])
+            for _ in range(2):
+                UpdateStep(weights, optimizer, META).run(range(2), forward, learning_rate=1e-3)
+        assert all(p.grad is None for p in extractor.parameters())
+    return sum(p.numel() for p in model.parameters()), held.peak
+
+
+@pytest.mark.parametrize(
+    ("model", "factor", "precision", "recompute", "rows", "samples"),
+    [
+        (BASE, None, "bf16", False, 2, 250_000),
+        (BASE, 4, "fp32", True, 12, 250_000),
+        (replace(LARGE, layers=8), None, "bf16", True, 12, 250_000),
+        (replace(LARGE, layers=8), None, "fp32", False, 4, 500_000),
+    ],
+)
+def test_memory_of_finetuning(rows, samples, model, factor, precision, recompute, monkeypatch):
+    """What scripts/finetune_own.sh plans with: never less than is held, and not much more."""
+    hourglass = Hourglass(2, 8, factor, 2) if factor else None
+    architecture = replace(model, hourglass=hourglass)
+    parameters, peak = finetuning_peak(
+        architecture, rows, samples, precision, recompute, monkeypatch
+    )
+    planned = predicted_finetuning(
+        Model(architecture, parameters), rows * samples, precision == "bf16", recompute
+    )
+    assert 0.98 < (planned - CONTEXT) / (peak / 2**20) < 1.25
 
 
 def test_traffic():

@@ -68,7 +68,7 @@ def resolved(recipe):
 def test_all_training_recipes_are_in_the_tables():
     scripts = {path.stem for path in (ROOT / "scripts").glob("*.sh")}
     recipes = {name for name in scripts if name.startswith(("pretrain_", "finetune_"))}
-    assert recipes == TABLES.keys()
+    assert recipes - {"finetune_own"} == TABLES.keys()  # its values depend on the corpus
 
 
 @pytest.mark.parametrize("recipe", list(TABLES))

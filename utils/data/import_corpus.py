@@ -47,6 +47,9 @@ from wav2vec2.text.cleanup import CleanupOptions, clean, spaceless_script
 from wav2vec2.text.refusal import Refused
 from wav2vec2.text.vocabulary import letters, write_dictionary
 
+MULTILINGUAL = "facebook/wav2vec2-xls-r-300m"
+"""Checkpoint to start from in any language, as a Hub id."""
+
 
 @dataclass(frozen=True)
 class SelectionOptions:
@@ -261,25 +264,30 @@ def write_data_set(
         print(f"note: {' '.join(sorted(unseen))} occur in valid or test, but never in train")
 
 
-def batch_variables(recipe: str, samples: int) -> dict[str, object]:
-    """Variables with which a recipe runs on this machine, for so many samples to train on.
+def cpu_variable() -> dict[str, object]:
+    """The variable that a recipe needs where there is no GPU."""
+    import torch
 
-    A recipe takes 8 (fine-tuning) or 64 batches for an update; of little audio there are fewer.
+    return {} if torch.cuda.device_count() else {"CPU": "true"}
+
+
+def batch_variables(samples: int) -> dict[str, object]:
+    """Variables with which scripts/pretrain_base.sh runs on this machine, for so many samples.
+
+    It takes 64 batches for an update; of little audio there are fewer.
     """
     import torch
 
-    batches, max_tokens = (64, 1_400_000) if "pretrain" in recipe else (8, 3_200_000)
-    fitting = max(1, samples // max_tokens // 2)
-    few = fitting < batches
-    batches = min(batches, fitting)
+    fitting = max(1, samples // 1_400_000 // 2)
+    batches = min(64, fitting)
     gpus = torch.cuda.device_count()
     processes = gpus if gpus and batches % gpus == 0 else 1
     return {
-        **({} if gpus else {"CPU": "true"}),
+        **cpu_variable(),
         "NUM_GPUS": processes,
         "UPDATE_FREQ": batches // processes,
         "NUM_CONCAT_BATCHES": 1,
-        **({"BATCHES_PER_UPDATE": batches} if few else {}),
+        **({"BATCHES_PER_UPDATE": batches} if fitting < 64 else {}),
     }
 
 
@@ -395,15 +403,17 @@ def print_training(options: Options, samples: int, recommended: Mapping[str, int
     if not all((output_dir / f"{subset}.tsv").exists() for subset in variables.values()):
         return
     if any(output_dir.glob("dict.*.txt")):
-        recipe = "scripts/finetune_base_1h.sh"
+        recipe = "scripts/finetune_own.sh"
         variables |= {"LABELS": "phn"} if options.phonemes else {}
-        variables["PRETRAINED_MODEL"] = "wav2vec_small.pt"
+        variables["PRETRAINED_MODEL"] = MULTILINGUAL
+        machine = cpu_variable()
     else:
         recipe = "scripts/pretrain_base.sh"
         variables |= recommended
+        machine = batch_variables(samples)
     where = {"DATASET_DIR": output_dir, "OUTPUT_DIR": f"results/{output_dir.absolute().name}"}
-    print_next_step(f"bash {recipe}", **batch_variables(recipe, samples), **where, **variables)
-    print("docs/own_data.md: where published weights come from, and small models for a CPU")
+    print_next_step(f"bash {recipe}", **machine, **where, **variables)
+    print("docs/finetune_your_own.md: the whole path, other checkpoints, and a plan beforehand")
 
 
 class Transcripts(NamedTuple):

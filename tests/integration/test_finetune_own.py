@@ -1,0 +1,82 @@
+"""scripts/finetune_own.sh: its dry run, a run of a few updates, the same run extended."""
+
+import json
+import re
+
+import pytest
+
+from tests.integration.conftest import ROOT, script
+
+
+@pytest.fixture
+def own(corpus, random_recogniser, tmp_path):
+    """Run the recipe on the tiny corpus from a tiny recogniser."""
+
+    def run(*arguments, **changed):
+        variables = {
+            "PRETRAINED_MODEL": random_recogniser,
+            "DATASET_DIR": corpus,
+            "VALID_SUBSET": "dev",
+            "OUTPUT_DIR": tmp_path / "run",
+            "CPU": "true",
+            "NUM_WORKERS": "0",
+        }
+        return script("finetune_own.sh", *arguments, **variables | changed)
+
+    return run
+
+
+def printed(output):
+    """Name -> value of a plan's lines."""
+    return dict(re.findall(r"^  ([A-Z0-9_]+)=(\S+) +# .", output, flags=re.MULTILINE))
+
+
+def test_from_the_plan_to_an_extended_run(own, tmp_path):
+    dry = own("--dry_run", MAX_UPDATE="4")
+    assert dry.returncode == 0, dry.stderr
+    planned = printed(dry.stdout)
+    text = (ROOT / "scripts" / "finetune_own.sh").read_text("utf-8")
+    chosen = set(re.findall(r'^: "\$\{([A-Z0-9_]+):=auto', text, flags=re.MULTILINE))
+    assert planned.keys() == chosen - {"HOURS", "GPU_MEMORY_GB"}
+    assert planned["FREEZE_FINETUNE_UPDATES"] == "0" and "output layer is kept" in dry.stdout
+    assert not (tmp_path / "run").exists()
+
+    result = own(MAX_UPDATE="4")
+    assert result.returncode == 0, result.stderr
+    assert printed(result.stdout) == planned
+    assert "different from train.py" in result.stdout
+    configuration = json.loads((tmp_path / "run" / "config.json").read_text())
+    names = {"ENCODER_LAYERDROP": "layerdrop"}
+    for name, value in planned.items():
+        if name != "BF16":
+            found = configuration[names.get(name, name.lower())]
+            assert json.dumps(found) == value or found == float(value), name
+
+    # On another machine, the plan would be another; the run keeps its own.
+    extended = own(MAX_UPDATE="6", EXTEND="true", GPU_MEMORY_GB="2")
+    assert extended.returncode == 0, extended.stderr
+    assert printed(extended.stdout) == planned | {"MAX_UPDATE": "6"}
+    assert (tmp_path / "run" / "wav2vec2_update6.pt").exists()
+
+
+def test_a_new_output_layer_learns_alone_first(own):
+    planned = printed(own("--dry_run", RESET_HEAD="true").stdout)
+    assert (planned["MAX_UPDATE"], planned["FREEZE_FINETUNE_UPDATES"]) == ("13000", "10000")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"PRETRAINED_MODEL": ""}, "PRETRAINED_MODEL: name a checkpoint to start from"),
+        ({"DATASET_DIR": ""}, "DATASET_DIR: name the folder of your corpus"),
+        ({"TRAIN_SUBSET": "trian"}, "trian.tsv: no such file"),
+        ({"LEARNING_RATE": "high"}, "LEARNING_RATE=high: must be a number, or auto"),
+        ({"GPU_MEMORY_GB": "0.1"}, "so no sub-batch fits"),
+        ({"MAX_UPDATES": "5"}, "did you mean MAX_UPDATE?"),
+    ],
+)
+def test_a_mistake_is_one_line(own, tmp_path, changed, message):
+    result = own(**changed)
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,254 @@
+"""The plan of scripts/finetune_own.sh: exact at the recipes, monotone in hours, within memory."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.runtime.check_variables import declared
+from utils.finetuning.memory import Device, Model, largest_sub_batch, predicted
+from utils.finetuning.plan import (
+    KINDS,
+    Choice,
+    Corpus,
+    Start,
+    choices_of_run,
+    choose,
+    parse_choices,
+)
+from utils.finetuning.values import BASE_RECIPES, LARGE_RECIPES, recipes_for, values_for
+from utils.gpu_report.memory import USABLE
+from wav2vec2.cli.errors import UserError
+from wav2vec2.config import BASE, LARGE, MINI, Hourglass
+
+ROOT = Path(__file__).resolve().parents[4]
+BASE_START = Start(Model(BASE, 95_000_000), keeps_head=False)
+LARGE_START = Start(Model(LARGE, 315_000_000), keeps_head=False)
+BIG = Device("big", 200_000.0, bf16=True, why_bf16="as given")
+HOURS = [0.1, 0.5, 1, 1.5, 3, 10, 11, 30, 99, 100, 101, 300, 960, 2000]
+
+
+def corpus(hours, seconds=12.0):
+    return Corpus("train", (int(seconds * 16_000),) * max(1, round(hours * 3600 / seconds)))
+
+
+def plan(start, hours, device=BIG, *, processes=8, seconds=12.0, **given):
+    found = choose(start, corpus(hours, seconds), device, given, processes)
+    assert all(choice.reason for choice in found)
+    return {choice.name: choice.value for choice in found}
+
+
+SCRIPTS = [
+    ("finetune_base_1h", BASE_START, 1),
+    ("finetune_base_10h", BASE_START, 10),
+    ("finetune_base_100h", BASE_START, 100),
+    ("finetune_base_960h", BASE_START, 960),
+    ("finetune_vox_100h", LARGE_START, 100),
+    ("finetune_vox_960h", LARGE_START, 960),
+]
+
+
+@pytest.mark.parametrize(("script", "start", "hours"), SCRIPTS)
+def test_the_plan_is_the_recipe_where_there_is_one(script, start, hours):
+    """With as many GPUs, of enough memory, on an hour that is exactly the recipe's."""
+    recipe = declared(ROOT / "scripts" / f"{script}.sh")
+    found = plan(start, hours, HOURS=float(hours))
+    other = {"HOURS", "BF16", "ACTIVATION_CHECKPOINTING", "VALIDATE_FREQUENCY", "SAVE_FREQUENCY"}
+    names = found.keys() - other
+    if hours == 1:  # a corpus of one hour has audio for two updates
+        names -= {"BATCHES_PER_UPDATE", "UPDATE_FREQ", "MAX_TOKENS"}
+        assert found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"] <= recipe_audio(recipe)
+    assert {n: found[n] for n in names} == {n: pytest.approx(float(recipe[n])) for n in names}
+    assert found["VALIDATE_FREQUENCY"] == pytest.approx(
+        int(recipe["VALIDATE_FREQUENCY"]), rel=0.25, abs=2
+    )
+
+
+def recipe_audio(recipe):
+    return int(recipe["BATCHES_PER_UPDATE"]) * int(recipe["MAX_TOKENS"])
+
+
+@pytest.mark.parametrize("recipes", [BASE_RECIPES, LARGE_RECIPES])
+def test_more_hours_are_more_updates_and_less_freezing(recipes):
+    values = [values_for(recipes, hours) for hours in HOURS]
+    updates = [v.max_update for v in values]
+    assert updates == sorted(updates) and len(set(updates)) == len(HOURS) - 3  # the ends are flat
+    assert [v.freeze for v in values] == sorted((v.freeze for v in values), reverse=True)
+    assert [v.audio for v in values] == sorted(v.audio for v in values)
+
+
+@pytest.mark.parametrize("recipes", [BASE_RECIPES, LARGE_RECIPES])
+def test_what_lies_between_two_recipes_lies_between_their_values(recipes):
+    for low, high in zip(recipes, recipes[1:]):
+        between = values_for(recipes, (low.hours * high.hours) ** 0.5)
+        for name, value in vars(between).items():
+            first, last = sorted((getattr(low, name), getattr(high, name)))
+            assert first <= value <= last, name
+        middle = (low.max_update * high.max_update) ** 0.5
+        assert between.max_update == pytest.approx(middle, abs=50)
+
+
+def test_the_size_of_the_start_chooses_the_recipes():
+    assert recipes_for(MINI.dim) is recipes_for(768) is BASE_RECIPES
+    assert recipes_for(1024) is recipes_for(1920) is LARGE_RECIPES
+
+
+XLSR_1B = replace(LARGE, dim=1280, ffn_dim=5120, layers=48, heads=16)
+MODELS = [
+    BASE_START.model,
+    LARGE_START.model,
+    Model(XLSR_1B, 963_000_000),
+    Model(replace(BASE, hourglass=Hourglass(2, 8, 4, 2)), 95_000_000),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_what_fits_stays_below_the_memory(model, half, recompute):
+    sizes = []
+    for gigabytes in (8, 12, 16, 24, 40, 80):
+        memory = gigabytes * 1e9 / 2**20
+        samples = largest_sub_batch(model, memory, half, recompute)
+        sizes.append(samples)
+        if samples:
+            assert predicted(model, samples, half, recompute) <= USABLE * memory
+            assert predicted(model, samples + 20_000, half, recompute) > USABLE * memory
+        else:
+            assert predicted(model, 0, half, recompute) > USABLE * memory
+    assert sizes == sorted(sizes) and sizes[-1] > 0
+    assert predicted(model, 10**8, True, recompute) < predicted(model, 10**8, False, recompute)
+    assert predicted(model, 10**7, half, True) < predicted(model, 10**7, half, False)
+
+
+@pytest.mark.parametrize("gigabytes", [12, 16, 24, 80])
+@pytest.mark.parametrize("start", [BASE_START, LARGE_START])
+def test_the_planned_batch_fits_and_keeps_the_audio_of_an_update(start, gigabytes):
+    memory = gigabytes * 1e9 / 2**20
+    device = Device("card", memory, bf16=True, why_bf16="as given")
+    found = plan(start, 10, device, processes=1)
+    tokens, batches = found["MAX_TOKENS"], found["BATCHES_PER_UPDATE"]
+    used = predicted(start.model, tokens, found["BF16"], found["ACTIVATION_CHECKPOINTING"])
+    assert used <= USABLE * memory and tokens >= 12 * 16_000
+    audio = values_for(recipes_for(start.model.architecture.dim), 10).audio
+    assert audio <= batches * tokens < audio + tokens
+    assert found["UPDATE_FREQ"] == batches
+
+
+def test_layers_are_recomputed_only_where_memory_is_short():
+    small = Device("card", 8 * 1e9 / 2**20, bf16=True, why_bf16="as given")
+    assert plan(LARGE_START, 10, small)["ACTIVATION_CHECKPOINTING"] is True
+    assert plan(BASE_START, 10, small)["ACTIVATION_CHECKPOINTING"] is False
+    assert plan(LARGE_START, 10, BIG)["ACTIVATION_CHECKPOINTING"] is False
+
+
+def test_a_model_that_is_too_large_is_refused():
+    small = Device("card", 6 * 1e9 / 2**20, bf16=True, why_bf16="as given")
+    with pytest.raises(
+        UserError, match=r"take 6.7 GiB, so no sub-batch fits; start from a smaller"
+    ):
+        plan(LARGE_START, 10, small)
+    assert plan(LARGE_START, 10, small, MAX_TOKENS=100_000)["MAX_TOKENS"] == 100_000
+
+
+@pytest.mark.parametrize("seconds", [1.0, 40.0, 90.0])
+def test_no_utterance_is_skipped_for_its_length_while_memory_lasts(seconds):
+    for processes in (1, 8):
+        found = plan(LARGE_START, 5, seconds=seconds, processes=processes)
+        assert found["MAX_TOKENS"] >= seconds * 16_000
+        assert found["BATCHES_PER_UPDATE"] == processes * found["UPDATE_FREQ"]
+
+
+def test_utterances_that_do_not_fit_are_counted():
+    small = Device("card", 9 * 1e9 / 2**20, bf16=False, why_bf16="as given")
+    long = Corpus("train", (16_000 * 400,) * 3 + (160_000,) * 100)
+    (tokens,) = (c for c in choose(LARGE_START, long, small, {}) if c.name == "MAX_TOKENS")
+    assert tokens.value < 6_400_000
+    assert tokens.reason.endswith("all that fits; 3 longer utterances are skipped")
+
+
+def test_an_epoch_of_a_small_corpus_is_two_updates():
+    for hours in (0.02, 0.3, 0.7):
+        found = plan(BASE_START, hours, processes=1)
+        assert found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"] <= hours * 3600 * 16_000
+
+
+def test_a_recogniser_of_the_same_dictionary_is_not_frozen():
+    kept = replace(LARGE_START, keeps_head=True)
+    assert plan(kept, 100)["FREEZE_FINETUNE_UPDATES"] == 0
+    assert plan(LARGE_START, 100)["FREEZE_FINETUNE_UPDATES"] == 10_000
+
+
+def test_given_values_are_kept_and_the_others_follow():
+    found = plan(LARGE_START, 100, MAX_UPDATE=800, LEARNING_RATE=1e-3, BF16=False, UPDATE_FREQ=3)
+    assert (found["MAX_UPDATE"], found["LEARNING_RATE"], found["BF16"]) == (800, 1e-3, False)
+    assert found["FREEZE_FINETUNE_UPDATES"] == 100  # the same share
+    assert (found["UPDATE_FREQ"], found["BATCHES_PER_UPDATE"]) == (3, 24)
+    assert plan(BASE_START, 10, BATCHES_PER_UPDATE=32)["UPDATE_FREQ"] == 4
+    assert plan(BASE_START, 10, HOURS=100.0)["MAX_UPDATE"] == 80_000
+
+
+def test_choices_are_read():
+    assert parse_choices(["MAX_UPDATE=20", "BF16=YES", "LEARNING_RATE=1e-4", "HOURS=auto"]) == {
+        "MAX_UPDATE": 20,
+        "BF16": True,
+        "LEARNING_RATE": 1e-4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("MAX_UPDATE=many", "MAX_UPDATE=many: must be a whole number, or auto"),
+        ("MAX_UPDATE=0", "MAX_UPDATE=0: must be at least 1"),
+        ("BF16=perhaps", "BF16=perhaps: must be true or false, or auto"),
+        ("LEARNING_RATE=nan", "LEARNING_RATE=nan: must be a number, or auto"),
+        ("GPU_MEMORY_GB=-1", "GPU_MEMORY_GB=-1: must be greater than 0"),
+        ("DROPOUT=1", "--choices DROPOUT=1: choose from HOURS, "),
+    ],
+)
+def test_a_wrong_choice_is_refused(word, message):
+    with pytest.raises(UserError, match=message):
+        parse_choices([word])
+
+
+def test_a_resumed_run_keeps_its_values():
+    names = [name.lower() for name in KINDS if name not in ("HOURS", "GPU_MEMORY_GB", "BF16")]
+    configuration = dict.fromkeys(names, 7) | {"layerdrop": 0.05, "precision": "bf16"}
+    configuration |= {"activation_checkpointing": False, "batches_per_update": 16}
+    found = choices_of_run(json.loads(json.dumps(configuration)), {"MAX_UPDATE": 30}, together=4)
+    values = {choice.name: choice.value for choice in found}
+    assert values.keys() == KINDS.keys() - {"HOURS", "GPU_MEMORY_GB"}
+    assert (values["MAX_UPDATE"], values["LEARNING_RATE"]) == (30, 7)
+    assert (values["ENCODER_LAYERDROP"], values["BF16"]) == (0.05, True)
+    assert values["UPDATE_FREQ"] == 4  # of 16 sub-batches, four at once
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3e-5, "3e-05"), (320_000, "320000"), (True, "true"), (0.65, "0.65")]
+)
+def test_a_value_is_printed_as_the_recipe_reads_it(value, text):
+    assert str(Choice("MASK_PROB", value, "why")).split() == [f"MASK_PROB={text}", "#", "why"]
+
+
+CARDS = (12, 16, 24, 48, 80)
+XLSR_2B = replace(LARGE, dim=1920, ffn_dim=7680, layers=48, heads=16)
+STARTS = {
+    "Base": BASE_START.model,
+    "Large, XLS-R 300M, MMS 300M": LARGE_START.model,
+    "XLS-R 1B, MMS 1B": Model(XLSR_1B, 963_000_000),
+    "XLS-R 2B": Model(XLSR_2B, 2_159_000_000),
+}
+
+
+def test_the_table_of_memory_is_computed():
+    text = (ROOT / "docs" / "finetune_your_own.md").read_text("utf-8")
+    table = text.split("<!-- memory of fine-tuning -->\n")[1].split("<!-- end of memory -->")[0]
+    rows = []
+    for name, model in STARTS.items():
+        sizes = [largest_sub_batch(model, gb * 1e9 / 2**20, True, recompute=False) for gb in CARDS]
+        cells = [f"{size // 16_000:,} s" if size else "none" for size in sizes]
+        alone = f"{predicted(model, 0, True, False) / 1024:.1f}"
+        rows.append(f"| {' | '.join([name, f'{model.parameters / 1e6:,.0f}', alone, *cells])} |")
+    assert table.splitlines()[2:] == rows, "\n".join(rows)
