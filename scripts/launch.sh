@@ -25,7 +25,7 @@
 : "${ADAPTER_DIM:=16}"        # ADAPT=adapters: inner width
 : "${PROBE:=0}"               # pre-training: updates between probes of the layers; 0: none
 : "${PROBE_SUBSET:=}"         # two transcribed filelists for it; default: those of the run
-: "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
+: "${OPTIMIZER:=adam}"        # adam, adam8bit (bitsandbytes), fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
 : "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
@@ -127,7 +127,7 @@ finetune() {
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --adapt "$ADAPT" \
+        ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} --reset_head "$RESET_HEAD" --adapt "$ADAPT" \
         --lora_rank "$LORA_RANK" --lora_alpha "$LORA_ALPHA" --lora_targets "${targets[@]}" \
         --adapter_dim "$ADAPTER_DIM" --schedule three_stage "$@"
 }
