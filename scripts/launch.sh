@@ -18,9 +18,14 @@
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
 : "${ADAPTER_LANGUAGE:=}"     # fine-tuning: language of an MMS recogniser to start from, such as deu
 : "${RESET_HEAD:=false}"       # fine-tuning: a new output layer, even if the checkpoint has one
+: "${ADAPT:=none}"            # fine-tuning: train few weights: lora, adapters; none: all weights
+: "${LORA_RANK:=8}"           # ADAPT=lora: rank, scale and target layers
+: "${LORA_ALPHA:=16}"
+: "${LORA_TARGETS:=q_proj v_proj}"
+: "${ADAPTER_DIM:=16}"        # ADAPT=adapters: inner width
 : "${PROBE:=0}"               # pre-training: updates between probes of the layers; 0: none
 : "${PROBE_SUBSET:=}"         # two transcribed filelists for it; default: those of the run
-: "${OPTIMIZER:=adam}"        # adam, fused_adam or fused_lamb (apex), lamb
+: "${OPTIMIZER:=adam}"        # adam, adam8bit (bitsandbytes), fused_adam or fused_lamb (apex), lamb
 : "${FP16:=false}"             # half precision with dynamic loss scaling
 : "${BF16:=false}"             # half precision without
 : "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
@@ -114,12 +119,15 @@ pretrain() {
 # finetune [FLAG ...]: train.py finetune with the calling recipe's variables.  The schedule is
 # 10 % warm-up, 40 % at the peak, 50 % decay, unless WARMUP_UPDATES or HOLD_UPDATES say otherwise.
 finetune() {
-    local flags=()
+    local flags=() targets
+    read -ra targets <<<"$LORA_TARGETS"
     if [[ -z $WARMUP_UPDATES ]]; then WARMUP_UPDATES=$((MAX_UPDATE / 10)); fi
     if [[ -z $HOLD_UPDATES ]]; then HOLD_UPDATES=$((MAX_UPDATE * 4 / 10)); fi
     export RECIPE_SCRIPT=$recipe
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"
     launch finetune "${flags[@]}" ${HOURGLASS_CONFIG+--hourglass_config "$HOURGLASS_CONFIG"} \
-        ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} --reset_head "$RESET_HEAD" --schedule three_stage "$@"
+        ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} --reset_head "$RESET_HEAD" --adapt "$ADAPT" \
+        --lora_rank "$LORA_RANK" --lora_alpha "$LORA_ALPHA" --lora_targets "${targets[@]}" \
+        --adapter_dim "$ADAPTER_DIM" --schedule three_stage "$@"
 }

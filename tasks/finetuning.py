@@ -20,6 +20,7 @@ from common.training.precision import PrecisionOptions
 from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
+from tasks.adaptation import AdaptOptions, freeze_start, new_adapters
 from tasks.data import (
     FILE_PREFIX,
     LN2,
@@ -108,6 +109,7 @@ class FinetuningRecipe:
         batches_per_update=8,
     )
     finetune: FinetuneOptions = FinetuneOptions()
+    adapt: AdaptOptions = AdaptOptions()
     regularisation: Regularisation = Regularisation(
         dropout=0.0,
         dropout_input=0.0,
@@ -185,18 +187,27 @@ class FinetuningTask:
         needed any more."""
         options, run, max_update = recipe.finetune, recipe.run, recipe.schedule.max_update
         self.data, self.options, self.regularisation = recipe.data, options, recipe.regularisation
-        self.run, self.device = run, device
+        self.run, self.device, self.adapt = run, device, recipe.adapt
         if options.freeze_finetune_updates >= max_update:
             notice(
                 f"warning: --freeze_finetune_updates {options.freeze_finetune_updates}: in "
                 f"{max_update} updates only the output layer learns; lower it below --max_update"
+            )
+        if options.random_weights and recipe.adapt.adapt != "none":
+            raise UserError(
+                f"--adapt {recipe.adapt.adapt}: trains little beside a start, which "
+                "--random_weights does not take; remove one of the two"
             )
         if resume_from is None:
             source = options.pretrained_model
             pretrained = checkpoints.read_checkpoint(source, language=options.language)
         else:
             source, pretrained = str(resume_from.path), resume_from.content
-        self.architecture = native.architecture_of(pretrained, source)
+            if native.ADAPTED in pretrained:
+                pretrained = checkpoints.read_base(pretrained, source)
+        self.architecture = recipe.adapt.architecture(
+            native.architecture_of(pretrained, source), pretrained, source
+        )
         self._check_hourglass(source)
         self.vocabulary = self._read_vocabulary()
         self.console = {"loss": "loss", "wer": "WER", "uer": self.vocabulary.spelling.unit_rate}
@@ -219,6 +230,10 @@ class FinetuningTask:
         )
         if resume_from is None and not options.random_weights:
             self._load_start(pretrained, source)
+        elif recipe.adapt.adapt != "none":
+            native.load_pretrained_trunk(self.model, self._with_adapters(pretrained), source)
+        self.trained = freeze_start(self.model, recipe.adapt)
+        self._refer_to_start(pretrained, resume_from)
         self.model.to(device)
         kernels.install(self.model, device)
         self.recipe = recipe_of(
@@ -237,6 +252,7 @@ class FinetuningTask:
         )
         self.recipe["language"] = options.language or None
         self.recipe["reset_head"] = options.reset_head or None  # older runs do not have it
+        self.recipe |= recipe.adapt.settings()
         subwords = self.vocabulary.subwords
         dictionary = self.vocabulary.to_text().encode() + (subwords.content if subwords else b"")
         self.recipe["dictionary"] = digest(dictionary)
@@ -244,7 +260,7 @@ class FinetuningTask:
     def _load_start(self, content: dict[str, Any], source: str) -> None:
         """Take over the weights of a checkpoint; prints what becomes of a recogniser's output
         layer."""
-        native.load_pretrained_trunk(self.model, content, source)
+        native.load_pretrained_trunk(self.model, self._with_adapters(content), source)
         if content["kind"] != "ctc":
             return
         if self.options.reset_head:
@@ -255,6 +271,27 @@ class FinetuningTask:
             self.model, self.vocabulary, content, source, train_unknown=trained
         )
         notice(f"output layer: {describe_rows(new, len(self.vocabulary), source)}")
+
+    def _with_adapters(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content of a start, with new adapter layers if it lacks those to train."""
+        if self.adapt.adapt != "adapters" or content["architecture"].get("adapter_dim"):
+            return content
+        return {**content, "model": {**content["model"], **new_adapters(self.model)}}
+
+    def _refer_to_start(self, content: dict[str, Any], resume_from: ResumePoint | None) -> None:
+        """Prepare what checkpoints say of a start whose weights they do not hold."""
+        self.reference: dict[str, Any] = {}
+        if self.trained is None:
+            return
+        if resume_from is not None and native.ADAPTED in resume_from.content:
+            found = resume_from.content[native.ADAPTED]
+        else:
+            options = self.options
+            found = checkpoints.reference(options.pretrained_model, options.language, content)
+            weights = dict(self.model.named_parameters())
+            few = sum(weights[name].numel() for name in self.trained)
+            notice(f"--adapt {self.adapt.adapt}: {few:,} parameters learn, output layer included")
+        self.reference = {native.ADAPTED: {**found, **self.adapt.described()}}
 
     def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
@@ -365,7 +402,9 @@ class FinetuningTask:
         )
         self.frozen = update <= self.options.freeze_finetune_updates
         trunk = self.model.wav2vec2
-        trunk.requires_grad_(not self.frozen)
+        for name, parameter in trunk.named_parameters(prefix="wav2vec2"):
+            learns = self.trained is None or name in self.trained
+            parameter.requires_grad_(learns and not self.frozen)
         if self.regularisation.feature_grad_mult == 0:
             trunk.feature_extractor.requires_grad_(False)
 
@@ -457,7 +496,8 @@ class FinetuningTask:
         return (1.0, validation.get("uer", math.inf), validation.get("loss", math.inf))
 
     def checkpoint_content(self) -> dict[str, Any]:
-        return native.ctc_content(self.architecture, self.vocabulary, self.options.labels)
+        content = native.ctc_content(self.architecture, self.vocabulary, self.options.labels)
+        return content | self.reference
 
 
 def describe_rows(new: Sequence[str], units: int, source: str) -> str:

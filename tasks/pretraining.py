@@ -166,6 +166,7 @@ class PretrainingTask:
     """Contrastive pre-training on the crops of a filelist."""
 
     selection, file_prefix, memory_hint = "loss", FILE_PREFIX, MEMORY_HINT
+    trained = None
     console = {"loss": "loss", "accuracy": "accuracy"}
 
     def __init__(

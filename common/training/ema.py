@@ -31,6 +31,7 @@ class Ema:
     def in_place(self) -> Iterator[None]:
         """Inside, the model computes with the average."""
         parameters = dict(self.weights.model.named_parameters())
+        parameters = {name: parameters[name] for name in self._average}
         own = {name: p.detach().clone() for name, p in parameters.items()}
         for name, parameter in parameters.items():
             parameter.copy_(self._average[name])

@@ -1,5 +1,6 @@
 """The optimizers: Adam with decoupled weight decay, and LAMB for very large batches."""
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,8 +15,9 @@ from wav2vec2.cli.flags import require_at_least
 class OptimizerOptions:
     """Optimizer"""
 
-    optimizer: Literal["adam", "fused_adam", "fused_lamb", "lamb"] = "adam"
-    """Adam with decoupled weight decay (AdamW), or LAMB; the fused ones need apex."""
+    optimizer: Literal["adam", "adam8bit", "fused_adam", "fused_lamb", "lamb"] = "adam"
+    """Adam with decoupled weight decay (AdamW), or LAMB; the fused ones need apex.  adam8bit keeps
+    its moments in 8 bits, needs bitsandbytes and a GPU."""
     adam_betas: tuple[float, float] = (0.9, 0.98)
     """Decay rates of the two moments."""
     adam_eps: float = 1e-6
@@ -37,7 +39,7 @@ class OptimizerOptions:
     def build(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over `parameters`; the learning rate is set at every update.
 
-        UserError for an apex optimizer where apex cannot be imported.
+        UserError for an optimizer of another package where that cannot be imported.
         """
         common: dict[str, Any] = {
             "lr": 0.0,
@@ -47,6 +49,8 @@ class OptimizerOptions:
         }
         if self.optimizer == "adam":
             return torch.optim.AdamW(parameters, **common, fused=True)
+        if self.optimizer == "adam8bit":
+            return build_adam8bit(parameters, common)
         if self.optimizer == "lamb":
             return Lamb(parameters, **common)
         try:
@@ -61,6 +65,24 @@ class OptimizerOptions:
             return FusedAdam(parameters, **common, adam_w_mode=True)
         # The gradient is clipped before: no second clipping inside.
         return FusedLAMB(parameters, **common, max_grad_norm=float("inf"))
+
+
+def build_adam8bit(
+    parameters: Iterable[torch.nn.Parameter], settings: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits, by blocks (Dettmers et al., arXiv 2110.02861); tensors of fewer
+    than 4096 elements keep fp32."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError(
+            "--optimizer adam8bit: bitsandbytes cannot be imported; install it: "
+            f"{sys.executable} -m pip install bitsandbytes, or choose --optimizer adam (OPTIMIZER)"
+        ) from None
+    chosen = list(parameters)
+    if any(parameter.device.type == "cpu" for parameter in chosen):
+        raise UserError("--optimizer adam8bit: needs a GPU; choose --optimizer adam (OPTIMIZER)")
+    return AdamW8bit(chosen, **settings)
 
 
 class Lamb(torch.optim.Optimizer):

@@ -4,7 +4,7 @@ Gradients are collected, summed, clipped and applied in fp32; checkpoints hold t
 that a run can resume in another precision.  (Micikevicius et al., arXiv 1710.03740.)
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,26 @@ class Weights:
 
     In fp32 these are the model's own parameters.  In half precision the model's parameters become
     16-bit, and each has fp32 master weights; those of modules with `keeps_fp32` stay as they are.
+    Parameters outside `trained` are neither optimised nor stored, and have no master weights.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision = "fp32"):
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: Precision = "fp32",
+        trained: Collection[str] | None = None,
+    ):
+        """`trained`: names of the parameters that learn; None: all."""
+        self.model, self._partial = model, trained is not None
         kept = kept_fp32(model)
         self._masters: dict[str, nn.Parameter] = {}
         self._halves: list[tuple[nn.Parameter, nn.Parameter]] = []  # (model's, master)
         self._own: list[nn.Parameter] = []
         for name, parameter in model.named_parameters():
+            if trained is not None and name not in trained:
+                if id(parameter) not in kept:
+                    parameter.data = parameter.data.to(TYPES[precision])
+                continue
             if precision == "fp32" or id(parameter) in kept:
                 self._masters[name] = parameter
                 self._own.append(parameter)
@@ -103,16 +114,20 @@ class Weights:
             torch._foreach_copy_(halves, masters)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The model's state, in fp32."""
+        """The model's state, in fp32; of a model that is trained in part, that part."""
         masters = {name: master.detach() for name, master in self._masters.items()}
-        return {**self.model.state_dict(), **masters}
+        return masters if self._partial else {**self.model.state_dict(), **masters}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`; RuntimeError if names or shapes do not fit."""
-        self.model.load_state_dict(state)
+        if not self._partial:
+            self.model.load_state_dict(state)
+        elif state.keys() != self._masters.keys():
+            raise RuntimeError("its weights have other names than those that are trained")
         for name, master in self._masters.items():
             master.copy_(state[name])
+        self.write_back()
 
 
 class LossScaler:

@@ -1,6 +1,6 @@
 """What the training loop needs of a task, and what a task hands back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ class Task(Protocol):
     """A model with its data, objective and metrics."""
 
     model: torch.nn.Module
+    trained: Collection[str] | None
+    """Names of the parameters that learn and that checkpoints store; None: all."""
     plan: BatchPlan
     dataset: UtteranceDataset
     selection: str

@@ -139,7 +139,7 @@ class Trainer:
         self.checkpoints = CheckpointFolder(run.output_dir, task.file_prefix)
         if run.activation_checkpointing:
             kernels.recompute_layers(task.model)
-        weights = Weights(task.model, precision)
+        weights = Weights(task.model, precision, task.trained)
         self.state = TrainingState(
             weights=weights,
             optimizer=optimizer_options.build(weights.parameters()),

@@ -52,6 +52,11 @@ def cached_path(path: str | Path) -> Path:
     return Path(path)
 
 
+def pinned(path: str | Path) -> str:
+    """The Hub id `path`, of a model in the cache, with the commit that is there as its revision."""
+    return f"{_parts(path)[0]}@{cached_path(path).name}"
+
+
 def fetch(path: str | Path, adapter: str, check: Callable[[Path], None]) -> Path:
     """The folder in the cache with the files of the Hub id `path` that reading the model needs.
 

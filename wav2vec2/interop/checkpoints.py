@@ -26,14 +26,19 @@ from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 
 def read_checkpoint(
-    path: str | Path, dictionary: str | Path | None = None, language: str | None = None
+    path: str | Path,
+    dictionary: str | Path | None = None,
+    language: str | None = None,
+    *,
+    merge: bool = True,
 ) -> dict[str, Any]:
     """The native content of the checkpoint `path`.
 
     It is a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2 archive written here,
     the folder of a released or a Hugging Face model, or the id of a model on the Hugging Face Hub.
     An existing path has precedence over an id.  `dictionary`: that of a fine-tuned model whose file
-    has none.  `language`: which adapter of a Hugging Face model with several.  UserError if it is
+    has none.  `language`: which adapter of a Hugging Face model with several.  `merge`: complete a
+    checkpoint that holds a difference (`--adapt`) by the weights of its base.  UserError if it is
     none of these or not fully understood.
     """
     place, language = Path(path), language or None
@@ -52,7 +57,46 @@ def read_checkpoint(
         folder = hub.cached_path(path)  # a user knows the model by its id
         raise UserError(str(error).replace(str(folder), str(path))) from None
     native.check_entries(content, str(path))
-    return content
+    return _merged(content, place) if merge else content
+
+
+def _merged(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """A content with all its weights."""
+    if native.ADAPTED not in content:
+        return content
+    return native.merge(content, read_base(content, path), str(path))
+
+
+def read_base(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The content of the checkpoint that `content`, read from `path`, holds a difference from.
+
+    If it is not where it was, a copy of the same name beside `path` is taken.  UserError if there
+    is none, or if its weights are others.
+    """
+    native.check_entries(content, str(path))
+    adapted = content[native.ADAPTED]
+    base, beside = adapted["base"], Path(path).parent / Path(adapted["base"]).name
+    if not os.path.exists(base) and beside.exists() and not beside.samefile(path):
+        base = str(beside)
+    try:
+        found = read_checkpoint(base, language=adapted.get("language"))
+    except UserError as error:
+        raise UserError(
+            f"{path}: holds a difference from {base}, which cannot be read; put it back, or a "
+            f"copy of it beside {Path(path).name} ({error})"
+        ) from None
+    if native.trunk_digest(found) != adapted["digest"]:
+        raise UserError(
+            f"{path}: holds a difference from {base}, whose weights have changed since; put back "
+            f"the file it was trained from, or a copy of it beside {Path(path).name}"
+        )
+    return found
+
+
+def reference(path: str, language: str | None, content: dict[str, Any]) -> dict[str, Any]:
+    """What `read_base` needs to find the checkpoint `path` again, whose content is `content`."""
+    place = hub.pinned(path) if hub.is_hub_id(path) else os.path.abspath(path)
+    return {"base": place, "language": language, "digest": native.trunk_digest(content)}
 
 
 def _check_description(folder: Path, language: str | None) -> None:
@@ -97,10 +141,13 @@ def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str
     )
 
 
-def _read_complete(source: str, options: "ConvertOptions | ReleaseOptions") -> dict[str, Any]:
-    content = read_checkpoint(source, options.dictionary, options.language)
-    native.check_complete(content, source)
-    return content
+def _read_complete(
+    source: str, options: "ConvertOptions | ReleaseOptions", *, merge: bool = True
+) -> dict[str, Any]:
+    content = read_checkpoint(source, options.dictionary, options.language, merge=False)
+    whole = _merged(content, source)
+    native.check_complete(whole, source)
+    return whole if merge else content
 
 
 @dataclass(frozen=True)
@@ -125,6 +172,9 @@ class ConvertOptions:
     language: str | None = None
     """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
     read, such as deu."""
+    merge: bool = False
+    """Of a checkpoint of --adapt: write whole weights, which need no base any more.  Other formats
+    than native always have them."""
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
@@ -149,7 +199,10 @@ def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> st
         raise UserError(f"OUTPUT {output}: exists already; choose another name")
     if not output.parent.is_dir():
         raise UserError(f"OUTPUT {output}: {output.parent} is no folder; create it first")
-    content = _read_complete(source, options)
+    keeps_difference = options.to == "native" and not options.merge
+    content = _read_complete(source, options, merge=not keeps_difference)
+    if options.merge and "merged" not in content:
+        raise UserError(f"--merge: {source} has whole weights already; remove the flag")
     if options.to in _GRAPHS and content["kind"] != "ctc":
         raise UserError(
             f"{source}: has no output layer, which --to {options.to} needs; give a "
@@ -198,6 +251,6 @@ def export_average(source: str, output: str) -> str:
         raise UserError(f"--output {output}: exists already; choose another name")
     averaged = {**content, "model": content["ema_model"]}
     native.check_entries(averaged, source)
-    native.check_complete(averaged, source)
+    native.check_complete(_merged(averaged, source), source)
     save_checkpoint(output, native.without_training_state(averaged))
     return f"{output}: the average after update {content.get('update')}"

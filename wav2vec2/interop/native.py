@@ -4,6 +4,8 @@ A native content is a dict.  It holds the architecture, the weights and, if fine
 dictionary, so that no other file is needed.
 """
 
+import hashlib
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -30,6 +32,13 @@ from wav2vec2.text.vocabulary import SPECIALS, UNKNOWN, Spelling, Vocabulary, pa
 from wav2vec2.trunk import Wav2Vec2
 
 _QUANTIZER = "quantizer."
+
+ADAPTED = "adapted"
+"""Entry of a checkpoint that holds a difference from another, its base: `kind` (lora, adapters),
+`base` (a path, or the id of a model on the Hub), `language` (of its adapters), `digest` (of its
+trunk's weights); of LoRA, `rank` and `alpha`."""
+
+_LORA_A, _LORA_B = ".lora_A.", ".lora_B."
 
 NEVER = -1e4
 """Logit of a special symbol that a vocabulary lacks: e^-10000 is 0, and fp16 can hold it."""
@@ -58,7 +67,49 @@ def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str)
 def without_training_state(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's content without optimizer, averaged weights, recipe and progress."""
     kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
-    return {name: content[name] for name in (*kept, "model") if name in content}
+    return {name: content[name] for name in (*kept, ADAPTED, "model") if name in content}
+
+
+def trunk_digest(content: dict[str, Any]) -> str:
+    """The SHA-256 of the trunk's weights in fp32, with their names: the same in every format."""
+    known = content.get("merged_digest")  # sums of a merge round differently on other machines
+    return known or _digest(trunk_weights(content["model"]))
+
+
+def _digest(weights: dict[str, torch.Tensor], start: str = "") -> str:
+    hashed = hashlib.sha256(start.encode())
+    for name, tensor in sorted(weights.items()):
+        hashed.update(f"{name} {list(tensor.shape)}\n".encode())
+        hashed.update(tensor.detach().float().contiguous().reshape(-1).numpy())
+    return hashed.hexdigest()
+
+
+def merge(content: dict[str, Any], base: dict[str, Any], source: str) -> dict[str, Any]:
+    """The content of an adapted checkpoint with the weights of `base`, the model it started from.
+
+    Adapter layers join them.  LoRA (arXiv 2106.09685): W + alpha / rank x B A.  UserError names
+    `source` if they do not fit together.
+    """
+    adapted, weights = content[ADAPTED], trunk_weights(base["model"])
+    for name, first in content["model"].items():
+        if _LORA_A not in name:
+            if _LORA_B not in name:
+                weights[name] = first
+            continue
+        second = content["model"].get(name.replace(_LORA_A, _LORA_B))
+        target = f"{name.partition(_LORA_A)[0]}.weight"
+        whole, rank = weights.get(target), adapted["rank"]
+        if (
+            (whole is None or second is None or first.dim() != 2 or second.dim() != 2)
+            or (first.shape[0] != rank or second.shape[1] != rank)
+            or (whole.shape != (second.shape[0], first.shape[1]))
+        ):
+            raise UserError(f"{source}: damaged, {name} does not fit its base; use another copy")
+        delta = second.float() @ first.float()
+        weights[target] = whole.float() + adapted["alpha"] / rank * delta
+    rest = {n: v for n, v in content.items() if n not in (ADAPTED, "ema_model", "optimizer")}
+    combined = _digest(trunk_weights(content["model"]), adapted["digest"])
+    return {**rest, "model": weights, "merged": adapted["kind"], "merged_digest": combined}
 
 
 def architecture_of(content: dict[str, Any], source: str) -> Architecture:
@@ -88,6 +139,7 @@ _ENTRIES: dict[str, type] = {
     "update": int,
     "ema_model": dict,
     "recipe": dict,
+    ADAPTED: dict,
 }
 """Types of the entries that a checkpoint may have."""
 
@@ -118,6 +170,9 @@ def check_entries(content: dict[str, Any], source: str) -> None:
 def _unusable(content: dict[str, Any]) -> list[str]:
     """What is wrong in entries of the right types."""
     problems = []
+    adapted = content.get(ADAPTED)
+    if adapted is not None and not _is_reference(adapted):
+        problems.append(f"{ADAPTED} describes no base that this version knows")
     if content.get("spelling") not in (None, *(spelling.value for spelling in Spelling)):
         problems.append(f"spelling is {shown(content['spelling'])}")
     if content.get("dictionary") is not None and not re.fullmatch(
@@ -133,6 +188,15 @@ def _unusable(content: dict[str, Any]) -> list[str]:
                 problems.append(f"{table} holds {shown(name)}, no floating-point tensor")
                 break
     return problems
+
+
+def _is_reference(adapted: dict[str, Any]) -> bool:
+    """Whether an entry ADAPTED says what a merge needs."""
+    kind, rank, alpha = (adapted.get(name) for name in ("kind", "rank", "alpha"))
+    texts = (adapted.get("base"), adapted.get("digest"), adapted.get("language") or "")
+    sizes = type(rank) is int and rank >= 1 and type(alpha) is float and math.isfinite(alpha)
+    known = kind == "adapters" or (kind == "lora" and sizes)
+    return known and all(isinstance(text, str) for text in texts)
 
 
 def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str = "") -> None:

@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,6 +69,26 @@ def test_apex_asked_for_and_absent(name, plain, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apex", None)
     with pytest.raises(UserError, match=f"--optimizer {name}: apex .* or --optimizer {plain},"):
         OptimizerOptions(optimizer=name).build([torch.nn.Parameter(torch.ones(1))])
+
+
+def test_eight_bits_asked_for_and_absent(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="adam8bit: bitsandbytes .* install bitsandbytes, or"):
+        OptimizerOptions(optimizer="adam8bit").build([torch.nn.Parameter(torch.ones(1))])
+
+
+def test_eight_bits(monkeypatch):
+    """AdamW8bit gets the recipe's settings, and parameters on a GPU only."""
+    built = []
+    library = SimpleNamespace(AdamW8bit=lambda parameters, **flags: built.append(flags))
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", SimpleNamespace())
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", library)
+    options = OptimizerOptions(optimizer="adam8bit", weight_decay=0.3)
+    with pytest.raises(UserError, match="adam8bit: needs a GPU"):
+        options.build([torch.nn.Parameter(torch.ones(1))])
+    options.build([torch.nn.Parameter(torch.ones(1, device="meta"))])
+    assert built == [{"lr": 0.0, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.3}]
 
 
 @pytest.mark.parametrize(("fused", "plain"), [("fused_adam", "adam"), ("fused_lamb", "lamb")])
