@@ -31,7 +31,7 @@ from utils.corpora.rows import BadRow, Row, Rows, subset_named, subset_of_folder
 from utils.corpora.tables import TableOptions, first_path, format_of, read_table
 from utils.corpora.timed_text import BY_DEFAULT, TranscriptOptions, read_stm
 from utils.corpora.toolkits.lhotse import is_manifest, read_lhotse
-from utils.corpus_report.skips import nothing_usable
+from utils.corpus_report.skips import ADVICE, NO_ADVICE, nothing_usable
 from wav2vec2.audio.decode import count_channels
 from wav2vec2.audio.recordings import AVERAGE, EACH, Recording, parse_channel, recordings_below
 from wav2vec2.audio.source import printable, recording_key
@@ -178,26 +178,31 @@ def read_source(
         else:
             rows = LAYOUTS[name].read(root, *([tables] if tabular else []))
     found, bad = _utterances(rows, root, options)
-    if not found and not bad:
-        if options.table:
-            raise UserError(
-                f"--table {options.table}: names no recordings; write a header line and one line "
-                "per recording"
-            )
-        if options.lhotse:
-            raise UserError(
-                f"--lhotse {options.lhotse}: names no recordings; name a manifest such as "
-                "cuts.jsonl.gz, or a folder of some"
-            )
-        raise UserError(
-            f"--audio_dir {root}: holds no utterances of format {name}; --format names another"
-        )
     if not found:
-        none = f"none of {len(bad)} rows names a recording"
-        if len({row.reason for row in bad}) == 1:
-            raise UserError(f"{bad[0].where}: {bad[0].detail}; {none}")
-        raise UserError(nothing_usable(none, len(bad), bad))
+        raise _nothing_found(options, root, bad)
     return found, bad
+
+
+def _nothing_found(options: SourceOptions, root: Path, bad: list[BadRow]) -> UserError:
+    """The error of a source without a single utterance."""
+    none = f"none of {len(bad)} rows names a recording"
+    if len({row.reason for row in bad}) == 1:
+        keep = ADVICE.get(bad[0].reason, NO_ADVICE)
+        return UserError(f"{bad[0].where}: {bad[0].detail}; {none} ({keep})")
+    if bad:
+        return UserError(nothing_usable(none, len(bad), bad))
+    if options.table:
+        return UserError(
+            f"--table {options.table}: names no recordings; write a header line and one line "
+            "per recording"
+        )
+    if options.lhotse:
+        return UserError(
+            f"--lhotse {options.lhotse}: names no recordings; name a manifest such as "
+            "cuts.jsonl.gz, or a folder of some"
+        )
+    asked = "" if options.format == "auto" else f" of format {options.format}"
+    return UserError(f"--audio_dir {root}: holds no utterances{asked}; --format names another")
 
 
 def _audio_root(options: SourceOptions) -> Path | None:

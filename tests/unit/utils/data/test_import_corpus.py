@@ -410,6 +410,22 @@ def test_a_pattern_names_tables_and_their_subsets(tmp_path, monkeypatch):
         run(monkeypatch, "--table", tmp_path / "x*.csv", "--output_dir", tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("--split_column", "text", "'yes' is none of train, valid, test"),
+        ("--speaker_pattern", "^(x)", r"'\^\(x\)' finds none in its path"),
+    ],
+)
+def test_rows_that_all_fail_for_one_reason_name_the_flag(
+    flag, value, reason, tmp_path, monkeypatch
+):
+    (tmp_path / "t.csv").write_text("path,text\na.wav,yes\nb.wav,yes\n")
+    places = ("--table", tmp_path / "t.csv", "--output_dir", tmp_path / "out")
+    with pytest.raises(UserError, match=rf"t\.csv:2: .*{reason}; none of 2 rows .*{flag}"):
+        run(monkeypatch, *places, flag, value)
+
+
 def test_pieces_without_audio_are_skipped(tmp_path, monkeypatch):
     """Backward, not a number, below zero, empty after rounding: in an STM file, without a check."""
     tone(tmp_path / "in/a.wav", 3.0, seed=1)
