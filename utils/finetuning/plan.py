@@ -275,7 +275,7 @@ def choose_batches(
         Choice(
             "UPDATE_FREQ",
             frequency,
-            f"sub-batches per update / {processes} processes / {concat} concatenated",
+            f"BATCHES_PER_UPDATE / {processes} (NUM_GPUS) / {concat} (NUM_CONCAT_BATCHES)",
         ),
     ]
 
@@ -392,7 +392,13 @@ def print_plan(options: PlanOptions) -> None:
     folder = Path(options.output_dir)
     if (folder / CONFIG_FILE).exists() and any(folder.glob(f"{FILE_PREFIX}_*.pt")):
         configuration = read_json(folder / CONFIG_FILE, "choose another OUTPUT_DIR")
-        choices = choices_of_run(configuration, given, together)
+        try:
+            choices = choices_of_run(configuration, given, together)
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(
+                f"OUTPUT_DIR={folder}: holds another run than a fine-tuning of this version; "
+                "choose another folder"
+            ) from None
         print(f"plan: resumes the run in {folder}")
     else:
         if not options.pretrained_model:
