@@ -255,11 +255,12 @@ def choose_batches(
     if dropped := sum(n > tokens for n in corpus.lengths):
         reason += f"; {dropped} longer utterances are skipped"
     together = processes * concat
+    rounded = math.ceil if audio == values.audio else math.floor
     if "BATCHES_PER_UPDATE" in given and "UPDATE_FREQ" not in given:
         batches = given["BATCHES_PER_UPDATE"]
         frequency = max(1, round(batches / together))
     else:
-        frequency = given.get("UPDATE_FREQ", max(1, math.ceil(audio / (tokens * together))))
+        frequency = given.get("UPDATE_FREQ", max(1, rounded(audio / (tokens * together))))
         batches = given.get("BATCHES_PER_UPDATE", frequency * together)
     seconds = f"{audio / SAMPLE_RATE:,.0f} s of audio per update"
     of = "as in the recipe" if audio == values.audio else "half of the corpus"
