@@ -53,6 +53,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
 separate_output finetune_own.sh "$@"
 export OUTPUT_DIR
+if [[ $FP16 == true && $BF16 == auto ]]; then BF16=false; fi
 choices=()
 for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):=auto\}".*/\1/p' scripts/finetune_own.sh); do
     choices+=("$variable=${!variable}")

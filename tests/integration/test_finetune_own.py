@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.integration.conftest import ROOT, script
+from utils.finetuning import plan
 
 
 @pytest.fixture
@@ -64,19 +65,50 @@ def test_a_new_output_layer_learns_alone_first(own):
     assert (planned["MAX_UPDATE"], planned["FREEZE_FINETUNE_UPDATES"]) == ("13000", "10000")
 
 
+def test_a_mistake_leaves_no_folder(own, tmp_path):
+    result = own(MAX_UPDATE="4", GPU_MEMORY_GB="0.1")
+    assert result.returncode == 2
+    assert "so no sub-batch fits" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"PRETRAINED_MODEL": ""}, "PRETRAINED_MODEL: name a checkpoint to start from"),
-        ({"DATASET_DIR": ""}, "DATASET_DIR: name the folder of your corpus"),
-        ({"TRAIN_SUBSET": "trian"}, "trian.tsv: no such file"),
-        ({"LEARNING_RATE": "high"}, "LEARNING_RATE=high: must be a number, or auto"),
-        ({"GPU_MEMORY_GB": "0.1"}, "so no sub-batch fits"),
-        ({"MAX_UPDATES": "5"}, "did you mean MAX_UPDATE?"),
+        ({"pretrained_model": ""}, "PRETRAINED_MODEL: name a checkpoint to start from"),
+        ({"pretrained_model": "gone.pt"}, "gone.pt: no such checkpoint"),
+        ({"dataset_dir": ""}, "DATASET_DIR: name the folder of your corpus"),
+        ({"train_subset": "trian"}, "trian.tsv: no such file"),
+        ({"choices": "LEARNING_RATE=high"}, "LEARNING_RATE=high: must be a number, or auto"),
+        ({"labels": "phn"}, "dict.phn.txt"),
     ],
 )
-def test_a_mistake_is_one_line(own, tmp_path, changed, message):
-    result = own(**changed)
-    assert result.returncode == 2
-    assert message in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_mistake_is_one_line(command, corpus, random_recogniser, tmp_path, changed, message):
+    values = {
+        "pretrained_model": random_recogniser,
+        "dataset_dir": corpus,
+        "output_dir": tmp_path / "run",
+        "cpu": "true",
+    }
+    pairs = [(f"--{name}", value) for name, value in (values | changed).items()]
+    code, _, err = command(plan.main, *(part for pair in pairs for part in pair))
+    assert code == 2 and message in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("content", ["{}", '{"command": "pretrain", "precision": "fp32"}', "[1]"])
+def test_the_folder_of_another_run_is_refused(command, corpus, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "wav2vec2_update5.pt").touch()
+    flags = ("--dataset_dir", corpus, "--output_dir", tmp_path, "--pretrained_model", "any")
+    code, _, err = command(plan.main, *flags)
+    assert code == 2 and f"OUTPUT_DIR={tmp_path}: holds another run" in err, err
+    assert err.count("\n") == 1
+
+
+def test_without_a_gpu_the_machine_must_be_named(command, corpus, random_recogniser, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    flags = ("--dataset_dir", corpus, "--pretrained_model", random_recogniser)
+    code, _, err = command(plan.main, *flags)
+    assert code == 2 and "set CPU=true to train on the CPU, or GPU_MEMORY_GB=24" in err
+    code, out, err = command(plan.main, *flags, "--choices", "GPU_MEMORY_GB=24")
+    assert code == 0 and printed(out)["BF16"] == "true", err

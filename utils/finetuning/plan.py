@@ -255,11 +255,12 @@ def choose_batches(
     if dropped := sum(n > tokens for n in corpus.lengths):
         reason += f"; {dropped} longer utterances are skipped"
     together = processes * concat
+    rounded = math.ceil if audio == values.audio else math.floor
     if "BATCHES_PER_UPDATE" in given and "UPDATE_FREQ" not in given:
         batches = given["BATCHES_PER_UPDATE"]
         frequency = max(1, round(batches / together))
     else:
-        frequency = given.get("UPDATE_FREQ", max(1, math.ceil(audio / (tokens * together))))
+        frequency = given.get("UPDATE_FREQ", max(1, rounded(audio / (tokens * together))))
         batches = given.get("BATCHES_PER_UPDATE", frequency * together)
     seconds = f"{audio / SAMPLE_RATE:,.0f} s of audio per update"
     of = "as in the recipe" if audio == values.audio else "half of the corpus"
@@ -275,7 +276,7 @@ def choose_batches(
         Choice(
             "UPDATE_FREQ",
             frequency,
-            f"sub-batches per update / {processes} processes / {concat} concatenated",
+            f"BATCHES_PER_UPDATE / {processes} (NUM_GPUS) / {concat} (NUM_CONCAT_BATCHES)",
         ),
     ]
 
@@ -392,7 +393,13 @@ def print_plan(options: PlanOptions) -> None:
     folder = Path(options.output_dir)
     if (folder / CONFIG_FILE).exists() and any(folder.glob(f"{FILE_PREFIX}_*.pt")):
         configuration = read_json(folder / CONFIG_FILE, "choose another OUTPUT_DIR")
-        choices = choices_of_run(configuration, given, together)
+        try:
+            choices = choices_of_run(configuration, given, together)
+        except (AttributeError, KeyError, TypeError):
+            raise UserError(
+                f"OUTPUT_DIR={folder}: holds another run than a fine-tuning of this version; "
+                "choose another folder"
+            ) from None
         print(f"plan: resumes the run in {folder}")
     else:
         if not options.pretrained_model:

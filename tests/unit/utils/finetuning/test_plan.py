@@ -169,9 +169,11 @@ def test_utterances_that_do_not_fit_are_counted():
 
 
 def test_an_epoch_of_a_small_corpus_is_two_updates():
-    for hours in (0.02, 0.3, 0.7):
-        found = plan(BASE_START, hours, processes=1)
-        assert found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"] <= hours * 3600 * 16_000
+    for hours in (0.02, 0.3, 0.51, 0.7):
+        for processes in (1, 2, 8):
+            found = plan(BASE_START, hours, processes=processes, seconds=1.0)
+            audio = found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"]
+            assert audio <= hours * 3600 * 16_000 / 2
 
 
 def test_a_recogniser_of_the_same_dictionary_is_not_frozen():
