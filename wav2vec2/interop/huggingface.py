@@ -255,7 +255,7 @@ def write_huggingface(content: dict[str, Any], folder: Path) -> None:
     if architecture.hourglass is not None:
         raise UserError(
             f"{folder}: not written; transformers has no hourglass encoder like this model's "
-            f"{architecture.hourglass}"
+            f"{architecture.hourglass}; graphs take it: --to onnx, sherpa_onnx or transformers_js"
         )
     config = config_of_architecture(architecture)
     files = {"preprocessor_config.json": preprocessor_of_architecture(architecture)}
