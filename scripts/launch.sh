@@ -30,6 +30,7 @@
 : "${BF16:=false}"             # half precision without
 : "${EMA:=0.0}"                # decay of the weights' moving average, such as 0.9999; 0: none
 : "${DETERMINISTIC:=false}"    # bit-exact repetition, slower
+: "${SHARD:=false}"            # divide the model over the processes, for models too large for a GPU
 : "${CPU:=false}"              # train on CPUs; NUM_GPUS then counts processes
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"

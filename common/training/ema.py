@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from common.runtime.sharding import divided_like
 from common.training.precision import Weights
 
 
@@ -48,4 +49,4 @@ class Ema:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, average in self._average.items():
-            average.copy_(state[name])
+            average.copy_(divided_like(state[name], average))

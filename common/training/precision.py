@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.runtime import sharding
 from wav2vec2.cli.errors import HealthError
 from wav2vec2.numerics import TYPES, Precision, kept_fp32
 
@@ -50,6 +51,9 @@ class Weights:
     ):
         """`trained`: names of the parameters that learn; None: all."""
         self.model, self._partial = model, trained is not None
+        self.sharded = any(map(sharding.is_sharded, model.parameters()))
+        if self.sharded:  # their shares are fp32 already
+            precision = "fp32"
         kept = kept_fp32(model)
         self._masters: dict[str, nn.Parameter] = {}
         self._halves: list[tuple[nn.Parameter, nn.Parameter]] = []  # (model's, master)
@@ -121,12 +125,12 @@ class Weights:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`; RuntimeError if names or shapes do not fit."""
-        if not self._partial:
+        if not (self._partial or self.sharded):
             self.model.load_state_dict(state)
         elif state.keys() != self._masters.keys():
             raise RuntimeError("its weights have other names than those that are trained")
         for name, master in self._masters.items():
-            master.copy_(state[name])
+            master.copy_(sharding.divided_like(state[name], master))
         self.write_back()
 
 

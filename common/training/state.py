@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from common.runtime.sharding import divided_like
 from common.training.checkpoint import ResumePoint
 from common.training.ema import Ema
 from common.training.precision import LossScaler, Weights
@@ -56,6 +57,17 @@ class TrainingState:
             "loss_scale": self.scaler.state_dict() if self.scaler else None,
         }
 
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take over the optimizer's state, divided as the weights are."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        moments = {
+            index: {name: divided_like(value, parameters[index]) for name, value in own.items()}
+            if self.weights.sharded
+            else own
+            for index, own in state["state"].items()
+        }
+        self.optimizer.load_state_dict({**state, "state": moments})
+
     def restore(self, point: ResumePoint, *, extended: bool = False) -> list[str]:
         """Take over the state of a checkpoint; returns how the circumstances differ from its.
 
@@ -77,7 +89,7 @@ class TrainingState:
                     f"to resume that run{extend}"
                 )
             self.weights.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            self._load_optimizer(content["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema_model"])
             if self.scaler is not None and content["loss_scale"] is not None:

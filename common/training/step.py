@@ -1,6 +1,6 @@
 """One update: forward, backward, reduce, normalise, clip, check finite, apply."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from common.runtime import distributed
+from common.runtime.sharding import share
 from common.runtime.signals import uninterrupted
 from common.training.meter import COUNTS, Sums
 from common.training.precision import LossScaler, Weights
@@ -64,8 +65,9 @@ class UpdateStep:
         self.weights.zero_grad()
         sums = Sums()
         targets, error = self._accumulate(micro_batches, forward, sums)
-        gradients = [parameter.grad for parameter in self.weights.trainable()]
-        distributed.sum_gradients(gradients)
+        gradients = [share(parameter.grad) for parameter in self.weights.trainable()]
+        if not self.weights.sharded:  # otherwise each backward pass has summed them
+            distributed.sum_gradients(gradients)
         # Staged by the driver, so that nothing waits for the device.
         status = torch.tensor([targets, error is not None, stop()], dtype=torch.float64)
         status = distributed.sum_over_ranks(status.to(self.device, non_blocking=True))
@@ -93,7 +95,7 @@ class UpdateStep:
         """Sum the gradients of the micro-batches; returns their targets and what went wrong."""
         targets, error, result = 0, None, None
         try:
-            for batch in micro_batches:
+            for batch in self._together(micro_batches):
                 result = forward(batch)
                 (result.loss * self._loss_scale).backward()
                 self.weights.collect_gradients()
@@ -118,11 +120,24 @@ class UpdateStep:
                 torch.cuda.empty_cache()
         return targets, error
 
+    def _together(self, micro_batches: Iterable[Any]) -> Iterator[Any]:
+        """The micro-batches; of a sharded model, whose passes communicate, each one only when all
+        processes have theirs."""
+        if not self.weights.sharded:
+            yield from micro_batches
+            return
+        own = iter(micro_batches)
+        while (batch := distributed.run_on_all_ranks(lambda: next(own, None))) is not None:
+            yield batch
+
     def _normalise(self, gradients: list[Tensor], count: Tensor) -> Tensor:
         """Divide by the count of targets and clip, in one pass; returns the norm before clipping,
         a float64 scalar on the device."""
         scale = count * self._loss_scale
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True).double() / scale
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True).double()
+        if self.weights.sharded:
+            norm = distributed.sum_over_ranks(norm.square()).sqrt()
+        norm = norm / scale
         factor = 1 / scale
         if self.clip_norm > 0:
             factor = factor * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -17,7 +17,7 @@ import torch
 
 from common.data.batching import GroupRequest
 from common.data.dataset import TrainingBatch
-from common.runtime import distributed
+from common.runtime import distributed, sharding
 from common.runtime.randomness import refused_operator, reseed
 from common.runtime.signals import StopRequest, uninterrupted
 from common.training.checkpoint import CheckpointFolder, CheckpointWriter, ResumePoint
@@ -33,7 +33,7 @@ from common.training.step import UpdateReport, UpdateStep
 from common.training.task import MicroBatchResult, Task
 from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
-from wav2vec2.cli.errors import StoppedBySignal, UserError
+from wav2vec2.cli.errors import HealthError, StoppedBySignal, UserError
 from wav2vec2.cli.flags import require_at_least
 from wav2vec2.cli.telemetry import Telemetry
 from wav2vec2.inference.batches import dead_worker, load_batches
@@ -85,6 +85,9 @@ class RunOptions:
     compile: bool = False
     """Fuse the layers with torch.compile, for GPUs: other dropout masks than without; the first
     updates take a minute.  Prints a warning where it does not work."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer state over the processes (torch's FSDP2), for models
+    that one GPU cannot hold: less memory, more communication."""
     extend: bool = False
     """Continue the run in the output folder to a higher --max_update: docs/recipes.md has the rule
     for the learning rate."""
@@ -139,6 +142,9 @@ class Trainer:
         self.checkpoints = CheckpointFolder(run.output_dir, task.file_prefix)
         if run.activation_checkpointing:
             kernels.recompute_layers(task.model)
+        if run.shard:
+            self._check_shard(optimizer_options)
+            sharding.shard(task.model, precision)
         weights = Weights(task.model, precision, task.trained)
         self.state = TrainingState(
             weights=weights,
@@ -158,6 +164,7 @@ class Trainer:
                 "deterministic": torch.are_deterministic_algorithms_enabled(),
                 "compile": run.compile,
                 **asdict(task.plan.geometry),
+                **({"shard": True} if run.shard else {}),
             },
         )
         if resume_from is not None:
@@ -192,6 +199,21 @@ class Trainer:
             {**self.state.recipe, **(configuration or {}), **asdict(schedule)}
         )
 
+    def _check_shard(self, optimizer: OptimizerOptions) -> None:
+        """UserError for what --shard cannot be combined with."""
+        if distributed.world_size() == 1:
+            raise UserError(
+                "--shard: divides the model over processes, and there is one; start several "
+                "(NUM_GPUS=2), or remove --shard (SHARD)"
+            )
+        if optimizer.optimizer != "adam":
+            raise UserError(
+                f"--shard: works with --optimizer adam, not {optimizer.optimizer}; change one of "
+                "them (SHARD, OPTIMIZER)"
+            )
+        if self.run.compile:
+            raise UserError("--shard: does not work with --compile; remove one of them")
+
     def _resume_schedule(
         self, given: ScheduleOptions, resume_from: ResumePoint | None
     ) -> ResumedSchedule:
@@ -213,7 +235,8 @@ class Trainer:
         """Train to the last update; returns the run's summary.
 
         Raises UserError for bad input met on the way, HealthError when training is pointless, and
-        StoppedBySignal when asked to stop.  However it ends, the last update is saved.
+        StoppedBySignal when asked to stop.  However it ends, the last update is saved; of a sharded
+        model only where all processes end alike.
         """
         try:
             main, labels = distributed.is_main(), self.task.console
@@ -227,7 +250,8 @@ class Trainer:
                 return summary
         except Exception as error:
             with uninterrupted(obey=False):
-                if self.state.update:
+                alike = isinstance(error, StoppedBySignal | HealthError)
+                if self.state.update and (alike or not self.run.shard):
                     self.save()
                 self.writer.wait()
             known = isinstance(error, RuntimeError) and (
@@ -392,9 +416,10 @@ class Trainer:
         self.telemetry.log([epoch], metrics, quiet=True)
         console.validation(epoch, own, average)
         is_best = state.update > 0 and self._is_best(average or own)
-        if is_best and not self.run.no_save and distributed.is_main():
-            content = {**self.task.checkpoint_content(), **self.state.model_content()}
-            self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
+        if is_best and not self.run.no_save:
+            content = sharding.whole({**self.task.checkpoint_content(), **state.model_content()})
+            if distributed.is_main():
+                self.writer.save(self.checkpoints.best_file, content, then=lambda: None)
         return metrics
 
     def _is_best(self, validation: dict[str, float]) -> bool:
@@ -413,7 +438,7 @@ class Trainer:
         """The validation metrics of the weights as they are."""
         sums, task = Sums(), self.task
         task.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), sharding.gathered(task.model):
             distributed.run_on_all_ranks(lambda: task.validate(sums))
         task.model.train()
         return task.summarise_validation(sums.total(self.device))
@@ -421,7 +446,7 @@ class Trainer:
     def _probe(self, step: list[int], console: Console) -> None:
         """Log what the layers know; the time that it takes counts for no interval."""
         found: dict[str, float] = {}
-        with self.interval.paused(), self.epoch.paused():
+        with self.interval.paused(), self.epoch.paused(), sharding.gathered(self.task.model):
             distributed.run_on_all_ranks(
                 lambda: found.update(self.task.probe() if distributed.is_main() else {})
             )
@@ -434,13 +459,15 @@ class Trainer:
     def save(self) -> None:
         """Have this update's checkpoint written, and those removed that are no longer kept."""
         state, run = self.state, self.run
-        if run.no_save or not distributed.is_main() or self.saved == state.position:
+        if run.no_save or self.saved == state.position:
             return
-        self.writer.save(
-            self.checkpoints.update_file(state.update),
-            {**self.task.checkpoint_content(), **state.content()},
-            then=lambda: self.checkpoints.prune(run.keep_checkpoints, run.milestones),
-        )
+        content = sharding.whole({**self.task.checkpoint_content(), **state.content()})
+        if distributed.is_main():
+            self.writer.save(
+                self.checkpoints.update_file(state.update),
+                content,
+                then=lambda: self.checkpoints.prune(run.keep_checkpoints, run.milestones),
+            )
         self.saved = state.position
 
 
