@@ -133,7 +133,7 @@ def sentences(count: int) -> Iterator[str]:
     """Transcripts of twelve words; some have punctuation or numbers."""
     generator = np.random.default_rng(0)
     letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    words = ["".join(generator.choice(letters, n)) for n in generator.integers(2, 10, 5000)]
+    words = ["".join(generator.choice(letters, n)) for n in generator.integers(5, 10, 5000)]
     for number in range(count):
         text = " ".join(words[index] for index in generator.integers(len(words), size=12))
         text = text.capitalize() if number % 2 else text
