@@ -272,15 +272,24 @@ def print_summary(content: Mapping[str, Any], path: Path, page: Path) -> None:
             why = "the corpus names none, and has too few speakers or recordings to draw one"
             print(f"note: there is no {name} set: {why}, or --{name}_share is 0")
         elif count < FEW_UTTERANCES:
-            few = f"note: {name} has {count} utterances, too few to measure error rates"
+            utterances = "1 utterance" if count == 1 else f"{count} utterances"
+            few = f"note: {name} has {utterances}, too few to measure error rates"
             print(f"{few}; where it is drawn, raise --{name}_share, into another folder")
+    sizes = [sizes for sizes in content["subsets"].values() if sizes["utterances"]]
+    if len(sizes) > 1 and not any(size["speakers"] for size in sizes):
+        print(
+            "note: no speakers are known, so a voice may be in several subsets; --speaker_column "
+            "or --speaker_pattern names them"
+        )
     for kind, found in content["duplicates"].items():
         if count := found["across_subsets"]:
             names = [member["where"] for member in found["examples"][0]["members"]]
             such = " and ".join(names[:2])
-            print(f"note: {count} {kind} occur in more than one subset, such as {such}")
+            what = f"{kind[:-1]} occurs" if count == 1 else f"{kind} occur"
+            print(f"note: {count} {what} in more than one subset, such as {such}")
     if count := content["duplicates"]["recordings"]["different_texts"]:
-        print(f"note: {count} recordings have several names and different transcripts")
+        what = "recording has" if count == 1 else "recordings have"
+        print(f"note: {count} {what} several names and different transcripts")
     for kind, found in content["findings"].items():
         if not any(kind in note for note in content["notes"]):  # else it was printed with these
             example = found["examples"][0]

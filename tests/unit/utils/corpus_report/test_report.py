@@ -127,8 +127,9 @@ def test_exactly_the_planted_defects_are_named(planted, tmp_path, monkeypatch, c
     assert "note, mostly silence: 1, such as " in printed
     assert "note, 8 kHz in a file of a higher rate: 1, such as " in printed
     assert printed.count("silent: 1") == 1 and printed.count("clipped: 1") == 1
-    assert "note: 1 recordings occur in more than one subset, such as " in printed
+    assert "note: 1 recording occurs in more than one subset, such as " in printed
     assert "note: 2 utterances are far faster or slower than others" in printed
+    assert ("no speakers are known" in printed) == ("speaker" not in planted.read_text())
 
 
 def test_numbers_add_up(planted, tmp_path, monkeypatch):
@@ -196,7 +197,9 @@ def test_one_recording_with_two_transcripts_is_named(tmp_path, monkeypatch, caps
     run(monkeypatch, "--table", tmp_path / "t.tsv", "--output_dir", tmp_path / "out")
     copies = report(tmp_path / "out")["duplicates"]["recordings"]
     assert (copies["groups"], copies["across_subsets"], copies["different_texts"]) == (1, 0, 1)
-    assert "note: 1 recordings have several names and different tr" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "note: 1 recording has several names and different tr" in printed
+    assert "note: no speakers are known" in printed
     page = (tmp_path / "out/corpus.html").read_text()
     assert "1 recording with different transcripts" in page and "سلام" in page
     assert page.count('class="where"') == page.count('class="where" dir="ltr"')
