@@ -71,7 +71,7 @@ COMMON_WORDS = {
     "PORT",
     "PYTHON",
 }
-FOREIGN_PREFIXES = ("CUDA", "HF_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
+FOREIGN_PREFIXES = ("CUDA", "HF_", "LOCAL_", "MKL_", "NCCL_", "PET_", "SLURM_", "TORCH", "WANDB_")
 EXAMPLES = {
     "BATCH_SIZE": "8",
     "HOLD_UPDATES": "32000",

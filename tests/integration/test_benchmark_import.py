@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from utils.reporting import results
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_every_row_is_measured(tmp_path):
     flags = ["--rows", 8, "--hours", 0.001, "--long_minutes", 0.02, "--json", tmp_path / "f.json"]
     command = [sys.executable, "-m", "utils.benchmarks.import_corpus", *map(str, flags)]

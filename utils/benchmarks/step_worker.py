@@ -270,6 +270,8 @@ class DrawPeerSubBatch:
 class TransformersTask:
     """transformers' Wav2Vec2ForPreTraining in the place of our model."""
 
+    trained = None
+
     def __init__(self, recipe: PretrainingRecipe, device: torch.device, precision: str):
         from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 

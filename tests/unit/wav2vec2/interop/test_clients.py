@@ -144,7 +144,9 @@ def test_without_packages_or_without_an_output_layer(to, tmp_path, monkeypatch):
     }
     expected = {"ctc": "pip install onnx onnxscript onnxruntime", "pretrained": "no output layer"}
     for kind, content in contents.items():
-        monkeypatch.setattr(checkpoints, "_read_complete", lambda *_, content=content: content)
+        monkeypatch.setattr(
+            checkpoints, "_read_complete", lambda *_, content=content, **__: content
+        )
         with pytest.raises(UserError, match=expected[kind]):
             options = checkpoints.ConvertOptions(to=to)
             checkpoints.convert_checkpoint("model.pt", tmp_path / "folder", options)
