@@ -258,7 +258,7 @@ class FinetuningTask:
         self.recipe["dictionary"] = digest(dictionary)
 
     def _load_start(self, content: dict[str, Any], source: str) -> None:
-        """Take over the weights of a checkpoint; prints what becomes of a recogniser's output
+        """Load the weights of a checkpoint, and print what becomes of a recogniser's output
         layer."""
         native.load_pretrained_trunk(self.model, self._with_adapters(content), source)
         if content["kind"] != "ctc":

@@ -59,7 +59,7 @@ def test_another_programs_recogniser_with_the_same_symbols(finetune, files, whos
 
 
 def test_own_recogniser_with_another_dictionary(finetune, finetuned, data):  # noqa: F811
-    """Rows follow their symbols, in any order; what the dictionary adds starts as it would anew."""
+    """Rows follow their symbols, in any order; new symbols start as in a new output layer."""
     (data / "dict.ltr.txt").write_text("".join(f"{s} 1\n" for s in ["Ü", *"TONEDCBA", "|", "ß"]))
     content, err = finetune(finetuned)
     theirs, ours = rows(load_checkpoint(finetuned)), rows(content)

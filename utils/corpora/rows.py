@@ -124,11 +124,7 @@ def corpus_lines(path: Path) -> list[str]:
 
 
 def split_of(path: Path, folder: Path) -> str:
-    """The subset that a file's name gives, or else the names of the folders down from `folder`.
-
-    That one's own name counts if it is one word: `test`, but not `test_corpus`.
-    """
-    own = folder.name if folder.name.isalpha() else ""
-    names = (path.name, *reversed(path.relative_to(folder).parts[:-1]), own)
+    """The subset that a file's name gives, or else the folders from `folder` down to it."""
     # Hugging Face converts a part of a large subset: partial-train.
-    return next(filter(None, (subset_named(name.removeprefix("partial-")) for name in names)), "")
+    parts = [part.removeprefix("partial-") for part in path.relative_to(folder).parts]
+    return subset_of_folders(parts, folder.name)

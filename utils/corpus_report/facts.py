@@ -65,13 +65,6 @@ def decibels(power: float) -> float:
     return max(10 * float(np.log10(max(power, 1e-30))), LOWEST_LEVEL)
 
 
-def measure(samples: np.ndarray) -> Facts:
-    """The facts of 16 kHz audio `[samples]`, float32 in [-1, 1]."""
-    measurement = Measurement()
-    measurement.add(samples)
-    return measurement.facts()
-
-
 class Measurement:
     """The facts of one utterance, measured block by block in memory of a fixed size."""
 

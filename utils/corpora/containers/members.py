@@ -82,10 +82,3 @@ def stream_member(
 ) -> Iterator[np.ndarray]:
     """`stream_loaded` of what `load_member` reads."""
     yield from stream_loaded(load_member(path, member, name), name, channel, notes, most_missing)
-
-
-def read_member(
-    path: Path, member: str, name: str, channel: int | None = None, notes: Notes | None = None
-) -> np.ndarray:
-    """`stream_member` as one array."""
-    return np.concatenate([*stream_member(path, member, name, channel, notes)])

@@ -13,13 +13,19 @@ import soundfile
 from tests.unit.utils.corpora.test_formats import SAMPLES
 from tests.unit.utils.data.test_import_corpus import run
 from utils.corpora import conversion
-from utils.corpora.containers.members import read_member
+from utils.corpora.containers.members import stream_member
 from utils.corpora.containers.tar import expand
 from utils.corpora.layouts import LAYOUTS, layout_of
 from utils.corpora.rows import Row
 from utils.corpora.sources import SourceOptions, _utterances, read_source
 from utils.corpora.tables import TableOptions
 from wav2vec2.cli.errors import UserError
+
+
+def read_member(path, member, name):
+    """A member as one array."""
+    return np.concatenate([*stream_member(path, member, name)])
+
 
 WORDS = ("one", "two", "three", "four", "five")
 

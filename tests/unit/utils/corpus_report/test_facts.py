@@ -7,8 +7,16 @@ import pytest
 import soundfile
 import soxr
 
-from utils.corpus_report.facts import FRAME, LOWEST_LEVEL, UNKNOWN, Measurement, measure, origin_of
+from utils.corpus_report.facts import FRAME, LOWEST_LEVEL, UNKNOWN, Measurement, origin_of
 from wav2vec2.audio.decode import read_recording
+
+
+def measure(samples):
+    """The facts of one block."""
+    measurement = Measurement()
+    measurement.add(samples)
+    return measurement.facts()
+
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 RATE = 16_000

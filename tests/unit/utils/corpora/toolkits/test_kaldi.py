@@ -15,10 +15,16 @@ import soundfile
 from tests.unit.utils.corpora.toolkits.importing import imported, noise, write
 from utils.corpora.containers import command
 from utils.corpora.containers.command import read_output
-from utils.corpora.containers.members import read_member
+from utils.corpora.containers.members import stream_member
 from utils.corpora.rows import BadRow
 from utils.corpora.toolkits.kaldi import read_kaldi_folders
 from wav2vec2.cli.errors import UserError
+
+
+def read_member(path, member, name):
+    """A member as one array."""
+    return np.concatenate([*stream_member(path, member, name)])
+
 
 REPOSITORY = Path(__file__).resolve().parents[5]
 
