@@ -156,7 +156,8 @@ def test_every_command_takes_a_factor(corpus, finetuned, pretrained, tmp_path, c
     model = ("--checkpoint", finetuned, "--cpu", "--factor", "3")
     runs = (
         (inference.main, "transcribe", *model, recording),
-        (inference.main, "align", *model, recording, "--text", "AN", "--output_dir", tmp_path / "a"),
+        (inference.main, "align", *model, recording, "--text", "AN",
+         "--output_dir", tmp_path / "a"),
         (inference.main, "features", *model, recording, "--output_dir", tmp_path / "f"),
         (inference.main, "benchmark", *model, "--dataset_dir", corpus, "--subset", "dev",
          "--output_dir", tmp_path / "b", "--batch_sizes", "1", "--warmup", "0"),
