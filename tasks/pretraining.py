@@ -81,8 +81,8 @@ class ModelOptions:
     model: Literal["base", "large", "mini", "auto"] = "base"
     """Architecture; `auto`: that of --init_from, which --hourglass_config must confirm."""
     hourglass_config: str = "[2,(8,4),2]"
-    """Layers before, (shortened, shortening factor), and after; '' for the plain encoder.  With 2:6
-    or [2,4,6] for the factor, each update draws one of these."""
+    """Layers before, (shortened, shortening factor), and after; '' for the plain encoder.  Of
+    several factors, such as [2,(8,2:6),2] or [2,(8,[2,4,6]),2], each update draws one."""
     hourglass_resampling: Literal["naive", "linear"] = "naive"
     """Shorten by mean and repetition, or by learned linear maps."""
     init_from: str = ""

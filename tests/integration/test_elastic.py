@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch
 from utils import probe
 from utils.checkpoints import convert, release
+from utils.reporting import reproduce_tables, results
 from utils.reporting.log import read_log
 from utils.reporting.panels import panel_of
 from wav2vec2.cli.errors import StoppedBySignal, UserError
@@ -240,3 +242,26 @@ def test_finetuning_confirms_the_range(corpus, pretrained, tmp_path):
         "finetune", corpus, tmp_path, pretrained_model=pretrained,
         hourglass_config="[1, (2, [2,3,4]), 1]",
     )  # fmt: skip
+
+
+def test_the_table_with_a_few_updates(tmp_path, monkeypatch, capfd):
+    """By the scripts that make the real one; a second call trains and evaluates nothing."""
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.setattr(reproduce_tables, "ELASTIC_MODELS", {"elastic": ("2:4", (1, 3))})
+    few = {"MINUTES": "1", "PRETRAIN_UPDATES": "2", "FINETUNE_UPDATES": "2", "NUM_GPUS": "1"}
+    few |= {"DATASET_DIR": str(tmp_path / "mini"), "PYTHON": sys.executable, "PIP_NO_INDEX": "1"}
+    for name, value in few.items():
+        monkeypatch.setenv(name, value)
+    arguments = ["elastic", "--seeds", "1", "--runs_dir", str(tmp_path / "runs")]
+    reproduce_tables.main([*arguments, "--output", str(tmp_path / "table.json")])
+    rows = results.Measurement.read(tmp_path / "table.json").rows
+    assert list(rows) == ["elastic, run at 1", "elastic, run at 3"]
+    for row in rows.values():
+        assert row["lowest"] == row["wer"] == row["highest"] and row["speed"] > 0
+    own = tmp_path / "runs" / "elastic" / "elastic" / "seed_1"
+    rates = load_checkpoint(own / "finetune" / "wav2vec2_best.pt")[native.FACTOR_WER]
+    assert rates.keys() == {"2", "3", "4"}
+    capfd.readouterr()
+    reproduce_tables.main([*arguments, "--output", str(tmp_path / "again.json")])
+    assert capfd.readouterr().out.count("== finished: ") == 3
+    assert results.Measurement.read(tmp_path / "again.json").rows == rows
