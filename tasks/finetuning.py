@@ -509,9 +509,10 @@ class FinetuningTask:
             }
 
         metrics = report_apart(self.valid_datasets, sums, summarise)
-        if self.architecture.factors:
-            factors = self.architecture.factors
-            self.factor_wer = {str(n): metrics[f"factor_{n}_wer"] for n in factors}
+        rates = {str(n): metrics[f"factor_{n}_wer"] for n in self.architecture.factors}
+        # Infinite where no reference has a word.
+        self.factor_wer = {n: rate for n, rate in rates.items() if math.isfinite(rate)}
+        if self.factor_wer:
             notice(native.describe_factors(self.factor_wer))
         return metrics
 

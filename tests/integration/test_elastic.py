@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import inference
+import tasks.probe
 import wav2vec2
 from tasks.data import draw_factor
 from tasks.recipes import parse_recipe, prepare_trainer
@@ -198,7 +199,9 @@ def test_a_fixed_checkpoint_at_another_factor(fixed, corpus, command, tmp_path):
     assert f"note: pooling factor 2: {fixed} has [1,(2,4),1] and was not trained with it" in err
 
 
-def test_probe_takes_a_factor(pretrained, corpus, command, tmp_path):
+def test_probe_takes_a_factor(pretrained, corpus, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.probe, "STEPS", 4)
+    monkeypatch.setattr(tasks.probe, "LEARNING_RATES", (0.03,))
     code, out, err = command(
         probe.main, pretrained, "--cpu", "--dataset_dir", corpus, "--train_subset", "train",
         "--valid_subset", "dev", "--minutes", "0.2", "--factor", "4", "--output_dir", tmp_path,
