@@ -247,6 +247,7 @@ def test_finetuning_confirms_the_range(corpus, pretrained, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_table_with_a_few_updates(tmp_path, monkeypatch, capfd):
     """By the scripts that make the real one; a second call trains and evaluates nothing."""
     pytest.importorskip("espeakng_loader")
