@@ -281,3 +281,12 @@ def draw_masks(
 def draw_layers(layers: int, probability: float, seed: int, update: int) -> list[bool]:
     """LayerDrop's decision for an update: the same in every process and micro-batch."""
     return draw_kept_layers(layers, probability, torch_generator("layerdrop", seed, update))
+
+
+def draw_factor(factors: Sequence[int], seed: int, update: int) -> int | None:
+    """The pooling factor of an update, each of `factors` as likely: the same in every process and
+    micro-batch.  None if there are none to draw from."""
+    if not factors:
+        return None
+    generator = torch_generator("pooling factor", seed, update)
+    return factors[int(torch.randint(len(factors), (), generator=generator))]

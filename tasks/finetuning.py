@@ -27,6 +27,7 @@ from tasks.data import (
     MEMORY_HINT,
     DataOptions,
     digest_of_start,
+    draw_factor,
     draw_layers,
     draw_masks,
     filter_utterances,
@@ -38,7 +39,7 @@ from tasks.mixture import add_apart, read_manifests, report_apart
 from wav2vec2 import kernels
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import Architecture, ChannelMasking, Masking, Regularisation
+from wav2vec2.config import Architecture, ChannelMasking, Hourglass, Masking, Regularisation
 from wav2vec2.ctc import BLANK, CTCOutput, Wav2Vec2ForCTC, ctc_loss
 from wav2vec2.decoding.alignment import frames_needed
 from wav2vec2.decoding.greedy import GreedyDecoder
@@ -209,6 +210,9 @@ class FinetuningTask:
             native.architecture_of(pretrained, source), pretrained, source
         )
         self._check_hourglass(source)
+        self.factor_wer: dict[str, float] = {}
+        if resume_from is not None:
+            self.factor_wer = resume_from.content.get(native.FACTOR_WER, {})
         self.vocabulary = self._read_vocabulary()
         self.console = {"loss": "loss", "wer": "WER", "uer": self.vocabulary.spelling.unit_rate}
 
@@ -296,7 +300,13 @@ class FinetuningTask:
     def _check_hourglass(self, source: str) -> None:
         """The architecture is the checkpoint's: a flag may confirm, but not contradict it."""
         wanted, found = self.options.hourglass_config, self.architecture.hourglass
-        if wanted is not None and wanted.replace(" ", "") != (str(found) if found else ""):
+        if wanted is None:
+            return
+        try:
+            given = Hourglass.parse(wanted, found.resampling if found else "naive")
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if given != found:
             raise UserError(
                 f"--hourglass_config {wanted!r}: {source} has "
                 f"{found or 'the plain encoder'}; leave HOURGLASS_CONFIG unset, or pre-train again"
@@ -400,6 +410,8 @@ class FinetuningTask:
         self.kept_layers = draw_layers(
             self.architecture.layers, self.regularisation.layerdrop, self.run.seed, update
         )
+        factor = draw_factor(self.architecture.factors, self.run.seed, update)
+        self.model.wav2vec2.set_factor(factor)
         self.frozen = update <= self.options.freeze_finetune_updates
         trunk = self.model.wav2vec2
         for name, parameter in trunk.named_parameters(prefix="wav2vec2"):
@@ -448,35 +460,45 @@ class FinetuningTask:
             self._validate(name, sums)
 
     def _validate(self, name: str, sums: Sums) -> None:
-        score, references = Score(self.vocabulary), self.references[name]
-        greedy = GreedyDecoder(self.vocabulary)
+        factors = self.architecture.factors or (None,)
+        scores = {factor: Score(self.vocabulary) for factor in factors}
+        references, greedy = self.references[name], GreedyDecoder(self.vocabulary)
         # Named from the start: with few batches a process may have none, and names must match.
-        add_apart(sums, name, dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0))
+        zeros = dict.fromkeys(("loss", "utterances", "blanks", "frames"), 0.0)
+        for factor in factors:
+            add_apart(sums, name, zeros, factor)
         examples: list[str] = []
         for batch in validation_batches(
             self.valid_datasets[name], self.data.max_tokens, self.run.num_workers or 0, self.device
         ):
-            transcripts, audible, output = recognise(self.model, greedy, batch)
-            for key, hypothesis in zip(batch.ids, transcripts):
-                reference = references[key].split()
-                score.add(hypothesis, reference)
-                if len(examples) < 2 * EXAMPLES:
-                    examples.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
-                    examples.append(f"  {key}  hypothesis: {hypothesis.words}")
-            values: dict[str, Any] = {"utterances": len(batch.ids)}
-            if output is not None:
-                labels = [self.vocabulary.encode(references[key]) for key in audible.ids]
-                loss = ctc_loss(output.logits, output.frame_lengths, *concatenate(labels))
-                frames = int(output.frame_lengths.sum())
-                values |= {"loss": loss, "blanks": count_blanks(output), "frames": frames}
-            add_apart(sums, name, values)
-        words, units = score.words, score.units
-        errors = {"word_errors": words.errors, "unit_errors": units.errors}
-        add_apart(sums, name, {**errors, "words": words.reference, "units": units.reference})
+            for factor in factors:
+                self.model.wav2vec2.set_factor(factor)
+                transcripts, audible, output = recognise(self.model, greedy, batch)
+                for key, hypothesis in zip(batch.ids, transcripts):
+                    reference = references[key].split()
+                    scores[factor].add(hypothesis, reference)
+                    if factor == factors[0] and len(examples) < 2 * EXAMPLES:
+                        examples.append(f"  {key}  reference:  {self.vocabulary.words(reference)}")
+                        examples.append(f"  {key}  hypothesis: {hypothesis.words}")
+                values: dict[str, Any] = {"utterances": len(batch.ids)}
+                if output is not None:
+                    labels = [self.vocabulary.encode(references[key]) for key in audible.ids]
+                    loss = ctc_loss(output.logits, output.frame_lengths, *concatenate(labels))
+                    frames = int(output.frame_lengths.sum())
+                    values |= {"loss": loss, "blanks": count_blanks(output), "frames": frames}
+                add_apart(sums, name, values, factor)
+        for factor, score in scores.items():
+            words, units = score.words, score.units
+            errors = {"word_errors": words.errors, "unit_errors": units.errors}
+            counts = {"words": words.reference, "units": units.reference}
+            add_apart(sums, name, {**errors, **counts}, factor)
         notice("\n".join(examples))
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set."""
+        """Corpus-level WER and UER of greedy transcripts, and the loss, over the whole set.
+
+        Of an elastic hourglass, the WER of each factor is kept for the checkpoints.
+        """
 
         def summarise(sums: dict[str, Any]) -> dict[str, float]:
             return {
@@ -486,7 +508,13 @@ class FinetuningTask:
                 "blank_share": 100 * sums["blanks"] / sums["frames"],
             }
 
-        return report_apart(self.valid_datasets, sums, summarise)
+        metrics = report_apart(self.valid_datasets, sums, summarise)
+        rates = {str(n): metrics[f"factor_{n}_wer"] for n in self.architecture.factors}
+        # Infinite where no reference has a word.
+        self.factor_wer = {n: rate for n, rate in rates.items() if math.isfinite(rate)}
+        if self.factor_wer:
+            notice(native.describe_factors(self.factor_wer))
+        return metrics
 
     def rank(self, validation: Mapping[str, float]) -> tuple[float, ...]:
         """The best checkpoint is that with the lowest WER; while every WER is above WORDLESS_WER,
@@ -497,7 +525,8 @@ class FinetuningTask:
 
     def checkpoint_content(self) -> dict[str, Any]:
         content = native.ctc_content(self.architecture, self.vocabulary, self.options.labels)
-        return content | self.reference
+        rates = {native.FACTOR_WER: self.factor_wer} if self.factor_wer else {}
+        return content | self.reference | rates
 
 
 def describe_rows(new: Sequence[str], units: int, source: str) -> str:

@@ -93,9 +93,11 @@ class Mixture:
         }
 
 
-def add_apart(sums: Sums, name: str, values: dict[str, Any]) -> None:
-    """Add what belongs to the corpus `name`, for `report_apart`."""
-    sums.add({f"{name}{_SEPARATOR}{key}": value for key, value in values.items()})
+def add_apart(sums: Sums, name: str, values: dict[str, Any], factor: int | None = None) -> None:
+    """Add what belongs to the corpus `name`, for `report_apart`; `factor`: the pooling factor that
+    it was measured at, of a model with several."""
+    place = name if factor is None else f"{name}{_SEPARATOR}{factor}"
+    sums.add({f"{place}{_SEPARATOR}{key}": value for key, value in values.items()})
 
 
 def report_apart(
@@ -103,14 +105,23 @@ def report_apart(
     sums: dict[str, Any],
     summarise: Callable[[dict[str, Any]], dict[str, float]],
 ) -> dict[str, float]:
-    """Metrics over all corpora together and, of several, those of each: `<name>_wer`."""
-    parts: dict[str, dict[str, Any]] = {name: {} for name in names}
+    """Metrics over all corpora and pooling factors together; of several corpora those of each,
+    `<name>_wer`; of several factors those of each, `factor_<n>_wer`."""
+    corpora = list(names)
+    parts: dict[tuple[str, int], dict[str, Any]] = {}  # by corpus and factor; 0: there is one
     for key, value in sums.items():
-        name, _, metric = key.partition(_SEPARATOR)
-        parts[name][metric] = value
-    first = next(iter(parts.values()))
-    metrics = summarise({key: sum(part[key] for part in parts.values()) for key in first})
-    if len(parts) > 1:
-        for name, part in parts.items():
-            metrics |= {f"{name}_{key}": value for key, value in summarise(part).items()}
+        name, *factor, metric = key.split(_SEPARATOR)
+        parts.setdefault((name, int(factor[0]) if factor else 0), {})[metric] = value
+    places = sorted(parts, key=lambda place: (corpora.index(place[0]), place[1]))
+    groups: dict[str, list[dict[str, Any]]] = {"": [parts[place] for place in places]}
+    for name, factor in places:
+        if len(corpora) > 1:
+            groups.setdefault(f"{name}_", []).append(parts[name, factor])
+    for name, factor in places:
+        if factor:
+            groups.setdefault(f"factor_{factor}_", []).append(parts[name, factor])
+    metrics: dict[str, float] = {}
+    for prefix, group in groups.items():
+        total = {key: sum(part[key] for part in group) for key in group[0]}
+        metrics |= {f"{prefix}{key}": value for key, value in summarise(total).items()}
     return metrics

@@ -23,6 +23,7 @@ from tasks.data import (
     MEMORY_HINT,
     DataOptions,
     digest_of_start,
+    draw_factor,
     draw_layers,
     draw_masks,
     plan_batches,
@@ -80,7 +81,8 @@ class ModelOptions:
     model: Literal["base", "large", "mini", "auto"] = "base"
     """Architecture; `auto`: that of --init_from, which --hourglass_config must confirm."""
     hourglass_config: str = "[2,(8,4),2]"
-    """Layers before, (shortened, shortening factor), and after; '' for the plain encoder."""
+    """Layers before, (shortened, shortening factor), and after; '' for the plain encoder.  Of
+    several factors, such as [2,(8,2:6),2] or [2,(8,[2,4,6]),2], each update draws one."""
     hourglass_resampling: Literal["naive", "linear"] = "naive"
     """Shorten by mean and repetition, or by learned linear maps."""
     init_from: str = ""
@@ -276,6 +278,8 @@ class PretrainingTask:
         self.kept_layers = draw_layers(
             self.architecture.layers, self.regularisation.layerdrop, self.run.seed, update
         )
+        factor = draw_factor(self.architecture.factors, self.run.seed, update)
+        self.model.wav2vec2.set_factor(factor)
 
     def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
         temperature = gumbel_temperature(update, *self.objective.gumbel_temperature)
@@ -356,21 +360,25 @@ class PretrainingTask:
         none = torch.zeros(shape, dtype=torch.float64, device=self.device)
         # Named from the start: with few batches a process may have none, and names must match.
         zeros = {"loss": 0.0, "correct": 0.0, "targets": 0.0, "codes": none, "probs": none}
+        factors = self.architecture.factors or (None,)
         for name, dataset in self.valid_datasets.items():
-            add_apart(sums, name, zeros)
+            for factor in factors:
+                add_apart(sums, name, zeros, factor)
             for batch in validation_batches(
                 dataset, self.data.max_tokens, self.run.num_workers or 0, self.device
             ):
                 padded = PretrainingBatch(batch.waveforms, batch.draws, batch.lengths)
-                output = self.model(padded, temperature=1.0)
-                values = {
-                    "loss": output.contrastive_loss,
-                    "correct": output.correct,
-                    "targets": output.targets,
-                    "codes": output.code_counts,
-                    "probs": output.prob_sums,
-                }
-                add_apart(sums, name, values)
+                for factor in factors:
+                    self.model.wav2vec2.set_factor(factor)
+                    output = self.model(padded, temperature=1.0)
+                    values = {
+                        "loss": output.contrastive_loss,
+                        "correct": output.correct,
+                        "targets": output.targets,
+                        "codes": output.code_counts,
+                        "probs": output.prob_sums,
+                    }
+                    add_apart(sums, name, values, factor)
 
     def summarise_validation(self, sums: dict[str, Any]) -> dict[str, float]:
         """Contrastive loss (bits) and accuracy over masked frames; perplexities of the whole set.

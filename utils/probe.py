@@ -16,7 +16,7 @@ from typing import Any
 from tasks.probe import LOG_MEL, Probe, ProbeData
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
+from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
 from wav2vec2.files.output import prepare_folder, write_json
 from wav2vec2.inference.device import inference_device
 from wav2vec2.interop import checkpoints, native
@@ -36,12 +36,17 @@ class ProbeCommandOptions:
     """Extension of the label files."""
     minutes: float = 3.0
     """Most audio to learn from, and half as much to measure on; taken evenly from the filelists."""
+    factor: int | None = None
+    """Of a model with an hourglass: pooling factor to run at; default: as in inference.py
+    features."""
     output_dir: str = "results/probe"
     """Folder for probe.json and probe.svg."""
     cpu: bool = False
     """Run on the CPU even if there is a GPU."""
 
     def __post_init__(self) -> None:
+        if self.factor is not None:
+            require_at_least(self, factor=1)
         if not self.minutes > 0:
             raise UserError(f"--minutes {self.minutes:g}: must be above 0")
 
@@ -49,7 +54,7 @@ class ProbeCommandOptions:
 def measure(checkpoint: str, options: ProbeCommandOptions) -> dict[str, Any]:
     """Probe a checkpoint; the content of probe.json."""
     device = inference_device(options.cpu)
-    content = checkpoints.read_checkpoint(checkpoint)
+    content = checkpoints.read_at_factor(checkpoint, options.factor)
     trunk, _ = native.load_trunk(content, checkpoint)
     architecture = native.architecture_of(content, checkpoint)
     subsets = options.train_subset, options.valid_subset

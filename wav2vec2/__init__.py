@@ -21,6 +21,7 @@ def load(
     window_seconds: float = 30.0,
     overlap_seconds: float = 4.0,
     language: str | None = None,
+    factor: int | None = None,
     **decoding: Any,
 ) -> "Transcriber":
     """Load a fine-tuned checkpoint to `transcribe` and `align` recordings: docs/python.md.
@@ -32,9 +33,8 @@ def load(
     """
     from wav2vec2.inference.transcriber import load
 
-    return load(
-        path, device, precision, batch_size, window_seconds, overlap_seconds, language, decoding
-    )
+    windows = window_seconds, overlap_seconds
+    return load(path, device, precision, batch_size, *windows, language, factor, decoding)
 
 
 def load_features(
@@ -43,33 +43,37 @@ def load_features(
     *,
     output: str = "hidden",
     layer: int | None = None,
+    factor: int | None = None,
 ) -> "FeatureModel":
     """Load any checkpoint to compute `features` of recordings: docs/python.md.
 
-    `output` and `layer` are the flags of `inference.py features`: hidden states of a layer
-    (default: the last), "extractor", or "codes".  `device` and UserError as in `load`.
+    `output`, `layer` and `factor` are the flags of `inference.py features`: hidden states of a
+    layer (default: the last), "extractor", or "codes".  `device` and UserError as in `load`.
     """
     from wav2vec2.inference.features import load
 
-    return load(path, device, output, layer)
+    return load(path, device, output, layer, factor)
 
 
-def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> None:
+def export(
+    checkpoint: str | Path, path: str | Path, *, int8: bool = False, factor: int | None = None
+) -> None:
     """Write a fine-tuned checkpoint's graph for other programs: docs/checkpoints.md.
 
     The suffix of `path` chooses the format: .onnx, or .pt2 for torch.export's archive.  `int8`
-    writes 8-bit weights and needs .onnx.  UserError if `path` exists, has another suffix, or a
+    writes 8-bit weights and needs .onnx.  `factor`: pooling factor of the graph (default: as in
+    `inference.py transcribe`).  UserError if `path` exists, has another suffix, or a
     package is missing.
     """
     from wav2vec2.cli.errors import UserError
-    from wav2vec2.interop.checkpoints import read_checkpoint
+    from wav2vec2.interop.checkpoints import read_at_factor
     from wav2vec2.interop.onnx import write_onnx
     from wav2vec2.interop.torch_export import write_exported
 
     path = Path(path)
     if int8 and path.suffix != ".onnx":
         raise UserError(f"export: int8: {path} is no ONNX file; name it something.onnx")
-    content = read_checkpoint(checkpoint)
+    content = read_at_factor(checkpoint, factor)
     if path.suffix == ".onnx":
         write_onnx(content, path, int8=int8)
     else:

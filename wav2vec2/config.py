@@ -32,20 +32,29 @@ def _as_flag(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+LARGEST_FACTOR = 1_000
+"""Shortening factor of an hourglass: what is shorter is padded to it."""
+
+
 @dataclass(frozen=True)
 class Hourglass:
-    """Shortened middle layers (arXiv 2110.13711), written `[pre,(middle,factor),post]`."""
+    """Shortened middle layers (arXiv 2110.13711), written `[pre,(middle,factor),post]`.
+
+    An elastic one, `[2,(8,2:6),2]` or `[2,(8,[2,4,6]),2]`, is trained at several factors.
+    """
 
     pre: int
     """Layers at full frame rate before shortening."""
     middle: int
     """Layers at the shortened rate."""
     factor: int
-    """Shortening factor: frames pooled into one."""
+    """Shortening factor: frames pooled into one; of an elastic hourglass, the smallest."""
     post: int
     """Layers at full frame rate after up-sampling."""
     resampling: Literal["naive", "linear"] = "naive"
     """`naive` pools by the mean and repeats frames; `linear` learns both maps."""
+    factors: tuple[int, ...] = ()
+    """Of an elastic hourglass, the factors that training draws from, ascending; else empty."""
 
     def __post_init__(self) -> None:
         _check(
@@ -57,9 +66,36 @@ class Hourglass:
             self.resampling in ("naive", "linear"),
             f"--hourglass_resampling {self.resampling}: choose naive or linear",
         )
+        if self.factors:
+            self._check_factors()
+
+    def _check_factors(self) -> None:
+        _check(
+            all(type(factor) is int for factor in self.factors)
+            and len(self.factors) >= 2
+            and list(self.factors) == sorted(set(self.factors))
+            and self.factor == self.factors[0]
+            and self.factors[-1] <= LARGEST_FACTOR,
+            f"--hourglass_config {self}: needs at least two different factors, in ascending order, "
+            f"of at most {LARGEST_FACTOR}",
+        )
+        _check(
+            self.resampling == "naive",
+            f"--hourglass_resampling {self.resampling}: its learned maps fit one factor, and "
+            f"--hourglass_config {self} has several; choose naive",
+        )
 
     def __str__(self) -> str:
-        return f"[{self.pre},({self.middle},{self.factor}),{self.post}]"
+        return f"[{self.pre},({self.middle},{self._written_factors()}),{self.post}]"
+
+    def _written_factors(self) -> str:
+        """`4`, `2:6` for all from 2 to 6, or `[2,4,6]`."""
+        if not self.factors:
+            return str(self.factor)
+        first, last = self.factors[0], self.factors[-1]
+        if 1 < len(self.factors) == last - first + 1:
+            return f"{first}:{last}"
+        return f"[{','.join(map(str, self.factors))}]"
 
     @property
     def layers(self) -> int:
@@ -67,17 +103,34 @@ class Hourglass:
 
     @classmethod
     def parse(cls, text: str, resampling: str = "naive") -> "Hourglass | None":
-        """Parse `[2,(8,4),2]` to Hourglass(2, 8, 4, 2), and an empty text to None (plain)."""
+        """Parse `[2,(8,4),2]` to Hourglass(2, 8, 4, 2), and an empty text to None (plain).
+
+        In place of the factor 4, `2:6` stands for all from 2 to 6, and `[2,4,6]` for these.
+        """
         if not text.strip():
             return None
+        factor = r"(\d+)|(\d{1,4}):(\d{1,4})|\[(\d{1,4}(?:,\d{1,4})*)\]"
         match = re.fullmatch(
-            r"\[(\d+),\((\d+),(\d+)\),(\d+)\]", text.replace(" ", ""), flags=re.ASCII
+            rf"\[(\d+),\((\d+),(?:{factor})\),(\d+)\]", text.replace(" ", ""), flags=re.ASCII
         )
         if not match:
             raise ValueError(
-                f"--hourglass_config {text!r}: write it like [2,(8,4),2], or '' for none"
+                f"--hourglass_config {text!r}: write it like [2,(8,4),2]; for several factors like "
+                "[2,(8,2:6),2] or [2,(8,[2,4,6]),2]; or '' for none"
             )
-        return cls(*map(int, match.groups()), resampling=resampling)
+        pre, middle, fixed, first, last, listed, post = match.groups()
+        factors: tuple[int, ...] = ()
+        if listed is not None:
+            factors = tuple(map(int, listed.split(",")))
+        elif first is not None:
+            _check(
+                int(first) < int(last),
+                f"--hourglass_config {text!r}: the factors {first}:{last} must run from a smaller "
+                "to a larger one; for a single one write its number alone",
+            )
+            factors = tuple(range(int(first), int(last) + 1))
+        smallest = factors[0] if factors else int(fixed)
+        return cls(int(pre), int(middle), smallest, int(post), resampling, factors)
 
 
 @dataclass(frozen=True)
@@ -162,11 +215,20 @@ class Architecture:
                 f"model has {self.layers}; change it so that pre + middle + post is {self.layers}",
             )
 
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """The factors of an elastic hourglass; empty without one."""
+        return self.hourglass.factors if self.hourglass is not None else ()
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain JSON types, for a checkpoint or a log."""
         values = {**asdict(self), "conv_layers": [list(layer) for layer in self.conv_layers]}
         if self.adapter_dim is None:  # earlier versions do not know it
             del values["adapter_dim"]
+        if self.hourglass is not None:
+            factors = values["hourglass"].pop("factors")  # nor this
+            if factors:
+                values["hourglass"]["factors"] = list(factors)
         return values
 
     @classmethod
@@ -178,7 +240,9 @@ class Architecture:
         if "conv_layers" in values:
             values["conv_layers"] = tuple(tuple(layer) for layer in values["conv_layers"])
         if values.get("hourglass") is not None:
-            values["hourglass"] = Hourglass(**values["hourglass"])
+            own = dict(values["hourglass"])
+            own["factors"] = tuple(own.get("factors", ()))
+            values["hourglass"] = Hourglass(**own)
         return cls(**values)
 
 

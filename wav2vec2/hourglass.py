@@ -13,6 +13,7 @@ class HourglassStack(nn.Module):
     """Transformer layers, of which the middle ones run on pooled frames.
 
     Interface, parameter names and LayerDrop's layer numbers are those of TransformerStack.
+    `factor` may be changed at any time if the resampling is naive, which has no parameters.
     """
 
     def __init__(

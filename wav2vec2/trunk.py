@@ -103,6 +103,14 @@ class Wav2Vec2(nn.Module):
         """Number of frames that `samples` (any shape) give."""
         return frame_count(samples, self.feature_extractor.spec)
 
+    def set_factor(self, factor: int | None) -> None:
+        """Shorten by `factor` from now on; None, for a model with one factor, changes nothing."""
+        if factor is None:
+            return
+        stack = self.encoder.stack
+        assert isinstance(stack, HourglassStack) and stack.shorten_linear is None
+        stack.factor = factor
+
     def extract(self, waveforms: Tensor, lengths: Tensor | None) -> Frames:
         """Waveforms `[batch, samples]` -> frames.
 

@@ -1,6 +1,7 @@
 """ONNX files in onnxruntime, compared with the model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from tests.unit.wav2vec2.interop.test_torch_export import (
     worst_difference,
 )
 from wav2vec2.cli.errors import UserError
+from wav2vec2.config import Hourglass
+from wav2vec2.files.torch_file import save_checkpoint
+from wav2vec2.inference.recogniser import Recogniser
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx, write_onnx
 
@@ -50,6 +54,23 @@ def test_onnx(name, tmp_path, capfd):
     in_the_models_place(content, path)
     if not content["architecture"]["normalize_input"]:
         a_single_frame(content, path)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_graph_of_an_elastic_model_has_one_factor(factor, tmp_path):
+    """Equal to the model at that factor; inference refuses another."""
+    elastic = replace(ARCHITECTURES["hourglass"], hourglass=Hourglass.parse("[1,(1,2:3),1]"))
+    content = content_of(elastic)
+    save_checkpoint(tmp_path / "model.pt", content)
+    path = tmp_path / "model.onnx"
+    options = checkpoints.ConvertOptions(to="onnx", factor=factor)
+    checkpoints.convert_checkpoint(str(tmp_path / "model.pt"), path, options)
+    expected, _ = native.at_factor(content, factor, "model.pt")
+    assert worst_difference(expected, graph_of(session_of(path))) <= 1e-3
+    cpu = torch.device("cpu")
+    assert Recogniser.from_checkpoint(str(path), cpu).shortening == factor
+    with pytest.raises(UserError, match="--factor 4: .*onnx has the pooling factor it was written"):
+        Recogniser.from_checkpoint(str(path), cpu, factor=4)
 
 
 def in_the_models_place(content, path):

@@ -140,6 +140,11 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
             found[f"plain {precision}, compiled"] = compiled(network)
     if options.hourglass_config:
         hourglass = Hourglass.parse(options.hourglass_config)
+        if hourglass and hourglass.factors:
+            raise UserError(
+                f"--hourglass_config {options.hourglass_config}: a benchmark runs one pooling "
+                f"factor; write {replace(hourglass, factors=())}"
+            )
         for precision, network in build(replace(plain, hourglass=hourglass), device)[1].items():
             found[f"hourglass {precision}"] = ours(network)
     if options.onnx:

@@ -1,6 +1,7 @@
 """Which curves are drawn in which panel, on the page and in the figures alike."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,6 +112,7 @@ def panel_of(metric: str) -> tuple[Panel, str, str] | None:
     if ending == PROBE:
         compared = subset in ("random_weights", "log_mel")
         return _PANELS[PROBE], subset.replace("_", " "), "dashed" if compared else "solid"
+    subset = re.sub(r"^factor_(\d+)$", r"factor \1", subset)
     return _PANELS[ending], " ".join(part for part in (label, subset) if part), style
 
 

@@ -129,6 +129,16 @@ TABLES = {
             "pretrain_code_perplexity_share": "least code perplexity / (G V)",
         },
     ),
+    "elastic": Shape(
+        "Word error rate by pooling factor: MINI trained at one factor, and at 2 to 6 in turn",
+        (),
+        {
+            "wer": "WER, %, median",
+            "lowest": "lowest",
+            "highest": "highest",
+            "speed": "audio per second, s",
+        },
+    ),
     "import_corpus": Shape(
         "Import of a corpus, one worker",
         (),

@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.reporting.runs import Run
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.config import Hourglass
 
 NONE = "–"
 
@@ -135,8 +136,10 @@ def hourglass(parameters: dict[str, Any]) -> str:
         found = architecture["hourglass"]
         if not isinstance(found, dict):
             return "none"
-        pre, middle, times, post = (found.get(k) for k in ("pre", "middle", "factor", "post"))
-        return f"[{pre},({middle},{times}),{post}]"
+        try:
+            return str(Hourglass(**{**found, "factors": tuple(found.get("factors", ()))}))
+        except (TypeError, ValueError):  # another program's log
+            return NONE
     for name in ("hourglass", "hourglass_transformer"):
         if name in parameters:
             return str(parameters[name] or "none").replace(" ", "")
@@ -215,6 +218,13 @@ def results(runs: list[Run]) -> Table | None:
         ("train_loss", "training loss, bits", None),
         ("train_accuracy", "training accuracy", None),
     )
+    known = {name for run in runs for name in run.log.curves}
+    factors = {int(m[1]) for name in known if (m := re.fullmatch(r"val_factor_(\d+)_loss", name))}
+    for factor in sorted(factors):
+        measures += (
+            (f"val_factor_{factor}_accuracy", f"validation accuracy, pooling factor {factor}", max),
+            (f"val_factor_{factor}_wer", f"validation WER, %, pooling factor {factor}", min),
+        )
     rows = []
     for metric, title, better in measures:
         cells = []

@@ -53,6 +53,10 @@ class FeatureOptions:
     language: str | None = None
     """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
     use, such as deu."""
+    factor: int | None = None
+    """Of a model with an hourglass: pooling factor to run at.  Default: that of the checkpoint; of
+    several, the largest that costs at most 1 point of WER on validation, or the smallest of a
+    pre-trained one."""
     output: Output = "hidden"
     """hidden: hidden states of a layer; extractor: the feature extractor's output after its
     LayerNorm; codes: the quantizer's entries."""
@@ -75,6 +79,8 @@ class FeatureOptions:
 
     def __post_init__(self) -> None:
         require_at_least(self, batch_size=1, num_workers=0)
+        if self.factor is not None:
+            require_at_least(self, factor=1)
         if self.layer is not None and self.output != "hidden":
             raise UserError(
                 f"--layer {self.layer}: --output {self.output} has no layers; remove --layer"
@@ -101,7 +107,7 @@ class FeatureModel:
 
         UserError if it has no quantizer for codes, or no such layer.
         """
-        content = checkpoints.read_checkpoint(options.checkpoint, language=options.language)
+        content = checkpoints.read_at_factor(options.checkpoint, options.factor, options.language)
         trunk, quantizer = native.load_trunk(content, options.checkpoint)
         if options.output == "codes" and quantizer is None:
             raise UserError(
@@ -201,10 +207,14 @@ def checked_layer(trunk: Wav2Vec2, layer: int | None, checkpoint: str) -> int:
 
 
 def load(
-    path: str | Path, device: str | torch.device | None, output: str, layer: int | None
+    path: str | Path,
+    device: str | torch.device | None,
+    output: str,
+    layer: int | None,
+    factor: int | None,
 ) -> FeatureModel:
     """See `wav2vec2.load_features`."""
-    given = {"checkpoint": path, "output": output, "layer": layer}
+    given = {"checkpoint": path, "output": output, "layer": layer, "factor": factor}
     options = from_arguments(FeatureOptions, "load_features", given)
     return FeatureModel.load(options, usable_device(device))
 

@@ -42,6 +42,9 @@ class RecogniserOptions:
     language: str | None = None
     """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
     transcribe, such as deu."""
+    factor: int | None = None
+    """Of a model with an hourglass: pooling factor to run at.  Default: that of the checkpoint; of
+    several, the largest that costs at most 1 point of WER on validation."""
     batch_size: int = 8
     """Most utterances per batch; results do not depend on it."""
     cpu: bool = False
@@ -51,6 +54,8 @@ class RecogniserOptions:
 
     def __post_init__(self) -> None:
         require_at_least(self, batch_size=1)
+        if self.factor is not None:
+            require_at_least(self, factor=1)
 
 
 @dataclass
@@ -69,7 +74,9 @@ class Recogniser:
     def load(cls, options: RecogniserOptions) -> "Recogniser":
         """The checkpoint that the flags name, on a GPU if there is one and --cpu is not given."""
         device = inference_device(options.cpu)
-        return cls.from_checkpoint(options.checkpoint, device, options.precision, options.language)
+        return cls.from_checkpoint(
+            options.checkpoint, device, options.precision, options.language, options.factor
+        )
 
     @classmethod
     def from_checkpoint(
@@ -78,8 +85,10 @@ class Recogniser:
         device: torch.device,
         precision: Precision = "fp32",
         language: str | None = None,
+        factor: int | None = None,
     ) -> "Recogniser":
-        """A checkpoint of any kind, on `device`; `language`: which of its adapters.
+        """A checkpoint of any kind, on `device`; `language`: which of its adapters; `factor`: its
+        pooling factor, None for the default.
 
         UserError if it is no checkpoint, not fine-tuned, or the device lacks the precision.
         """
@@ -90,10 +99,15 @@ class Recogniser:
                     f"--precision {precision}: {checkpoint} has the precision it was written in; "
                     "remove the flag"
                 )
+            if factor is not None:
+                raise UserError(
+                    f"--factor {factor}: {checkpoint} has the pooling factor it was written with; "
+                    "remove the flag"
+                )
             model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
             content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
         else:
-            content = checkpoints.read_checkpoint(checkpoint, language=language)
+            content = checkpoints.read_at_factor(checkpoint, factor, language)
             model, vocabulary = native.load_ctc(content, checkpoint)
             cast(model, precision)
             model = model.to(device)

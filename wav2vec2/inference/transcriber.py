@@ -74,6 +74,7 @@ def load(
     window_seconds: float,
     overlap_seconds: float,
     language: str | None,
+    factor: int | None,
     decoding: dict[str, Any],
 ) -> "Transcriber":
     """See `wav2vec2.load`; `decoding` has fields of DecodingOptions."""
@@ -84,10 +85,11 @@ def load(
     lengths = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     windows = from_arguments(WindowOptions, "load", lengths)
     running = {"checkpoint": str(path), "batch_size": batch_size, "precision": precision}
+    running["factor"] = factor
     model = from_arguments(RecogniserOptions, "load", running)
     search = from_arguments(DecodingOptions, "load", decoding)
     recogniser = Recogniser.from_checkpoint(
-        model.checkpoint, usable_device(device), model.precision, language
+        model.checkpoint, usable_device(device), model.precision, language, model.factor
     )
     search = complete_decoding(search, recogniser)
     decoder = prepare_decoder(search, recogniser.vocabulary)

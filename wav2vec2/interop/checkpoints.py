@@ -4,6 +4,7 @@ The format is detected from the content, not from the name.  Every reader return
 (native.py), and every writer takes one.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.cli.flags import require_at_least
 from wav2vec2.files import gate, hub
 from wav2vec2.files.torch_file import (
     check_format,
@@ -23,6 +25,8 @@ from wav2vec2.files.torch_file import (
 from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
 from wav2vec2.interop.clients import sherpa_onnx, transformers_js
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
+
+_log = logging.getLogger(__name__)
 
 
 def read_checkpoint(
@@ -58,6 +62,18 @@ def read_checkpoint(
         raise UserError(str(error).replace(str(folder), str(path))) from None
     native.check_entries(content, str(path))
     return _merged(content, place) if merge else content
+
+
+def read_at_factor(
+    path: str | Path, factor: int | None = None, language: str | None = None
+) -> dict[str, Any]:
+    """`read_checkpoint` for inference: with one pooling factor, `factor` or the default of
+    native.at_factor.  Logs which one of several, or that it was not trained with `factor`."""
+    content = read_checkpoint(path, language=language)
+    content, note = native.at_factor(content, factor, str(path))
+    if note:
+        _log.warning("note: %s", note)
+    return content
 
 
 def _merged(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -172,9 +188,21 @@ class ConvertOptions:
     language: str | None = None
     """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
     read, such as deu."""
+    factor: int | None = None
+    """Of a model with an hourglass: pooling factor of the graph.  Default: that of the checkpoint;
+    of several, the largest that costs at most 1 point of WER on validation."""
     merge: bool = False
     """Of a checkpoint of --adapt: write whole weights, which need no base any more.  Other formats
     than native always have them."""
+
+    def __post_init__(self) -> None:
+        if self.factor is None:
+            return
+        require_at_least(self, factor=1)
+        if self.to not in _GRAPHS:
+            raise UserError(
+                f"--factor {self.factor}: --to {self.to} keeps the checkpoint's; remove the flag"
+            )
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
@@ -208,6 +236,10 @@ def convert_checkpoint(source: str, output: Path, options: ConvertOptions) -> st
             f"{source}: has no output layer, which --to {options.to} needs; give a "
             "fine-tuned checkpoint"
         )
+    if options.to in _GRAPHS:
+        content, note = native.at_factor(content, options.factor, source)
+        if note:
+            _log.warning("note: %s", note)
     _WRITERS[options.to](native.without_training_state(content), output)
     weights = content["model"].values()
     parameters = sum(tensor.numel() for tensor in weights)

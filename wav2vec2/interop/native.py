@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import PRESETS, Architecture, Regularisation
+from wav2vec2.config import LARGEST_FACTOR, PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.text import shown
 from wav2vec2.interop.state_dict import (
@@ -37,6 +37,14 @@ ADAPTED = "adapted"
 """Entry of a checkpoint that holds a difference from another, its base: `kind` (lora, adapters),
 `base` (a path, or the id of a model on the Hub), `language` (of its adapters), `digest` (of its
 trunk's weights); of LoRA, `rank` and `alpha`."""
+
+FACTOR_WER = "factor_wer"
+"""Entry of a recogniser with an elastic hourglass: pooling factor, as text -> its word error rate
+in the last validation, percent."""
+
+MOST_COST = 1.0
+"""Points of word error rate by which inference may be worse than with the best factor, to be
+faster."""
 
 _LORA_A, _LORA_B = ".lora_A.", ".lora_B."
 
@@ -67,7 +75,8 @@ def ctc_content(architecture: Architecture, vocabulary: Vocabulary, labels: str)
 def without_training_state(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's content without optimizer, averaged weights, recipe and progress."""
     kept = ("kind", "architecture", "dictionary", "labels", "spelling", "sentencepiece", "update")
-    return {name: content[name] for name in (*kept, ADAPTED, "model") if name in content}
+    kept += (FACTOR_WER, ADAPTED, "model")
+    return {name: content[name] for name in kept if name in content}
 
 
 def trunk_digest(content: dict[str, Any]) -> str:
@@ -129,6 +138,66 @@ def architecture_of(content: dict[str, Any], source: str) -> Architecture:
     return architecture
 
 
+def default_factor(rates: dict[str, float]) -> int:
+    """The largest pooling factor whose word error rate is at most MOST_COST points above the lowest
+    of `rates`, a FACTOR_WER."""
+    lowest = min(rates.values())
+    return max(int(factor) for factor, rate in rates.items() if rate <= lowest + MOST_COST)
+
+
+def describe_factors(rates: dict[str, float]) -> str:
+    """The pooling factor that inference takes by default, and why, in one line."""
+    listed = ", ".join(f"{factor}: {rate:.2f}" for factor, rate in rates.items())
+    return (
+        f"pooling factor {default_factor(rates)} is the default of inference, the largest that "
+        f"costs at most {MOST_COST:g} point of WER on validation (WER % by factor: {listed})"
+    )
+
+
+def at_factor(
+    content: dict[str, Any], factor: int | None, source: str
+) -> tuple[dict[str, Any], str]:
+    """A checkpoint's content with one pooling factor, and a note for the user, perhaps empty.
+
+    `factor` None: that of the checkpoint; of several, the one of `default_factor`, or the smallest
+    if their error rates are not known.  UserError, naming `source`, if the model has no hourglass,
+    or learned its resampling for another factor.
+    """
+    architecture = architecture_of(content, source)
+    hourglass = architecture.hourglass
+    if factor is not None and factor > LARGEST_FACTOR:
+        raise UserError(f"--factor {factor}: must be at most {LARGEST_FACTOR}")
+    if hourglass is None:
+        if factor is not None:
+            raise UserError(f"--factor {factor}: {source} has no hourglass; remove the flag")
+        return content, ""
+    rates = content.get(FACTOR_WER) or {}
+    rates = {n: rate for n, rate in rates.items() if int(n) in hourglass.factors}
+    note = ""
+    if factor is None and rates:
+        factor, note = default_factor(rates), f"{describe_factors(rates)}; --factor chooses another"
+    elif factor is None:
+        factor = hourglass.factor
+        if hourglass.factors:
+            note = (
+                f"pooling factor {factor} of {hourglass}, the smallest, because no error rates by "
+                "factor are known; --factor chooses another"
+            )
+    elif factor not in (hourglass.factors or (hourglass.factor,)):
+        if hourglass.resampling != "naive":
+            raise UserError(
+                f"--factor {factor}: {source} has learned maps for the pooling factor "
+                f"{hourglass.factor} (--hourglass_resampling linear); remove the flag"
+            )
+        note = (
+            f"pooling factor {factor}: {source} has {hourglass} and was not trained with it; "
+            "expect more errors"
+        )
+    chosen = replace(hourglass, factor=factor, factors=())
+    rest = {name: value for name, value in content.items() if name != FACTOR_WER}
+    return {**rest, "architecture": replace(architecture, hourglass=chosen).to_dict()}, note
+
+
 _ENTRIES: dict[str, type] = {
     "model": dict,
     "architecture": dict,
@@ -140,6 +209,7 @@ _ENTRIES: dict[str, type] = {
     "ema_model": dict,
     "recipe": dict,
     ADAPTED: dict,
+    FACTOR_WER: dict,
 }
 """Types of the entries that a checkpoint may have."""
 
@@ -179,6 +249,8 @@ def _unusable(content: dict[str, Any]) -> list[str]:
         r"[\w-]{1,40}", content.get("labels") or ""
     ):
         problems.append(f"labels is {shown(content.get('labels'))}")
+    if not all(map(_is_rate, (content.get(FACTOR_WER) or {}).items())):
+        problems.append(f"{FACTOR_WER} holds no error rates of pooling factors")
     model = content.get("sentencepiece")
     if model is not None and (model.dtype != torch.uint8 or model.dim() != 1):
         problems.append("sentencepiece is no row of bytes")
@@ -188,6 +260,13 @@ def _unusable(content: dict[str, Any]) -> list[str]:
                 problems.append(f"{table} holds {shown(name)}, no floating-point tensor")
                 break
     return problems
+
+
+def _is_rate(entry: tuple[Any, Any]) -> bool:
+    """Whether an item of FACTOR_WER is a pooling factor and a rate."""
+    factor, rate = entry
+    known = isinstance(factor, str) and re.fullmatch(r"[1-9][0-9]{0,3}", factor)
+    return bool(known) and type(rate) in (int, float) and math.isfinite(rate)
 
 
 def _is_reference(adapted: dict[str, Any]) -> bool:

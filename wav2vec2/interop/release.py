@@ -25,13 +25,14 @@ from wav2vec2.files.model_folder import (
     write_model_folder,
 )
 from wav2vec2.files.text import read_text, shown
+from wav2vec2.interop import native
 
 FORMAT = 1
 """Version of the folder's layout; raised when older code could no longer read it."""
 
 _MARK = "wav2vec2_release"
 _CONFIG, _DICTIONARY, _SUBWORDS = "config.json", "dictionary.txt", "sentencepiece.model"
-_DESCRIBED = ("kind", "architecture", "labels", "spelling", "update")
+_DESCRIBED = ("kind", "architecture", "labels", "spelling", "update", native.FACTOR_WER)
 """Entries of a checkpoint's content that config.json holds."""
 
 
@@ -147,6 +148,9 @@ def model_card(content: dict[str, Any], name: str, evaluation: Path | None) -> s
         units = len(content["dictionary"].split())
         pieces = f", pieces of `{_SUBWORDS}`" if "sentencepiece" in content else ""
         card += f"\n{units} units{pieces}, in `{_DICTIONARY}`.\n"
+    if content.get(native.FACTOR_WER):
+        described = native.describe_factors(content[native.FACTOR_WER])
+        card += f"\nThe {described}.  `--factor` chooses another.\n"
     if "recipe" in content:
         shown = ("architecture", "hourglass")
         recipe = {name: value for name, value in content["recipe"].items() if name not in shown}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
+from wav2vec2.config import LARGEST_FACTOR, Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.files.text import shown
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -23,9 +23,6 @@ _MOST_LISTED = 20
 
 _MOST_LAYERS = 200
 """Transformer layers and convolutions; published models have up to 55."""
-
-_LARGEST_FACTOR = 1_000
-"""Shortening factor of an hourglass: what is shorter is padded to it."""
 
 _LONGEST_FRAME = 160_000
 """Samples from one frame to the next."""
@@ -90,7 +87,7 @@ def check_claims(
         )
     factor = architecture.hourglass.factor if architecture.hourglass else 1
     frame = math.prod(stride for _, _, stride in architecture.conv_layers)
-    if layers > _MOST_LAYERS or factor > _LARGEST_FACTOR or frame > _LONGEST_FRAME:
+    if layers > _MOST_LAYERS or factor > LARGEST_FACTOR or frame > _LONGEST_FRAME:
         raise UserError(
             f"{source}: damaged, or no model that this version builds ({layers} layers, a frame "
             f"of {shown(frame)} samples, a shortening factor of {shown(factor)}); use another copy"

@@ -48,3 +48,29 @@ def test_reported_apart_and_together():
     alone = Sums()
     add_apart(alone, "a", {"errors": 1, "words": 4})
     assert report_apart(("a",), alone.total(), rate) == {"wer": 0.25}
+
+
+@pytest.mark.parametrize("corpora", [["a"], ["b", "a"]])
+@pytest.mark.parametrize("factors", [(None,), (2, 10)])
+def test_validations_apart_by_corpus_and_factor(corpora, factors):
+    """Each number is the quotient of the sums of its own parts; a single one has no second name."""
+    sums, parts = Sums(), {}
+    for n, name in enumerate(corpora, start=1):
+        for factor in factors:
+            errors = n * (factor or 5)
+            parts[name, factor] = errors, 10 * n
+            add_apart(sums, name, {"errors": errors, "words": 0}, factor)
+            add_apart(sums, name, {"errors": 0, "words": 10 * n}, factor)
+    found = report_apart(corpora, sums.total(), lambda s: {"wer": s["errors"] / s["words"]})
+
+    def rate(chosen):
+        return sum(e for e, _ in chosen) / sum(w for _, w in chosen)
+
+    expected = {"wer": rate(parts.values())}
+    if len(corpora) > 1:
+        for name in corpora:
+            expected[f"{name}_wer"] = rate([p for (own, _), p in parts.items() if own == name])
+    for factor in factors if factors[0] else ():
+        own = [p for (_, at), p in parts.items() if at == factor]
+        expected[f"factor_{factor}_wer"] = rate(own)
+    assert found == pytest.approx(expected) and list(found) == list(expected)

@@ -63,6 +63,58 @@ def test_bad_hourglass_names_the_flag(text):
         Hourglass.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "factors", "written"),
+    [
+        ("[2,(8,2:6),2]", (2, 3, 4, 5, 6), "[2,(8,2:6),2]"),
+        ("[2, (8, [2, 4, 6]), 2]", (2, 4, 6), "[2,(8,[2,4,6]),2]"),
+        ("[0,(1,[1,2]),0]", (1, 2), "[0,(1,1:2),0]"),
+        ("[1,(2,999:1000),1]", (999, 1000), "[1,(2,999:1000),1]"),
+    ],
+)
+def test_several_factors(text, factors, written):
+    found = Hourglass.parse(text)
+    assert (found.factors, found.factor, str(found)) == (factors, factors[0], written)
+    assert Hourglass.parse(written) == found
+    architecture = replace(BASE, layers=found.layers, hourglass=found)
+    plain = json.loads(json.dumps(architecture.to_dict()))
+    assert plain["hourglass"]["factors"] == list(factors)
+    assert Architecture.from_dict(plain) == architecture
+
+
+def test_a_single_factor_is_stored_as_before():
+    stored = replace(BASE, hourglass=Hourglass(2, 8, 4, 2)).to_dict()["hourglass"]
+    assert stored == {"pre": 2, "middle": 8, "factor": 4, "post": 2, "resampling": "naive"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[2,(8,6:2),2]", "the factors 6:2 must run from a smaller to a larger one"),
+        ("[2,(8,4:4),2]", "for a single one write its number alone"),
+        ("[2,(8,0:4),2]", "the factor must be at least 1"),
+        ("[2,(8,[4]),2]", "needs at least two different factors, in ascending order"),
+        ("[2,(8,[4,2]),2]", "needs at least two different factors, in ascending order"),
+        ("[2,(8,[2,2]),2]", "needs at least two different factors, in ascending order"),
+        ("[2,(8,2:1001),2]", "of at most 1000"),
+        ("[2,(8,1:99999999999),2]", "write it like .*2:6.*2,4,6"),
+        ("[2,(8,2:),2]", "write it like .*2:6.*2,4,6"),
+        ("[2,(8,2-6),2]", "write it like .*2:6.*2,4,6"),
+        ("[2,(8,[2:6]),2]", "write it like .*2:6.*2,4,6"),
+        ("[2,(8,[]),2]", "write it like .*2:6.*2,4,6"),
+    ],
+)
+def test_bad_factors_are_one_line(text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        Hourglass.parse(text)
+    assert str(raised.value).startswith("--hourglass_") and "\n" not in str(raised.value)
+
+
+def test_learned_maps_fit_one_factor():
+    with pytest.raises(ValueError, match="--hourglass_resampling linear: .* fit one factor"):
+        Hourglass.parse("[2,(8,2:6),2]", "linear")
+
+
 def test_hourglass_must_have_all_layers():
     with pytest.raises(ValueError, match=r"--hourglass_config \[2,\(4,4\),2\] has 8 layers.* 12"):
         replace(BASE, hourglass=Hourglass(2, 4, 4, 2))

@@ -86,6 +86,19 @@ def test_padded_batches(resampling):
         torch.testing.assert_close(together[row, :frames], expected)
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 6])
+def test_the_factor_can_change(factor):
+    """The same weights at another factor: in padded batches too, the result of the definition."""
+    stack = make_stack(4, "naive", True)
+    stack.factor = factor
+    lengths = [13, 8, 3, 1]
+    x = 100 * torch.randn(len(lengths), 13, DIM, dtype=torch.float64)
+    together = stack(x, torch.arange(13) < torch.tensor(lengths)[:, None])
+    for row, frames in enumerate(lengths):
+        expected = slow_hourglass(stack, x[row, :frames])
+        torch.testing.assert_close(together[row, :frames], expected)
+
+
 def test_a_shortened_frame_is_padding_only_if_all_under_it_are():
     stack = make_stack(4, "naive", True)
     valid = torch.arange(10) < torch.tensor([10, 9, 8, 5, 4])[:, None]

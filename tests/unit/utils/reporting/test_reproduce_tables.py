@@ -184,6 +184,50 @@ def test_resumes_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     assert found.versions["torch"] in sys.modules["torch"].__version__
 
 
+def test_elastic_resumes_cell_by_cell(tmp_path, monkeypatch, capfd):
+    """Each model is trained once per seed, each factor evaluated once; medians over the seeds."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.delenv("DATASET_DIR", raising=False)
+    models = {"fixed 4": ("4", (2, 4)), "elastic": ("2:6", (1, 6))}
+    monkeypatch.setattr(reproduce_tables, "ELASTIC_MODELS", models)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "quickstart.sh").write_text(
+        'echo "train $HOURGLASS_CONFIG $SEED $DATASET_DIR" >>ran\n'
+        'mkdir -p "$OUTPUT_DIR/finetune"\n'
+        'echo "$SEED" >"$OUTPUT_DIR/finetune/wav2vec2_best.pt"\n'
+    )
+    (tmp_path / "scripts" / "inference.sh").write_text(
+        'seed=$(cat "$FINETUNED_MODEL")\n'
+        'echo "run $seed $*" >>ran\n'
+        '[[ $FAIL == "$seed $2" ]] && exit 3\n'
+        'mkdir -p "$OUTPUT_DIR"\n'
+        'echo "{\\"wer\\": $2$((seed * seed)).5, \\"real_time_factor\\": 0.0$2}" '
+        '>"$OUTPUT_DIR/summary_$SUBSETS.json"\n'
+    )
+    arguments = ["elastic", "--runs_dir", str(tmp_path / "runs")]
+    arguments += ["--output", str(tmp_path / "table.json")]
+    monkeypatch.setenv("FAIL", "2 4")
+    with pytest.raises(UserError, match="inference.sh ended with exit code 3, see above"):
+        main(arguments)
+    monkeypatch.setenv("FAIL", "")
+    main(arguments)
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert ran.pop(5) == "run 2 --factor 4"  # the one that failed
+    expected = []
+    for layers, factors in (("[1,(2,4),1]", (2, 4)), ("[1,(2,2:6),1]", (1, 6))):
+        for seed in (1, 2, 3):
+            expected.append(f"train {layers} {seed} datasets/mini")
+            expected += [f"run {seed} --factor {factor}" for factor in factors]
+    assert ran == expected
+    found = results.Measurement.read(tmp_path / "table.json")
+    assert list(found.rows) == [
+        *("fixed 4, run at 2", "fixed 4, run at 4", "elastic, run at 1", "elastic, run at 6")
+    ]
+    wer = {"wer": 64.5, "lowest": 61.5, "highest": 69.5}
+    assert found.rows["elastic, run at 6"] == {**wer, "speed": 16.7}
+    assert "| elastic, run at 6 | 64.5 | 61.5 | 69.5 | 16.7 |" in capfd.readouterr().out
+
+
 def test_another_command_is_not_the_finished_one(tmp_path, scripts, capfd):
     main(scripts)
     marker = tmp_path / "runs" / "quickstart" / "run_3" / reproduce_tables.FINISHED
