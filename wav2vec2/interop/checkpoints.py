@@ -112,6 +112,8 @@ def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str
     elif huggingface.is_huggingface(path):
         return huggingface.read_huggingface(path, language)
     elif path.is_dir():
+        if (path / "model.onnx").is_file():
+            raise UserError(f"{path}: a folder for another program; name its file model.onnx")
         raise UserError(
             f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
