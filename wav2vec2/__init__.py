@@ -43,23 +43,27 @@ def load_features(
     *,
     output: str = "hidden",
     layer: int | None = None,
+    language: str | None = None,
 ) -> "FeatureModel":
     """Load any checkpoint to compute `features` of recordings: docs/python.md.
 
-    `output` and `layer` are the flags of `inference.py features`: hidden states of a layer
-    (default: the last), "extractor", or "codes".  `device` and UserError as in `load`.
+    `output`, `layer` and `language` are the flags of `inference.py features`: hidden states of a
+    layer (default: the last), "extractor", or "codes"; which adapters of a recogniser that has some
+    for several languages.  `device` and UserError as in `load`.
     """
     from wav2vec2.inference.features import load
 
-    return load(path, device, output, layer)
+    return load(path, device, output, layer, language)
 
 
-def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> None:
+def export(
+    checkpoint: str | Path, path: str | Path, *, int8: bool = False, language: str | None = None
+) -> None:
     """Write a fine-tuned checkpoint's graph for other programs: docs/checkpoints.md.
 
     The suffix of `path` chooses the format: .onnx, or .pt2 for torch.export's archive.  `int8`
-    writes 8-bit weights and needs .onnx.  UserError if `path` exists, has another suffix, or a
-    package is missing.
+    writes 8-bit weights and needs .onnx.  `language`: as in `load`.  UserError if `path` exists,
+    has another suffix, or a package is missing.
     """
     from wav2vec2.cli.errors import UserError
     from wav2vec2.interop.checkpoints import read_checkpoint
@@ -69,7 +73,7 @@ def export(checkpoint: str | Path, path: str | Path, *, int8: bool = False) -> N
     path = Path(path)
     if int8 and path.suffix != ".onnx":
         raise UserError(f"export: int8: {path} is no ONNX file; name it something.onnx")
-    content = read_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint, language=language)
     if path.suffix == ".onnx":
         write_onnx(content, path, int8=int8)
     else:

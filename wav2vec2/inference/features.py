@@ -201,10 +201,14 @@ def checked_layer(trunk: Wav2Vec2, layer: int | None, checkpoint: str) -> int:
 
 
 def load(
-    path: str | Path, device: str | torch.device | None, output: str, layer: int | None
+    path: str | Path,
+    device: str | torch.device | None,
+    output: str,
+    layer: int | None,
+    language: str | None,
 ) -> FeatureModel:
     """See `wav2vec2.load_features`."""
-    given = {"checkpoint": path, "output": output, "layer": layer}
+    given = {"checkpoint": path, "output": output, "layer": layer, "language": language}
     options = from_arguments(FeatureOptions, "load_features", given)
     return FeatureModel.load(options, usable_device(device))
 

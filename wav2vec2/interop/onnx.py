@@ -183,7 +183,10 @@ class OnnxRecogniser:
         return CTCOutput(torch.from_numpy(logits), torch.from_numpy(counts))
 
     def _row_by_row(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
-        """The same for a graph without lengths: padding would count as sound there."""
+        """The same for a graph without lengths: padding would count as sound there.
+
+        It does in a row of a single frame (less than 45 ms), which the graph cannot take as it is.
+        """
         counts, rows = self.frames(lengths), []
         for waveform, length, count in zip(waveforms, lengths.tolist(), counts.tolist()):
             inputs = {"input_values": self._long_enough(waveform[None, :length]).numpy()}
