@@ -23,7 +23,7 @@ from wav2vec2.interop import huggingface, native
 from wav2vec2.text.vocabulary import Vocabulary
 
 NARROW = replace(MINI, dim=48, ffn_dim=64, layers=2, adapter_dim=4)
-LISTED = "has adapters for 2 languages; choose one with --language: deu eng"
+LISTED = "has adapters for 2 languages; choose one with --language (ADAPTER_LANGUAGE): deu eng"
 
 
 @pytest.fixture(scope="module")

@@ -199,8 +199,8 @@ def pick_language(names: Collection[str], given: str | None, source: Path | str)
         return listed[0]
     if given is None:
         raise UserError(
-            f"{source}: has adapters for {len(listed)} languages; choose one with --language: "
-            f"{' '.join(listed)}"
+            f"{source}: has adapters for {len(listed)} languages; choose one with --language "
+            f"(ADAPTER_LANGUAGE): {' '.join(listed)}"
         )
     if given not in names:
         near = get_close_matches(given, listed, n=5, cutoff=0.5) or listed[:5]

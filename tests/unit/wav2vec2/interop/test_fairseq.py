@@ -460,7 +460,12 @@ def test_adapters_that_are_refused(save):
         assert all(part in str(caught.value) for part in parts), caught.value
         assert "\n" not in str(caught.value)
 
-    refused(fairseq_mms(LARGE_LIKE), "3 languages", "--language: deu eng fra", language=None)
+    refused(
+        fairseq_mms(LARGE_LIKE),
+        "3 languages",
+        "--language (ADAPTER_LANGUAGE): deu eng fra",
+        language=None,
+    )
     refused(fairseq_mms(LARGE_LIKE), "--language dee", "codes such as deu", language="dee")
     refused(fairseq_mms(LARGE_LIKE, corpora=2), "adp_num is 2", "facebook/mms-1b-all")
     refused(fairseq_mms(BASE_LIKE), "pre-LN")
