@@ -5,6 +5,7 @@ The format is detected from the content, not from the name.  Every reader return
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,11 @@ def read_checkpoint(
             adapter = f"{huggingface.ADAPTER}{language}" if language else ""
             place = hub.fetch(path, adapter, partial(_check_description, language=language))
         if not os.path.exists(place):
+            if address := re.fullmatch(r"https?:/+[\w.]+/([\w.-]+/[\w.-]+).*", str(path)):
+                raise UserError(
+                    f"{path}: an address on the web; give a file, or a model of the Hugging Face "
+                    f"Hub by its id, such as {address[1]}"
+                )
             raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
         content = _read(place, None if dictionary is None else Path(dictionary), language)
     except UserError as error:
