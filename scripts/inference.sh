@@ -7,6 +7,7 @@
 set -euo pipefail
 
 : "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"  # checkpoint
+: "${ADAPTER_LANGUAGE:=}"      # of a recogniser such as MMS: which of its languages, such as deu
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${SUBSETS:=dev-clean dev-other test-clean test-other}"
 : "${VALID_SUBSET:=}"          # another name of SUBSETS
@@ -29,4 +30,5 @@ if [[ $NUM_GPUS != 1 ]]; then
     share_cores
     start+=(-m common.runtime.launcher --standalone --nproc_per_node "$NUM_GPUS")
 fi
-"${start[@]}" inference.py evaluate "${flags[@]}" --precision "$precision" "$@"
+"${start[@]}" inference.py evaluate "${flags[@]}" --precision "$precision" \
+    ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} "$@"

@@ -6,6 +6,7 @@
 set -euo pipefail
 
 : "${FINETUNED_MODEL:=results/finetune_base_960h/wav2vec2_best.pt}"  # checkpoint
+: "${ADAPTER_LANGUAGE:=}"      # of a recogniser such as MMS: which of its languages, such as deu
 : "${DATASET_DIR:=/datasets/LibriSpeech}"
 : "${BENCHMARK_SUBSET:=test-other}"
 : "${VALID_SUBSET:=}"          # another name of BENCHMARK_SUBSET
@@ -34,4 +35,4 @@ if [[ $precision != fp32 ]]; then
 fi
 NO_FLAGS+=" VALID_SUBSET BATCH_SIZE "
 add_flags inference_benchmark.sh
-"$PYTHON" inference.py benchmark "${flags[@]}" "$@"
+"$PYTHON" inference.py benchmark "${flags[@]}" ${ADAPTER_LANGUAGE:+--language "$ADAPTER_LANGUAGE"} "$@"

@@ -1,7 +1,7 @@
 """CTC fine-tuning on transcribed audio."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -275,6 +275,9 @@ class FinetuningTask:
             self.model, self.vocabulary, content, source, train_unknown=trained
         )
         notice(f"output layer: {describe_rows(new, len(self.vocabulary), source)}")
+        theirs = native.output_vocabulary(content, source).symbols
+        if note := other_case_note(new, theirs, source):
+            notice(note)
 
     def _with_adapters(self, content: dict[str, Any]) -> dict[str, Any]:
         """The content of a start, with new adapter layers if it lacks those to train."""
@@ -527,6 +530,18 @@ class FinetuningTask:
         content = native.ctc_content(self.architecture, self.vocabulary, self.options.labels)
         rates = {native.FACTOR_WER: self.factor_wer} if self.factor_wer else {}
         return content | self.reference | rates
+
+
+def other_case_note(new: Sequence[str], theirs: Collection[str], source: str) -> str:
+    """The line for a start whose symbols are those of the new rows in the other case; or empty."""
+    found = [symbol for symbol in new if symbol.swapcase() in theirs and symbol.isalpha()]
+    if 2 * len(found) <= len(new):
+        return ""
+    case = "lower" if found[0].isupper() else "upper"
+    return (
+        f"note: {source} has {len(found)} of the new rows' symbols in {case} case; import the "
+        f"transcripts with --case {case} to keep its rows"
+    )
 
 
 def describe_rows(new: Sequence[str], units: int, source: str) -> str:

@@ -28,6 +28,9 @@ class ProbeCommandOptions:
 
     dataset_dir: str = "/datasets/LibriSpeech"
     """Folder of the filelists."""
+    language: str | None = None
+    """Of a recogniser with adapters for several languages, as MMS has: the code of the language to
+    read, such as deu."""
     train_subset: str = "train-clean-100"
     """Filelist to learn from, without .tsv."""
     valid_subset: str = "dev-other"
@@ -54,7 +57,7 @@ class ProbeCommandOptions:
 def measure(checkpoint: str, options: ProbeCommandOptions) -> dict[str, Any]:
     """Probe a checkpoint; the content of probe.json."""
     device = inference_device(options.cpu)
-    content = checkpoints.read_at_factor(checkpoint, options.factor)
+    content = checkpoints.read_at_factor(checkpoint, options.factor, options.language)
     trunk, _ = native.load_trunk(content, checkpoint)
     architecture = native.architecture_of(content, checkpoint)
     subsets = options.train_subset, options.valid_subset

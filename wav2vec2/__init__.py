@@ -44,26 +44,34 @@ def load_features(
     output: str = "hidden",
     layer: int | None = None,
     factor: int | None = None,
+    language: str | None = None,
 ) -> "FeatureModel":
     """Load any checkpoint to compute `features` of recordings: docs/python.md.
 
-    `output`, `layer` and `factor` are the flags of `inference.py features`: hidden states of a
-    layer (default: the last), "extractor", or "codes".  `device` and UserError as in `load`.
+    `output`, `layer`, `factor` and `language` are the flags of `inference.py features`: hidden
+    states of a layer (default: the last), "extractor", or "codes"; the pooling factor; which
+    adapters of a recogniser that has some for several languages.  `device` and UserError as in
+    `load`.
     """
     from wav2vec2.inference.features import load
 
-    return load(path, device, output, layer, factor)
+    return load(path, device, output, layer, factor, language)
 
 
 def export(
-    checkpoint: str | Path, path: str | Path, *, int8: bool = False, factor: int | None = None
+    checkpoint: str | Path,
+    path: str | Path,
+    *,
+    int8: bool = False,
+    factor: int | None = None,
+    language: str | None = None,
 ) -> None:
     """Write a fine-tuned checkpoint's graph for other programs: docs/checkpoints.md.
 
     The suffix of `path` chooses the format: .onnx, or .pt2 for torch.export's archive.  `int8`
     writes 8-bit weights and needs .onnx.  `factor`: pooling factor of the graph (default: as in
-    `inference.py transcribe`).  UserError if `path` exists, has another suffix, or a
-    package is missing.
+    `inference.py transcribe`).  `language`: as in `load`.  UserError if `path` exists, has another
+    suffix, or a package is missing.
     """
     from wav2vec2.cli.errors import UserError
     from wav2vec2.interop.checkpoints import read_at_factor
@@ -73,7 +81,7 @@ def export(
     path = Path(path)
     if int8 and path.suffix != ".onnx":
         raise UserError(f"export: int8: {path} is no ONNX file; name it something.onnx")
-    content = read_at_factor(checkpoint, factor)
+    content = read_at_factor(checkpoint, factor, language)
     if path.suffix == ".onnx":
         write_onnx(content, path, int8=int8)
     else:

@@ -81,8 +81,11 @@ class TrainingState:
                 old = old | {n: new[n] for n in ("max_update", "extended") if n in new}
             differing = differences(old, new)
             if differing:
-                more = new["max_update"] > old["max_update"]
-                extend = "; to train for more updates, add --extend (EXTEND=true)" if more else ""
+                extend = ""
+                if new["max_update"] > old["max_update"]:
+                    extend = "; to train for more updates, add --extend (EXTEND=true)"
+                elif {line.split()[0] for line in differing} <= {"warmup_updates", "hold_updates"}:
+                    extend = "; if it was extended, keep --extend (EXTEND=true) to resume it"
                 raise UserError(
                     f"{point.path}: OUTPUT_DIR holds a run of another recipe "
                     f"({'; '.join(differing)}); choose another OUTPUT_DIR, or give the old values "

@@ -10,7 +10,7 @@ from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
 from tests.integration.test_training import pretrained, stop_during  # noqa: F401 (fixture)
-from wav2vec2.cli.errors import StoppedBySignal
+from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.files.torch_file import load_checkpoint
 
 
@@ -54,6 +54,17 @@ def test_extended_before_the_decay_like_planned_so(corpus, tmp_path):
     trainer_of(corpus, tmp_path / "run", max_update=6, **changed, extend=True).train()
     trainer_of(corpus, tmp_path / "whole", max_update=6, **changed).train()
     same_weights(*(tmp_path / folder / "wav2vec2_update6.pt" for folder in ("run", "whole")))
+
+
+def test_a_run_that_was_extended_is_resumed_with_the_flag(corpus, tmp_path):
+    """Its warm-up and hold stay as first planned; a recipe derives others from max_update."""
+    changed = {"schedule": "three_stage", "hold_updates": 1, "warmup_updates": 0}
+    trainer_of(corpus, tmp_path, max_update=1, **changed).train()
+    later = {**changed, "max_update": 2, "hold_updates": 2}
+    trainer_of(corpus, tmp_path, **later, extend=True).train()
+    trainer_of(corpus, tmp_path, **later, extend=True).train()
+    with pytest.raises(UserError, match="hold_updates was 1, is now 2.*, keep --extend"):
+        trainer_of(corpus, tmp_path, **later)
 
 
 def test_what_is_refused(corpus, pretrained, tmp_path, command):  # noqa: F811

@@ -127,7 +127,10 @@ def test_pretraining_from_it(corpus, files, tmp_path, command):
             {"init_from": files["nvidia"]},
             "--hourglass_config '[1,(1,2),1]' --hourglass_resampling linear",
         ),
-        ({"init_from": files["fairseq_ctc"]}, "not a pre-training checkpoint but 'ctc'"),
+        (
+            {"init_from": files["fairseq_ctc"]},
+            "not a pre-training checkpoint but 'ctc'; give a pre-trained one, or fine-tune this",
+        ),
         ({"init_from": ""}, "--model auto: takes the architecture of --init_from"),
     ]:
         start = {

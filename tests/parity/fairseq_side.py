@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from fairseq.data.dictionary import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.models.hubert.hubert import HubertConfig
+from fairseq.models.hubert.hubert_asr import HubertCtc, HubertCtcConfig
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig
 from fairseq.tasks.audio_finetuning import AudioFinetuningConfig
 from fairseq.tasks.audio_pretraining import AudioPretrainingConfig
+from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from omegaconf import OmegaConf
 
 SYMBOLS = ["|", "E", "T", "A", "O", "N"]
+LANGUAGES = {"deu": [*SYMBOLS, "\u00e4"], "eng": SYMBOLS}
 NEGATIVES = 7
 
 SIZES = {
@@ -99,10 +103,35 @@ def finetuning_configuration(pretraining, folder):
     return whole(model, task)
 
 
+def hubert_configuration(size, folder):
+    values = {name: value for name, value in SIZES[size].items() if name != "num_negatives"}
+    model = section(HubertConfig(), "hubert", label_rate=50.0, **values)
+    normalize = model["layer_norm_first"]
+    task = section(
+        HubertPretrainingConfig(), "hubert_pretraining", data=str(folder), normalize=normalize
+    )
+    return whole(model, {**task, "labels": ["km"], "label_rate": 50.0})
+
+
+def hubert_ctc_configuration(pretraining, folder):
+    task = {**pretraining["task"], "fine_tuning": True, "labels": ["ltr"]}
+    model = section(HubertCtcConfig(), "hubert_ctc", w2v_path="/nowhere", w2v_args=pretraining)
+    return whole({**model, "autoregressive": False}, task)  # read, but not in its dataclass
+
+
+def mms_configuration(folder):
+    configuration = finetuning_configuration(pretraining_configuration("large"), folder)
+    adapters = {"layer_type": "trf_adp", "adp_num": 1, "adp_dim": 16, "adp_trf_idx": "all"}
+    return {**configuration, "model": {**configuration["model"], **adapters}}
+
+
 def build(configuration):
     config = OmegaConf.create(configuration)
     task = fairseq.tasks.setup_task(config.task, from_checkpoint=True)
-    model = task.build_model(config.model, from_checkpoint=True)
+    if config.model._name == "hubert_ctc":
+        model = HubertCtc.build_model(config.model, task)
+    else:
+        model = task.build_model(config.model, from_checkpoint=True)
     with torch.no_grad():
         for (
             parameter
@@ -154,7 +183,9 @@ def run(model, source, mask_from=2, mask_to=9):
     """The model's context vectors, and the logits of its task without dropout."""
     with torch.no_grad():
         if hasattr(model, "w2v_encoder"):
-            output = model(source=source, padding_mask=None)["encoder_out"]
+            adapted = getattr(model.cfg, "layer_type", "") == "trf_adp"
+            which = {"corpus_key": [0] * len(source)} if adapted else {}
+            output = model(source=source, padding_mask=None, **which)["encoder_out"]
             return {"logits": output.transpose(0, 1)}
         context = model.extract_features(source, padding_mask=None, mask=False)["x"]
         mask = torch.zeros(context.shape[:2], dtype=torch.bool)
@@ -183,6 +214,9 @@ def run(model, source, mask_from=2, mask_to=9):
 def make(folder):
     """Save models of every size, pre-trained and fine-tuned, in every layout."""
     (folder / "dict.ltr.txt").write_text("".join(f"{symbol} 5\n" for symbol in SYMBOLS))
+    (folder / "dict.km.txt").write_text("".join(f"{cluster} 5\n" for cluster in range(9)))
+    (folder / "others").mkdir()
+    make_others(folder / "others")
     for size in SIZES:
         torch.manual_seed(1)
         pretraining = pretraining_configuration(size)
@@ -203,6 +237,45 @@ def make(folder):
                 old = {**plain, "cfg": None, "args": flat(configuration), "task_state": {}}
                 path = folder / f"{name}_args.pt"
                 torch.save(old, path, _use_new_zipfile_serialization=False)
+
+
+def make_others(folder):
+    """Save HuBERT, pre-trained and fine-tuned, and a recogniser with adapters as MMS has."""
+    for size in ("base", "large"):
+        torch.manual_seed(2)
+        pretraining = hubert_configuration(size, folder.parent)
+        finetuning = hubert_ctc_configuration(pretraining, folder.parent)
+        for kind, configuration in (("pretrained", pretraining), ("finetuned", finetuning)):
+            model, task = build(configuration)
+            source = inputs(configuration["task"]["normalize"])
+            with torch.no_grad():
+                if kind == "finetuned":
+                    output = model(source=source, padding_mask=None)["encoder_out"].transpose(0, 1)
+                else:
+                    output = model.extract_features(source, padding_mask=None, mask=False)[0]
+            name = f"hubert-{size}_{kind}"
+            torch.save({"source": source, "output": output}, folder / f"{name}.outputs")
+            torch.save(state(model, task, cfg=configuration), folder / f"{name}.pt")
+    model, task = build(mms_configuration(folder.parent))
+    saved = state(model, task, cfg=mms_configuration(folder.parent))
+    saved["adapter"] = {}
+    source = inputs(True)
+    for code, symbols in LANGUAGES.items():
+        # As examples/speech_recognition/new/infer.py exchanges adapters and output layer.
+        dictionary = Dictionary()
+        for symbol in symbols:
+            dictionary.add_symbol(symbol)
+        model.w2v_encoder.proj = torch.nn.Linear(1024, len(dictionary))
+        own = {}
+        for name, parameter in model.named_parameters():
+            if ".adapter_layer." in name or ".proj." in name:
+                parameter.data = torch.randn_like(parameter) * 0.05
+                own[name] = parameter.data.clone()
+        task_state = {"target_dictionary": dictionary}
+        saved["adapter"][code] = {"model": own, "task_state": task_state}
+        outputs = {"source": source, "output": run(model, source)["logits"]}
+        torch.save(outputs, folder / f"mms_{code}.outputs")
+    torch.save(saved, folder / "mms.pt")
 
 
 def load_and_run(checkpoint, given, outputs):

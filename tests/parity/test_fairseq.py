@@ -124,6 +124,37 @@ def test_its_files_are_read_with_the_same_outputs(made):
         assert len(content["model"]) == len(raw["model"]), layout
 
 
+def assert_same_output(ours: torch.Tensor, theirs: dict, name: str) -> None:
+    assert (ours - theirs["output"]).abs().max() <= BOUND, name
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_hubert(made, size):
+    folder = made / "others"
+    name = f"hubert-{size}_pretrained"
+    trunk, quantizer = native.load_trunk(checkpoints.read_checkpoint(folder / f"{name}.pt"), name)
+    theirs = torch.load(folder / f"{name}.outputs")
+    with torch.no_grad():
+        assert_same_output(trunk.encode(trunk.extract(theirs["source"], None)), theirs, name)
+    assert quantizer is None
+    name = f"hubert-{size}_finetuned"
+    model, vocabulary = native.load_ctc(checkpoints.read_checkpoint(folder / f"{name}.pt"), name)
+    theirs = torch.load(folder / f"{name}.outputs")
+    with torch.no_grad():
+        assert_same_output(model(theirs["source"]).logits, theirs, name)
+    assert [*vocabulary.symbols[4:]] == ["|", *"ETAON"]
+
+
+@pytest.mark.parametrize("language", ["deu", "eng"])
+def test_adapters_of_a_language(made, language):
+    content = checkpoints.read_checkpoint(made / "others" / "mms.pt", language=language)
+    model, vocabulary = native.load_ctc(content, "mms.pt")
+    theirs = torch.load(made / "others" / f"mms_{language}.outputs")
+    with torch.no_grad():
+        assert_same_output(model(theirs["source"]).logits, theirs, language)
+    assert ("\u00e4" in vocabulary.symbols) == (language == "deu")
+
+
 def test_architectures(made):
     for size, like in (("base", BASE), ("large", LARGE)):
         content = checkpoints.read_checkpoint(made / f"{size}_pretrained_cfg.pt")

@@ -17,7 +17,13 @@ from wav2vec2.config import Hourglass
 from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.inference.recogniser import Recogniser
 from wav2vec2.interop import checkpoints, native
-from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx, write_onnx
+from wav2vec2.interop.onnx import (
+    OnnxRecogniser,
+    graph_of_samples,
+    is_onnx,
+    with_8_bits,
+    write_onnx,
+)
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -93,6 +99,22 @@ def a_single_frame(content, path):
     found = OnnxRecogniser(path)(waveform, lengths)
     assert found.frame_lengths.tolist() == expected.frame_lengths.tolist() == [1]
     torch.testing.assert_close(found.logits[:, :1], expected.logits, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["large", "linear"])
+def test_a_graph_without_lengths(name, tmp_path, monkeypatch):
+    """The files for sherpa-onnx and transformers.js: rows run one by one, whatever the padding."""
+    content = content_of(ARCHITECTURES[name])
+    path = tmp_path / "model.onnx"
+    model = graph_of_samples(content, path, normalize=True)
+    path.write_bytes(model)
+    found = OnnxRecogniser(path)
+    assert found.content == {key: value for key, value in content.items() if key != "model"}
+    rows = [[50], [119], [600, 50, 1_001, 1_000]]  # of two frames or more
+    monkeypatch.setattr("tests.unit.wav2vec2.interop.test_torch_export.BATCHES", rows)
+    assert worst_difference(content, lambda *inputs: vars(found(*inputs)).values()) <= 1e-3
+    path.write_bytes(with_8_bits(model))
+    assert OnnxRecogniser(path).content == found.content
 
 
 def test_some_model_has_a_single_frame():

@@ -30,12 +30,17 @@ LARGE = {
 XLSR_1B = {**LARGE, "hidden_size": 1280, "intermediate_size": 5120}
 XLSR_2B = {**LARGE, "hidden_size": 1920, "intermediate_size": 7680}
 WIDE = {"codevector_dim": 1024, "proj_codevector_dim": 1024}
+HUBERT = {key: value for key, value in LARGE.items() if "code" not in key}
 PUBLISHED = {
     "facebook/wav2vec2-large-lv60, -xlsr-53, wav2vec2-xls-r-300m, mms-300m": ("Wav2Vec2", LARGE),
     "facebook/wav2vec2-xls-r-1b, mms-1b": ("Wav2Vec2", XLSR_1B | WIDE),
     "facebook/wav2vec2-xls-r-2b": ("Wav2Vec2", XLSR_2B | WIDE),
     "facebook/hubert-base-ls960": ("Hubert", {}),
-    "facebook/hubert-large-ll60k": ("Hubert", {k: v for k, v in LARGE.items() if "code" not in k}),
+    "facebook/hubert-large-ll60k": ("Hubert", HUBERT),
+    "facebook/hubert-xlarge-ll60k": (
+        "Hubert",
+        {**HUBERT, "hidden_size": 1280, "intermediate_size": 5120},
+    ),
 }
 LAYERS = {"num_hidden_layers": 1}
 NO_DROPOUT = {
@@ -177,7 +182,7 @@ def refused(folder, language, *parts):
 
 
 def test_languages_that_cannot_be_chosen(mms):
-    refused(mms, None, "3 languages", "--language: deu eng fra")
+    refused(mms, None, "3 languages", "--language (ADAPTER_LANGUAGE): deu eng fra")
     refused(mms, "dee", "--language dee", "codes such as deu")
     refused(mms, "../deu", "no adapter for it")
     (mms / "adapter.fra.safetensors").unlink()
@@ -192,7 +197,7 @@ def test_models_whose_weights_do_not_map(tmp_path):
     """Refused by name, with what to use instead."""
     narrow = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
     for kind, changed, parts in [
-        ("Data2VecAudio", {}, ("data2vec", "facebook/wav2vec2-base")),
+        ("Data2VecAudio", {}, ("model_type is 'data2vec-audio'", "use facebook/wav2vec2-base")),
         ("Hubert", {"conv_pos_batch_norm": True}, ("conv_pos_batch_norm is True",)),
         ("Hubert", {"feat_proj_layer_norm": False}, ("feat_proj_layer_norm is False",)),
         ("Wav2Vec2", {"add_adapter": True}, ("add_adapter", "use one without")),

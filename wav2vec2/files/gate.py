@@ -33,13 +33,13 @@ from wav2vec2.cli.errors import UserError
 MOST_TENSORS = 20_000
 """Entries in a table of weights; Large with its optimizer has 2,000."""
 
-_MOST_DIRECTORY = 1 << 21
+_MOST_DIRECTORY = 1 << 22
 """Bytes of a zip file's directory, some 80 per member."""
 
 _MOST_PICKLE = 1 << 25
 """Bytes of a pickle without its tensors."""
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 2_000_000
 """Instructions in a pickle; a checkpoint of Large with its optimizer has 80,000."""
 
 _MOST_SHARED = 2_000_000
@@ -138,6 +138,10 @@ def check_inside(folder: Path, path: Path) -> None:
         )
 
 
+class _LongDirectory(zipfile.BadZipFile):
+    """A zip file's directory is longer than that of any checkpoint that is read here."""
+
+
 class _BoundedFile(io.FileIO):
     """A file of which one read takes at most `limit` bytes: that is how a directory is read."""
 
@@ -147,7 +151,7 @@ class _BoundedFile(io.FileIO):
         if size is None or size < 0:
             size = os.fstat(self.fileno()).st_size - self.tell()
         if size > self.limit:
-            raise zipfile.BadZipFile("directory too long")
+            raise _LongDirectory
         return super().read(size)
 
 
@@ -167,6 +171,12 @@ def open_zip(path: str | Path) -> Iterator[zipfile.ZipFile]:
             file = opened.enter_context(_BoundedFile(path))
             _check_end(file, size)
             archive = opened.enter_context(zipfile.ZipFile(file))
+        except _LongDirectory:
+            raise UserError(
+                f"{path}: has more parts than a file that is read here; of a recogniser of MMS "
+                "with the adapters of all languages, use facebook/mms-1b-all with --language; "
+                "otherwise it is damaged: use another copy"
+            ) from None
         except _BROKEN:
             raise damaged(path) from None
         file.limit = math.inf

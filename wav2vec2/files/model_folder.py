@@ -51,6 +51,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
+        if (folder / "onnx" / "model.onnx").is_file():
+            raise UserError(f"{folder}: a folder for transformers.js; name its onnx/model.onnx")
         raise UserError(
             f"{folder}: holds none of {', '.join(WEIGHT_FILES)}; fetch the PyTorch weights, too"
         )

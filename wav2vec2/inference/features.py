@@ -212,9 +212,13 @@ def load(
     output: str,
     layer: int | None,
     factor: int | None,
+    language: str | None,
 ) -> FeatureModel:
     """See `wav2vec2.load_features`."""
-    given = {"checkpoint": path, "output": output, "layer": layer, "factor": factor}
+    given = {
+        **{"checkpoint": path, "output": output, "layer": layer},
+        **{"factor": factor, "language": language},
+    }
     options = from_arguments(FeatureOptions, "load_features", given)
     return FeatureModel.load(options, usable_device(device))
 

@@ -24,6 +24,7 @@ from wav2vec2.inference.device import check_supported, inference_device
 from wav2vec2.inference.scoring import logits_by_id, run_model
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
+from wav2vec2.interop.state_dict import pick_language
 from wav2vec2.numerics import Precision, cast
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
@@ -104,6 +105,7 @@ class Recogniser:
                     f"--factor {factor}: {checkpoint} has the pooling factor it was written with; "
                     "remove the flag"
                 )
+            pick_language((), language, checkpoint)
             model, device = OnnxRecogniser(checkpoint), torch.device("cpu")
             content, vocabulary = model.content, native.vocabulary_of(model.content, checkpoint)
         else:

@@ -6,6 +6,7 @@ The format is detected from the content, not from the name.  Every reader return
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from wav2vec2.files.torch_file import (
 )
 from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
 from wav2vec2.interop.clients import sherpa_onnx, transformers_js
+from wav2vec2.interop.state_dict import pick_language
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 _log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ def read_checkpoint(
     It is a file of this repository, of NVIDIA's recipe or of fairseq, a .pt2 archive written here,
     the folder of a released or a Hugging Face model, or the id of a model on the Hugging Face Hub.
     An existing path has precedence over an id.  `dictionary`: that of a fine-tuned model whose file
-    has none.  `language`: which adapter of a Hugging Face model with several.  `merge`: complete a
+    has none.  `language`: which adapters of a model that has some for several.  `merge`: complete a
     checkpoint that holds a difference (`--adapt`) by the weights of its base.  UserError if it is
     none of these or not fully understood.
     """
@@ -51,9 +53,12 @@ def read_checkpoint(
             adapter = f"{huggingface.ADAPTER}{language}" if language else ""
             place = hub.fetch(path, adapter, partial(_check_description, language=language))
         if not os.path.exists(place):
+            if address := re.fullmatch(r"https?:/+[\w.]+/([\w.-]+/[\w.-]+).*", str(path)):
+                raise UserError(
+                    f"{path}: an address on the web; give a file, or a model of the Hugging Face "
+                    f"Hub by its id, such as {address[1]}"
+                )
             raise UserError(f"{path}: no such checkpoint; check the path, or train it first")
-        if language and not huggingface.is_huggingface(place):
-            raise UserError(f"--language {language}: {path} has no adapters; remove the flag")
         content = _read(place, None if dictionary is None else Path(dictionary), language)
     except UserError as error:
         if not hub.is_hub_id(path):
@@ -123,34 +128,47 @@ def _check_description(folder: Path, language: str | None) -> None:
 
 def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str, Any]:
     """The content of `path`, whatever its format; the readers check structure and weights."""
+    reader: Callable[[Path], dict[str, Any]]
     if release.is_release(path):
-        return release.read_release(path)
-    if huggingface.is_huggingface(path):
+        reader = release.read_release
+    elif huggingface.is_huggingface(path):
         return huggingface.read_huggingface(path, language)
-    if path.is_dir():
+    elif path.is_dir():
+        if (path / "model.onnx").is_file():
+            raise UserError(f"{path}: a folder for another program; name its file model.onnx")
         raise UserError(
             f"{path}: a folder without config.json; give a checkpoint file, or the folder of a "
             "released or a Hugging Face model"
         )
-    gate.regular_file(path)
-    if onnx.is_onnx(path):
-        raise UserError(
-            f"{path}: an ONNX file has no weights to read; give the checkpoint it was made from"
-        )
-    if torch_export.is_exported(path):
-        return torch_export.read_exported(path)
+    else:
+        gate.regular_file(path)
+        if onnx.is_onnx(path):
+            raise UserError(
+                f"{path}: an ONNX file has no weights to read; give the checkpoint it was made from"
+            )
+        if not torch_export.is_exported(path):
+            return _read_torch_file(path, dictionary, language)
+        reader = torch_export.read_exported
+    pick_language((), language, path)  # they have no adapters to choose from
+    return reader(path)
+
+
+def _read_torch_file(path: Path, dictionary: Path | None, language: str | None) -> dict[str, Any]:
+    """The content of a file of torch.save, whoever wrote it."""
     content = read_torch_file(path, STUBS)
     if is_checkpoint(content):
         check_format(content, path)
+        pick_language((), language, path)
         return content
     try:
         content = replace_stubs(content)
     except RecursionError:  # the content contains itself, which no configuration does
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
     if nvidia.is_nvidia(content):
+        pick_language((), language, path)
         return nvidia.read_nvidia(content, path, dictionary)
     if fairseq.is_fairseq(content):
-        return fairseq.read_fairseq(content, path, dictionary)
+        return fairseq.read_fairseq(content, path, dictionary, language)
     raise UserError(
         f"{path}: not a checkpoint of this repository, of fairseq or of NVIDIA's recipe (a Hugging "
         "Face model is named by its folder)"

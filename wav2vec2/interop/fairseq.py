@@ -4,6 +4,10 @@ A file holds `model` and either `cfg`, a nested configuration, or the older `arg
 fine-tuned file nests the configuration of pre-training in `w2v_args`.  Its dictionary is a separate
 file or, in newer checkpoints, in `task_state`.
 
+HuBERT's encoder has the same modules and names.  What only its pre-training needs is dropped: it
+is read as a trunk, or as a recogniser.  MMS' recognisers have adapters in their layers; `adapter`
+holds those of each language, with its output layer and its dictionary.
+
 NVIDIA's recipe has the same parameter names, and others for the parts of an hourglass.
 """
 
@@ -12,7 +16,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -28,9 +32,12 @@ from wav2vec2.interop.state_dict import (
     TRUNK,
     Kind,
     fitting_weights,
+    is_hubert,
+    pick_language,
     refuse_other_model,
     rename,
     rename_all,
+    require_known,
 )
 from wav2vec2.text.vocabulary import SPECIALS, Spelling, Vocabulary, parse_dictionary
 
@@ -48,6 +55,12 @@ _OURS_TO_THEIRS = [
     *OLDER_WEIGHT_NORM,
     (r"\.encoder\.stack\.shorten_linear\.", ".encoder.downsample_layer.linear."),
     (r"\.encoder\.stack\.upsample_linear\.", ".encoder.upsample_layer.linear."),
+    (r"\.adapter\.linear_1\.weight$", ".adapter_layer.W_a"),
+    (r"\.adapter\.linear_1\.bias$", ".adapter_layer.b_a"),
+    (r"\.adapter\.linear_2\.weight$", ".adapter_layer.W_b"),
+    (r"\.adapter\.linear_2\.bias$", ".adapter_layer.b_b"),
+    (r"\.adapter\.norm\.weight$", ".adapter_layer.ln_W"),
+    (r"\.adapter\.norm\.bias$", ".adapter_layer.ln_b"),
 ]
 
 OTHER_SPELLINGS = [
@@ -63,6 +76,24 @@ _MOST_CONVOLUTIONS = 100
 
 _FIRST = "feature_extractor.conv_layers.0."
 _LAYER = re.compile(r"encoder\.(layers|hourglass_layers|post_layers)\.\d+")
+
+_ADAPTER = ".adapter_layer."
+_FIRST_ADAPTER = f"encoder.layers.0{_ADAPTER}W_a"
+
+_OF_HUBERT = re.compile(
+    rf"(?:{re.escape(CTC_TRUNK)})?(?:label_embs_concat$|final_proj\.|target_glu\.)"
+)
+"""Weights of HuBERT that only its pre-training needs."""
+
+_KNOWN = {
+    "activation_fn": ("gelu",),
+    "layer_type": ("transformer", "trf_adp"),
+    "pos_conv_depth": (1,),
+    "conv_pos_batch_norm": (False,),
+    "adp_act_fn": ("relu",),
+    "adp_trf_idx": ("all",),
+}
+"""Settings that weights do not show -> the values that all models here have."""
 
 
 def their_name(ours: str, architecture: Architecture, kind: Kind) -> str:
@@ -106,44 +137,113 @@ def is_fairseq(content: Any) -> bool:
 
 
 def read_fairseq(
-    content: dict[str, Any], source: Path, dictionary: Path | None = None
+    content: dict[str, Any],
+    source: Path,
+    dictionary: Path | None = None,
+    language: str | None = None,
 ) -> dict[str, Any]:
     """The native content of a pre-trained or fine-tuned model.
 
     `content`: the file `source` in plain types.  `dictionary`: that of a fine-tuned model; default
-    is the one in the file, or `dict.<labels>.txt` beside it.  UserError names what is missing.
+    is the one in the file, or `dict.<labels>.txt` beside it.  `language`: which of the adapters of
+    a recogniser that has some for several languages.  UserError names what is missing.
     """
     model, task = _configuration(content, source)
-    for name in (model.get("_name"), model.get("arch"), task.get("_name")):
-        refuse_other_model(name, source)
-    adapters = (n for n in content["model"] if isinstance(n, str) and ".adapter_layer." in n)
-    refuse_other_model(next(adapters, None), source)
+    check_settings(model, source)
+    refuse_other_model(task.get("_name"), source, "task")
+    content = _with_language(content, language, source)
     weights = rename_all(content["model"], OTHER_SPELLINGS, str(source))
+    hubert = "label_embs_concat" in weights or _is_hubert(model)
     normalize = {"normalize": (task if "normalize" in task else model).get("normalize")}
     if not any(name.startswith(CTC_TRUNK) for name in weights):
-        return native_content(weights, {**model, **normalize}, source)
-    settings = {**_pretraining_settings(model, source), **normalize}
+        if hubert:
+            weights = _without_targets(weights)
+        settings = {**model, **normalize}
+        return native_content(weights, settings, source, "trunk" if hubert else "pretraining")
+    inner = _pretraining_settings(model, source)
+    check_settings(inner, source)
+    if hubert or _is_hubert(inner):
+        weights = _without_targets(weights)
+    settings = {**inner, **normalize}
     labels = labels_of(task)
     units = _output_units(weights, source)
     found = _find_vocabulary(content, units, source, dictionary, labels)
-    return native_content(weights, settings, source, vocabulary=found, labels=labels)
+    return native_content(
+        _one_adapter(weights, source), settings, source, "ctc", vocabulary=found, labels=labels
+    )
+
+
+def check_settings(settings: Mapping[str, Any], source: Path) -> None:
+    """UserError if settings are those of a model that is not read here."""
+    for key in ("_name", "arch"):
+        refuse_other_model(settings.get(key), source, key)
+    require_known(settings, _KNOWN, source)
+
+
+def _is_hubert(settings: dict[str, Any]) -> bool:
+    return any(is_hubert(settings.get(key)) for key in ("_name", "arch"))
+
+
+def _without_targets(weights: dict[str, Any]) -> dict[str, Any]:
+    """HuBERT's weights without those that predict the targets of its pre-training."""
+    return {name: tensor for name, tensor in weights.items() if not _OF_HUBERT.match(name)}
+
+
+def _with_language(content: dict[str, Any], given: str | None, source: Path) -> dict[str, Any]:
+    """A content with the adapters, the output layer and the dictionary of a language in place.
+
+    Those of the model itself are of one of the languages.
+    """
+    table = content.get("adapter")
+    table = table if isinstance(table, dict) else {}
+    damaged = UserError(f"{source}: damaged, its adapters are no table of languages")
+    if not all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in table):
+        raise damaged
+    chosen = pick_language(table, given, source)
+    if not chosen:
+        return content
+    entry = table[chosen]
+    weights = entry.get("model") if isinstance(entry, dict) else None
+    if not isinstance(weights, dict):
+        raise damaged
+    lacking = [n for n in content["model"] if _ADAPTER in str(n) and n not in weights]
+    if lacking:
+        raise UserError(f"{source}: the adapter of {chosen} lacks {lacking[0]}; use another copy")
+    whole = {**content["model"], **weights}
+    return {**content, "model": whole, "task_state": entry.get("task_state")}
+
+
+def _one_adapter(weights: dict[str, Any], source: Path) -> dict[str, Any]:
+    """`weights` with adapters as matrices: fairseq stacks those of `adp_num` corpora."""
+    plain = dict(weights)
+    for name, tensor in weights.items():
+        if _ADAPTER not in name or not getattr(tensor, "ndim", 0):
+            continue
+        if len(tensor) != 1:
+            raise UserError(
+                f"{source}: adp_num is {len(tensor)}: {name} holds adapters of several corpora in "
+                "one; use a model with one per layer, such as facebook/mms-1b-all"
+            )
+        plain[name] = tensor[0]
+    return plain
 
 
 def native_content(
     weights: Mapping[str, Any],
     settings: Mapping[str, Any],
     source: Path,
+    kind: Kind | Literal["trunk"],
     *,
     hourglass: Hourglass | None = None,
     vocabulary: tuple[Vocabulary, str] | None = None,
     labels: str = "",
 ) -> dict[str, Any]:
-    """The native content of a pre-training model or, with a `vocabulary`, of a recogniser.
+    """The native content of a pre-training model, of its trunk or, with a `vocabulary`, of a
+    recogniser.
 
     `settings`: those of its pre-training and `normalize`.  `vocabulary`: with the name of its file,
     for messages.  UserError if weights, settings and vocabulary do not belong together.
     """
-    kind: Kind = "pretraining" if vocabulary is None else "ctc"
     architecture = _architecture(weights, settings, kind, source, hourglass)
     units = 0
     if vocabulary is None:
@@ -157,7 +257,8 @@ def native_content(
                 f"layer of {source} has {units}: give the dictionary it was trained with"
             )
         described = native.ctc_content(architecture, symbols, labels)
-    name = partial(their_name, architecture=architecture, kind=kind)
+    named: Kind = "ctc" if kind == "ctc" else "pretraining"
+    name = partial(their_name, architecture=architecture, kind=named)
     fitting = fitting_weights(weights, architecture, kind, str(source), name, units)
     return {**described, "model": fitting}
 
@@ -165,6 +266,8 @@ def native_content(
 def labels_of(settings: Mapping[str, Any]) -> str:
     """The extension of a recogniser's label files; default is that of letters."""
     labels = settings.get("labels")
+    if isinstance(labels, list) and len(labels) == 1:  # HuBERT's task has a list
+        labels = labels[0]
     return labels if isinstance(labels, str) and re.fullmatch(r"[\w-]+", labels) else "ltr"
 
 
@@ -210,7 +313,7 @@ def setting(
 def _architecture(
     weights: Mapping[str, Any],
     settings: Mapping[str, Any],
-    kind: Kind,
+    kind: Kind | Literal["trunk"],
     source: Path,
     hourglass: Hourglass | None,
 ) -> Architecture:
@@ -222,11 +325,6 @@ def _architecture(
             raise UserError(f"{source}: lacks {name}; not a wav2vec 2.0 model, or damaged")
         return tuple(trunk[name].shape)
 
-    activation = settings.get("activation_fn", "gelu")
-    if activation != "gelu":
-        raise UserError(
-            f"{source}: its activation_fn is {shown(activation)}; only gelu is known here"
-        )
     layers = sorted({found[0] for found in map(_LAYER.match, trunk) if found})
     try:
         (dim,) = shape("mask_emb")
@@ -244,6 +342,7 @@ def _architecture(
             position_kernel=kernel,
             position_groups=dim // per_group,
             hourglass=hourglass,
+            adapter_dim=shape(_FIRST_ADAPTER)[0] if _FIRST_ADAPTER in trunk else None,
             **(_codebook(shape) if kind == "pretraining" else {}),
         )
     except UserError:
@@ -375,6 +474,11 @@ def to_fairseq(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             "written for it"
         )
     kind: Kind = content["kind"]
+    if kind == "pretraining" and "quantizer.vars" not in content["model"]:
+        raise UserError(
+            "a pre-trained trunk without quantizer, as HuBERT's: fairseq's file of wav2vec 2.0 "
+            "needs one; write --to huggingface"
+        )
     units = len(SPECIALS) + len(content.get("dictionary", "").split())
     fitting_weights(content["model"], architecture, kind, "checkpoint", units=units)
     task = {

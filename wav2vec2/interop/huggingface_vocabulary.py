@@ -12,13 +12,13 @@ name `<s>`; `<pad>`, `</s>` and `<unk>` follow:
 """
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.model_folder import REFETCH, read_object
 from wav2vec2.files.text import shown
+from wav2vec2.interop.state_dict import pick_language
 from wav2vec2.text.vocabulary import SPECIALS, WORD_END, Spelling, Vocabulary
 
 ROLES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -95,37 +95,14 @@ def _spelling(options: dict[str, Any], path: Path) -> Spelling:
 
 
 def choose_language(folder: Path, given: str | None) -> str:
-    """The language of a folder whose vocab.json has a vocabulary for each; empty: it has one only.
-
-    `given` may be None if there is no choice.  UserError lists the languages, or says which are
-    spelt alike.
-    """
+    """The language of a folder whose vocab.json has a vocabulary for each; see `pick_language`."""
     path = folder / "vocab.json"
     content = read_object(path) if path.is_file() else {}
     names = sorted(name for name, value in content.items() if isinstance(value, dict))
-    if not names:
-        if given:
-            raise UserError(
-                f"--language {given}: {folder} has no adapters for languages; remove the flag"
-            )
-        return ""
     odd = [name for name in names if not re.fullmatch(r"[\w-]+", name)]
-    if odd or len(names) != len(content):
+    if odd or (names and len(names) != len(content)):
         raise UserError(f"{path}: damaged, mixes languages and tokens; {REFETCH}")
-    if given is None and len(names) == 1:
-        return names[0]
-    if given is None:
-        raise UserError(
-            f"{folder}: has adapters for {len(names)} languages; choose one with --language: "
-            f"{' '.join(names)}"
-        )
-    if given not in names:
-        near = get_close_matches(given, names, n=5, cutoff=0.5) or names[:5]
-        raise UserError(
-            f"--language {given}: {folder} has no adapter for it; its {len(names)} languages have "
-            f"codes such as {', '.join(near)}; without --language all are listed"
-        )
-    return given
+    return pick_language(names, given, folder)
 
 
 def _read_ids(folder: Path, options: dict[str, Any], language: str) -> dict[str, int]:

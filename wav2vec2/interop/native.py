@@ -363,7 +363,10 @@ def load_pretraining(
 ) -> None:
     """Copy a pre-training checkpoint into `model`, whose architecture is `expected`."""
     if content.get("kind") != "pretraining":
-        raise UserError(f"{source}: not a pre-training checkpoint but {content.get('kind')!r}")
+        raise UserError(
+            f"{source}: not a pre-training checkpoint but {content.get('kind')!r}; give a "
+            "pre-trained one, or fine-tune this one (PRETRAINED_MODEL)"
+        )
     if not _has_quantizer(content):
         raise UserError(
             f"{source}: holds the trunk without its quantizer, which fine-tuning can use "

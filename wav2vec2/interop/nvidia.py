@@ -39,10 +39,11 @@ def read_nvidia(
             f"{source}: trained with rotary_embeddings or use_spectrogram_features, which this "
             "model does not have"
         )
+    fairseq.check_settings(args, source)
     hourglass = _hourglass(args, source)
     weights = rename_all(content["model"], fairseq.OTHER_SPELLINGS, str(source))
     if args["mode"] == "pretrain":
-        return fairseq.native_content(weights, args, source, hourglass=hourglass)
+        return fairseq.native_content(weights, args, source, "pretraining", hourglass=hourglass)
     text = content.get("output_labels")
     if dictionary is not None:
         found = Vocabulary.from_file(dictionary), str(dictionary)
@@ -55,7 +56,7 @@ def read_nvidia(
         )
     labels = fairseq.labels_of(args)
     return fairseq.native_content(
-        weights, args, source, hourglass=hourglass, vocabulary=found, labels=labels
+        weights, args, source, "ctc", hourglass=hourglass, vocabulary=found, labels=labels
     )
 
 

@@ -7,6 +7,7 @@ metadata:
     about = json.loads(session.get_modelmeta().custom_metadata_map["recogniser.json"])
     logits, frame_lengths = session.run(None, {"waveforms": waveforms, "lengths": lengths})
 
+Programs that give no lengths take another graph, see `graph_of_samples`; it has the same metadata.
 Needs the optional packages onnx and onnxscript, and for 8 bits onnxruntime.
 """
 
@@ -49,13 +50,9 @@ def write_onnx(content: dict[str, Any], path: Path, *, int8: bool = False) -> No
     """
     torch_export.check_new(path, ".onnx")
     _check_writable(content, path, int8=int8)
-    converted = _converted(
-        torch_export.export_graph(content, str(path)), torch_export.INPUTS, torch_export.OUTPUTS
-    )
-    converted.model.metadata_props[torch_export.DESCRIPTION] = torch_export.describe(
-        content, str(path)
-    )
-    model = converted.model_proto.SerializeToString()
+    program = torch_export.export_graph(content, str(path))
+    names = torch_export.INPUTS, torch_export.OUTPUTS
+    model = _converted(program, *names, torch_export.describe(content, str(path)))
     write_chunks(path, [with_8_bits(model) if int8 else model])
 
 
@@ -67,8 +64,8 @@ def graph_of_samples(content: dict[str, Any], path: Path, *, normalize: bool) ->
     """
     _check_writable(content, path, int8=True)
     program = torch_export.export_sample_graph(content, str(path), normalize=normalize)
-    converted = _converted(program, ("input_values",), ("logits",))
-    return converted.model_proto.SerializeToString()
+    names = torch_export.SAMPLE_INPUTS, torch_export.SAMPLE_OUTPUTS
+    return _converted(program, *names, torch_export.describe(content, str(path)))
 
 
 def _check_writable(content: dict[str, Any], path: Path, *, int8: bool) -> None:
@@ -83,14 +80,19 @@ def _check_writable(content: dict[str, Any], path: Path, *, int8: bool) -> None:
 
 
 def _converted(
-    program: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
-) -> torch.onnx.ONNXProgram:
+    program: torch.export.ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    description: str,
+) -> bytes:
+    """The ONNX model of a program, with its description in the metadata."""
     with _silence():
         converted = torch.onnx.export(
             program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False
         )
     assert converted is not None
-    return converted
+    converted.model.metadata_props[torch_export.DESCRIPTION] = description
+    return converted.model_proto.SerializeToString()
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -101,11 +103,23 @@ def is_onnx(path: str | Path) -> bool:
         return file.read(1) == _FIRST_BYTE
 
 
+_GRAPHS = [
+    {
+        "waveforms": ("tensor(float)", 2),
+        "lengths": ("tensor(int64)", 1),
+        "logits": ("tensor(float)", 3),
+        "frame_lengths": ("tensor(int64)", 1),
+    },
+    {"input_values": ("tensor(float)", 2), "logits": ("tensor(float)", 3)},
+]
+"""Names, types and axes of the inputs and outputs of the graphs that are written here."""
+
+
 class OnnxRecogniser:
     """An ONNX file that is called like a Wav2Vec2ForCTC, on the CPU."""
 
     def __init__(self, path: str | Path):
-        """UserError if onnxruntime is missing, or the file is not one of `write_onnx`."""
+        """UserError if onnxruntime is missing, or the file has no graph that was written here."""
         if find_spec("onnxruntime") is None:
             raise UserError(f"{path}: ONNX files run in onnxruntime; `pip install onnxruntime`")
         gate.check_onnx(path)
@@ -138,20 +152,15 @@ class OnnxRecogniser:
     def _check_graph(self, source: str) -> None:
         """UserError unless the graph has the inputs and outputs that the description is about."""
         units = len(native.output_vocabulary(self.content, source))
-        wanted = {
-            "waveforms": ("tensor(float)", 2),
-            "lengths": ("tensor(int64)", 1),
-            "logits": ("tensor(float)", 3),
-            "frame_lengths": ("tensor(int64)", 1),
-        }
         nodes = [*self._session.get_inputs(), *self._session.get_outputs()]
         found = {node.name: (node.type, len(node.shape)) for node in nodes}
-        if found != wanted or len(nodes) != len(wanted):
+        if found not in _GRAPHS or len(nodes) != len(found):
             named = shown({name: f"{kind}, {axes} axes" for name, (kind, axes) in found.items()})
             raise UserError(
                 f"{source}: damaged: its description is of a recogniser, its graph has {named}; "
                 "write it again with `python -m utils.checkpoints.convert`"
             )
+        self._takes_lengths = "lengths" in found
         size = next(node.shape[2] for node in nodes if node.name == "logits")
         if size != units:
             raise UserError(
@@ -166,10 +175,27 @@ class OnnxRecogniser:
 
     def __call__(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
         """Logits of `waveforms` `[batch, samples]`; `lengths` `[batch]`, each at least a frame."""
-        waveforms = F.pad(waveforms, (0, max(0, self._shortest - waveforms.shape[1])))
+        if not self._takes_lengths:
+            return self._row_by_row(waveforms, lengths)
+        waveforms = self._long_enough(waveforms)
         inputs = zip(torch_export.INPUTS, (waveforms.numpy(), lengths.numpy()))
         logits, counts = self._session.run(list(torch_export.OUTPUTS), dict(inputs))
         return CTCOutput(torch.from_numpy(logits), torch.from_numpy(counts))
+
+    def _row_by_row(self, waveforms: Tensor, lengths: Tensor) -> CTCOutput:
+        """The same for a graph without lengths: padding would count as sound there.
+
+        It does in a row of a single frame (less than 45 ms), which the graph cannot take as it is.
+        """
+        counts, rows = self.frames(lengths), []
+        for waveform, length, count in zip(waveforms, lengths.tolist(), counts.tolist()):
+            inputs = {"input_values": self._long_enough(waveform[None, :length]).numpy()}
+            rows.append(torch.from_numpy(self._session.run(["logits"], inputs)[0])[0, :count])
+        return CTCOutput(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), counts)
+
+    def _long_enough(self, waveforms: Tensor) -> Tensor:
+        """Waveforms with zeros appended to what a graph needs."""
+        return F.pad(waveforms, (0, max(0, self._shortest - waveforms.shape[1])))
 
 
 def _check_packages(path: Path, names: tuple[str, ...]) -> None:

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,19 +121,18 @@ def trunk_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.startswith(TRUNK)}
 
 
+_START = "facebook/wav2vec2-base or facebook/hubert-base-ls960"
 _INSTEAD = {
-    "hubert": "HuBERT's folder of transformers, such as facebook/hubert-base-ls960",
-    "data2vec": "facebook/wav2vec2-base or facebook/hubert-base-ls960, whose layers are the same",
-    "adapter": "its folder of transformers, such as facebook/mms-1b-all",
+    "data2vec": f"{_START}, whose transformer layers are the same",
     "classification": "the model it was made from",
     "xvector": "the model it was made from",
 }
 """What to use in place of a model; default: facebook/wav2vec2-base, or -960h."""
 
 _OTHER_MODELS = {
-    "hubert": "HuBERT",
+    "av_hubert": "AV-HuBERT, which also takes video",
     "wavlm": "WavLM",
-    "data2vec": "data2vec",
+    "data2vec": "data2vec, which finds positions by several convolutions, the models here by one",
     "conformer": "a wav2vec 2.0 with Conformer layers",
     "unispeech": "UniSpeech",
     "sew": "SEW",
@@ -143,20 +143,69 @@ _OTHER_MODELS = {
     "speech_to_text": "a sequence-to-sequence model",
     "classification": "a classifier, which writes no text",
     "xvector": "a classifier of speakers, which writes no text",
-    "adapter": "MMS, or another model with adapters in its layers",
 }
 """Part of a name by which files say what they are, in lower case -> what that is."""
 
 
-def refuse_other_model(name: Any, source: Path | str) -> None:
-    """UserError if `name`, of a model or a weight in a file, is of a kind that is not read here."""
+def is_hubert(name: Any) -> bool:
+    """Whether a file calls its model HuBERT, whose encoder has the same modules."""
+    return isinstance(name, str) and name.lower().startswith("hubert")
+
+
+def refuse_other_model(name: Any, source: Path | str, key: str) -> None:
+    """UserError if `name`, the value of `key` in a file, is a kind of model not read here."""
+    if not isinstance(name, str):
+        return
+    kind = re.sub("(?<!av_)hubert", "", name.lower())
     default = "facebook/wav2vec2-base (to fine-tune) or facebook/wav2vec2-base-960h"
     for part, what in _OTHER_MODELS.items():
-        if isinstance(name, str) and part in name.lower():
+        if part in kind:
             raise UserError(
-                f"{source}: {what} ({shown(name)}); here wav2vec 2.0 is read, pre-trained or with "
-                f"CTC: use {_INSTEAD.get(part, default)}"
+                f"{source}: {key} is {shown(name)}: {what}; here wav2vec 2.0 and HuBERT are read, "
+                f"pre-trained or with CTC: use {_INSTEAD.get(part, default)}"
             )
+
+
+def require_known(
+    values: Mapping[str, Any], known: Mapping[str, Collection[Any]], source: Path | str
+) -> None:
+    """UserError if a key of `values` has none of its `known` values: it is another model then."""
+    for key, choices in known.items():
+        value = values.get(key)
+        if value is not None and value not in choices:
+            raise UserError(
+                f"{source}: {key} is {shown(value)}; only {' or '.join(map(shown, choices))} is "
+                f"known here: use another model, such as {_START}"
+            )
+
+
+def pick_language(names: Collection[str], given: str | None, source: Path | str) -> str:
+    """The language, of those that a recogniser has adapters for; empty: it has none.
+
+    `given` may be None if there is no choice.  UserError lists the languages, or says which are
+    spelt alike.
+    """
+    listed = sorted(names)
+    if not listed:
+        if given:
+            raise UserError(
+                f"--language {given}: {source} has no adapters for languages; remove the flag"
+            )
+        return ""
+    if given is None and len(listed) == 1:
+        return listed[0]
+    if given is None:
+        raise UserError(
+            f"{source}: has adapters for {len(listed)} languages; choose one with --language "
+            f"(ADAPTER_LANGUAGE): {' '.join(listed)}"
+        )
+    if given not in names:
+        near = get_close_matches(given, listed, n=5, cutoff=0.5) or listed[:5]
+        raise UserError(
+            f"--language {given}: {source} has no adapter for it; its {len(listed)} languages have "
+            f"codes such as {', '.join(near)}; without --language all are listed"
+        )
+    return given
 
 
 def rename(name: str, rules: Sequence[tuple[str, str]]) -> str:

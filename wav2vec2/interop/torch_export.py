@@ -46,6 +46,8 @@ from wav2vec2.trunk import Frames
 
 INPUTS = ("waveforms", "lengths")
 OUTPUTS = ("logits", "frame_lengths")
+SAMPLE_INPUTS = ("input_values",)
+SAMPLE_OUTPUTS = ("logits",)
 DESCRIPTION = "recogniser.json"
 
 _MARK = "archive_format"

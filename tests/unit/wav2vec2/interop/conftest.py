@@ -57,6 +57,49 @@ def fairseq_finetuned(sizes, layout="cfg", normalize=False, dtype=torch.float32)
     return content
 
 
+def fairseq_hubert(sizes, normalize=False):
+    """A pre-trained HuBERT, as hubert_base_ls960.pt."""
+    model = {"_name": "hubert", **settings(sizes), "layer_type": "transformer"}
+    task = {"_name": "hubert_pretraining", "normalize": normalize, "labels": ["km"]}
+    return {
+        "model": weights(names.hubert(sizes)),
+        "args": None,
+        "cfg": {"model": model, "task": task},
+    }
+
+
+def fairseq_hubert_ctc(sizes, normalize=False):
+    """A fine-tuned HuBERT, as hubert_large_ll60k_finetune_ls960.pt."""
+    inner = fairseq_hubert(sizes, normalize)["cfg"]
+    task = {"_name": "hubert_pretraining", "normalize": normalize, "labels": ["ltr"]}
+    model = {"_name": "hubert_ctc", "w2v_args": inner}
+    content = weights(names.hubert_ctc(sizes, UNITS))
+    return {"model": content, "args": None, "cfg": {"model": model, "task": task}}
+
+
+LANGUAGES = {"deu": [*SYMBOLS, "\u00e4", "\u00df"], "eng": SYMBOLS, "fra": ["|", *"abc\u00e9"]}
+INNER = 3
+"""Width inside the adapters."""
+
+
+def fairseq_mms(sizes, languages=LANGUAGES, corpora=1):
+    """A recogniser with adapters for languages, as mms1b_all.pt; the model is of the second."""
+    content = fairseq_finetuned(sizes, normalize=True)
+    model = content["cfg"]["model"]
+    model |= {"layer_type": "trf_adp", "adp_num": corpora, "adp_dim": INNER}
+    model |= {"adp_act_fn": "relu", "adp_trf_idx": "all"}
+    shapes = names.adapters(sizes, INNER, corpora)
+    content["model"] |= weights(shapes)
+    table = {}
+    for number, (code, symbols) in enumerate(languages.items()):
+        head = names.linear("w2v_encoder.proj", 4 + len(symbols), sizes.dim)
+        own = {name: tensor + number for name, tensor in weights(shapes | head).items()}
+        listed = ["<s>", "<pad>", "</s>", "<unk>", *symbols]
+        state = {"target_dictionary": {"symbols": listed}}  # as replace_stubs leaves it
+        table[code] = {"model": own, "task_state": state}
+    return {**content, **({"adapter": table} if table else {})}
+
+
 def nvidia(sizes, mode, **args):
     shapes = names.pretraining(sizes) if mode == "pretrain" else names.ctc(sizes, UNITS)
     hourglass = None

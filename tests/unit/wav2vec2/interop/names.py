@@ -102,3 +102,27 @@ def ctc(s, units):
     """Name -> shape of a fine-tuned model."""
     shapes = {f"w2v_encoder.w2v_model.{name}": shape for name, shape in trunk(s).items()}
     return shapes | linear("w2v_encoder.proj", units, s.dim)
+
+
+def hubert(s, classes=7):
+    """Name -> shape of a pre-trained HuBERT (fairseq/models/hubert/hubert.py at v0.12.3)."""
+    return (
+        trunk(s) | linear("final_proj", s.final, s.dim) | {"label_embs_concat": (classes, s.final)}
+    )
+
+
+def hubert_ctc(s, units, classes=7):
+    """Name -> shape of a fine-tuned HuBERT, which keeps the embeddings of its targets."""
+    targets = {"w2v_encoder.w2v_model.label_embs_concat": (classes, s.final)}
+    return ctc(s, units) | targets
+
+
+def adapters(s, inner, corpora=1):
+    """Name -> shape of the adapters of a recogniser with `layer_type` trf_adp, as MMS has."""
+    shapes = {}
+    for i in range(s.layers):
+        name = f"w2v_encoder.w2v_model.encoder.layers.{i}.adapter_layer"
+        shapes |= {f"{name}.W_a": (corpora, inner, s.dim), f"{name}.W_b": (corpora, s.dim, inner)}
+        shapes |= {f"{name}.b_a": (corpora, inner), f"{name}.b_b": (corpora, s.dim)}
+        shapes |= {f"{name}.ln_W": (corpora, s.dim), f"{name}.ln_b": (corpora, s.dim)}
+    return shapes

@@ -11,9 +11,14 @@ import torch
 from tests.unit.wav2vec2.interop import names
 from tests.unit.wav2vec2.interop.conftest import (
     DICTIONARY,
+    INNER,
+    LANGUAGES,
     SYMBOLS,
     UNITS,
     fairseq_finetuned,
+    fairseq_hubert,
+    fairseq_hubert_ctc,
+    fairseq_mms,
     fairseq_pretrained,
 )
 from wav2vec2.cli.errors import UserError
@@ -211,7 +216,7 @@ def test_wrong_shapes_and_no_tensors(save):
         ("model", "encoder_attention_heads", 0, "describes no model"),
         ("model", "conv_feature_layers", "__import__('os')", "is no list of convolutions"),
         ("model", "conv_feature_layers", "[(8, 10, 5)]", "is unknown"),
-        ("model", "activation_fn", "relu", "only gelu"),
+        ("model", "activation_fn", "relu", "activation_fn is 'relu'; only"),
         ("task", "normalize", "${x}", "normalize must be known"),
     ],
 )
@@ -337,26 +342,141 @@ def test_other_files_are_refused(save, tmp_path):
 @pytest.mark.parametrize(
     "name, what",
     [
-        ("hubert", "HuBERT"),
-        ("hubert_ctc", "HuBERT"),
-        ("data2vec_audio", "data2vec"),
+        ("data2vec_audio", "data2vec, which finds positions by"),
+        ("data2vec_multi", "data2vec"),
+        ("av_hubert", "AV-HuBERT"),
+        ("hubert_seq2seq", "a sequence-to-sequence model"),
         ("wav2vec_seq2seq", "a sequence-to-sequence model"),
         ("wav2vec2_classification", "a classifier"),
     ],
 )
 @pytest.mark.parametrize("layout", ["cfg", "args"])
 def test_other_models_are_named(name, what, layout, save):
-    content = fairseq_finetuned(BASE_LIKE, layout)
-    if layout == "cfg":
-        content["cfg"]["model"]["_name"] = name
-    else:
-        content["args"].arch = name
-    with pytest.raises(UserError, match=f"{what}.*: use "):
+    """Those in a recogniser's own settings and in those of its pre-training."""
+    for nested in (False, True):
+        content = fairseq_finetuned(BASE_LIKE, layout)
+        if layout == "cfg":
+            model = content["cfg"]["model"]
+            (model["w2v_args"]["model"] if nested else model)["_name"] = name
+        else:
+            (content["args"].w2v_args if nested else content["args"]).arch = name
+        key = {"cfg": "_name", "args": "arch"}[layout]
+        with pytest.raises(UserError, match=rf"{key} is '{name}': {what}.*: use \w"):
+            checkpoints.read_checkpoint(save(content))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("layer_type", "conformer"), ("pos_conv_depth", 5), ("conv_pos_batch_norm", True)],
+)
+@pytest.mark.parametrize("make", [fairseq_pretrained, fairseq_finetuned, fairseq_hubert])
+def test_settings_of_other_models_are_named(key, value, make, save):
+    content = make(BASE_LIKE)
+    model = content["cfg"]["model"]
+    model.get("w2v_args", {"model": model})["model"][key] = value
+    with pytest.raises(UserError, match=f"{key} is {value!r}; only .* is known here: use another"):
         checkpoints.read_checkpoint(save(content))
 
 
-def test_adapters_of_mms_are_named(save):
-    content = fairseq_finetuned(BASE_LIKE)
-    content["model"]["w2v_encoder.w2v_model.encoder.layers.0.adapter_layer.W_a"] = torch.ones(1)
-    with pytest.raises(UserError, match="MMS, or another model with adapters"):
+@pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE, NO_PROJECTION])
+def test_hubert(save, tmp_path, sizes):
+    """The trunk, as from its Hugging Face folder: a start for fine-tuning, not for pre-training."""
+    given = fairseq_hubert(sizes, normalize=True)
+    content = checkpoints.read_checkpoint(save(given))
+    assert content["kind"] == "pretraining"
+    assert native.architecture_of(content, "c").normalize_input
+    trunk, quantizer = native.load_trunk(content, "c")
+    assert quantizer is None
+    assert len(trunk.state_dict()) == len(given["model"]) - 3  # final_proj, label_embs_concat
+    assert torch.equal(trunk.mask_emb, given["model"]["mask_emb"])
+    with pytest.raises(UserError, match="without its quantizer, which fine-tuning can use"):
+        native.load_pretraining(None, content, "c", native.architecture_of(content, "c"))
+    with pytest.raises(UserError, match="without quantizer, as HuBERT's.*--to huggingface"):
+        fairseq.to_fairseq(content, tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [BASE_LIKE, LARGE_LIKE])
+def test_fine_tuned_hubert(save, sizes):
+    given = fairseq_hubert_ctc(sizes)
+    content = checkpoints.read_checkpoint(save(given, dictionary=DICTIONARY))
+    assert (content["kind"], content["labels"]) == ("ctc", "ltr")
+    model = load(content)
+    assert torch.equal(model.proj.weight, given["model"]["w2v_encoder.proj.weight"])
+    assert len(model.state_dict()) == len(given["model"]) - 1
+
+
+def test_hubert_is_known_by_its_weights(save):
+    """Files whose settings have lost the name."""
+    content = fairseq_hubert(BASE_LIKE)
+    del content["cfg"]["model"]["_name"]
+    assert checkpoints.read_checkpoint(save(content))["kind"] == "pretraining"
+
+
+def test_wav2vec_without_quantizer_is_damaged(save):
+    content = fairseq_pretrained(BASE_LIKE)
+    content["model"] = {n: w for n, w in content["model"].items() if "quantizer" not in n}
+    with pytest.raises(UserError, match="lacks quantizer.vars"):
         checkpoints.read_checkpoint(save(content))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_adapters_of_mms(save, language):
+    """Adapters, output layer and dictionary are those of the language; the rest is the model's."""
+    given = fairseq_mms(LARGE_LIKE)
+    content = checkpoints.read_checkpoint(save(given), language=language)
+    assert content["dictionary"].split() == LANGUAGES[language]
+    assert native.architecture_of(content, "c").adapter_dim == INNER
+    own, trunk = given["adapter"][language]["model"], "w2v_encoder.w2v_model."
+    for theirs, ours in [
+        ("W_a", "linear_1.weight"),
+        ("b_a", "linear_1.bias"),
+        ("W_b", "linear_2.weight"),
+        ("b_b", "linear_2.bias"),
+        ("ln_W", "norm.weight"),
+        ("ln_b", "norm.bias"),
+    ]:
+        expected = own[f"{trunk}encoder.layers.2.adapter_layer.{theirs}"][0]
+        found = content["model"][f"wav2vec2.encoder.stack.layers.2.adapter.{ours}"]
+        assert torch.equal(found, expected)
+    assert torch.equal(content["model"]["proj.weight"], own["w2v_encoder.proj.weight"])
+    mask = given["model"][f"{trunk}mask_emb"]
+    assert torch.equal(content["model"]["wav2vec2.mask_emb"], mask)
+    load(content)
+
+
+def test_adapters_of_one_language_alone(save):
+    """A recogniser of one's own with adapters has no table of languages."""
+    content = fairseq_mms(LARGE_LIKE, languages={})
+    path = save(content, dictionary=DICTIONARY)
+    load(checkpoints.read_checkpoint(path))
+    with pytest.raises(UserError, match="--language deu: .* has no adapters for languages"):
+        checkpoints.read_checkpoint(path, language="deu")
+
+
+def test_adapters_that_are_refused(save):
+    def refused(content, *parts, language="deu"):
+        with pytest.raises(UserError) as caught:
+            checkpoints.read_checkpoint(save(content), language=language)
+        assert all(part in str(caught.value) for part in parts), caught.value
+        assert "\n" not in str(caught.value)
+
+    refused(
+        fairseq_mms(LARGE_LIKE),
+        "3 languages",
+        "--language (ADAPTER_LANGUAGE): deu eng fra",
+        language=None,
+    )
+    refused(fairseq_mms(LARGE_LIKE), "--language dee", "codes such as deu", language="dee")
+    refused(fairseq_mms(LARGE_LIKE, corpora=2), "adp_num is 2", "facebook/mms-1b-all")
+    refused(fairseq_mms(BASE_LIKE), "pre-LN")
+    for key, value in (("adp_act_fn", "gelu"), ("adp_trf_idx", "0:2")):
+        content = fairseq_mms(LARGE_LIKE)
+        content["cfg"]["model"][key] = value
+        refused(content, f"{key} is '{value}'; only")
+    for entry in (5, {}, {"model": 5}):
+        refused({**fairseq_mms(LARGE_LIKE), "adapter": {"deu": entry}}, "damaged")
+    content = fairseq_mms(LARGE_LIKE)
+    del content["adapter"]["deu"]["model"][
+        "w2v_encoder.w2v_model.encoder.layers.0.adapter_layer.W_a"
+    ]
+    refused(content, "the adapter of deu lacks")

@@ -192,6 +192,19 @@ def test_without_the_library(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "path",
+    [
+        "https://huggingface.co/someone/tiny-ctc",
+        "https://huggingface.co/someone/tiny-ctc/resolve/main/model.safetensors",
+        "http://127.0.0.1/someone/tiny-ctc?download=true",
+    ],
+)
+def test_addresses_name_the_id(hub, path):
+    refused(path, "an address on the web", f"by its id, such as {NAME}")
+    assert hub.sent == []
+
+
+@pytest.mark.parametrize(
     "path", ["model.pt", "results/wav2vec2_best.pt", "/a/b", "a/b/c", "a b/c", "../a", ".", "a/b@"]
 )
 def test_paths_are_no_ids(path):

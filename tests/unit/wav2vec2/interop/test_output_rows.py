@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tasks.finetuning import describe_rows
+from tasks.finetuning import describe_rows, other_case_note
 from wav2vec2.config import BASE, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop import native
@@ -73,3 +73,18 @@ def test_line_about_the_rows():
     assert describe_rows([], 32, "c.pt") == "all 32 rows from c.pt"
     assert describe_rows(["Ä"], 32, "c.pt") == "31 of 32 rows from c.pt; new rows: Ä"
     assert describe_rows(names, 200, "c.pt").endswith(" W98 W99 and 50 more")
+
+
+@pytest.mark.parametrize(
+    ("new", "theirs", "parts"),
+    [
+        ([*"AB"], [*"|abc"], ("c.pt has 2", "lower case", "--case lower")),
+        ([*"\u00e4bz"], [*"|\u00c4BC"], ("c.pt has 2", "upper case", "--case upper")),
+        ([*"ABC"], [*"|ax"], ()),
+        ([], [*"|ab"], ()),
+        (["'", "1"], [*"|'1"], ()),
+    ],
+)
+def test_line_about_symbols_in_the_other_case(new, theirs, parts):
+    note = other_case_note(new, theirs, "c.pt")
+    assert bool(note) == bool(parts) and all(part in note for part in parts)
