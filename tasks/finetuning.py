@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -225,13 +226,15 @@ class FinetuningTask:
         )
 
         randomness.reseed("weights", run.seed)
-        self.model = Wav2Vec2ForCTC.from_config(
-            self.architecture, self.regularisation, len(self.vocabulary), options.final_dropout
-        )
-        if resume_from is None and not options.random_weights:
-            self._load_start(pretrained, source)
-        elif recipe.adapt.adapt != "none":
+        fresh = resume_from is None and options.random_weights
+        with nullcontext() if fresh else native.layers_without_weights():
+            self.model = Wav2Vec2ForCTC.from_config(
+                self.architecture, self.regularisation, len(self.vocabulary), options.final_dropout
+            )
+        if resume_from is not None:
             native.load_pretrained_trunk(self.model, self._with_adapters(pretrained), source)
+        elif not fresh:
+            self._load_start(pretrained, source)
         self.trained = freeze_start(self.model, recipe.adapt)
         self._refer_to_start(pretrained, resume_from)
         self.model.to(device)

@@ -19,10 +19,15 @@ from wav2vec2.files.torch_file import (
     load_checkpoint,
     read_torch_file,
     save_checkpoint,
+    to_fp32,
 )
 from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
 from wav2vec2.interop.clients import sherpa_onnx, transformers_js
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
+
+TRAINING_STATE = ("optimizer", "last_optimizer_state", "ema_model")
+"""Entries of a checkpoint, ours, fairseq's or NVIDIA's, that only a resume needs: they may be three
+times as large as the weights."""
 
 
 def read_checkpoint(
@@ -38,8 +43,8 @@ def read_checkpoint(
     the folder of a released or a Hugging Face model, or the id of a model on the Hugging Face Hub.
     An existing path has precedence over an id.  `dictionary`: that of a fine-tuned model whose file
     has none.  `language`: which adapter of a Hugging Face model with several.  `merge`: complete a
-    checkpoint that holds a difference (`--adapt`) by the weights of its base.  UserError if it is
-    none of these or not fully understood.
+    checkpoint that holds a difference (`--adapt`) by the weights of its base.  The training state
+    is left out.  UserError if it is none of these or not fully understood.
     """
     place, language = Path(path), language or None
     try:
@@ -123,7 +128,7 @@ def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str
         )
     if torch_export.is_exported(path):
         return torch_export.read_exported(path)
-    content = read_torch_file(path, STUBS)
+    content = read_torch_file(path, STUBS, without=TRAINING_STATE)
     if is_checkpoint(content):
         check_format(content, path)
         return content
@@ -131,6 +136,8 @@ def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str
         content = replace_stubs(content)
     except RecursionError:  # the content contains itself, which no configuration does
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        to_fp32(content["model"])
     if nvidia.is_nvidia(content):
         return nvidia.read_nvidia(content, path, dictionary)
     if fairseq.is_fairseq(content):

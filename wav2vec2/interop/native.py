@@ -7,15 +7,19 @@ dictionary, so that no other file is needed.
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.encoder import Adapter, TransformerLayer
 from wav2vec2.files.text import shown
 from wav2vec2.interop.state_dict import (
     TRUNK,
@@ -87,8 +91,8 @@ def _digest(weights: dict[str, torch.Tensor], start: str = "") -> str:
 def merge(content: dict[str, Any], base: dict[str, Any], source: str) -> dict[str, Any]:
     """The content of an adapted checkpoint with the weights of `base`, the model it started from.
 
-    Adapter layers join them.  LoRA (arXiv 2106.09685): W + alpha / rank x B A.  UserError names
-    `source` if they do not fit together.
+    Adapter layers join them.  LoRA (arXiv 2106.09685): W + alpha / rank x B A, which takes the
+    place of W in `base`.  UserError names `source` if they do not fit together.
     """
     adapted, weights = content[ADAPTED], trunk_weights(base["model"])
     for name, first in content["model"].items():
@@ -105,8 +109,9 @@ def merge(content: dict[str, Any], base: dict[str, Any], source: str) -> dict[st
             or (whole.shape != (second.shape[0], first.shape[1]))
         ):
             raise UserError(f"{source}: damaged, {name} does not fit its base; use another copy")
-        delta = second.float() @ first.float()
-        weights[target] = whole.float() + adapted["alpha"] / rank * delta
+        # In place: all weights may have such a product.
+        delta = adapted["alpha"] / rank * (second.float() @ first.float())
+        weights[target] = whole.float().add_(delta)
     rest = {n: v for n, v in content.items() if n not in (ADAPTED, "ema_model", "optimizer")}
     combined = _digest(trunk_weights(content["model"]), adapted["digest"])
     return {**rest, "model": weights, "merged": adapted["kind"], "merged_digest": combined}
@@ -210,6 +215,25 @@ def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str =
     module.load_state_dict(matched, assign=True)
 
 
+@contextmanager
+def layers_without_weights() -> Iterator[None]:
+    """Inside, models are built whose transformer layers have no memory, for `load_pretrained_trunk`
+    to give them weights.  Adapters have theirs.
+
+    Initial values are drawn all the same, so that those of other parts are what they would be.
+    """
+
+    def drop(parent: nn.Module, _: str, module: nn.Module | None) -> None:
+        if isinstance(parent, TransformerLayer) and module and not isinstance(module, Adapter):
+            module.to("meta")
+
+    hook = register_module_module_registration_hook(drop)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
     """Copy the trunk of any checkpoint into a recogniser; every weight must match."""
     _load(model.wav2vec2, content, source, TRUNK)
@@ -277,6 +301,12 @@ def flags_of(architecture: Architecture) -> str:
     if hourglass is not None and hourglass.resampling != "naive":
         flags += f" --hourglass_resampling {hourglass.resampling}"
     return f"{flags} (MODEL, HOURGLASS_CONFIG)"
+
+
+def is_pretraining(content: dict[str, Any], architecture: Architecture) -> bool:
+    """Whether a checkpoint is of pre-training, and declares this architecture."""
+    declared = content.get("architecture")
+    return content.get("kind") == "pretraining" and declared == architecture.to_dict()
 
 
 def load_pretraining(
