@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import PRESETS, Architecture, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.encoder import Adapter, TransformerLayer
 from wav2vec2.files.text import shown
 from wav2vec2.interop.state_dict import (
     TRUNK,
@@ -215,23 +214,31 @@ def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str =
     module.load_state_dict(matched, assign=True)
 
 
+class _Draws(TorchDispatchMode):
+    """Draws initial values of tensors without memory into memory that is used again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = torch.empty(0, device="cpu")
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore
+        if torch.Tag.nondeterministic_seeded in operator.tags and args[0].is_meta:
+            number = args[0].numel()
+            if number > self._scratch.numel():
+                self._scratch = torch.empty(number, device="cpu")
+            operator(self._scratch[:number], *args[1:], **(kwargs or {}))
+            return args[0]
+        return operator(*args, **(kwargs or {}))
+
+
 @contextmanager
-def layers_without_weights() -> Iterator[None]:
-    """Inside, models are built whose transformer layers have no memory, for `load_pretrained_trunk`
-    to give them weights.  Adapters have theirs.
+def without_memory() -> Iterator[None]:
+    """Inside, modules are built whose weights have no memory, to be given some by a `load_...`.
 
     Initial values are drawn all the same, so that those of other parts are what they would be.
     """
-
-    def drop(parent: nn.Module, _: str, module: nn.Module | None) -> None:
-        if isinstance(parent, TransformerLayer) and module and not isinstance(module, Adapter):
-            module.to("meta")
-
-    hook = register_module_module_registration_hook(drop)
-    try:
+    with torch.device("meta"), _Draws():
         yield
-    finally:
-        hook.remove()
 
 
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
