@@ -83,9 +83,9 @@ def read_torch_file(
 
     Only tensors and plain types are built, after gate.py has compared what the file claims with
     what it holds.  `stubs`: further classes that the file may mention (`module.name`) -> what is
-    built in place of each.  `without`: entries to leave out, whose tensors then take no memory.
-    UserError if the file is missing, truncated, damaged, claims more than it holds, or asks for
-    another class.
+    built in place of each.  `without`: entries to leave out; in files of torch since 1.6 their
+    tensors take no memory.  UserError if the file is missing, truncated, damaged, claims more than
+    it holds, or asks for another class.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -98,7 +98,10 @@ def read_torch_file(
             load = partial(torch.load, path, map_location="cpu", weights_only=True)
             if without and gate.is_zip(path):
                 return _load_without(load, without)
-            return load()
+            content = load()  # an old file cannot be mapped
+            if without and isinstance(content, dict):
+                return {n: value for n, value in content.items() if n not in without}
+            return content
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception:  # errors of torch's parsers have no common base class
