@@ -59,10 +59,13 @@ for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):=auto\}".*/\1/p' scripts/finet
     choices+=("$variable=${!variable}")
 done
 read -ra subsets <<<"$TRAIN_SUBSET"
+read -ra targets <<<"$LORA_TARGETS"
 plan=$("$PYTHON" -m utils.finetuning.plan --pretrained_model "$PRETRAINED_MODEL" \
     --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --dataset_dir "$DATASET_DIR" \
     --train_subset ${subsets[@]+"${subsets[@]}"} --labels "$LABELS" --output_dir "$OUTPUT_DIR" \
     --num_gpus "$NUM_GPUS" --num_concat_batches "$NUM_CONCAT_BATCHES" --cpu "$CPU" \
+    --optimizer "$OPTIMIZER" --shard "$SHARD" --adapt "$ADAPT" --lora_rank "$LORA_RANK" \
+    --lora_alpha "$LORA_ALPHA" --lora_targets "${targets[@]}" --adapter_dim "$ADAPTER_DIM" \
     --choices "${choices[@]}")
 echo "$plan"
 # The printed lines are the values: what is shown is what is trained.

@@ -100,12 +100,13 @@ class AdaptOptions:
 
 
 def new_adapters(model: Wav2Vec2ForCTC) -> dict[str, torch.Tensor]:
-    """The weights of a model's adapter layers, by name, set so that they change nothing yet."""
+    """New weights for a model's adapter layers, by name, which change nothing yet."""
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, Adapter):
-            torch.nn.init.zeros_(module.linear_2.weight)
-            found |= {f"{name}.{n}": tensor for n, tensor in module.state_dict().items()}
+            new = Adapter(module.linear_1.in_features, module.linear_1.out_features)
+            torch.nn.init.zeros_(new.linear_2.weight)
+            found |= {f"{name}.{n}": tensor for n, tensor in new.state_dict().items()}
     return found
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -51,6 +52,7 @@ from wav2vec2.interop import checkpoints, native
 from wav2vec2.masking import draw_channel_masks
 from wav2vec2.text.error_rate import ErrorCounts
 from wav2vec2.text.vocabulary import WORD_END, Spelling, Vocabulary
+from wav2vec2.trunk import Wav2Vec2
 
 WORDLESS_WER = 90.0
 """Word error rate, percent, above which hardly any word is right: which model is closer to its
@@ -229,13 +231,19 @@ class FinetuningTask:
         )
 
         randomness.reseed("weights", run.seed)
-        self.model = Wav2Vec2ForCTC.from_config(
-            self.architecture, self.regularisation, len(self.vocabulary), options.final_dropout
+        fresh = resume_from is None and options.random_weights
+        with nullcontext() if fresh else native.without_memory():
+            trunk = Wav2Vec2.from_config(self.architecture, self.regularisation)
+        self.model = Wav2Vec2ForCTC(
+            trunk,
+            dim=self.architecture.dim,
+            vocabulary=len(self.vocabulary),
+            final_dropout=options.final_dropout,
         )
-        if resume_from is None and not options.random_weights:
-            self._load_start(pretrained, source)
-        elif recipe.adapt.adapt != "none":
+        if resume_from is not None:
             native.load_pretrained_trunk(self.model, self._with_adapters(pretrained), source)
+        elif not fresh:
+            self._load_start(pretrained, source)
         self.trained = freeze_start(self.model, recipe.adapt)
         self._refer_to_start(pretrained, resume_from)
         self.model.to(device)

@@ -1,6 +1,7 @@
 """Contrastive pre-training on audio alone."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -211,9 +212,14 @@ class PretrainingTask:
         self.valid_datasets = {name: self._dataset(u, "valid") for name, u in valid_corpora.items()}
 
         randomness.reseed("weights", run.seed)
-        self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
+        source = init_from
+        # What does not fit is refused when the state is restored, which names the differences.
+        if resume_from is not None and native.is_pretraining(resume_from.content, architecture):
+            weights, source = resume_from.content, str(resume_from.path)
+        with nullcontext() if weights is None else torch.device("meta"):  # without memory
+            self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
         if weights is not None:
-            native.load_pretraining(self.model, weights, init_from, architecture)
+            native.load_pretraining(self.model, weights, source, architecture)
         self.model.to(device)
         kernels.install(self.model, device)
         self.model.wav2vec2.feature_extractor.requires_grad_(regularisation.feature_grad_mult > 0)

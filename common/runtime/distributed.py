@@ -168,8 +168,8 @@ def process_group(
     """Join the process group that torchrun describes, if any; leave it at the end.
 
     A process that waits for another for more than `timeout_minutes` raises PeerLost and ends on
-    leaving.  A wait for a GPU cannot be interrupted: there, `note` is called with the error and the
-    process ends at once.  On GPUs any other error ends it on leaving, too.
+    leaving, after `note` was called with the error.  A wait for a GPU cannot be interrupted: there
+    the process ends at once.  On GPUs any other error ends it on leaving, too.
     """
     global _watchdog
     if world_size() == 1:
@@ -211,9 +211,10 @@ def process_group(
     for thread in threads:
         thread.start()
     try:
-        with out_of_memory_as_user_error():
+        with out_of_memory_as_user_error(), _others_named():
             yield
     except PeerLost as error:
+        note(error)
         report_error(error)
         if not gpu:
             dist.destroy_process_group()  # ends the wait of others for this process
@@ -255,6 +256,20 @@ def _with_peers() -> Iterator[None]:
         if out_of_memory(error) or (
             dist.get_backend() == "nccl" and not isinstance(error, dist.DistError)
         ):
+            raise
+        raise _watchdog.explain(reason_of(error)) from error
+
+
+@contextmanager
+def _others_named() -> Iterator[None]:
+    """PeerLost for a failure of torch's own collectives, such as those inside a sharded model."""
+    assert _watchdog
+    try:
+        yield
+    except RuntimeError as error:
+        # Errors of gloo are known by the place in its source that they begin with.
+        of_gloo = re.match(r"\[\S*gloo\S*\] ", str(error))
+        if not (of_gloo or isinstance(error, dist.DistError)):
             raise
         raise _watchdog.explain(reason_of(error)) from error
 

@@ -4,6 +4,7 @@ Each process keeps an equal share of each tensor's rows.  A transformer layer's 
 when it runs, and its gradients are summed and divided again.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,8 @@ def shard(model: nn.Module, precision: Precision) -> None:
         module.set_force_sum_reduction_for_comms(True)
     with gathered(model):  # gathered weights keep from now on whether they get gradients
         pass
+    # Nothing here changes the model's output in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def _sharded_modules(model: nn.Module) -> list[Any]:

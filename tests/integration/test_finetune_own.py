@@ -32,6 +32,23 @@ def printed(output):
     return dict(re.findall(r"^  ([A-Z0-9_]+)=(\S+) +# .", output, flags=re.MULTILINE))
 
 
+def test_the_plan_counts_what_learns_the_optimizer_and_shards(own):
+    whole = own("--dry_run", GPU_MEMORY_GB="2")
+    few = {"ADAPT": "lora", "LORA_TARGETS": "q_proj fc1", "OPTIMIZER": "adam8bit"}
+    result = own("--dry_run", GPU_MEMORY_GB="2", SHARD="true", NUM_GPUS="2", **few)
+    assert result.returncode == whole.returncode == 0, result.stderr
+    words = "with ADAPT=lora OPTIMIZER=adam8bit SHARD=true"
+    reasons = [line for line in result.stdout.splitlines() if words in line]
+    assert [line.split("=")[0].strip() for line in reasons] == [
+        "ACTIVATION_CHECKPOINTING",
+        "MAX_TOKENS",
+    ]
+    assert (
+        "ADAPT" not in whole.stdout
+        and printed(whole.stdout).keys() == printed(result.stdout).keys()
+    )
+
+
 def test_from_the_plan_to_an_extended_run(own, tmp_path):
     dry = own("--dry_run", MAX_UPDATE="4")
     assert dry.returncode == 0, dry.stderr

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.integration.conftest import ROOT
 from utils.benchmarks import largest_batch
 from utils.benchmarks.largest_batch import largest, size
 from utils.benchmarks.step import Worker
@@ -71,3 +72,13 @@ def test_a_batch_too_large_is_no_error(command, tmp_path, monkeypatch):
 def test_mistakes(command, tmp_path, arguments, message):
     code, _, err = command(largest_batch.main, *arguments, "--output_dir", tmp_path)
     assert code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_the_table_is_what_the_command_prints(tmp_path, command):
+    flags = ("--finetune", "--output_dir", tmp_path)
+    code, out, err = command(largest_batch.main, *flags)
+    assert code == 0, err
+    text = (ROOT / "docs" / "finetune_memory.md").read_text("utf-8")
+    table = text.split("<!-- memory -->\n")[1].split("<!-- end of memory -->")[0]
+    assert table.strip() == out.strip(), out
+    assert (tmp_path / "largest_batch.md").read_text() in out

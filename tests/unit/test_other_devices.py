@@ -18,13 +18,15 @@ from torch.utils._pytree import tree_leaves
 from common.training.precision import Weights
 from common.training.step import UpdateStep
 from common.training.task import MicroBatchResult
-from utils.finetuning.memory import Model
+from tasks.adaptation import AdaptOptions, freeze_start
+from utils.finetuning.memory import Method, Model
 from utils.finetuning.memory import predicted as predicted_finetuning
 from utils.gpu_report.memory import CONTEXT, Batch, predicted
 from wav2vec2 import kernels, quantizer
 from wav2vec2.config import BASE, LARGE, MINI, ContrastiveObjective, Hourglass, Regularisation
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.feature_extractor import frame_count
+from wav2vec2.interop.state_dict import expected_weights
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
 
 META = torch.device("meta")
@@ -258,15 +260,20 @@ def test_memory_falls_with_the_factor(model, factors, monkeypatch):
             assert predicted(batch, factor) - CONTEXT == pytest.approx(peak / 2**20, rel=0.01)
 
 
-def finetuning_peak(architecture, rows, samples, precision, recompute, monkeypatch):
+def finetuning_peak(architecture, rows, samples, method, monkeypatch):
     """(parameters, bytes held at most) of updates of two micro-batches, as the recipes train."""
+    precision = "bf16" if method.half else "fp32"
+    parameters = sum(t.numel() for t in expected_weights(architecture, "ctc", 32).values())
+    architecture = method.adapt.architecture(architecture, {}, "")
     regularisation = Regularisation(0.0, 0.0, 0.0, 0.1, feature_grad_mult=0.0)
     with Held() as held:
         with META:
             model = Wav2Vec2ForCTC.from_config(architecture, regularisation, 32).train()
         kernels.install(model, META)
-        if recompute:
+        if method.recompute:
             kernels.recompute_layers(model)
+        with META:
+            trained = freeze_start(model, method.adapt)
         extractor = model.wav2vec2.feature_extractor.requires_grad_(False)
         frames = frame_count(samples, architecture.conv_layers)
         lengths = torch.tensor([samples] * (rows - 1) + [samples - 1600])
@@ -282,34 +289,39 @@ def finetuning_peak(architecture, rows, samples, precision, recompute, monkeypat
             return MicroBatchResult(loss, rows, tokens=0, frames=0, audio_seconds=0.0)
 
         with monkeypatch.context() as patch:
-            weights = Weights(model, precision)
+            weights = Weights(model, precision, trained)
             optimizer = torch.optim.AdamW(weights.parameters())
             patch.setattr(torch.Tensor, "tolist", lambda tensor: [1.0, 0.0, 0.0])
             for _ in range(2):
                 UpdateStep(weights, optimizer, META).run(range(2), forward, learning_rate=1e-3)
         assert all(p.grad is None for p in extractor.parameters())
-    return sum(p.numel() for p in model.parameters()), held.peak
+    return parameters, held.peak
+
+
+LORA, ADAPTERS = AdaptOptions(adapt="lora"), AdaptOptions(adapt="adapters")
+WIDE = AdaptOptions(adapt="lora", lora_targets=("k_proj", "fc1", "fc2"))
+EIGHT_LAYERS = replace(LARGE, layers=8)
 
 
 @pytest.mark.parametrize(
-    ("model", "factor", "precision", "recompute", "rows", "samples"),
+    ("model", "factor", "method", "rows", "samples"),
     [
-        (BASE, None, "bf16", False, 2, 250_000),
-        (BASE, 4, "fp32", True, 12, 250_000),
-        (replace(LARGE, layers=8), None, "bf16", True, 12, 250_000),
-        (replace(LARGE, layers=8), None, "fp32", False, 4, 500_000),
+        (BASE, None, Method(True, False), 2, 250_000),
+        (BASE, 4, Method(False, True), 12, 250_000),
+        (EIGHT_LAYERS, None, Method(True, True), 12, 250_000),
+        (EIGHT_LAYERS, None, Method(False, False), 4, 500_000),
+        (EIGHT_LAYERS, None, Method(True, False, LORA), 12, 250_000),
+        (BASE, None, Method(False, False, WIDE), 12, 250_000),
+        (EIGHT_LAYERS, None, Method(True, False, ADAPTERS), 12, 250_000),
+        (EIGHT_LAYERS, None, Method(True, True, LORA), 12, 250_000),
     ],
 )
-def test_memory_of_finetuning(rows, samples, model, factor, precision, recompute, monkeypatch):
+def test_memory_of_finetuning(rows, samples, model, factor, method, monkeypatch):
     """What scripts/finetune_own.sh plans with: never less than is held, and not much more."""
     hourglass = Hourglass(2, 8, factor, 2) if factor else None
     architecture = replace(model, hourglass=hourglass)
-    parameters, peak = finetuning_peak(
-        architecture, rows, samples, precision, recompute, monkeypatch
-    )
-    planned = predicted_finetuning(
-        Model(architecture, parameters), rows * samples, precision == "bf16", recompute
-    )
+    parameters, peak = finetuning_peak(architecture, rows, samples, method, monkeypatch)
+    planned = predicted_finetuning(Model(architecture, parameters), rows * samples, method)
     assert 0.98 < (planned - CONTEXT) / (peak / 2**20) < 1.25
 
 

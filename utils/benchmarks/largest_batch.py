@@ -1,11 +1,15 @@
 """The largest batch of pre-training that fits into memory, by hourglass factor.
 
     python -m utils.benchmarks.largest_batch --precision bf16
+    python -m utils.benchmarks.largest_batch --finetune
 
 Two updates of train.py's own trainer on a batch of noise, in a process of its own for each size,
 doubled until memory runs out and then narrowed down.  What fits is one sub-batch; a recipe fills
 the same memory with several: NUM_CONCAT_BATCHES x MAX_TOKENS samples.  On a CPU,
 --memory_mib sets a limit: how far the peak of the resident size may rise after the imports.
+
+With --finetune: the memory of fine-tuning XLS-R instead, all weights, by LoRA and by adapters.
+It is computed, not measured, and needs no GPU.
 
 Written to --output_dir: largest_batch.json and largest_batch.md.
 """
@@ -28,6 +32,7 @@ from utils.benchmarks.step import (
     parse_options,
 )
 from utils.benchmarks.step_tables import Configuration, Result
+from utils.finetuning.memory_table import memory_table
 from utils.reporting.tables import Table
 from wav2vec2.cli.errors import OUT_OF_MEMORY_TEXTS, UserError, run_command
 from wav2vec2.cli.flags import require_at_least
@@ -49,6 +54,8 @@ class SearchOptions:
     """Length of each utterance; the recipes' longest."""
     memory_mib: float = 0.0
     """Memory limit of an update; 0: the whole GPU."""
+    finetune: bool = False
+    """Print the computed memory of fine-tuning XLS-R (needs peft); only --precision counts."""
     output_dir: str = "results/largest_batch"
     """Folder for largest_batch.json and largest_batch.md."""
 
@@ -121,13 +128,17 @@ def search(options: SearchOptions, flags: Sequence[str]) -> list[dict[str, Any]]
 
 def main() -> None:
     options, flags, recipe = parse_options("largest_batch", __doc__, SearchOptions)
+    if options.finetune:
+        table = memory_table(half=options.precision != "fp32")
+        write_table(table, {"rows": table.rows}, options)
+        return
     if recipe.data.dataset_dir:
         raise UserError("--dataset_dir: the batches are of noise; remove this flag")
     if recipe.run.cpu and not options.memory_mib:
         raise UserError("--cpu: its memory has no limit; say with --memory_mib how much there is")
     if not recipe.run.cpu and not torch.cuda.is_available():
         raise UserError("no GPU found; --cpu with --memory_mib searches on a CPU")
-    folder = prepare_folder("--output_dir", options.output_dir)
+    prepare_folder("--output_dir", options.output_dir)
     found = search(options, flags)
     rows = [
         [name, *(f"{figure:,.0f}" for figure in figures)]
@@ -140,9 +151,15 @@ def main() -> None:
         ["", "utterances", "audio, s", "memory, MiB"],
         rows,
     )
+    write_table(table, {"results": found}, options)
+
+
+def write_table(table: Table, content: dict[str, Any], options: SearchOptions) -> None:
+    """Print `table`, and write it and `content` to the output folder."""
+    folder = prepare_folder("--output_dir", options.output_dir)
     text = [f"**{table.title}**", "", *split_lines(table.markdown())]
     write_lines(folder / "largest_batch.md", text)
-    content = {"command": command_line("utils.benchmarks.largest_batch"), "results": found}
+    content = {"command": command_line("utils.benchmarks.largest_batch"), **content}
     write_json(folder / "largest_batch.json", content, indent=1)
     print("\n".join(text))
 

@@ -11,16 +11,17 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tasks.adaptation import AdaptOptions
 from tasks.data import FILE_PREFIX
 from tasks.mixture import read_manifests
 from tasks.recipes import CONFIG_FILE, VARIABLES
-from utils.finetuning.memory import Device, Model, largest_sub_batch, predicted
+from utils.finetuning.memory import Device, Method, Model, largest_sub_batch, learning, predicted
 from utils.finetuning.values import (
     LARGE_DIM,
     SAMPLE_RATE,
@@ -64,6 +65,9 @@ KINDS: dict[str, Callable[[str], Any]] = {
 }
 """Variable of the recipe that the plan chooses -> what reads a given value."""
 
+WHOLE = Method()
+"""All weights learn, by Adam, in each process."""
+
 LONG = 30 * SAMPLE_RATE
 """Samples that a sub-batch should hold at least before activations are recomputed for it."""
 
@@ -98,6 +102,10 @@ class PlanOptions:
     """Sub-batches that a process computes at once."""
     cpu: bool = False
     """Plan for this machine's CPU."""
+    optimizer: str = "adam"
+    """adam8bit: moments in 8 bits."""
+    shard: bool = False
+    """Divide the model over the processes."""
     choices: tuple[str, ...] = ()
     """Values that are given, such as MAX_UPDATE=20000; auto: choose it."""
 
@@ -229,27 +237,36 @@ def choose_batches(
     given: Mapping[str, Any],
     processes: int = 1,
     concat: int = 1,
+    method: Method = WHOLE,
 ) -> list[Choice]:
-    """Precision, activation checkpointing, the size of a sub-batch, and sub-batches per update."""
+    """Precision, activation checkpointing, the size of a sub-batch, and sub-batches per update.
+
+    `method`: what of the weights is trained, by which optimizer, and how it is divided.
+    """
     model, longest = start.model, max(corpus.lengths)
     half = given.get("BF16", device.bf16)
     need = max(longest, min(LONG, corpus.samples))
-    whole = largest_sub_batch(model, device.memory_mib, half, recompute=False) // concat
+    method = replace(method, half=half, recompute=False)
+    whole = largest_sub_batch(model, device.memory_mib, method) // concat
     recompute = given.get("ACTIVATION_CHECKPOINTING", whole < need)
-    fitting = largest_sub_batch(model, device.memory_mib, half, recompute) // concat
+    method = replace(method, recompute=recompute)
+    fitting = largest_sub_batch(model, device.memory_mib, method) // concat
     # An epoch of a small corpus is two updates at least.
     audio = min(values.audio, max(corpus.samples // 2, 1))
     share = max(audio // (processes * concat), 1)
     wanted = max(longest, min(values.max_tokens, share))
     tokens = given.get("MAX_TOKENS", min(wanted, fitting))
     if "MAX_TOKENS" not in given and tokens < min(longest, SAMPLE_RATE):
-        alone = predicted(model, 0, half, recompute)
+        alone = predicted(model, 0, method)
+        less = "" if method.adapt.adapt == "lora" else "set ADAPT=lora, "
         raise UserError(
             f"{device}: weights, gradients and optimizer state take {alone / 1024:.1f} GiB, so no "
-            "sub-batch fits; start from a smaller model, or set GPU_MEMORY_GB or MAX_TOKENS"
+            f"sub-batch fits; {less}start from a smaller model, or set GPU_MEMORY_GB or MAX_TOKENS"
         )
-    computed = predicted(model, tokens * concat, half, recompute) / 1024
-    reason = f"{tokens / SAMPLE_RATE:.0f} s; {computed:.1f} GiB in use, computed"
+    computed = predicted(model, tokens * concat, method) / 1024
+    used = f" with {method}" if str(method) else ""
+    fit = "do not fit" if whole < need else "fit"
+    reason = f"{tokens / SAMPLE_RATE:.0f} s; {computed:.1f} GiB in use{used}, computed"
     if tokens < wanted:
         reason += ", all that fits"
     if dropped := sum(n > tokens for n in corpus.lengths):
@@ -265,11 +282,11 @@ def choose_batches(
     seconds = f"{audio / SAMPLE_RATE:,.0f} s of audio per update"
     of = "as in the recipe" if audio == values.audio else "half of the corpus"
     return [
-        Choice("BF16", half, device.why_bf16),
+        Choice("BF16", half, f"{device.why_bf16}{saved_by_bf16(model, method)}"),
         Choice(
             "ACTIVATION_CHECKPOINTING",
             recompute,
-            f"{need / SAMPLE_RATE:.0f} s {'do not fit' if whole < need else 'fit'} without it",
+            f"{need / SAMPLE_RATE:.0f} s {fit} without it{used}",
         ),
         Choice("MAX_TOKENS", tokens, reason),
         Choice("BATCHES_PER_UPDATE", batches, f"{seconds}, {of}"),
@@ -279,6 +296,19 @@ def choose_batches(
             f"BATCHES_PER_UPDATE / {processes} (NUM_GPUS) / {concat} (NUM_CONCAT_BATCHES)",
         ),
     ]
+
+
+def saved_by_bf16(model: Model, method: Method) -> str:
+    """What to add to the reason for bf16: what it does to the weights, if few learn, or in
+    shares."""
+    if not method.half:
+        return ""
+    if method.shares > 1:
+        return "; shares (SHARD) stay fp32"
+    if method.adapt.adapt == "none":
+        return ""
+    few = learning(model, method.adapt) / 1e6
+    return f"; fp32 copies of the {few:.1f} million weights of ADAPT={method.adapt.adapt} only"
 
 
 def choose_frequencies(corpus: Corpus, updates: int, audio: int) -> list[Choice]:
@@ -297,11 +327,12 @@ def choose(
     given: Mapping[str, Any],
     processes: int = 1,
     concat: int = 1,
+    method: Method = WHOLE,
 ) -> list[Choice]:
     """All values of a new run, with their reasons; `given` ones are kept."""
     hours = given.get("HOURS", corpus.hours)
     values, choices = choose_schedule(start, hours, given)
-    choices += choose_batches(start, corpus, values, device, given, processes, concat)
+    choices += choose_batches(start, corpus, values, device, given, processes, concat, method)
     found = {c.name: c.value for c in choices} | given
     audio = found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"]
     choices += choose_frequencies(corpus, found["MAX_UPDATE"], audio)
@@ -337,11 +368,13 @@ def read_corpus(options: PlanOptions) -> Corpus:
     return Corpus(" ".join(options.train_subset), lengths)
 
 
-def read_start(options: PlanOptions) -> Start:
-    """Size and output layer of the checkpoint to start from."""
+def read_start(options: PlanOptions, adapt: AdaptOptions) -> Start:
+    """Size and output layer of the checkpoint to start from; UserError if `adapt` does not suit
+    it."""
     source = options.pretrained_model
     content = checkpoints.read_checkpoint(source, language=options.language)
     architecture = native.architecture_of(content, source)
+    adapt.architecture(architecture, content, source)
     parameters = sum(t.numel() for t in content["model"].values() if isinstance(t, torch.Tensor))
     keeps_head = False
     if content["kind"] == "ctc" and not options.reset_head:
@@ -374,7 +407,7 @@ def find_device(options: PlanOptions, given: Mapping[str, Any]) -> Device:
     return Device("GPU_MEMORY_GB", memory, True, "half the memory of fp32; needs Ampere or newer")
 
 
-def print_plan(options: PlanOptions) -> None:
+def print_plan(options: PlanOptions, adapt: AdaptOptions) -> None:
     """Print all values as `NAME=value  # reason`, for a reader and for the recipe."""
     given = parse_choices(options.choices)
     if not options.dataset_dir:
@@ -408,8 +441,11 @@ def print_plan(options: PlanOptions) -> None:
                 "facebook/wav2vec2-xls-r-300m"
             )
         device = find_device(options, given)
-        start = read_start(options)
-        choices = choose(start, corpus, device, given, options.num_gpus, options.num_concat_batches)
+        start = read_start(options, adapt)
+        shares = options.num_gpus if options.shard else 1
+        method = Method(adapt=adapt, optimizer=options.optimizer, shares=shares)
+        together = options.num_gpus, options.num_concat_batches
+        choices = choose(start, corpus, device, given, *together, method)
         head = "its output layer is kept" if start.keeps_head else "new rows in the output layer"
         print(f"{options.pretrained_model}: {start.model}; {head}")
         print(f"{device}")
@@ -420,8 +456,8 @@ def print_plan(options: PlanOptions) -> None:
 
 def main() -> None:
     parser = ArgumentParser("utils.finetuning.plan", __doc__)
-    (options,) = parse_dataclasses(parser, [PlanOptions])
-    print_plan(options)
+    options, adapt = parse_dataclasses(parser, [PlanOptions, AdaptOptions])
+    print_plan(options, adapt)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from wav2vec2.files import gate
 from wav2vec2.files.checksum import sha256
 from wav2vec2.files.output import temporary_path
 from wav2vec2.files.text import read_json, read_lines, shown
-from wav2vec2.files.torch_file import read_torch_file
+from wav2vec2.files.torch_file import read_torch_file, to_fp32
 
 WEIGHTS = "model.safetensors"
 CHECKSUMS = "SHA256SUMS"
@@ -115,7 +115,8 @@ def read_weight_file(path: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: {shown(name)} is of type {kind}; fetch weights in fp32, fp16 or bf16"
             )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    to_fp32(tensors)
+    return tensors
 
 
 _MOST_MAPPED = 1 << 27

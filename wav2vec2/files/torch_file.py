@@ -4,7 +4,9 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +61,30 @@ def tensors_of(content: Any) -> Iterator[torch.Tensor]:
             yield from tensors_of(value)
 
 
+def to_fp32(weights: dict[Any, Any]) -> None:
+    """Convert the floating-point tensors of `weights` in place, one after the other: two copies of
+    all of them are never in memory."""
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            weights[name] = value.float()
+
+
 def _size(content: Any) -> int:
     """Bytes of the tensors of `content`."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(content))
 
 
-def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = None) -> Any:
+def read_torch_file(
+    path: str | Path,
+    stubs: Mapping[str, Callable] | None = None,
+    without: Collection[str] = (),
+) -> Any:
     """Read a file of torch.save to the CPU; no code in the file runs.
 
     Only tensors and plain types are built, after gate.py has compared what the file claims with
     what it holds.  `stubs`: further classes that the file may mention (`module.name`) -> what is
-    built in place of each.  UserError if the file is missing, truncated, damaged, claims more than
+    built in place of each.  `without`: entries to leave out; in files of torch since 1.6 their
+    tensors take no memory.  UserError if the file is missing, truncated, damaged, claims more than
     it holds, or asks for another class.
     """
     path = Path(path)
@@ -80,12 +95,56 @@ def read_torch_file(path: str | Path, stubs: Mapping[str, Callable] | None = Non
         allowed = [(stub, name) for name, stub in (stubs or {}).items()]
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old files
-            # Not mapped: a file that is overwritten while it is in use would end the program.
-            return torch.load(path, map_location="cpu", weights_only=True)
+            load = partial(torch.load, path, map_location="cpu", weights_only=True)
+            if without and gate.is_zip(path):
+                return _load_without(load, without)
+            content = load()  # an old file cannot be mapped
+            if without and isinstance(content, dict):
+                return {n: value for n, value in content.items() if n not in without}
+            return content
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception:  # errors of torch's parsers have no common base class
         raise gate.damaged(path) from None
+
+
+_MOST_MAPPED = 1 << 27
+"""Bytes of a mapped file that are copied before it is mapped anew."""
+
+
+def _load_without(load: Callable[..., Any], without: Collection[str]) -> Any:
+    """What `load()` gives, other than the entries `without`.
+
+    The file is mapped, so that only what is wanted is read.  Pages that were read count as memory
+    until the map is closed, so it is closed now and then.  Nothing stays mapped: a file that is
+    overwritten while it is in use would end the program.
+    """
+    content = load(mmap=True)
+    if not isinstance(content, dict) or not content.keys() & set(without):
+        return load()
+    copies: list[torch.Tensor] = []
+    while True:
+        content = None  # closes the map
+        content = {n: value for n, value in load(mmap=True).items() if n not in without}
+        held = 0
+        for tensor in islice(tensors_of(content), len(copies), None):
+            copies.append(tensor.clone())
+            held += tensor.numel() * tensor.element_size()
+            if held > _MOST_MAPPED:
+                break
+        else:
+            return _with_tensors(content, iter(copies))
+
+
+def _with_tensors(content: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """`content` with `tensors` in place of its own, in the order of `tensors_of`."""
+    if isinstance(content, torch.Tensor):
+        return next(tensors)
+    if isinstance(content, dict):
+        return {name: _with_tensors(value, tensors) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)([_with_tensors(value, tensors) for value in content])
+    return content
 
 
 def is_checkpoint(content: Any) -> bool:

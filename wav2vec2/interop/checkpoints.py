@@ -22,6 +22,7 @@ from wav2vec2.files.torch_file import (
     load_checkpoint,
     read_torch_file,
     save_checkpoint,
+    to_fp32,
 )
 from wav2vec2.interop import fairseq, huggingface, native, nvidia, onnx, release, torch_export
 from wav2vec2.interop.clients import sherpa_onnx, transformers_js
@@ -29,6 +30,10 @@ from wav2vec2.interop.state_dict import pick_language
 from wav2vec2.interop.unpickling_stubs import STUBS, replace_stubs
 
 _log = logging.getLogger(__name__)
+
+TRAINING_STATE = ("optimizer", "last_optimizer_state", "ema_model")
+"""Entries of a checkpoint, ours, fairseq's or NVIDIA's, that only a resume needs: they may be three
+times as large as the weights."""
 
 
 def read_checkpoint(
@@ -44,8 +49,8 @@ def read_checkpoint(
     the folder of a released or a Hugging Face model, or the id of a model on the Hugging Face Hub.
     An existing path has precedence over an id.  `dictionary`: that of a fine-tuned model whose file
     has none.  `language`: which adapters of a model that has some for several.  `merge`: complete a
-    checkpoint that holds a difference (`--adapt`) by the weights of its base.  UserError if it is
-    none of these or not fully understood.
+    checkpoint that holds a difference (`--adapt`) by the weights of its base.  The training state
+    is left out.  UserError if it is none of these or not fully understood.
     """
     place, language = Path(path), language or None
     try:
@@ -155,7 +160,7 @@ def _read(path: Path, dictionary: Path | None, language: str | None) -> dict[str
 
 def _read_torch_file(path: Path, dictionary: Path | None, language: str | None) -> dict[str, Any]:
     """The content of a file of torch.save, whoever wrote it."""
-    content = read_torch_file(path, STUBS)
+    content = read_torch_file(path, STUBS, without=TRAINING_STATE)
     if is_checkpoint(content):
         check_format(content, path)
         pick_language((), language, path)
@@ -164,6 +169,8 @@ def _read_torch_file(path: Path, dictionary: Path | None, language: str | None) 
         content = replace_stubs(content)
     except RecursionError:  # the content contains itself, which no configuration does
         raise UserError(f"{path}: damaged, or not a checkpoint; use another copy") from None
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        to_fp32(content["model"])
     if nvidia.is_nvidia(content):
         pick_language((), language, path)
         return nvidia.read_nvidia(content, path, dictionary)

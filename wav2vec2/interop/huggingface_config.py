@@ -71,7 +71,10 @@ def architecture_of_config(config: dict[str, Any], source: Path) -> Architecture
     The normalisation is not in this file, see `read_normalization`.
     """
     if "model_type" not in config:
-        raise UserError(f"{source}: has no model_type; it is not the config of a model")
+        raise UserError(
+            f"{source}: has no model_type, so it is of no wav2vec 2.0 model; give another, such as "
+            "facebook/wav2vec2-base"
+        )
     kind = config["model_type"]
     refuse_other_model(kind, source, "model_type")
     classes = config.get("architectures")

@@ -7,11 +7,14 @@ dictionary, so that no other file is needed.
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import LARGEST_FACTOR, PRESETS, Architecture, Regularisation
@@ -96,8 +99,8 @@ def _digest(weights: dict[str, torch.Tensor], start: str = "") -> str:
 def merge(content: dict[str, Any], base: dict[str, Any], source: str) -> dict[str, Any]:
     """The content of an adapted checkpoint with the weights of `base`, the model it started from.
 
-    Adapter layers join them.  LoRA (arXiv 2106.09685): W + alpha / rank x B A.  UserError names
-    `source` if they do not fit together.
+    Adapter layers join them.  LoRA (arXiv 2106.09685): W + alpha / rank x B A, which takes the
+    place of W in `base`.  UserError names `source` if they do not fit together.
     """
     adapted, weights = content[ADAPTED], trunk_weights(base["model"])
     for name, first in content["model"].items():
@@ -114,8 +117,9 @@ def merge(content: dict[str, Any], base: dict[str, Any], source: str) -> dict[st
             or (whole.shape != (second.shape[0], first.shape[1]))
         ):
             raise UserError(f"{source}: damaged, {name} does not fit its base; use another copy")
-        delta = second.float() @ first.float()
-        weights[target] = whole.float() + adapted["alpha"] / rank * delta
+        # In place: all weights may have such a product.
+        delta = adapted["alpha"] / rank * (second.float() @ first.float())
+        weights[target] = whole.float().add_(delta)
     rest = {n: v for n, v in content.items() if n not in (ADAPTED, "ema_model", "optimizer")}
     combined = _digest(trunk_weights(content["model"]), adapted["digest"])
     return {**rest, "model": weights, "merged": adapted["kind"], "merged_digest": combined}
@@ -289,6 +293,33 @@ def _load(module: nn.Module, content: dict[str, Any], source: str, prefix: str =
     module.load_state_dict(matched, assign=True)
 
 
+class _Draws(TorchDispatchMode):
+    """Draws initial values of tensors without memory into memory that is used again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scratch = torch.empty(0, device="cpu")
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):  # type: ignore
+        if torch.Tag.nondeterministic_seeded in operator.tags and args[0].is_meta:
+            number = args[0].numel()
+            if number > self._scratch.numel():
+                self._scratch = torch.empty(number, device="cpu")
+            operator(self._scratch[:number], *args[1:], **(kwargs or {}))
+            return args[0]
+        return operator(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Inside, modules are built whose weights have no memory, to be given some by a `load_...`.
+
+    Initial values are drawn all the same, so that those of other parts are what they would be.
+    """
+    with torch.device("meta"), _Draws():
+        yield
+
+
 def load_pretrained_trunk(model: Wav2Vec2ForCTC, content: dict[str, Any], source: str) -> None:
     """Copy the trunk of any checkpoint into a recogniser; every weight must match."""
     _load(model.wav2vec2, content, source, TRUNK)
@@ -356,6 +387,12 @@ def flags_of(architecture: Architecture) -> str:
     if hourglass is not None and hourglass.resampling != "naive":
         flags += f" --hourglass_resampling {hourglass.resampling}"
     return f"{flags} (MODEL, HOURGLASS_CONFIG)"
+
+
+def is_pretraining(content: dict[str, Any], architecture: Architecture) -> bool:
+    """Whether a checkpoint is of pre-training, and declares this architecture."""
+    declared = content.get("architecture")
+    return content.get("kind") == "pretraining" and declared == architecture.to_dict()
 
 
 def load_pretraining(

@@ -20,10 +20,11 @@ from wav2vec2.cli.errors import UserError
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
+def run(tmp_path, body, processes=2, timeout_minutes=1.0, before="", note="len"):
     """Run `body` in each process; returns the launcher's result.  `rank`, `out` are there.
 
-    `before`: what runs before the group is formed.
+    `before`: what runs before the group is formed.  `note`: what is called with the text of the
+    error of a lost process.
     """
     script = tmp_path / "script.py"
     script.write_text(
@@ -36,7 +37,8 @@ def run(tmp_path, body, processes=2, timeout_minutes=1.0, before=""):
         f"{before.strip()}\n"
         "def main():\n"
         "    device = pick_device(cpu=True)\n"
-        f"    with distributed.process_group(device, {timeout_minutes}):\n"
+        f"    note = lambda error: {note}(str(error))\n"
+        f"    with distributed.process_group(device, {timeout_minutes}, note):\n"
         "        rank = distributed.rank()\n"
         + "".join(f"        {line}\n" for line in body.strip().splitlines())
         + "run_command(main)\n"
@@ -251,6 +253,54 @@ distributed.sum_over_ranks(torch.ones(1))
     result = run(tmp_path, body, before=AS_A_GPU)
     assert result.returncode == 1, result.stderr
     assert error.split("(")[0].split(".")[-1] in result.stderr
+
+
+SHARDED = """
+from common.runtime import sharding
+from wav2vec2.config import MINI, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+torch.manual_seed(0)
+model = Wav2Vec2ForCTC.from_config(MINI, Regularisation(), 12)
+sharding.shard(model, "fp32")
+layer = model.wav2vec2.encoder.stack.layers[1].fc1
+def die(*_):
+    os._exit(0)  # the launcher sees no error and waits for the other process
+"""
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        "layer.register_forward_pre_hook(die)",
+        "layer.register_full_backward_pre_hook(die)",
+        "sharding.gathered = die",
+    ],
+)
+def test_a_process_that_is_lost_inside_a_sharded_model_is_named(tmp_path, death):
+    """The collectives inside the model's passes are torch's own."""
+    result = run(
+        tmp_path,
+        f"""{SHARDED}
+if rank == 1:
+    {death}
+model(torch.randn(1, 9000)).logits.sum().backward()
+with sharding.gathered(model):
+    pass
+""",
+        note="(out / 'noted').write_text",
+    )
+    assert result.returncode == 5, result.stderr
+    said = result.stderr.splitlines()
+    assert len(said) == 1 and re.match(
+        r"error: process 0 waited \d+ s for process 1 in vain \(.*; start it again to resume",
+        said[0],
+    )
+    assert (tmp_path / "noted").read_text() == said[0].removeprefix("error: ")
+
+
+def test_another_runtime_error_is_no_lost_peer(tmp_path):
+    result = run(tmp_path, "torch.ones(2) @ torch.ones(3)")
+    assert result.returncode == 1 and "RuntimeError" in result.stderr
 
 
 def test_why_a_collective_failed():
