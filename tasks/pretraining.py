@@ -77,7 +77,7 @@ class CropOptions:
 class ModelOptions:
     """Model"""
 
-    model: Literal["base", "large", "mini", "auto"] = "base"
+    model: Literal["base", "large", "mini", "small", "auto"] = "base"
     """Architecture; `auto`: that of --init_from, which --hourglass_config must confirm."""
     hourglass_config: str = "[2,(8,4),2]"
     """Layers before, (shortened, shortening factor), and after; '' for the plain encoder."""
