@@ -1,6 +1,7 @@
 """Write filelists of a few minutes of a transcribed subset, to measure what few transcripts give.
 
-    python -m utils.data.make_label_subsets --dataset_dir datasets/mini --subset train-mini --minutes 3 10
+    python -m utils.data.make_label_subsets \\
+        --dataset_dir datasets/mini --subset train-mini --minutes 3 10
 
 Writes `<subset>-3min.tsv` and so on, with their label files.  Utterances are drawn in an order that
 depends on the seed alone, so a smaller subset is part of every larger one.

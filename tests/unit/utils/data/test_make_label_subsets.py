@@ -1,4 +1,4 @@
-"""Subsets by minutes: never longer than asked, part of each other, with the labels of their lines."""
+"""Subsets by minutes: never longer than asked, part of each other, with their own labels."""
 
 import sys
 
