@@ -15,7 +15,7 @@
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ to match the recipe
 : "${TRAIN_WEIGHTS:=}"         # share of the audio of each of several TRAIN_SUBSETs
 : "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA; 0: equal shares
-: "${SPEEDS:=}"               # that each utterance is heard at, such as "0.9 1 1.1"; default: as recorded
+: "${SPEEDS:=}"               # of each training utterance, such as "0.9 1 1.1"; default: as recorded
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
 : "${ADAPTER_LANGUAGE:=}"     # fine-tuning: language of an MMS recogniser to start from, such as deu
 : "${RESET_HEAD:=false}"       # fine-tuning: a new output layer, even if the checkpoint has one

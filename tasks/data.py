@@ -53,7 +53,7 @@ class DataOptions:
     """Shares in proportion to hours^alpha, without --train_weights; 1: in proportion to hours;
     0: equal shares."""
     speeds: tuple[float, ...] = ()
-    """Speeds that each training utterance is heard at, such as 0.9 1 1.1, tempo and pitch together;
+    """Speeds of each training utterance, such as 0.9 1 1.1, which change tempo and pitch together;
     an epoch has it once at each.  Default: as recorded."""
     valid_subset: tuple[str, ...] = ("dev-other",)
     """Filelists to validate on, without .tsv; with several, each also gets its own metrics."""
