@@ -15,8 +15,8 @@ set -euo pipefail
 : "${NUM_GPUS:=1}"               # processes, one per GPU; with CPU=true one per core
 : "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
 : "${BATCHES_PER_UPDATE:=2}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
-together=$((NUM_GPUS * NUM_CONCAT_BATCHES))
-: "${UPDATE_FREQ:=$((BATCHES_PER_UPDATE > together ? BATCHES_PER_UPDATE / together : 1))}"  # accumulated
+: "${UPDATE_FREQ:=2}"            # batches that a process accumulates
+: "${AUTO_GEOMETRY:=true}"       # with other numbers of processes, UPDATE_FREQ is chosen to match
 : "${MAX_TOKENS:=64000}"         # audio samples in a sub-batch, padding included
 
 : "${RANDOM_WEIGHTS:=false}"     # the architecture of PRETRAINED_MODEL with random weights, to compare

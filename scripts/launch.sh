@@ -109,9 +109,11 @@ separate_output() {
     echo "note: results go to $OUTPUT_DIR; $recipes is for the recipe itself" >&2
 }
 
-# pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.
+# pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.  The warm-up is a tenth
+# of the updates unless WARMUP_UPDATES says otherwise.
 pretrain() {
     local flags=()
+    if [[ -z $WARMUP_UPDATES ]]; then WARMUP_UPDATES=$((MAX_UPDATE / 10)); fi
     export RECIPE_SCRIPT=$recipe  # train.py shows what differs from its defaults
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"

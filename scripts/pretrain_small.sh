@@ -13,16 +13,14 @@ set -euo pipefail
 : "${NUM_GPUS:=1}"               # processes, one per GPU; with CPU=true one per core
 : "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
 : "${BATCHES_PER_UPDATE:=2}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
-together=$((NUM_GPUS * NUM_CONCAT_BATCHES))
-: "${UPDATE_FREQ:=$((BATCHES_PER_UPDATE > together ? BATCHES_PER_UPDATE / together : 1))}"  # accumulated
+: "${UPDATE_FREQ:=2}"            # batches that a process accumulates
+: "${AUTO_GEOMETRY:=true}"       # with other numbers of processes, UPDATE_FREQ is chosen to match
 : "${MAX_TOKENS:=80000}"         # audio samples in a sub-batch: few utterances keep their masked frames
 : "${MIN_SAMPLE_SIZE:=8000}"     # samples; shorter utterances are skipped
 : "${MAX_SAMPLE_SIZE:=80000}"    # samples; longer utterances are cropped
 
 : "${MODEL:=small}"              # small or mini
-layers="[2,(4,2),2]"
-if [[ $MODEL == mini ]]; then layers="[1,(2,2),1]"; fi
-: "${HOURGLASS_CONFIG=$layers}"  # layers and shortening factor; by MODEL; empty: plain encoder
+: "${HOURGLASS_CONFIG=[2,(4,2),2]}"  # layers and shortening factor; of mini [1,(2,2),1]; empty: plain encoder
 : "${MASK_PROB:=0.65}"
 : "${MASK_SPAN:=5}"              # frames per masked span
 : "${LOSS_WEIGHTS:=0.1 0.0}"     # diversity, features penalty
@@ -36,7 +34,7 @@ if [[ $MODEL == mini ]]; then layers="[1,(2,2),1]"; fi
 : "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}" # start, end, decay per update
 
 : "${MAX_UPDATE:=4000}"          # updates in total
-: "${WARMUP_UPDATES:=$((MAX_UPDATE / 10))}"  # updates
+: "${WARMUP_UPDATES:=}"          # default: a tenth of MAX_UPDATE
 : "${LEARNING_RATE:=0.002}"      # at its peak
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-6}"
@@ -49,4 +47,6 @@ if [[ $MODEL == mini ]]; then layers="[1,(2,2),1]"; fi
 
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 
+# MINI has half of the layers.
+if [[ $MODEL == mini && $HOURGLASS_CONFIG == "[2,(4,2),2]" ]]; then HOURGLASS_CONFIG="[1,(2,2),1]"; fi
 pretrain "$@"
