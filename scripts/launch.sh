@@ -15,6 +15,7 @@
 : "${AUTO_GEOMETRY:=false}"    # choose UPDATE_FREQ to match the recipe
 : "${TRAIN_WEIGHTS:=}"         # share of the audio of each of several TRAIN_SUBSETs
 : "${TRAIN_ALPHA:=1.0}"       # or shares by hours^TRAIN_ALPHA; 0: equal shares
+: "${SPEEDS:=}"               # of each training utterance, such as "0.9 1 1.1"; default: as recorded
 : "${INIT_FROM:=}"            # pre-training: weights to start from instead of random ones
 : "${ADAPTER_LANGUAGE:=}"     # fine-tuning: language of an MMS recogniser to start from, such as deu
 : "${RESET_HEAD:=false}"       # fine-tuning: a new output layer, even if the checkpoint has one
@@ -96,8 +97,8 @@ separate_output() {
     local model recipes=$OUTPUT_DIR
     model=$(sed -nE 's/^: "\$\{MODEL:=(.*)\}".*/\1/p' "scripts/$1")
     # A variable that was set in front of the command is exported; a default is not.
-    if [[ ${OUTPUT_DIR@a} == *x* || " $* " == *" --output_dir"* ]]; then
-        return
+    if [[ ${OUTPUT_DIR@a} == *x* || " $* " == *" --output_dir"* || $1 == *_small.sh ]]; then
+        return  # the small recipes are for CPUs, too
     elif [[ $CPU == true ]]; then
         OUTPUT_DIR+=_cpu
     elif [[ -n $model && $MODEL != "$model" ]]; then
@@ -108,9 +109,11 @@ separate_output() {
     echo "note: results go to $OUTPUT_DIR; $recipes is for the recipe itself" >&2
 }
 
-# pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.
+# pretrain [FLAG ...]: train.py pretrain with the calling recipe's variables.  The warm-up is a tenth
+# of the updates unless WARMUP_UPDATES says otherwise.
 pretrain() {
     local flags=()
+    if [[ -z $WARMUP_UPDATES ]]; then WARMUP_UPDATES=$((MAX_UPDATE / 10)); fi
     export RECIPE_SCRIPT=$recipe  # train.py shows what differs from its defaults
     separate_output "$(basename "${BASH_SOURCE[1]}")" "$@"
     add_flags "$(basename "${BASH_SOURCE[1]}")"

@@ -16,7 +16,7 @@ set -euo pipefail
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples; shorter utterances are skipped
 : "${MAX_SAMPLE_SIZE:=250000}"   # samples; longer utterances are cropped
 
-: "${MODEL:=base}"                          # base, large or mini
+: "${MODEL:=base}"                          # base, large, small or mini
 : "${HOURGLASS_CONFIG=[2,(8,4),2]}"         # layers and shortening factor; empty: plain encoder
 : "${MASK_PROB:=0.65}"
 : "${MASK_SPAN:=10}"                        # frames per masked span

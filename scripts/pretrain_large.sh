@@ -16,7 +16,7 @@ set -euo pipefail
 : "${MIN_SAMPLE_SIZE:=32000}"    # samples; shorter utterances are skipped
 : "${MAX_SAMPLE_SIZE:=320000}"   # samples; longer utterances are cropped
 
-: "${MODEL:=large}"                         # base, large or mini
+: "${MODEL:=large}"                         # base, large, small or mini
 : "${HOURGLASS_CONFIG=}"                    # layers and shortening factor; empty: plain encoder
 : "${MASK_PROB:=0.65}"
 : "${MASK_SPAN:=10}"                        # frames per masked span

@@ -1,6 +1,6 @@
 """From filelists to batches: what both tasks share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,10 +10,11 @@ import torch
 
 from common.data.batching import BatchPlan, Geometry, GroupRequest, token_budget_batches
 from common.data.dataset import TrainingBatch, UtteranceDataset
+from common.data.speeds import FASTEST, SLOWEST
 from common.runtime import distributed
 from common.runtime.randomness import numpy_generator, torch_generator
 from common.training.checkpoint import ResumePoint
-from tasks.mixture import Mixture, read_manifests
+from tasks.mixture import Mixture
 from wav2vec2.cli.console import notice
 from wav2vec2.cli.errors import UserError
 from wav2vec2.cli.flags import require_at_least
@@ -51,6 +52,9 @@ class DataOptions:
     train_alpha: float = 1.0
     """Shares in proportion to hours^alpha, without --train_weights; 1: in proportion to hours;
     0: equal shares."""
+    speeds: tuple[float, ...] = ()
+    """Speeds of each training utterance, such as 0.9 1 1.1, which change tempo and pitch together;
+    an epoch has it once at each.  Default: as recorded."""
     valid_subset: tuple[str, ...] = ("dev-other",)
     """Filelists to validate on, without .tsv; with several, each also gets its own metrics."""
     max_tokens: int = 1_400_000
@@ -71,6 +75,14 @@ class DataOptions:
         require_at_least(self, batches_per_update=0)
         if not all(weight > 0 for weight in self.train_weights):
             raise UserError(f"--train_weights {self.train_weights}: must be above 0")
+        if not all(SLOWEST <= speed <= FASTEST for speed in self.speeds):
+            raise UserError(
+                f"--speeds {' '.join(map(str, self.speeds))}: must be from {SLOWEST} to {FASTEST}"
+            )
+        if len(set(self.speeds)) < len(self.speeds):
+            raise UserError(
+                f"--speeds {' '.join(map(str, self.speeds))}: names one twice; name it once"
+            )
         if not 0 <= self.train_alpha <= 1:
             raise UserError(f"--train_alpha {self.train_alpha}: must be from 0 to 1")
         if self.train_weights and self.train_alpha != 1:
@@ -126,17 +138,13 @@ def filter_utterances(manifest: Manifest, keep: Sequence[bool], why: str) -> lis
     return kept
 
 
-def read_corpora(
-    flag: str,
-    data: DataOptions,
-    subsets: Sequence[str],
-    keep: Callable[[Utterance], bool],
-    why: str,
+def filter_corpora(
+    manifests: Mapping[str, Manifest], keep: Callable[[Utterance], bool], why: str
 ) -> dict[str, list[Utterance]]:
-    """The utterances to `keep` of each filelist that `flag` names; `why`: others are skipped."""
+    """The utterances to `keep` of each filelist; `why`: others are skipped."""
     return {
         name: filter_utterances(manifest, [keep(u) for u in manifest.utterances], why)
-        for name, manifest in read_manifests(flag, data.dataset_dir, subsets).items()
+        for name, manifest in manifests.items()
     }
 
 
@@ -245,6 +253,8 @@ def recipe_of(
         "num_concat_batches": data.num_concat_batches,
         "geometry_product": plan.geometry.product,
     }
+    if data.speeds:
+        recipe["speeds"] = list(data.speeds)
     if len(mixture.names) > 1:
         recipe["shares"] = list(mixture.shares)
     for choice in choices:

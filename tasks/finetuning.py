@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.data.dataset import TrainingBatch, UtteranceDataset
+from common.data.speeds import PlayedUtterance, at_speeds
 from common.runtime import randomness
 from common.training.checkpoint import ResumePoint
 from common.training.meter import Sums, Totals
@@ -341,7 +342,7 @@ class FinetuningTask:
         named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
         for name, manifest in named.items():
             encoded = self._encode(manifest, read_labels(manifest, self.options.labels))
-            corpora[name] = self._trainable(manifest, encoded)
+            corpora[name] = self._trainable(at_speeds(manifest, data.speeds), encoded)
             labels += [encoded[u.id] for u in corpora[name]]
         utterances, self.mixture, self.plan = plan_batches(corpora, data, self.run.seed)
         return utterances, labels
@@ -397,7 +398,8 @@ class FinetuningTask:
             needed = frames_needed(ids)
             frames = frame_count(utterance.samples, self.architecture.conv_layers)
             keep.append(frames >= max(needed, 1))
-            if not keep[-1] and self.options.short_utterances == "error":
+            recorded = not isinstance(utterance, PlayedUtterance)
+            if not keep[-1] and recorded and self.options.short_utterances == "error":
                 raise UserError(
                     f"{manifest.path}:{utterance.line}: {utterance.samples} samples give "
                     f"{frames} frames, too few for its {len(ids)} labels, which need {needed}; "

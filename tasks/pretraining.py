@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from common.data.dataset import TrainingBatch, UtteranceDataset
+from common.data.speeds import at_speeds
 from common.runtime import distributed, randomness
 from common.training.checkpoint import ResumePoint
 from common.training.meter import Sums, Totals
@@ -27,12 +28,12 @@ from tasks.data import (
     draw_factor,
     draw_layers,
     draw_masks,
+    filter_corpora,
     plan_batches,
-    read_corpora,
     recipe_of,
     validation_batches,
 )
-from tasks.mixture import add_apart, report_apart
+from tasks.mixture import add_apart, read_manifests, report_apart
 from tasks.probe import LOG_MEL, Probe, ProbeData, ProbeOptions
 from wav2vec2 import kernels
 from wav2vec2.cli.errors import UserError
@@ -79,7 +80,7 @@ class CropOptions:
 class ModelOptions:
     """Model"""
 
-    model: Literal["base", "large", "mini", "auto"] = "base"
+    model: Literal["base", "large", "mini", "small", "auto"] = "base"
     """Architecture; `auto`: that of --init_from, which --hourglass_config must confirm."""
     hourglass_config: str = "[2,(8,4),2]"
     """Layers before, (shortened, shortening factor), and after; '' for the plain encoder.  Of
@@ -191,17 +192,14 @@ class PretrainingTask:
         self.data, self.crop, self.architecture = data, crop, architecture
         self.regularisation, self.masking, self.objective = regularisation, masking, objective
         self.run, self.device = run, device
-        corpora = read_corpora(
-            "--train_subset",
-            data,
-            data.train_subset,
+        named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
+        corpora = filter_corpora(
+            {name: at_speeds(manifest, data.speeds) for name, manifest in named.items()},
             lambda u: u.samples >= crop.min_sample_size,
             f"are shorter than --min_sample_size {crop.min_sample_size} and are skipped",
         )
-        valid_corpora = read_corpora(
-            "--valid_subset",
-            data,
-            data.valid_subset,
+        valid_corpora = filter_corpora(
+            read_manifests("--valid_subset", data.dataset_dir, data.valid_subset),
             lambda u: frame_count(u.samples, architecture.conv_layers) >= MIN_FRAMES,
             "are too short to mask and are skipped",
         )

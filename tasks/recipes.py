@@ -119,9 +119,11 @@ def defaults_of(command: str, script: Path | None = None) -> dict[str, Any]:
             arguments += [f"--{flag}", *text.split()]
         elif text or (text is not None and isinstance(value, str)):  # an empty number: no default
             arguments += [f"--{flag}", text]
-    if command == FinetuningRecipe.command:  # as scripts/launch.sh has it
-        updates = int(variables.get("MAX_UPDATE") or defaults["max_update"])
+    # As scripts/launch.sh has it.
+    updates = int(variables.get("MAX_UPDATE") or defaults["max_update"])
+    if not variables.get("WARMUP_UPDATES"):
         arguments += ["--warmup_updates", str(updates // 10)]
+    if command == FinetuningRecipe.command:
         arguments += ["--hold_updates", str(updates * 4 // 10)]
     return flags_of(parse_recipe(arguments))
 

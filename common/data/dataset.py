@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.batching import GroupRequest
+from common.data.speeds import read_utterance
 from common.runtime.randomness import numpy_generator
 from wav2vec2.audio.decode import NORMALIZE_EPS, normalize
-from wav2vec2.audio.packed import read_audio
 from wav2vec2.cli.errors import UserError
 from wav2vec2.files.filelists import Utterance
 from wav2vec2.inference.batches import AudioBatch, LoadFailure
@@ -123,6 +123,6 @@ class UtteranceDataset(Dataset):
     def _waveform(self, number: int, start: int, count: int) -> np.ndarray:
         utterance = self.utterances[number]
         if not self.normalize_input:
-            return read_audio(utterance.path, utterance.samples, start, count)
-        whole = read_audio(utterance.path, utterance.samples)
+            return read_utterance(utterance, start, count)
+        whole = read_utterance(utterance)
         return normalize(whole, self.normalize_eps)[start : start + count]

@@ -20,7 +20,7 @@ from common.training.trainer import Trainer
 from tasks.recipes import flags_of, parse_recipe, prepare_trainer
 from tests.integration.conftest import ROOT, flags, launch, write_corpus
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli.errors import HealthError, StoppedBySignal
+from wav2vec2.cli.errors import HealthError, StoppedBySignal, UserError
 from wav2vec2.files.torch_file import load_checkpoint
 from wav2vec2.kernels import recomputation
 
@@ -588,3 +588,21 @@ def test_a_gradient_that_is_never_finite_stops_the_run(corpus, tmp_path, capsys)
         trainer.train()
     assert (trainer.state.update, trainer.state.position) == (0, 10)
     assert "nothing was learnt from utterances 1-7-" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_several_speeds(corpus, pretrained, tmp_path, kind, capsys):
+    """Three times the utterances in an epoch; a resumed run keeps to its speeds."""
+    changed = {"pretrained_model": pretrained} if kind == "finetune" else {}
+    counts = []
+    for speeds in (["1"], ["0.9", "1", "1.1"]):
+        argv = [*flags(kind, corpus, tmp_path / speeds[0], **changed), "--speeds", *speeds]
+        trainer = prepare_trainer(parse_recipe(argv), torch.device("cpu"))
+        counts.append(len(trainer.task.dataset))
+    assert counts[1] == 3 * counts[0]
+    trainer.train()
+    assert np.isfinite(log_records(tmp_path / "0.9")[-1]["data"]["train_avg_loss"])
+    capsys.readouterr()
+    with pytest.raises(UserError, match="speeds"):
+        argv = [*flags(kind, corpus, tmp_path / "0.9", **changed), "--speeds", "0.9", "1.1"]
+        prepare_trainer(parse_recipe(argv), torch.device("cpu"))

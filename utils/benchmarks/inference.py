@@ -43,7 +43,7 @@ Contestant = Callable[[Tensor, Tensor], Any]
 class InferenceBenchmarkOptions:
     """Benchmark"""
 
-    model: Literal["base", "large", "mini"] = "base"
+    model: Literal["base", "large", "mini", "small"] = "base"
     """Architecture, with random weights."""
     hourglass_config: str = "[2,(8,4),2]"
     """Hourglass to compare with the plain encoder; empty: none."""

@@ -44,7 +44,7 @@ from wav2vec2.files.text import split_lines
 class SearchOptions:
     """Search"""
 
-    model: Literal["base", "large", "mini"] = "base"
+    model: Literal["base", "large", "mini", "small"] = "base"
     """Architecture."""
     factors: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Hourglass factors; 1: the plain encoder."""

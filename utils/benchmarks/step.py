@@ -85,7 +85,7 @@ BATCHES_OF_NOISE = 4
 class StepOptions:
     """Benchmark"""
 
-    model: Literal["base", "large", "mini"] = "base"
+    model: Literal["base", "large", "mini", "small"] = "base"
     """Architecture."""
     factors: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Hourglass factors; 1: the plain encoder, the baseline.  A sixth of the layers, at least one,

@@ -42,7 +42,7 @@ class TranscriptionBenchmarkOptions:
 
     output_dir: str = "results/measure_transcription"
     """Folder for checkpoint, recordings (FLAC, 80 MB per hour) and transcripts."""
-    model: Literal["base", "large", "mini"] = "base"
+    model: Literal["base", "large", "mini", "small"] = "base"
     """Architecture of the model."""
     minutes: tuple[float, ...] = (10.0, 30.0, 60.0)
     """Lengths of the recordings."""

@@ -4,8 +4,9 @@
 
 Phrases of 2 to 6 words are spoken by the espeak-ng synthesiser that the wheel `espeakng-loader`
 carries.  (It is a separate program under the GPL-3, driven here through its C interface; its
-licence does not cover the speech that it makes.)  Voices of the dev and test subsets never occur in
-train.  The corpus is a function of the flags and does not depend on the number of workers.
+licence does not cover the speech that it makes.)  Voices and phrases of the dev and test subsets
+never occur in train.  The corpus is a function of the flags and does not depend on the number of
+workers.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -94,6 +96,13 @@ class Speaker:
     seconds: float
     utterances: int
     seed: int
+
+
+class Drawn(NamedTuple):
+    """An utterance's words, and the generator of its rate, pitch and loudness."""
+
+    phrase: str
+    draw: np.random.Generator
 
 
 class SpokenShare(NamedTuple):
@@ -180,8 +189,32 @@ class Synthesiser:
         return np.concatenate(self._blocks).astype(np.float32) / 32768
 
 
-def write_speaker(speaker: Speaker, folder: Path) -> SpokenShare:
-    """Synthesise one speaker's utterances, and write them and their transcripts to `folder`."""
+def draw_phrase(speaker: Speaker, number: int, refused: Set[str] = frozenset()) -> Drawn:
+    """What the speaker says in utterance `number`, 2 to 6 words that are not among `refused`; and
+    the generator of the utterance's other draws."""
+    draw = numpy_generator("mini corpus utterance", speaker.seed, speaker.number, number)
+    while True:
+        words = [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 7))]
+        if (phrase := " ".join(words)) not in refused:
+            return Drawn(phrase, draw)
+
+
+def held_out_phrases(speakers: Sequence[Speaker]) -> frozenset[str]:
+    """All phrases of the dev and test subsets."""
+    return frozenset(
+        draw_phrase(speaker, number).phrase
+        for speaker in speakers
+        if speaker.subset != "train-mini"
+        for number in range(speaker.utterances)
+    )
+
+
+def write_speaker(speaker: Speaker, folder: Path, held_out: Set[str] = frozenset()) -> SpokenShare:
+    """Synthesise one speaker's utterances, and write them and their transcripts to `folder`.
+
+    A speaker of train says no phrase of `held_out`.
+    """
+    refused = held_out if speaker.subset == "train-mini" else frozenset()
     synthesiser = Synthesiser()
     own = numpy_generator("mini corpus speaker", speaker.seed, speaker.number)
     base_rate, base_pitch = own.integers(135, 185), own.integers(30, 70)
@@ -190,10 +223,9 @@ def write_speaker(speaker: Speaker, folder: Path) -> SpokenShare:
     directory.mkdir(parents=True)
     lines, seconds, words = [], 0.0, set()
     while len(lines) < speaker.utterances or seconds < speaker.seconds:
-        draw = numpy_generator("mini corpus utterance", speaker.seed, speaker.number, len(lines))
-        phrase = [WORDS[i] for i in draw.integers(len(WORDS), size=draw.integers(2, 7))]
+        phrase, draw = draw_phrase(speaker, len(lines), refused)
         audio = synthesiser.speak(
-            " ".join(phrase).lower(),
+            phrase.lower(),
             speaker.voice,
             rate=int(base_rate * draw.uniform(0.88, 1.14)),
             pitch=int(base_pitch + draw.integers(-12, 13)),
@@ -204,8 +236,8 @@ def write_speaker(speaker: Speaker, folder: Path) -> SpokenShare:
         audio *= draw.uniform(0.3, 0.9) / np.abs(audio).max()
         key = f"{speaker.number}-{chapter}-{len(lines):04d}"
         soundfile.write(directory / f"{key}.flac", audio, SAMPLE_RATE, subtype="PCM_16")
-        lines.append(f"{key} {' '.join(phrase)}")
-        words.update(phrase)
+        lines.append(f"{key} {phrase}")
+        words.update(phrase.split())
         seconds += len(audio) / SAMPLE_RATE
     write_lines(directory / f"{speaker.number}-{chapter}.trans.txt", lines)
     return SpokenShare(speaker.subset, len(lines), seconds, words)
@@ -232,13 +264,17 @@ def corpus_settings(options: CorpusOptions) -> dict:
     values = asdict(options)
     del values["output_dir"], values["workers"]
     constants = json.dumps([WORDS, TRAIN_VOICES, DEV_VOICES, TEST_VOICES]).encode()
-    return {**values, "words_and_voices": hashlib.blake2b(constants, digest_size=4).hexdigest()}
+    return {
+        **values,
+        "words_and_voices": hashlib.blake2b(constants, digest_size=4).hexdigest(),
+        "phrases_of_train": "none of dev and test",
+    }
 
 
 def build_corpus(options: CorpusOptions, folder: Path) -> dict[str, dict]:
     """Synthesise the corpus in `folder`: subset -> its minutes, utterances, voices and words."""
-    write = partial(write_speaker, folder=folder)
     speakers = plan_speakers(options)
+    write = partial(write_speaker, folder=folder, held_out=held_out_phrases(speakers))
     results = map_in_processes(
         write, speakers, options.workers, flag="--workers", unit="voices", title="corpus"
     )

@@ -17,6 +17,8 @@ from utils.data.make_mini_corpus import (
     WORDS,
     CorpusOptions,
     Speaker,
+    draw_phrase,
+    held_out_phrases,
     main,
     plan_speakers,
     write_speaker,
@@ -108,6 +110,36 @@ def test_a_speaker_does_not_depend_on_earlier_speakers(voice, tmp_path):
     write_speaker(other, tmp_path / "between")
     write_speaker(speaker, tmp_path / "second")
     assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+@pytest.mark.parametrize(("dev", "test", "seed"), [(100, 240, 1), (4, 400, 2), (200, 8, 3)])
+def test_train_has_no_phrase_of_dev_and_test(dev, test, seed):
+    """Two words of 34 would repeat by chance."""
+    options = CorpusOptions("x", dev_utterances=dev, test_utterances=test, seed=seed)
+    speakers = plan_speakers(options)
+    held_out = held_out_phrases(speakers)
+    assert len(held_out) > 0.8 * (dev + test)
+    train = [speaker for speaker in speakers if speaker.subset == "train-mini"]
+    free, kept = (
+        {draw_phrase(s, n, refused).phrase for s in train for n in range(60)}
+        for refused in (frozenset(), held_out)
+    )
+    assert free & held_out
+    assert not kept & held_out
+    assert free - held_out <= kept  # all other utterances are as they were
+
+
+@needs_synthesiser
+def test_a_built_corpus_keeps_to_it(tmp_path):
+    """A train speaker asked for what it would have said says something else."""
+    speaker = Speaker("train-mini", 1001, "en-us+m1", seconds=0, utterances=3, seed=1)
+    usual = {draw_phrase(speaker, n).phrase for n in range(3)}
+    write_speaker(speaker, tmp_path / "own", usual)
+    spoken = {" ".join(words) for words in transcripts(tmp_path / "own", "train-mini").values()}
+    assert len(spoken) == 3 and not spoken & usual
+    held_out = Speaker("test-mini", 1001, "en-us+m1", seconds=0, utterances=3, seed=1)
+    write_speaker(held_out, tmp_path / "test", usual)
+    assert {" ".join(w) for w in transcripts(tmp_path / "test", "test-mini").values()} == usual
 
 
 @needs_synthesiser
