@@ -59,10 +59,13 @@ for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):=auto\}".*/\1/p' scripts/finet
     choices+=("$variable=${!variable}")
 done
 read -ra subsets <<<"$TRAIN_SUBSET"
+dry_run=false
+if [[ " $* " == *" --dry_run "* ]]; then dry_run=true; fi
 plan=$("$PYTHON" -m utils.finetuning.plan --pretrained_model "$PRETRAINED_MODEL" \
     --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --dataset_dir "$DATASET_DIR" \
     --train_subset ${subsets[@]+"${subsets[@]}"} --labels "$LABELS" --output_dir "$OUTPUT_DIR" \
     --num_gpus "$NUM_GPUS" --num_concat_batches "$NUM_CONCAT_BATCHES" --cpu "$CPU" \
+    --dry_run "$dry_run" \
     --choices "${choices[@]}")
 echo "$plan"
 # The printed lines are the values: what is shown is what is trained.
@@ -73,7 +76,7 @@ while IFS= read -r line; do
 done <<<"$plan"
 
 recipe=""  # train.py then shows what differs from its own defaults
-if [[ " $* " == *" --dry_run "* ]]; then
+if [[ $dry_run == true ]]; then
     finetune "$@" >/dev/null  # checks all other flags
 else
     finetune "$@"
