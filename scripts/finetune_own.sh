@@ -60,12 +60,15 @@ for variable in $(sed -nE 's/^: "\$\{([A-Z0-9_]+):=auto\}".*/\1/p' scripts/finet
 done
 read -ra subsets <<<"$TRAIN_SUBSET"
 read -ra targets <<<"$LORA_TARGETS"
+dry_run=false
+if [[ " $* " == *" --dry_run "* ]]; then dry_run=true; fi
 plan=$("$PYTHON" -m utils.finetuning.plan --pretrained_model "$PRETRAINED_MODEL" \
     --language "$ADAPTER_LANGUAGE" --reset_head "$RESET_HEAD" --dataset_dir "$DATASET_DIR" \
     --train_subset ${subsets[@]+"${subsets[@]}"} --labels "$LABELS" --output_dir "$OUTPUT_DIR" \
     --num_gpus "$NUM_GPUS" --num_concat_batches "$NUM_CONCAT_BATCHES" --cpu "$CPU" \
     --optimizer "$OPTIMIZER" --shard "$SHARD" --adapt "$ADAPT" --lora_rank "$LORA_RANK" \
     --lora_alpha "$LORA_ALPHA" --lora_targets "${targets[@]}" --adapter_dim "$ADAPTER_DIM" \
+    --dry_run "$dry_run" \
     --choices "${choices[@]}")
 echo "$plan"
 # The printed lines are the values: what is shown is what is trained.
@@ -76,7 +79,7 @@ while IFS= read -r line; do
 done <<<"$plan"
 
 recipe=""  # train.py then shows what differs from its own defaults
-if [[ " $* " == *" --dry_run "* ]]; then
+if [[ $dry_run == true ]]; then
     finetune "$@" >/dev/null  # checks all other flags
 else
     finetune "$@"

@@ -36,7 +36,14 @@ answer_help() {
         if [[ -n $argument ]]; then
             printf '\nVariables and their defaults; set them in front of the command:\n%s\n' "$argument"
         fi
-        if [[ $argument == *" AUTO_GEOMETRY="* ]]; then
+        if [[ $script == */finetune_own.sh ]]; then
+            local start="PRETRAINED_MODEL=facebook/wav2vec2-xls-r-300m DATASET_DIR=datasets/mine"
+            printf '\nExamples:\n'
+            printf '  %s\n      %s\n' \
+                "$start bash $script --dry_run" "prints the plan and trains nothing" \
+                "GPU_MEMORY_GB=24 $start bash $script --dry_run" "plans for another machine's GPU" \
+                "EXTEND=true MAX_UPDATE=20000 $start bash $script" "continues the run to more updates"
+        elif [[ $argument == *" AUTO_GEOMETRY="* ]]; then
             printf '\nExamples:\n'
             printf '  %s\n      %s\n' \
                 "bash $script --dry_run" "prints the configuration and trains nothing" \

@@ -127,5 +127,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{prefix}{name}.")
         elif a != b:
-            found.append(f"{prefix}{name} was {a}, is now {b}")
+            was, now = ("not set" if value is None else value for value in (a, b))
+            found.append(f"{prefix}{name} was {was}, is now {now}")
     return found

@@ -56,7 +56,7 @@ def script(name: str, *arguments: str, **variables: str | Path) -> subprocess.Co
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
 
 

@@ -2,11 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from tests.integration.conftest import ROOT, script
 from utils.finetuning import plan
+from wav2vec2.config import MINI, Hourglass, Regularisation
+from wav2vec2.ctc import Wav2Vec2ForCTC
+from wav2vec2.files.torch_file import save_checkpoint
+from wav2vec2.interop import native
+from wav2vec2.interop.clients.support import hourglass_note
+from wav2vec2.text.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -78,8 +85,29 @@ def test_from_the_plan_to_an_extended_run(own, tmp_path):
 
 
 def test_a_new_output_layer_learns_alone_first(own):
-    planned = printed(own("--dry_run", RESET_HEAD="true").stdout)
+    dry = own("--dry_run", RESET_HEAD="true").stdout
+    planned = printed(dry)
     assert (planned["MAX_UPDATE"], planned["FREEZE_FINETUNE_UPDATES"]) == ("13000", "10000")
+    (hours,) = re.findall(r"^in all updates: up to ([\d.,]+) h of audio, ", dry, re.MULTILINE)
+    samples = 13_000 * int(planned["BATCHES_PER_UPDATE"]) * int(planned["MAX_TOKENS"])
+    assert float(hours.replace(",", "")) == pytest.approx(samples / 16_000 / 3600, abs=0.05)
+    assert ("note: a CPU takes days" in dry) == (samples / 16_000 / 3600 > plan.CPU_HOURS)
+
+
+@pytest.mark.parametrize("hourglass", [None, Hourglass(1, 2, 2, 1)])
+def test_the_dry_run_says_which_programs_take_the_model(own, corpus, tmp_path, hourglass):
+    """As the first lines of the run itself, once."""
+    architecture = replace(MINI, hourglass=hourglass)
+    vocabulary = Vocabulary.from_file(corpus / "dict.ltr.txt")
+    model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
+    content = native.ctc_content(architecture, vocabulary, "ltr")
+    save_checkpoint(tmp_path / "start.pt", {**content, "model": model.state_dict()})
+    note = hourglass_note(architecture)
+    assert bool(note) == bool(hourglass)
+    dry = own("--dry_run", PRETRAINED_MODEL=tmp_path / "start.pt", MAX_UPDATE="1")
+    assert dry.returncode == 0, dry.stderr
+    notes = [line for line in dry.stdout.splitlines() if line.startswith("note: hourglass")]
+    assert notes == ([note] if note else [])
 
 
 def test_a_mistake_leaves_no_folder(own, tmp_path):

@@ -147,7 +147,7 @@ def test_a_pretrained_model_where_a_recogniser_is_wanted(files, command):
     for name in ("fairseq", "nvidia"):
         arguments = ["transcribe", "--checkpoint", files[name], "--cpu", "true", "a.wav"]
         code, _, err = command(inference.main, *arguments)
-        assert code == 2 and "fine-tune it first" in err
+        assert code == 2 and "fine-tune it first with scripts/finetune_own.sh" in err
 
 
 @pytest.mark.parametrize("whose", ["fairseq_ctc", "nvidia_ctc", "folder_ctc"])

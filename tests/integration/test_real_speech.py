@@ -132,6 +132,7 @@ def test_every_prompt_is_imported_or_accounted_for(english):
     missing = [entry for entry in skipped if entry["failed"]]
     assert all(not Path(entry["source"]).exists() for entry in missing)
     assert done.returncode == 1, done.stderr
+    assert "[ascending tones] once, " in done.stdout and " times, , " in done.stdout
     reasons = {Path(entry["source"]).stem: entry["reason"] for entry in skipped}
     assert reasons["beep"] == "transcript: no words"
     assert reasons["demo-enterkeywords"] == "transcript: symbol"

@@ -76,7 +76,7 @@ def test_new_output_layer(finetune, finetuned, data, tmp_path, command):  # noqa
     assert "(--reset_head)" in line_of(err)
     arguments = {"pretrained_model": finetuned, **STILL}
     result = command(train.main, *flags("finetune", data, tmp_path / "run", **arguments))
-    one_line(result, "reset_head was True, is now None")
+    one_line(result, "reset_head was True, is now not set")
 
 
 def test_pieces(finetune, finetuned, data, command):  # noqa: F811

@@ -109,14 +109,10 @@ NEEDS = {
 WITHOUT_HOURGLASS = ("transformers", "CTranslate2")
 
 
-@pytest.mark.parametrize("name", list(NEEDS))
-def test_python(name, folder, monkeypatch):
+def run_python(name: str, folder: Path, monkeypatch) -> None:
+    """Convert model.pt and run the section's program; skip by name what is not installed."""
     for package in NEEDS[name]:
         pytest.importorskip(package)
-    if "hourglass" in folder.name and name in WITHOUT_HOURGLASS:
-        with pytest.raises(UserError, match="has no hourglass encoder"):
-            convert(name, folder, monkeypatch)
-        return
     convert(name, folder, monkeypatch)
     if name == "CTranslate2":
         words = shlex.split(block(name, "bash").splitlines()[1])
@@ -126,7 +122,7 @@ def test_python(name, folder, monkeypatch):
     prints_our_transcript([sys.executable, "-c", block(name, "python")], folder)
 
 
-def test_transformers_js(folder, monkeypatch):
+def run_transformers_js(folder: Path, monkeypatch) -> None:
     packages = os.environ.get("NODE_MODULES", "")
     if not shutil.which("node") or not Path(packages, "@huggingface/transformers").is_dir():
         pytest.skip("needs node, and NODE_MODULES: a folder with @huggingface/transformers")
@@ -134,3 +130,16 @@ def test_transformers_js(folder, monkeypatch):
     (folder / "node_modules").symlink_to(packages)
     (folder / "program.mjs").write_text(block("transformers.js", "js"), encoding="utf-8")
     prints_our_transcript(["node", "program.mjs"], folder)
+
+
+@pytest.mark.parametrize("name", list(NEEDS))
+def test_python(name, folder, monkeypatch):
+    if "hourglass" in folder.name and name in WITHOUT_HOURGLASS:
+        with pytest.raises(UserError, match="has no hourglass encoder"):
+            convert(name, folder, monkeypatch)
+        return
+    run_python(name, folder, monkeypatch)
+
+
+def test_transformers_js(folder, monkeypatch):
+    run_transformers_js(folder, monkeypatch)

@@ -144,7 +144,9 @@ def print_clean_up(
 ) -> None:
     """Print what the clean-up removed, most frequent first, and which language it assumed."""
     if counts := (+taken).most_common():
-        shown = ", ".join(f"{piece} {count} times" for piece, count in counts[:12])
+        shown = ", ".join(
+            f"{piece} {'once' if count == 1 else f'{count} times'}" for piece, count in counts[:12]
+        )
         more = f" and {len(counts) - 12} other kinds" if len(counts) > 12 else ""
         print(f"removed from transcripts: {shown}{more}")
     if scripts:

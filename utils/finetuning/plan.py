@@ -41,6 +41,7 @@ from wav2vec2.cli.flags import (
 )
 from wav2vec2.files.text import read_json
 from wav2vec2.interop import checkpoints, native
+from wav2vec2.interop.clients.support import hourglass_note
 from wav2vec2.text.vocabulary import Vocabulary
 
 AUTO = "auto"
@@ -73,6 +74,9 @@ LONG = 30 * SAMPLE_RATE
 
 VALIDATE_UPDATES = 1_000
 """Updates between validations, at most a tenth of the run."""
+
+CPU_HOURS = 48
+"""Hours of audio in all updates from which a run on a CPU gets a note on its time."""
 
 CPU_SHARE = 0.25
 """Share of a machine's memory to plan for on a CPU, where other programs use it, too."""
@@ -108,6 +112,8 @@ class PlanOptions:
     """Divide the model over the processes."""
     choices: tuple[str, ...] = ()
     """Values that are given, such as MAX_UPDATE=20000; auto: choose it."""
+    dry_run: bool = False
+    """Print as well what the first lines of the run would say of the model."""
 
     def __post_init__(self) -> None:
         require_at_least(self, num_gpus=1, num_concat_batches=1)
@@ -271,6 +277,8 @@ def choose_batches(
         reason += ", all that fits"
     if dropped := sum(n > tokens for n in corpus.lengths):
         reason += f"; {dropped} longer utterances are skipped"
+        if dropped == 1:
+            reason = reason.replace("utterances are", "utterance is")
     together = processes * concat
     rounded = math.ceil if audio == values.audio else math.floor
     if "BATCHES_PER_UPDATE" in given and "UPDATE_FREQ" not in given:
@@ -449,9 +457,26 @@ def print_plan(options: PlanOptions, adapt: AdaptOptions) -> None:
         head = "its output layer is kept" if start.keeps_head else "new rows in the output layer"
         print(f"{options.pretrained_model}: {start.model}; {head}")
         print(f"{device}")
+        if options.dry_run and (note := hourglass_note(start.model.architecture)):
+            print(note)
         print(f"plan for {given.get('HOURS', corpus.hours):.2f} h, {source_of(start)}:")
     for choice in choices:
         print(choice)
+    print_total({c.name: c.value for c in choices}, corpus, options)
+
+
+def print_total(values: Mapping[str, Any], corpus: Corpus, options: PlanOptions) -> None:
+    """Print how much audio all updates take, and a note where a CPU would need days for it."""
+    batches = values["UPDATE_FREQ"] * options.num_gpus * options.num_concat_batches
+    hours = values["MAX_UPDATE"] * batches * values["MAX_TOKENS"] / SAMPLE_RATE / 3600
+    print(
+        f"in all updates: up to {hours:,.1f} h of audio, {hours / corpus.hours:,.0f} x the corpus"
+    )
+    if options.cpu and hours > CPU_HOURS:
+        print(
+            "note: a CPU takes days or weeks for that; MAX_UPDATE=20 BATCHES_PER_UPDATE=1 "
+            "MAX_TOKENS=480000 tries whether each step works"
+        )
 
 
 def main() -> None:

@@ -437,7 +437,7 @@ def output_vocabulary(content: dict[str, Any], source: str) -> Vocabulary:
     if content.get("kind") != "ctc" or content.get("dictionary") is None:
         raise UserError(
             f"{source}: has no output layer and dictionary; fine-tune it first with "
-            "scripts/finetune_base_100h.sh or another fine-tuning recipe"
+            "scripts/finetune_own.sh or another fine-tuning recipe"
         )
     vocabulary = vocabulary_of(content, source)
     outputs = content.get("model", {}).get("proj.bias")

@@ -244,10 +244,11 @@ def test_no_utterance_is_skipped_for_its_length_while_memory_lasts(seconds):
 
 def test_utterances_that_do_not_fit_are_counted():
     small = Device("card", 9 * 1e9 / 2**20, bf16=False, why_bf16="as given")
-    long = Corpus("train", (16_000 * 400,) * 3 + (160_000,) * 100)
-    (tokens,) = (c for c in choose(LARGE_START, long, small, {}) if c.name == "MAX_TOKENS")
-    assert tokens.value < 6_400_000
-    assert tokens.reason.endswith("all that fits; 3 longer utterances are skipped")
+    for count, words in ((1, "utterance is"), (3, "utterances are")):
+        long = Corpus("train", (16_000 * 400,) * count + (160_000,) * 100)
+        (tokens,) = (c for c in choose(LARGE_START, long, small, {}) if c.name == "MAX_TOKENS")
+        assert tokens.value < 6_400_000
+        assert tokens.reason.endswith(f"all that fits; {count} longer {words} skipped")
 
 
 def test_an_epoch_of_a_small_corpus_is_two_updates():
