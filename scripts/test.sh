@@ -34,4 +34,4 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest -q --numprocesses auto --maxprocesses 8 "${selection[@]}" "$@"
+"$PYTHON" -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal "${selection[@]}" "$@"
