@@ -17,7 +17,7 @@ set -euo pipefail
 : "${BATCHES_PER_UPDATE:=2}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
 : "${UPDATE_FREQ:=2}"            # batches that a process accumulates
 : "${AUTO_GEOMETRY:=true}"       # with other numbers of processes, UPDATE_FREQ is chosen to match
-: "${MAX_TOKENS:=64000}"         # audio samples in a sub-batch, padding included
+: "${MAX_TOKENS:=240000}"        # audio samples in a sub-batch, padding included
 
 : "${RANDOM_WEIGHTS:=false}"     # the architecture of PRETRAINED_MODEL with random weights, to compare
 : "${FREEZE_FINETUNE_UPDATES:=0}"
@@ -36,7 +36,7 @@ set -euo pipefail
 : "${MAX_UPDATE:=1500}"          # the schedule ends here
 : "${WARMUP_UPDATES:=}"          # default: a tenth of MAX_UPDATE
 : "${HOLD_UPDATES:=}"            # at the peak; default: four tenths of MAX_UPDATE
-: "${LEARNING_RATE:=0.006}"      # at its peak
+: "${LEARNING_RATE:=0.004}"      # at its peak
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-8}"
 : "${WEIGHT_DECAY:=0.0}"

@@ -1,6 +1,7 @@
 """The recipe scripts themselves, on a corpus of seconds, by environment variables alone."""
 
 import json
+import re
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,27 @@ def test_other_finetuning_recipes(corpus, mini_checkpoint, tmp_path, recipe):
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "wav2vec2_update2.pt").exists()
     assert "hypothesis:" in result.stderr
+
+
+@pytest.mark.parametrize("model", ["mini", "small"])
+def test_small_recipes(corpus, tmp_path, model):
+    """From audio to a recogniser by MODEL alone; the hourglass, warm-up and batches follow."""
+    updates = {"MAX_UPDATE": "2", "LOG_FREQUENCY": "1"}
+    shared = {**updates, "CPU": "true", "DATASET_DIR": corpus, "VALID_SUBSET": "dev"}
+    pretrained, tuned = tmp_path / "pretrain", tmp_path / "finetune"
+    result = script("pretrain_small.sh", **shared, MODEL=model, OUTPUT_DIR=pretrained)
+    assert result.returncode == 0, result.stderr
+    millions = {"mini": "1,2", "small": "7,2"}[model]
+    assert re.search(rf"\b{millions}\d\d,\d{{3}} parameters", result.stderr)
+    assert "effective batch size differs" not in result.stderr
+
+    shared |= {"PRETRAINED_MODEL": pretrained / "wav2vec2_best.pt", "SPEEDS": "0.9 1 1.1"}
+    result = script("finetune_small.sh", **shared, OUTPUT_DIR=tuned)
+    assert result.returncode == 0, result.stderr
+    assert "hypothesis:" in result.stderr
+    found = json.loads((tuned / "config.json").read_text())
+    assert found["speeds"] == [0.9, 1.0, 1.1]
+    assert found["architecture"]["layers"] == {"mini": 4, "small": 8}[model]
 
 
 def test_benchmark(corpus, tmp_path):
