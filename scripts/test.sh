@@ -21,7 +21,8 @@ install_debian chromium || echo "note: the test of the report in a browser will 
 # transformers.js for its tests; without it they skip and say so.
 if [[ -z ${NODE_MODULES:-} ]] && command -v npm >/dev/null; then
     [[ -d node_modules/@huggingface/transformers ]] \
-        || npm install --silent --ignore-scripts --no-save --no-package-lock --prefix "$PWD" \
+        || timeout 180 npm install --silent --fetch-retries 0 --fetch-timeout 30000 \
+            --ignore-scripts --no-save --no-package-lock --prefix "$PWD" \
             @huggingface/transformers@4.3.2 \
         || echo "note: npm cannot install transformers.js; its tests will skip" >&2
     export NODE_MODULES=$PWD/node_modules
