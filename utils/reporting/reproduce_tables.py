@@ -9,7 +9,7 @@ import os
 import shlex
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,15 @@ class Step:
         pairs = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*pairs, shlex.join(self.words)])
 
+    @property
+    def finished(self) -> bool:
+        """Whether this command has finished in its folder."""
+        marker = self.folder / FINISHED
+        return marker.is_file() and marker.read_text(encoding="utf-8").strip() == self.command()
+
     def run(self) -> None:
         """Run it unless it has finished; UserError if it fails."""
-        marker = self.folder / FINISHED
-        if marker.is_file() and marker.read_text(encoding="utf-8").strip() == self.command():
+        if self.finished:
             print(f"== finished: {self.command()}", flush=True)
             return
         print(f"== {self.command()}", flush=True)
@@ -101,6 +106,9 @@ class Reproduction:
     """The figures that the finished steps left."""
     setting: str = "bf16"
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    partial: bool = False
+    """Whether `collect` takes steps of which some have not run: the table is then written after
+    each."""
 
 
 def read_result(path: Path) -> Any:
@@ -280,6 +288,98 @@ def collect_elastic(steps: list[Step]) -> Fields:
     return {"rows": rows}
 
 
+@dataclass(frozen=True)
+class LabelledCorpus:
+    """A corpus of the table `label_efficiency`: filelists of a folder."""
+
+    labelled: tuple[str, ...]
+    """Of the audio with transcripts, from few to many."""
+    audio: Mapping[str, str]
+    """Name of a start -> the audio that it was pre-trained on."""
+    valid: str
+    test: str
+
+
+LABELLED = {
+    "mini": LabelledCorpus(
+        tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
+        {"the same 30 minutes": "train-mini-30min", "120 minutes": "train-mini"},
+        "dev-mini",
+        "test-mini",
+    ),
+}
+
+RANDOM = "random weights"
+"""Start of a fine-tuning that shows what pre-training is worth."""
+
+LEARNING_RATES = {False: 0.006, True: 0.004}
+"""Whether the start has random weights -> its best learning rate of those tried, on dev voices."""
+
+COMMANDS = {"MAX_TOKENS": 64_000, "MAX_UPDATE": 1_500}
+"""Batches and updates of each fine-tuning: an utterance of the mini corpus has 1.5 s."""
+
+
+def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
+    """The data; for each seed the pre-trainings; for each amount of transcripts and each start a
+    fine-tuning and its evaluation."""
+    data = folder / "data"
+    steps = [Step("label_efficiency_data.sh", data)]
+    device = {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
+    for name, corpus in LABELLED.items():
+        lists = {**device, "DATASET_DIR": data / name}
+        for seed in options.seeds:
+            own = folder / name / f"seed_{seed}"
+            training = {**lists, "VALID_SUBSET": corpus.valid, "SEED": seed}
+            weights = {start: own / _folder(start) for start in corpus.audio}
+            for start, subset in corpus.audio.items():
+                variables = {**training, "MODEL": "mini", "TRAIN_SUBSET": subset}
+                steps.append(Step("pretrain_small.sh", weights[start], variables))
+            for labelled in corpus.labelled:
+                for start in (RANDOM, *corpus.audio):
+                    random = start == RANDOM
+                    source = next(iter(weights.values())) if random else weights[start]
+                    tuned = own / labelled / _folder(start)
+                    variables = {
+                        **training,
+                        **COMMANDS,
+                        "TRAIN_SUBSET": labelled,
+                        "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
+                        "RANDOM_WEIGHTS": str(random).lower(),
+                        "LEARNING_RATE": LEARNING_RATES[random],
+                    }
+                    steps.append(Step("finetune_small.sh", tuned, variables))
+                    best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}
+                    tested = {**lists, **best, "SUBSETS": corpus.test}
+                    steps.append(Step("inference.sh", tuned / "test", tested))
+    return steps
+
+
+def _folder(start: str) -> str:
+    return start.replace(" ", "_")
+
+
+def collect_label_efficiency(steps: list[Step]) -> Fields:
+    """Error rates of each cell that has finished: median, lowest and highest over its seeds."""
+    cells: dict[str, list[Any]] = {}
+    for step in steps:
+        if step.script == "inference.sh" and step.finished:
+            name, _, labelled, start, _ = step.folder.parts[-5:]
+            row = f"{name}, {labelled.rpartition('-')[2]}, {start.replace('_', ' ')}"
+            summary = read_result(step.folder / f"summary_{LABELLED[name].test}.json")
+            cells.setdefault(row, []).append(summary)
+    rows = {}
+    for row, summaries in cells.items():
+        rates = [summary["wer"] for summary in summaries]
+        rows[row] = {
+            "wer": round(statistics.median(rates), 2),
+            "lowest": round(min(rates), 2),
+            "highest": round(max(rates), 2),
+            "uer": round(statistics.median(summary["uer"] for summary in summaries), 2),
+            "seeds": len(summaries),
+        }
+    return {"rows": rows}
+
+
 LIBRISPEECH = "LibriSpeech as filelists in DATASET_DIR (130 GB with the archives)"
 
 REPRODUCTIONS = {
@@ -325,6 +425,15 @@ REPRODUCTIONS = {
         "",
         (1, 2, 3),
     ),
+    "label_efficiency": Reproduction(
+        "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
+        "evaluations on 2 CPU cores; time not measured yet",
+        label_efficiency_steps,
+        collect_label_efficiency,
+        "",
+        (1, 2, 3),
+        partial=True,
+    ),
 }
 
 
@@ -364,16 +473,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = Path(options.output or results.RESULTS / f"{namespace.table}.json")
     prepare_folder("--output", output.parent)
     print(f"{namespace.table} needs {reproduction.needs}", flush=True)
-    for step in steps:
-        step.run()
-    measurement = {
+    fields = {
         "table": namespace.table,
         "command": f"bash scripts/reproduce_tables.sh {namespace.table}",
         "setting": reproduction.setting,
         **describe_environment(),
-        **reproduction.collect(steps),
     }
-    write_json(output, measurement, indent=1)
+    for step in steps:
+        step.run()
+        if reproduction.partial and (found := reproduction.collect(steps))["rows"]:
+            write_json(output, {**fields, **found}, indent=1)
+    write_json(output, {**fields, **reproduction.collect(steps)}, indent=1)
     shape = results.TABLES[namespace.table]
     print(f"\n{results.measured_table(shape, [results.Measurement.read(output)])}\n\n{output}")
 

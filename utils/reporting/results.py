@@ -139,6 +139,17 @@ TABLES = {
             "speed": "audio per second, s",
         },
     ),
+    "label_efficiency": Shape(
+        "Error rates by minutes of transcripts, MINI from random weights and pre-trained",
+        (),
+        {
+            "wer": "WER, %, median",
+            "lowest": "lowest",
+            "highest": "highest",
+            "uer": "CER, %, median",
+            "seeds": "seeds",
+        },
+    ),
     "import_corpus": Shape(
         "Import of a corpus, one worker",
         (),

@@ -228,6 +228,53 @@ def test_elastic_resumes_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert "| elastic, run at 6 | 64.5 | 61.5 | 69.5 | 16.7 |" in capfd.readouterr().out
 
 
+def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
+    """Each start is trained once per seed; a table is there as soon as a cell has finished; equal
+    updates for all starts."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "scripts").mkdir()
+    bodies = {
+        "label_efficiency_data": 'echo "data $OUTPUT_DIR" >>ran',
+        "pretrain_small": 'echo "pretrain $TRAIN_SUBSET $SEED" >>ran',
+        "finetune_small": 'echo "tune $TRAIN_SUBSET $PRETRAINED_MODEL $RANDOM_WEIGHTS" >>ran\n'
+        '[[ "$TRAIN_SUBSET $SEED" == "$FAIL" ]] && exit 3\n'
+        'echo "$MAX_UPDATE $MAX_TOKENS" >>budgets',
+        "inference": 'wer=$(($(wc -l <ran)))\nmkdir -p "$OUTPUT_DIR"\n'
+        'echo "{\\"wer\\": $wer, \\"uer\\": 1.5}" >"$OUTPUT_DIR/summary_$SUBSETS.json"',
+    }
+    for name, body in bodies.items():
+        (tmp_path / "scripts" / f"{name}.sh").write_text(f"{body}\n")
+    arguments = ["label_efficiency", "--runs_dir", str(tmp_path / "runs")]
+    arguments += ["--output", str(tmp_path / "table.json"), "--seeds", "1", "2"]
+    monkeypatch.setenv("FAIL", "train-mini-3min 1")
+    with pytest.raises(UserError, match="finetune_small.sh ended with exit code 3"):
+        main(arguments)
+    partial = results.Measurement.read(tmp_path / "table.json").rows
+    starts = ["random weights", "the same 30 minutes", "120 minutes"]
+    assert list(partial) == [f"mini, 1min, {start}" for start in starts]
+    assert {row["seeds"] for row in partial.values()} == {1}
+
+    monkeypatch.setenv("FAIL", "")
+    main(arguments)
+    found = results.Measurement.read(tmp_path / "table.json").rows
+    amounts = ["1min", "3min", "10min", "30min"]
+    assert list(found) == [f"mini, {amount}, {start}" for amount in amounts for start in starts]
+    assert {row["seeds"] for row in found.values()} == {2}
+    row = found["mini, 1min, random weights"]
+    assert row["lowest"] < row["wer"] < row["highest"]
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert [line for line in ran if line.startswith("pretrain")] == [
+        f"pretrain {subset} {seed}"
+        for seed in (1, 2)
+        for subset in ("train-mini-30min", "train-mini")
+    ]
+    tuned = [line for line in ran if line.startswith("tune")]
+    assert len(tuned) == 2 * 4 * 3 + 1  # the one that failed, again
+    assert sum("120_minutes" in line for line in tuned) == 2 * 4
+    assert sum(line.endswith("true") for line in tuned) == 2 * 4 + 1
+    assert len(set((tmp_path / "budgets").read_text().splitlines())) == 1
+
+
 def test_another_command_is_not_the_finished_one(tmp_path, scripts, capfd):
     main(scripts)
     marker = tmp_path / "runs" / "quickstart" / "run_3" / reproduce_tables.FINISHED
