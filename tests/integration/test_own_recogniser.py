@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import soundfile
 
@@ -19,6 +20,7 @@ from tests.hub_server import serve
 from tests.integration.conftest import ROOT, script
 from tests.integration.test_real_speech import ENGLISH, MISSING, TRANSCRIPTS
 from tests.integration.test_training import log_records
+from tests.unit.wav2vec2.interop.test_hub import use_endpoint
 from wav2vec2.audio.decode import read_utterance
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.files.filelists import read_manifest
@@ -64,6 +66,10 @@ def hub(folder, monkeypatch_module):
         monkeypatch_module.setenv("HF_ENDPOINT", server.endpoint)
         monkeypatch_module.setenv("HF_HOME", str(folder / "cache"))
         monkeypatch_module.setenv("OMP_NUM_THREADS", "1")
+        # The conversions run in this process, where the library has read its variables already.
+        use_endpoint(monkeypatch_module, server.endpoint)
+        cache = str(folder / "cache" / "hub")
+        monkeypatch_module.setattr(huggingface_hub.constants, "HF_HUB_CACHE", cache)
         yield server
 
 
