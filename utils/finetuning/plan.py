@@ -23,6 +23,7 @@ from tasks.mixture import read_manifests
 from tasks.recipes import CONFIG_FILE, VARIABLES
 from utils.finetuning.memory import Device, Method, Model, largest_sub_batch, learning, predicted
 from utils.finetuning.values import (
+    FEW_WEIGHTS,
     LARGE_DIM,
     SAMPLE_RATE,
     Values,
@@ -200,26 +201,28 @@ def source_of(start: Start) -> str:
 
 
 def choose_schedule(
-    start: Start, hours: float, given: Mapping[str, Any]
+    start: Start, hours: float, given: Mapping[str, Any], adapt: str = "none"
 ) -> tuple[Values, list[Choice]]:
-    """Updates, learning rate, freezing and masks for so many hours."""
+    """Updates, learning rate, freezing and masks for so many hours; `adapt`: what learns."""
     recipes = recipes_for(start.model.architecture.dim)
     values = values_for(recipes, hours)
     updates = given.get("MAX_UPDATE", values.max_update)
     if start.keeps_head:
         freeze, reason = 0, "the start's output layer has all symbols of the dictionary"
+    elif adapt != "none":
+        freeze, reason = 0, f"the start's own weights stay as they are with ADAPT={adapt}"
     else:
         freeze = round(values.freeze * min(1.0, updates / values.max_update))
         reason = why(recipes, hours, lambda r: f"{r.freeze:,}")
         if freeze != values.freeze:
             reason = f"the same share of MAX_UPDATE as {values.freeze:,} of {values.max_update:,}"
+    rate, why_rate = values.learning_rate, why(recipes, hours, lambda r: f"{r.learning_rate:g}")
+    if adapt != "none":
+        why_rate = f"{FEW_WEIGHTS} x {rate:g} of all weights, as few learn with ADAPT={adapt}"
+        rate = float(f"{FEW_WEIGHTS * rate:.1e}")
     return values, [
         Choice("MAX_UPDATE", updates, why(recipes, hours, lambda r: f"{r.max_update:,}")),
-        Choice(
-            "LEARNING_RATE",
-            values.learning_rate,
-            why(recipes, hours, lambda r: f"{r.learning_rate:g}"),
-        ),
+        Choice("LEARNING_RATE", rate, why_rate),
         Choice("FREEZE_FINETUNE_UPDATES", freeze, reason),
         Choice("MASK_PROB", values.mask_prob, why(recipes, hours, lambda r: f"{r.mask_prob:g}")),
         Choice(
@@ -339,7 +342,7 @@ def choose(
 ) -> list[Choice]:
     """All values of a new run, with their reasons; `given` ones are kept."""
     hours = given.get("HOURS", corpus.hours)
-    values, choices = choose_schedule(start, hours, given)
+    values, choices = choose_schedule(start, hours, given, method.adapt.adapt)
     choices += choose_batches(start, corpus, values, device, given, processes, concat, method)
     found = {c.name: c.value for c in choices} | given
     audio = found["BATCHES_PER_UPDATE"] * found["MAX_TOKENS"]

@@ -137,7 +137,10 @@ def open_log(folder: Path, settings: dict[str, Any], *, main: bool) -> Telemetry
     """
     path = folder / CONFIG_FILE
     if main and path.exists() and not is_evaluation(path):
-        notice(f"note: {path} is not an evaluation's; no {CONFIG_FILE} and nvlog.json are written")
+        notice(
+            f"note: {folder} has another command's {CONFIG_FILE}: summary, hypotheses and report "
+            f"go there, this evaluation's own {CONFIG_FILE} and nvlog.json are not written"
+        )
         main = False
     settings = {"command": COMMAND, **settings}
     if main:

@@ -20,6 +20,7 @@ from utils.finetuning.memory import (
 )
 from utils.finetuning.plan import (
     KINDS,
+    WHOLE,
     Choice,
     Corpus,
     Start,
@@ -44,8 +45,8 @@ def corpus(hours, seconds=12.0):
     return Corpus("train", (int(seconds * 16_000),) * max(1, round(hours * 3600 / seconds)))
 
 
-def plan(start, hours, device=BIG, *, processes=8, seconds=12.0, **given):
-    found = choose(start, corpus(hours, seconds), device, given, processes)
+def plan(start, hours, device=BIG, *, processes=8, seconds=12.0, method=WHOLE, **given):
+    found = choose(start, corpus(hours, seconds), device, given, processes, method=method)
     assert all(choice.reason for choice in found)
     return {choice.name: choice.value for choice in found}
 
@@ -263,6 +264,18 @@ def test_a_recogniser_of_the_same_dictionary_is_not_frozen():
     kept = replace(LARGE_START, keeps_head=True)
     assert plan(kept, 100)["FREEZE_FINETUNE_UPDATES"] == 0
     assert plan(LARGE_START, 100)["FREEZE_FINETUNE_UPDATES"] == 10_000
+
+
+@pytest.mark.parametrize("adapt", ["lora", "adapters"])
+@pytest.mark.parametrize("hours", [1, 10, 55, 960])
+def test_few_weights_learn_faster_and_at_once(adapt, hours):
+    method = replace(WHOLE, adapt=AdaptOptions(adapt=adapt))
+    few, whole = plan(LARGE_START, hours, method=method), plan(LARGE_START, hours)
+    assert few["LEARNING_RATE"] == pytest.approx(10 * whole["LEARNING_RATE"], rel=0.05)
+    assert few["FREEZE_FINETUNE_UPDATES"] == 0
+    assert few["MAX_UPDATE"] == whole["MAX_UPDATE"]
+    given = plan(LARGE_START, hours, method=method, LEARNING_RATE=5e-6, FREEZE_FINETUNE_UPDATES=9)
+    assert (given["LEARNING_RATE"], given["FREEZE_FINETUNE_UPDATES"]) == (5e-6, 9)
 
 
 def test_given_values_are_kept_and_the_others_follow():
