@@ -19,13 +19,12 @@ install_debian asterisk-core-sounds-en asterisk-core-sounds-en-g722 asterisk-cor
 # A browser for the test of the report; without it that test skips and says so.
 install_debian chromium || echo "note: the test of the report in a browser will skip" >&2
 # transformers.js for its tests; without it they skip and say so.
-if [[ -z ${NODE_MODULES:-} ]] && command -v npm >/dev/null; then
+if command -v npm >/dev/null; then
     [[ -d node_modules/@huggingface/transformers ]] \
         || timeout 180 npm install --silent --fetch-retries 0 --fetch-timeout 30000 \
             --ignore-scripts --no-save --no-package-lock --prefix "$PWD" \
             @huggingface/transformers@4.3.2 \
         || echo "note: npm cannot install transformers.js; its tests will skip" >&2
-    export NODE_MODULES=$PWD/node_modules
 fi
 # Beam search has wheels for some systems only; without them its tests skip and say so.
 "$PYTHON" -m pip install -q --only-binary :all: -r requirements-decode.txt \

@@ -141,7 +141,7 @@ def test_resume_of_another_kind(adapted, corpus, pretrained, tmp_path, command):
     for other in {*KINDS, "none"} - {kind}:
         arguments = {"pretrained_model": pretrained, "adapt": other}
         result = command(train.main, *flags("finetune", corpus, tmp_path, **arguments))
-        one_line(result, f"adapt was {kind}, is now {None if other == 'none' else other}")
+        one_line(result, f"adapt was {kind}, is now {'not set' if other == 'none' else other}")
 
 
 @pytest.mark.parametrize("change", ["missing", "changed", "beside"])

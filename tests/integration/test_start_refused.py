@@ -80,7 +80,11 @@ def test_language_without_adapters(mms, refuse, language):
 
 
 def test_languages_are_listed(mms, files, refuse):  # noqa: F811
-    refuse(mms, f"{mms}: has adapters for 2 languages; choose one with --language: deu eng")
+    refuse(
+        mms,
+        f"{mms}: has adapters for 2 languages; choose one with --language (ADAPTER_LANGUAGE): "
+        "deu eng",
+    )
     refuse(mms, "has no adapter.eng.safetensors", "choose another", language="eng")
     refuse(files["fairseq"], "--language deu", "remove the flag", language="deu")
 

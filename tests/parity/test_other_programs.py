@@ -123,9 +123,9 @@ def run_python(name: str, folder: Path, monkeypatch) -> None:
 
 
 def run_transformers_js(folder: Path, monkeypatch) -> None:
-    packages = os.environ.get("NODE_MODULES", "")
-    if not shutil.which("node") or not Path(packages, "@huggingface/transformers").is_dir():
-        pytest.skip("needs node, and NODE_MODULES: a folder with @huggingface/transformers")
+    packages = ROOT / "node_modules"
+    if not shutil.which("node") or not (packages / "@huggingface" / "transformers").is_dir():
+        pytest.skip("needs node, and node_modules with @huggingface/transformers: scripts/test.sh")
     convert("transformers.js", folder, monkeypatch)
     (folder / "node_modules").symlink_to(packages)
     (folder / "program.mjs").write_text(block("transformers.js", "js"), encoding="utf-8")

@@ -82,6 +82,7 @@ def test_values_of_the_right_kind():
         ("NUM_CONCAT", "NUM_CONCAT_BATCHES"),
         ("MODLE", "MODEL"),
         ("SEEDS", "SEED"),
+        ("SPEED", "SPEEDS"),
         ("SEDD", "SEED"),
         ("MASK_PROBABILITY", "MASK_PROB"),
         ("MIN_SAMPLE", "MIN_SAMPLE_SIZE"),
