@@ -49,6 +49,7 @@ from wav2vec2.contrastive import draw_distractors
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.filelists import Utterance
 from wav2vec2.interop import checkpoints, native
+from wav2vec2.interop.state_dict import shapes_only
 from wav2vec2.pretraining import PretrainingBatch, SubBatch, Wav2Vec2ForPretraining
 from wav2vec2.quantizer import gumbel_temperature, perplexity
 
@@ -214,7 +215,7 @@ class PretrainingTask:
         # What does not fit is refused when the state is restored, which names the differences.
         if resume_from is not None and native.is_pretraining(resume_from.content, architecture):
             weights, source = resume_from.content, str(resume_from.path)
-        with nullcontext() if weights is None else torch.device("meta"):  # without memory
+        with nullcontext() if weights is None else shapes_only():
             self.model = Wav2Vec2ForPretraining.from_config(architecture, regularisation, objective)
         if weights is not None:
             native.load_pretraining(self.model, weights, source, architecture)

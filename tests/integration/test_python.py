@@ -285,3 +285,16 @@ except SystemExit:
 """
     result = run_python(script, folder, ROOT)
     assert result.stdout.endswith("False\n"), result.stderr
+
+
+def test_torch_s_compiler_is_not_imported(random_recogniser, corpus):
+    """Importing it takes longer than to transcribe a short recording."""
+    recording = next((corpus / "dev").rglob("*.flac"))
+    program = (
+        "import sys, wav2vec2; model = wav2vec2.load(sys.argv[1], 'cpu'); "
+        "model.transcribe(sys.argv[2]); wav2vec2.load_features(sys.argv[1], 'cpu'); "
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", program, str(random_recogniser), str(recording)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

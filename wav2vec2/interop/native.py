@@ -26,6 +26,7 @@ from wav2vec2.interop.state_dict import (
     fitting_weights,
     is_weight,
     match_weights,
+    shapes_only,
     trunk_weights,
 )
 from wav2vec2.pretraining import Wav2Vec2ForPretraining
@@ -358,12 +359,12 @@ def load_trunk(content: dict[str, Any], source: str) -> tuple[Wav2Vec2, GumbelQu
     """The trunk of any checkpoint, and its quantizer if it has one, in evaluation mode."""
     check_complete(content, source)
     architecture = architecture_of(content, source)
-    with torch.device("meta"):  # without memory of its own
+    with shapes_only():
         trunk = Wav2Vec2.from_config(architecture, Regularisation())
     _load(trunk, content, source, TRUNK)
     if not _has_quantizer(content):
         return trunk.eval(), None
-    with torch.device("meta"):
+    with shapes_only():
         quantizer = GumbelQuantizer(
             trunk.feature_extractor.channels,
             architecture.codebook_groups,
@@ -455,7 +456,7 @@ def load_ctc(content: dict[str, Any], source: str) -> tuple[Wav2Vec2ForCTC, Voca
     vocabulary = output_vocabulary(content, source)
     architecture = architecture_of(content, source)
     fitting_weights(content["model"], architecture, "ctc", source, units=len(vocabulary))
-    with torch.device("meta"):  # without memory of its own
+    with shapes_only():
         model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), len(vocabulary))
     _load(model, content, source)
     return model.eval(), vocabulary

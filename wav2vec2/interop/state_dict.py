@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from wav2vec2.cli.errors import UserError
 from wav2vec2.config import LARGEST_FACTOR, Architecture, ContrastiveObjective, Regularisation
@@ -42,12 +44,34 @@ OLDER_WEIGHT_NORM = [
 which fairseq's files have and every version of transformers reads."""
 
 
+class _NoValues(TorchFunctionMode):
+    """Leaves out initial values: on the device "meta" torch would import its compiler to follow how
+    they are drawn, which takes longer than the rest of a load."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore
+        kwargs = kwargs or {}
+        initial = getattr(function, "__module__", None) == "torch.nn.init"
+        if initial or function in (Tensor.normal_, Tensor.uniform_):
+            return args[0] if args else kwargs["tensor"]
+        if function is torch.norm_except_dim:  # of a weight-normalised convolution
+            weight, _, dim = args
+            return weight.new_empty([n if i == dim else 1 for i, n in enumerate(weight.shape)])
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, modules are built whose weights have shapes and no memory or values."""
+    with torch.device("meta"), _NoValues():
+        yield
+
+
 def expected_weights(architecture: Architecture, kind: Kind, units: int = 0) -> dict[str, Tensor]:
     """Names and shapes of a model's weights: a state dict on torch's meta device, without memory.
 
     `units`: rows of a recogniser's output layer.
     """
-    with torch.device("meta"):
+    with shapes_only():
         if kind == "ctc":
             return Wav2Vec2ForCTC.from_config(architecture, Regularisation(), units).state_dict()
         objective = ContrastiveObjective()

@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from wav2vec2.cli.errors import UserError
-from wav2vec2.config import BASE, Regularisation
+from wav2vec2.config import (
+    BASE,
+    LARGE,
+    MINI,
+    ContrastiveObjective,
+    Hourglass,
+    Regularisation,
+)
 from wav2vec2.ctc import Wav2Vec2ForCTC
 from wav2vec2.interop.state_dict import expected_weights, match_weights, rename_all, trunk_weights
+from wav2vec2.pretraining import Wav2Vec2ForPretraining
 
 
 def test_weights_are_renamed_and_widened():
@@ -37,6 +45,26 @@ def test_expected_weights_take_no_memory():
     model = Wav2Vec2ForCTC.from_config(architecture, Regularisation(), 7)
     assert match_weights(model.state_dict(), expected, "model").keys() == expected.keys()
     assert expected.keys() - trunk_weights(expected) == {"proj.weight", "proj.bias"}
+
+
+@pytest.mark.parametrize("architecture", [MINI, BASE, LARGE], ids=["mini", "base", "large"])
+@pytest.mark.parametrize("kind", ["ctc", "pretraining"])
+def test_expected_shapes_are_those_of_a_model_with_values(architecture, kind):
+    """Each layout of weights: norms, the weight-normalised convolution, hourglass, adapters."""
+    for change in (
+        {"layers": 3, "hourglass": Hourglass(1, 1, 2, 1, "linear")},
+        {"layers": 1} | ({"adapter_dim": 4} if architecture.norm_first else {}),
+    ):
+        changed = replace(architecture, **change)
+        if kind == "ctc":
+            model = Wav2Vec2ForCTC.from_config(changed, Regularisation(), 7)
+        else:
+            objective = ContrastiveObjective()
+            model = Wav2Vec2ForPretraining.from_config(changed, Regularisation(), objective)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        expected = expected_weights(changed, kind, 7)
+        assert {name: tensor.shape for name, tensor in expected.items()} == shapes
+        assert all(tensor.is_meta for tensor in expected.values())
 
 
 def test_two_names_that_become_one():
