@@ -81,7 +81,8 @@ import sys
 
 results, user = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 summary = json.loads((results / "summary.json").read_text())
-assert summary["utterances"] >= 200 and 0 < summary["wer"] <= 100, summary
+# So short a training writes letters, not words: more of these may be wrong than there are.
+assert summary["utterances"] >= 200 and 0 < summary["uer"] < 100, summary
 owners = {path.stat().st_uid for path in [results, *results.rglob("*")]}
 assert owners == {user}, f"results belong to {owners}, not to {user} alone"
 PYTHON
