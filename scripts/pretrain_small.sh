@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Pre-trains a small wav2vec 2.0 with the Hourglass encoder on half an hour to tens of hours of your own
-# audio, on CPU cores or one GPU.  MODEL=mini is smaller and several times as fast.
+# audio, on CPU cores or one GPU.  MODEL=mini is smaller and faster.
 #   CPU=true NUM_GPUS=2 DATASET_DIR=datasets/audio bash scripts/pretrain_small.sh
 # Arguments go to train.py; `python train.py pretrain --help` lists its flags.
 set -euo pipefail

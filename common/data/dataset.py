@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.data.batching import GroupRequest
-from common.data.speeds import read_utterance
+from common.data.speeds import read_at_speed
 from common.runtime.randomness import numpy_generator
 from wav2vec2.audio.decode import NORMALIZE_EPS, normalize
 from wav2vec2.cli.errors import UserError
@@ -123,6 +123,6 @@ class UtteranceDataset(Dataset):
     def _waveform(self, number: int, start: int, count: int) -> np.ndarray:
         utterance = self.utterances[number]
         if not self.normalize_input:
-            return read_utterance(utterance, start, count)
-        whole = read_utterance(utterance)
+            return read_at_speed(utterance, start, count)
+        whole = read_at_speed(utterance)
         return normalize(whole, self.normalize_eps)[start : start + count]

@@ -38,8 +38,11 @@ def _play(utterance: Utterance, speed: float) -> PlayedUtterance:
     return PlayedUtterance(**values, recorded=utterance.samples, speed=speed)
 
 
-def read_utterance(utterance: Utterance, start: int = 0, count: int | None = None) -> np.ndarray:
-    """The audio `[count]` of an utterance from `start`; default: all.  See `read_audio`."""
+def read_at_speed(utterance: Utterance, start: int = 0, count: int | None = None) -> np.ndarray:
+    """The audio of an utterance at its speed: float32 `[count]` at 16 kHz, from sample `start`.
+
+    `count`: default: to its end.  UserError, naming the file, as in `read_audio`.
+    """
     if not isinstance(utterance, PlayedUtterance):
         return read_audio(utterance.path, utterance.samples, start, count)
     whole = read_audio(utterance.path, utterance.recorded)

@@ -23,7 +23,7 @@ from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
 from wav2vec2.cli.progress import progress
 from wav2vec2.cli.stderr import silent_stderr
-from wav2vec2.files.filelists import write_manifest
+from wav2vec2.files.filelists import Manifest, Utterance, write_manifest
 from wav2vec2.files.folders import files_below, require_no_pipe
 from wav2vec2.files.output import write_lines
 from wav2vec2.files.text import split_lines
@@ -233,6 +233,23 @@ def write_subset(
         write_lines(path.with_suffix(f".{extension}"), lines)
     hours = sum(samples for _, samples in files) / SAMPLE_RATE / 3600
     print(f"{path}: {len(files)} utterances, {hours:.3f} h")
+
+
+def write_part(
+    folder: str | Path,
+    subset: str,
+    manifest: Manifest,
+    chosen: Sequence[Utterance],
+    labels: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write the filelist `<subset>.tsv` of some utterances of `manifest`, with their labels.
+
+    `labels`: extension -> utterance id -> line.  Paths stay as in the source filelist: relative to
+    its root, or absolute.
+    """
+    files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
+    lines = {kind: [by_id[u.id] for u in chosen] for kind, by_id in labels.items()}
+    write_subset(folder, subset, manifest.root, files, lines)
 
 
 def main() -> None:

@@ -7,11 +7,10 @@ Writes `<subset>-3min.tsv` and so on, with their label files.  Utterances are dr
 depends on the seed alone, so a smaller subset is part of every larger one.
 """
 
-import os
 from dataclasses import dataclass
 
 from common.runtime.randomness import numpy_generator
-from utils.data.make_filelists import write_subset
+from utils.data.make_filelists import write_part
 from utils.data.next_step import print_next_step
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
@@ -72,10 +71,7 @@ def main() -> None:
         for minutes in options.minutes
     }
     for name, chosen in subsets.items():
-        # Paths stay as in the source filelist: relative to its root, or absolute.
-        files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
-        lines = {kind: [by_id[u.id] for u in chosen] for kind, by_id in labels.items()}
-        write_subset(options.dataset_dir, name, manifest.root, files, lines)
+        write_part(options.dataset_dir, name, manifest, chosen, labels)
     print_next_step(
         "bash scripts/finetune_small.sh",
         DATASET_DIR=options.dataset_dir,

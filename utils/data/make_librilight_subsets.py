@@ -7,12 +7,11 @@ those below `1h/` and `9h/`.  Audio and labels are LibriSpeech's own: utterances
 train-full-960 and keep its order.  The dictionary does not change.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.make_filelists import first_few, unique_by_stem, write_subset
+from utils.data.make_filelists import first_few, unique_by_stem, write_part
 from utils.data.next_step import print_next_step
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import parse_options
@@ -76,10 +75,7 @@ def main() -> None:
     for subset, names in PARTS.items():
         ids = {key for name in names for key in parts[name]}
         chosen = [utterance for utterance in manifest.utterances if utterance.id in ids]
-        # Paths stay as in the source filelist: relative to its root, or absolute.
-        files = [(u.path.removeprefix(f"{manifest.root}{os.sep}"), u.samples) for u in chosen]
-        lines = {kind: [by_id[u.id] for u in chosen] for kind, by_id in labels.items()}
-        write_subset(options.dataset_dir, subset, manifest.root, files, lines)
+        write_part(options.dataset_dir, subset, manifest, chosen, labels)
     print_next_step("bash scripts/finetune_base_10h.sh", DATASET_DIR=options.dataset_dir)
 
 

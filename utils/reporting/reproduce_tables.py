@@ -42,8 +42,8 @@ class ReproductionOptions:
     output: str = ""
     """File to write; docs/results/TABLE.json if empty."""
     seeds: tuple[int, ...] = ()
-    """Seeds, each with its own run, of tables over several seeds.  Default: 1 to 8; of `elastic`, 1
-    to 3."""
+    """Seeds, each with its own run, of tables over several seeds.  Default: 1 to 8; of `elastic`
+    and `label_efficiency`, 1 to 3."""
     gpus: tuple[int, ...] = (1, 4, 8)
     """Numbers of GPUs in the throughput table."""
     dry_run: bool = False
@@ -239,6 +239,21 @@ def collect_error_rates(steps: list[Step]) -> Fields:
     return {"rows": rows}
 
 
+def _folder(name: str) -> str:
+    """The folder of a model or start with this name."""
+    return name.replace(" ", "_")
+
+
+def word_error_rates(summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median and range over evaluations, in percent."""
+    rates = [summary["wer"] for summary in summaries]
+    return {
+        "wer": round(statistics.median(rates), 2),
+        "lowest": round(min(rates), 2),
+        "highest": round(max(rates), 2),
+    }
+
+
 ELASTIC_MODELS: dict[str, tuple[str, Sequence[int]]] = {
     "fixed 1": ("1", (1,)),
     "fixed 2": ("2", (2,)),
@@ -255,7 +270,7 @@ def elastic_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     data = {"DATASET_DIR": os.environ.get("DATASET_DIR", "datasets/mini")}
     for name, (trained, factors) in ELASTIC_MODELS.items():
         for seed in options.seeds:
-            own = folder / name.replace(" ", "_") / f"seed_{seed}"
+            own = folder / _folder(name) / f"seed_{seed}"
             layers = {"HOURGLASS_CONFIG": f"[1,(2,{trained}),1]", "SEED": seed}
             steps.append(Step("quickstart.sh", own, data | layers))
             weights = {"FINETUNED_MODEL": own / "finetune" / "wav2vec2_best.pt"}
@@ -276,13 +291,10 @@ def collect_elastic(steps: list[Step]) -> Fields:
     rows = {}
     for name, (_, factors) in ELASTIC_MODELS.items():
         for factor in factors:
-            summaries = found[name.replace(" ", "_"), str(factor)]
-            rates = [summary["wer"] for summary in summaries]
+            summaries = found[_folder(name), str(factor)]
             speeds = [1 / summary["real_time_factor"] for summary in summaries]
             rows[f"{name}, run at {factor}"] = {
-                "wer": round(statistics.median(rates), 2),
-                "lowest": round(min(rates), 2),
-                "highest": round(max(rates), 2),
+                **word_error_rates(summaries),
                 "speed": round(statistics.median(speeds), 1),
             }
     return {"rows": rows}
@@ -315,7 +327,7 @@ RANDOM = "random weights"
 LEARNING_RATES = {False: 0.006, True: 0.004}
 """Whether the start has random weights -> its best learning rate of those tried, on dev voices."""
 
-COMMANDS = {"MAX_TOKENS": 64_000, "MAX_UPDATE": 1_500}
+SAME_BUDGET = {"MAX_TOKENS": 64_000, "MAX_UPDATE": 1_500}
 """Batches and updates of each fine-tuning: an utterance of the mini corpus has 1.5 s."""
 
 
@@ -341,7 +353,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                     tuned = own / labelled / _folder(start)
                     variables = {
                         **training,
-                        **COMMANDS,
+                        **SAME_BUDGET,
                         "TRAIN_SUBSET": labelled,
                         "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
                         "RANDOM_WEIGHTS": str(random).lower(),
@@ -352,10 +364,6 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                     tested = {**lists, **best, "SUBSETS": corpus.test}
                     steps.append(Step("inference.sh", tuned / "test", tested))
     return steps
-
-
-def _folder(start: str) -> str:
-    return start.replace(" ", "_")
 
 
 def collect_label_efficiency(steps: list[Step]) -> Fields:
@@ -369,11 +377,8 @@ def collect_label_efficiency(steps: list[Step]) -> Fields:
             cells.setdefault(row, []).append(summary)
     rows = {}
     for row, summaries in cells.items():
-        rates = [summary["wer"] for summary in summaries]
         rows[row] = {
-            "wer": round(statistics.median(rates), 2),
-            "lowest": round(min(rates), 2),
-            "highest": round(max(rates), 2),
+            **word_error_rates(summaries),
             "uer": round(statistics.median(summary["uer"] for summary in summaries), 2),
             "seeds": len(summaries),
         }

@@ -109,7 +109,7 @@ def read_torch_file(
 
 
 _MOST_MAPPED = 1 << 27
-"""Bytes of a mapped file that are copied before it is mapped anew."""
+"""Bytes of a mapped file that are copied before it is mapped again."""
 
 
 def _load_without(load: Callable[..., Any], without: Collection[str]) -> Any:

@@ -216,8 +216,11 @@ def load(
 ) -> FeatureModel:
     """See `wav2vec2.load_features`."""
     given = {
-        **{"checkpoint": path, "output": output, "layer": layer},
-        **{"factor": factor, "language": language},
+        "checkpoint": path,
+        "output": output,
+        "layer": layer,
+        "factor": factor,
+        "language": language,
     }
     options = from_arguments(FeatureOptions, "load_features", given)
     return FeatureModel.load(options, usable_device(device))

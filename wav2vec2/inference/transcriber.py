@@ -84,8 +84,12 @@ def load(
         )
     lengths = {"window_seconds": window_seconds, "overlap_seconds": overlap_seconds}
     windows = from_arguments(WindowOptions, "load", lengths)
-    running = {"checkpoint": str(path), "batch_size": batch_size, "precision": precision}
-    running["factor"] = factor
+    running = {
+        "checkpoint": str(path),
+        "batch_size": batch_size,
+        "precision": precision,
+        "factor": factor,
+    }
     model = from_arguments(RecogniserOptions, "load", running)
     search = from_arguments(DecodingOptions, "load", decoding)
     recogniser = Recogniser.from_checkpoint(

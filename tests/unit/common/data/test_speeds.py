@@ -8,7 +8,7 @@ import soundfile
 
 from common.data.batching import GroupRequest
 from common.data.dataset import UtteranceDataset
-from common.data.speeds import at_speeds, read_utterance
+from common.data.speeds import at_speeds, read_at_speed
 from tasks.data import DataOptions
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError
@@ -39,7 +39,7 @@ def test_a_tone_rises_with_the_speed(manifest, speed):
     assert len(played) == len(manifest)
     for utterance, length, frequency in zip(played, LENGTHS, TONES):
         assert utterance.samples == round(length / speed)
-        audio = read_utterance(utterance)
+        audio = read_at_speed(utterance)
         assert audio.shape == (utterance.samples,) and audio.dtype == np.float32
         # The filter rings at both ends, where the tone begins and stops.
         middle = slice(300, -300)
@@ -54,9 +54,9 @@ def test_without_speeds_nothing_changes(manifest):
 
 def test_parts_are_parts_of_the_whole(manifest):
     utterance = at_speeds(manifest, [0.9]).utterances[2]
-    whole = read_utterance(utterance)
-    assert np.array_equal(read_utterance(utterance, 500, 1200), whole[500:1700])
-    assert np.array_equal(read_utterance(utterance, 500), whole[500:])
+    whole = read_at_speed(utterance)
+    assert np.array_equal(read_at_speed(utterance, 500, 1200), whole[500:1700])
+    assert np.array_equal(read_at_speed(utterance, 500), whole[500:])
 
 
 @pytest.mark.parametrize("normalize", [False, True])
