@@ -34,49 +34,45 @@ class StopRequest:
         self.received = self.received or signal.Signals(number)
 
 
+_request = StopRequest()
+"""What `obey_signals` obeys."""
+
+
 @contextmanager
 def stopped_by_signals(advice: str) -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR1 raise StoppedBySignal, whose message ends with `advice`.
+    """Inside, `obey_signals` stops the command once a signal of STOPPING has arrived.
 
-    For commands that keep what they have done; as with Ctrl-C, temporary files are removed.  Does
-    nothing outside the main thread.
+    For commands that keep what they have done: StoppedBySignal's message ends with `advice`.
+    Handlers note the signal and raise nothing: an exception could come while C code runs, such as
+    the import of a compiled module, and be lost or crash the process.  Does nothing outside the
+    main thread.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StoppedBySignal(f"stopped by {signal.Signals(number).name}; {advice}")
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
+    global _request
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def delayed_signals() -> Iterator[None]:
-    """Inside, the signals of STOPPING wait; what they do happens at the end.
-
-    For calls of C code that calls Python, where an exception of a signal's handler would be lost.
-    Does nothing outside the main thread.
-    """
-    arrived: dict[int, FrameType | None] = {}
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, arrived.__setitem__) for n in STOPPING}
+        return
+    before = _request
     try:
-        yield
+        with StopRequest() as _request:
+            try:
+                yield
+            except StoppedBySignal as error:
+                raise StoppedBySignal(f"{error}; {advice}") from None
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number, frame in arrived.items():
-            handler = before[number]
-            if callable(handler):
-                handler(number, frame)
-            elif handler == signal.SIG_DFL:
-                signal.raise_signal(number)
+        _request = before
+
+
+def note_signal(number: int) -> None:
+    """`obey_signals` obeys this one from now on."""
+    _request.received = signal.Signals(number)
+
+
+def obey_signals() -> None:
+    """Stop here if a signal has asked for it: StoppedBySignal, or KeyboardInterrupt for Ctrl-C."""
+    if _request.received == signal.SIGINT:
+        raise KeyboardInterrupt
+    if _request.received:
+        raise StoppedBySignal(f"stopped by {_request.received.name}")
 
 
 @contextmanager

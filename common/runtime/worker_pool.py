@@ -7,11 +7,12 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
+from common.runtime.signals import note_signal, obey_signals
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.cli.progress import progress
 from wav2vec2.cli.workers import end_with_parent
@@ -40,12 +41,12 @@ def map_in_processes(
 
     With one worker or one task everything runs in this process.  Progress counts tasks in `unit`
     under `title`.  Raises UserError if a process is killed; `flag` is the one that set `workers`.
-    An interruption ends the processes at once: what they write must be whole or absent at any time.
+    Signals are obeyed between tasks and where a task calls `obey_signals`.
     Tasks are taken as they are needed; `total`: how many there are, unless they have a length.
     """
     total = len(tasks) if total is None else total  # type: ignore[arg-type]
     if workers == 1 or total < 2:
-        yield from progress(map(function, tasks), total, title, unit)
+        yield from progress(_one_by_one(function, tasks), total, title, unit)
         return
     # Forks of a server process: it has no threads, whose state a fork would copy, and imports once
     # what this process has imported of these packages.  Its socket's path must fit 107 bytes.
@@ -72,6 +73,12 @@ def map_in_processes(
         pool.shutdown(cancel_futures=True)  # after an error, nothing more is started
 
 
+def _one_by_one(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+    for task in tasks:
+        obey_signals()
+        yield function(task)
+
+
 def _in_shares(
     pool: ProcessPoolExecutor,
     function: Callable[[Task], Result],
@@ -83,15 +90,26 @@ def _in_shares(
     tasks = iter(tasks)
     begun: deque[Future[list[Result]]] = deque()
     while share := list(islice(tasks, size)):
-        begun.append(pool.submit(_run_share, function, share))
+        # The first call starts the processes.  Ctrl-C, which reaches them too, waits in them until
+        # `_start_worker` has said that the parent answers it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            begun.append(pool.submit(_run_share, function, share))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if len(begun) == AHEAD * workers:
-            yield from begun.popleft().result()
+            yield from _await(begun.popleft())
     while begun:
-        yield from begun.popleft().result()
+        yield from _await(begun.popleft())
 
 
-class _Terminated(BaseException):
-    """SIGTERM in a task of a worker."""
+def _await(future: Future[list[Result]]) -> list[Result]:
+    """Its result; meanwhile, signals are obeyed."""
+    while not future.done():
+        obey_signals()
+        wait([future], timeout=0.1)
+    obey_signals()
+    return future.result()
 
 
 _running = _ending = False
@@ -108,16 +126,17 @@ def _run_share(function: Callable[[Task], Result], share: list[Task]) -> list[Re
             os._exit(1)
 
 
-def _terminate(*_: object) -> None:
-    """Leave a task by an exception, which removes its temporary files, then the process."""
+def _terminate(number: int, _: object) -> None:
+    """End the process, from within a task where that obeys signals and removes its files."""
     global _ending
     _ending = True
     if not _running:
         os._exit(1)
-    raise _Terminated
+    note_signal(number)
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()

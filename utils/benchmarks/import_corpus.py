@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from common.runtime.signals import stopped_by_signals
+from common.runtime.signals import obey_signals, stopped_by_signals
 from utils.benchmarks.measuring import voice
 from utils.corpora.conversion import JOURNAL, Converted, flac_path, journal_line, stamp_of
 from utils.corpora.sources import Utterance
@@ -91,7 +91,14 @@ def import_cost(*flags: object) -> Cost:
     command += map(str, flags)
     begin = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+            obey_signals()
+            time.sleep(0.02)
+    except BaseException:
+        process.terminate()
+        raise
+    _, status, usage = ended
     if code := os.waitstatus_to_exitcode(status):
         raise UserError(f"{' '.join(command)}: failed with exit code {code}")
     seconds = time.perf_counter() - begin

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 
-from common.runtime.signals import delayed_signals
+from common.runtime.signals import obey_signals
 from common.runtime.worker_pool import map_in_processes
 from utils.corpora.containers.members import Samples, load_member, stream_loaded, stream_member
 from utils.corpora.sources import Utterance
@@ -124,7 +124,7 @@ def convert(task: Task) -> list[Converted]:
     try:
         # Read once for both: what a command writes may differ the second time.
         found = _read(task)
-        waveform = Waveform(_decoded(task, found, notes))
+        waveform = Recording(_decoded(task, found, notes))
     except _Unreadable as error:
         return [Converted(0, {"unreadable": str(error)}) for _ in task.pieces]
     with closing(waveform):
@@ -145,6 +145,23 @@ def _origin(task: Task, found: Path | bytes | Samples) -> Origin:
         encoding = str(found.samples.dtype)
         return Origin(task.member.partition(":")[0], encoding, round(found.rate), channels)
     return origin_of(found)
+
+
+class Recording(Waveform):
+    """A waveform whose reading obeys signals."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]):
+        super().__init__(self._obedient(blocks))
+
+    @staticmethod
+    def _obedient(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            obey_signals()
+            yield block
+
+    def read(self, *bounds: int, **options: Any) -> np.ndarray:
+        obey_signals()
+        return super().read(*bounds, **options)
 
 
 class _Unreadable(Exception):
@@ -202,7 +219,7 @@ def _write_piece(
         return Converted(end - start, notes)
     digest = hashlib.blake2b(digest_size=8)
     measurement = Measurement()
-    with delayed_signals(), written_flac(piece.target) as flac:
+    with written_flac(piece.target) as flac:
         for place in range(start, end, BLOCK):
             samples = waveform.read(place, min(place + BLOCK, end))
             if waveform.peak > 1:

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from common.runtime.worker_pool import map_in_processes
-from utils.corpora.conversion import Skipped, blocks_of
+from utils.corpora.conversion import Recording, Skipped, blocks_of
 from utils.corpora.sources import Utterance
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.waveform import Waveform
@@ -240,7 +240,7 @@ def plan_cuts(task: Task) -> Plan:
         blocks = blocks_of(
             *(utterance.source, utterance.member, utterance.where, utterance.channel), notes={}
         )
-        waveform = Waveform(_clipped(blocks, utterance.start, utterance.end))
+        waveform = Recording(_clipped(blocks, utterance.start, utterance.end))
     except UserError:
         return Plan()  # its conversion reports the error
     with closing(waveform):

@@ -1,11 +1,14 @@
 """Recordings that a command gives: the pipes in a wav.scp, which run only with --allow_pipes."""
 
+import os
+import select
 import subprocess
 import tempfile
-import threading
+import time
 from pathlib import Path
 from typing import IO
 
+from common.runtime.signals import obey_signals
 from utils.corpora.containers.tar import LARGEST
 from wav2vec2.cli.errors import UserError, one_line
 
@@ -39,26 +42,31 @@ def read_output(_: Path, command: str) -> bytes:
             start_new_session=True,
         )
         assert process.stdout and guard.stdin
-        late = threading.Event()
-        timer = threading.Timer(SECONDS, lambda: (late.set(), guard.stdin.close()))
-        timer.start()
+        content, closed, late = bytearray(), False, False
+        end = time.monotonic() + SECONDS
         try:
-            content = process.stdout.read(LARGEST + 1)
-            code = process.wait() if len(content) <= LARGEST else 0
+            while not (late or (closed and process.poll() is not None) or len(content) > LARGEST):
+                obey_signals()
+                late = time.monotonic() > end
+                if closed:
+                    time.sleep(0.02)
+                elif select.select([process.stdout], [], [], 0.1)[0]:
+                    part = os.read(process.stdout.fileno(), 2**20)
+                    content += part
+                    closed = not part
         finally:
-            timer.cancel()
             guard.stdin.close()
             guard.wait()
             process.stdout.close()
-            process.wait()
-        if late.is_set():
+            code = process.wait()
+        if late:
             raise UserError(f"the command took more than {SECONDS} s: {one_line(command)}")
         if len(content) > LARGEST:
             raise UserError(f"the command gives more than {LARGEST} bytes: {one_line(command)}")
         if code or not content:
             what = f"the command failed (exit code {code})" if code else "the command gave nothing"
             raise UserError(f"{what}: {_last_line(messages) or one_line(command)}")
-        return content
+        return bytes(content)
 
 
 def _last_line(messages: IO[bytes]) -> str:

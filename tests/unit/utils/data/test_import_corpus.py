@@ -256,6 +256,7 @@ def processes_of_session(leader):
     ("number", "workers", "whole_group", "code"),
     [
         (signal.SIGTERM, 1, False, 4),
+        (signal.SIGINT, 1, True, 130),
         (signal.SIGINT, 2, True, 130),
         (signal.SIGTERM, 2, True, 4),
         (signal.SIGKILL, 2, False, -9),
