@@ -19,6 +19,7 @@ set -euo pipefail
 : "${AUTO_GEOMETRY:=true}"       # with other numbers of processes, UPDATE_FREQ is chosen to match
 : "${MAX_TOKENS:=240000}"        # audio samples in a sub-batch, padding included
 
+: "${SPEEDS=0.88 1 1.12}"         # each utterance at each: a few voices become more; empty: as recorded
 : "${RANDOM_WEIGHTS:=false}"     # the architecture of PRETRAINED_MODEL with random weights, to compare
 : "${FREEZE_FINETUNE_UPDATES:=0}"
 : "${MASK_PROB:=0.0}"

@@ -23,7 +23,8 @@ set -euo pipefail
 : "${HOURGLASS_CONFIG=[2,(4,2),2]}"  # layers and shortening factor; of mini [1,(2,2),1]; empty: plain encoder
 : "${MASK_PROB:=0.65}"
 : "${MASK_SPAN:=5}"              # frames per masked span
-: "${LOSS_WEIGHTS:=0.1 0.0}"     # diversity, features penalty
+: "${KEEP_EQUAL_DISTRACTORS:=true}" # those with the target's codes count in the loss: few codes do not pay
+: "${LOSS_WEIGHTS:=0.5 0.0}"     # diversity, features penalty
 : "${DROPOUT:=0.0}"
 : "${DROPOUT_INPUT:=0.0}"
 : "${DROPOUT_FEATURES:=0.0}"

@@ -72,7 +72,7 @@ export DATA_DIR=$work/data RESULTS_DIR=$work/results
 report "health check"
 bash scripts/docker/run.sh python3 -c 'import torch, soundfile, common, wav2vec2; print(torch.__version__)'
 report "quickstart"
-MINUTES=3 PRETRAIN_UPDATES=30 FINETUNE_UPDATES=60 DATASET_DIR=/datasets/mini \
+MINUTES=3 LABEL_MINUTES=2 PRETRAIN_UPDATES=30 FINETUNE_UPDATES=60 DATASET_DIR=/datasets/mini \
     bash scripts/docker/run.sh bash scripts/quickstart.sh
 "$PYTHON" - "$work/results/quickstart" "${CONTAINER_USER%%:*}" <<'PYTHON'
 import json

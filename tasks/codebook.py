@@ -25,7 +25,10 @@ def codebook_problem(
     return f"few codes: {share}, less than a quarter" if warmed_up else None
 
 
-def diversity_advice(weight: float) -> str:
-    """How to fix it; `weight`: the diversity weight so far."""
+def codebook_advice(weight: float, keep_equal: bool) -> str:
+    """How to fix it; `weight`: the diversity weight so far, `keep_equal`: whether distractors with
+    the target's codes count."""
     more = max(0.5, 2 * weight)
-    return f"raise the diversity weight, the first of --loss_weights, from {weight:g} to {more:g}"
+    keep = "" if keep_equal else "set --keep_equal_distractors true, and "
+    raised = f"raise the diversity weight, the first of --loss_weights, from {weight:g} to {more:g}"
+    return keep + raised

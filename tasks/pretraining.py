@@ -18,7 +18,7 @@ from common.training.precision import PrecisionOptions
 from common.training.schedule import ScheduleOptions
 from common.training.task import MicroBatchResult
 from common.training.trainer import RunOptions
-from tasks.codebook import codebook_problem, diversity_advice
+from tasks.codebook import codebook_advice, codebook_problem
 from tasks.data import (
     FILE_PREFIX,
     LN2,
@@ -358,7 +358,9 @@ class PretrainingTask:
         problem = codebook_problem(
             metrics["code_perplexity"], metrics["accuracy"], usable, warmed_up
         )
-        return problem and f"{problem}; {diversity_advice(self.objective.loss_weights[0])}"
+        objective = self.objective
+        advice = codebook_advice(objective.loss_weights[0], objective.keep_equal_distractors)
+        return problem and f"{problem}; {advice}"
 
     def validate(self, sums: Sums) -> None:
         shape = (self.architecture.codebook_groups, self.architecture.codebook_entries)

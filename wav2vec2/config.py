@@ -404,6 +404,9 @@ class ContrastiveObjective:
     """Wrong candidates K beside the true one, drawn for each masked frame."""
     logit_temperature: float = 0.1
     """Divides the cosine similarities."""
+    keep_equal_distractors: bool = False
+    """Whether distractors with the target's codes count in the loss, which keeps more codes in use
+    where audio is noisy or has few speakers; in the paper's code they do not."""
     loss_weights: tuple[float, float] = (0.1, 10.0)
     """Weights of the diversity loss and of the features penalty; each is multiplied by the number
     of masked frames."""

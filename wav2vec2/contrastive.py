@@ -51,6 +51,17 @@ def contrastive_logits(
     return logits.masked_fill(hidden, float("-inf"))
 
 
+def keep_equal(logits: Tensor) -> Tensor:
+    """Give the distractors with the target's codes, -inf in `logits` `[batch, M, 1 + K]`, their own
+    logits: the target's, as equal codes are equal vectors.
+
+    With them the loss bounds the information that the context has about the codes (InfoNCE, arXiv
+    1807.03748, section 2.3), so few codes give a high loss.  Without them, as in the paper's code,
+    few codes give a low one: of the candidates, few are left.
+    """
+    return torch.where(logits.isneginf(), logits[..., :1], logits)
+
+
 def contrastive_loss(logits: Tensor) -> Tensor:
     """Cross-entropy with index 0 as the truth, summed over the masked frames; in nats.
 

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
-from wav2vec2.contrastive import chance_loss, contrastive_logits, contrastive_loss, count_correct
+from wav2vec2.contrastive import (
+    chance_loss,
+    contrastive_logits,
+    contrastive_loss,
+    count_correct,
+    keep_equal,
+)
 from wav2vec2.encoder import dropout_module
 from wav2vec2.numerics import at_least_fp32
 from wav2vec2.quantizer import GumbelQuantizer, QuantizerOutput
@@ -98,6 +104,7 @@ class Wav2Vec2ForPretraining(nn.Module):
         dropout_features: float,
         logit_temperature: float,
         loss_weights: tuple[float, float],
+        keep_equal: bool = False,
     ):
         super().__init__()
         self.wav2vec2 = wav2vec2
@@ -107,6 +114,7 @@ class Wav2Vec2ForPretraining(nn.Module):
         self.final_proj = nn.Linear(dim, final_dim)
         self.logit_temperature = logit_temperature
         self.diversity_weight, self.penalty_weight = loss_weights
+        self.keep_equal = keep_equal
 
     @classmethod
     def from_config(
@@ -129,6 +137,7 @@ class Wav2Vec2ForPretraining(nn.Module):
             dropout_features=objective.dropout_features,
             logit_temperature=objective.logit_temperature,
             loss_weights=objective.loss_weights,
+            keep_equal=objective.keep_equal_distractors,
         )
 
     def forward(
@@ -194,7 +203,8 @@ class Wav2Vec2ForPretraining(nn.Module):
         """Contrastive loss + weighted diversity loss + weighted features penalty."""
         targets = logits[..., 0].numel()
         codes = self.quantizer.groups * self.quantizer.entries
-        contrastive = contrastive_loss(logits)
+        candidates = keep_equal(logits) if self.keep_equal else logits
+        contrastive = contrastive_loss(candidates)
         diversity = self.diversity_weight * targets * (codes - quantized.prob_perplexity) / codes
         penalty = self.penalty_weight * targets * penalty
         return PretrainingOutput(
@@ -203,7 +213,7 @@ class Wav2Vec2ForPretraining(nn.Module):
             diversity_loss=diversity,
             features_penalty=penalty,
             targets=targets,
-            chance_loss=chance_loss(logits),
+            chance_loss=chance_loss(candidates),
             correct=count_correct(logits),
             code_perplexity=quantized.code_perplexity,
             prob_perplexity=quantized.prob_perplexity,

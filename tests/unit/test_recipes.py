@@ -89,10 +89,12 @@ def test_a_recipe_differs_in_nothing_from_its_defaults(recipe):
 
 
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_a_default_that_the_shell_computes_is_skipped(command):
-    defaults = defaults_of(command, ROOT / "scripts" / "quickstart.sh")
+def test_a_default_that_the_shell_computes_is_skipped(command, tmp_path):
+    script = tmp_path / "recipe.sh"
+    script.write_text(': "${UPDATE_FREQ:=$((4 / NUM_GPUS))}"\n: "${MAX_TOKENS:=5000}"\n')
+    defaults = defaults_of(command, script)
     assert defaults["update_freq"] == defaults_of(command)["update_freq"]
-    assert defaults["hourglass_config"] == "[1,(2,2),1]"
+    assert defaults["max_tokens"] == 5000
 
 
 @pytest.mark.parametrize("script", ["finetune_base_10h.sh", None])

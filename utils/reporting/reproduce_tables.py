@@ -20,6 +20,7 @@ from common.runtime import environment
 from utils.reporting import results
 from utils.reporting.log import LOG, read_log
 from utils.reporting.panels import PUBLISHED_ACCURACY
+from utils.reporting.summarise_quickstart import RANDOM_ROW
 from utils.reporting.tables import PUBLISHED_LATENCY
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
@@ -206,11 +207,14 @@ def collect_latencies(steps: list[Step]) -> Fields:
 
 QUICKSTARTS = {
     **{f"seed {seed}": {"SEED": seed} for seed in (1, 2, 3)},
-    "seed 1, RANDOM_WEIGHTS=true": {"SEED": 1, "RANDOM_WEIGHTS": "true"},
+    **{
+        f"seed {seed}, {RANDOM_ROW}": {"SEED": seed, "RANDOM_WEIGHTS": "true"} for seed in (1, 2, 3)
+    },
 }
 
 
 QUICKSTART_DIGITS = {
+    "transcribed_minutes": 1,
     "wer": 2,
     "uer": 2,
     "pretrain_accuracy_first": 3,
@@ -264,15 +268,19 @@ ELASTIC_MODELS: dict[str, tuple[str, Sequence[int]]] = {
 """Name of a model -> its pooling factors in training, and those that inference is measured at."""
 
 
+ELASTIC_TRAINING = {"MINUTES": 30, "LABEL_MINUTES": 30, "PRETRAIN_UPDATES": 1_000}
+"""Shorter than the quickstart, with more transcripts: pre-training is not what is compared."""
+
+
 def elastic_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     """A quickstart of each model and seed, and its evaluations, a step each."""
     steps = []
-    data = {"DATASET_DIR": os.environ.get("DATASET_DIR", "datasets/mini")}
+    data = {"DATASET_DIR": os.environ.get("DATASET_DIR", folder / "data")}
     for name, (trained, factors) in ELASTIC_MODELS.items():
         for seed in options.seeds:
             own = folder / _folder(name) / f"seed_{seed}"
             layers = {"HOURGLASS_CONFIG": f"[1,(2,{trained}),1]", "SEED": seed}
-            steps.append(Step("quickstart.sh", own, data | layers))
+            steps.append(Step("quickstart.sh", own, data | ELASTIC_TRAINING | layers))
             weights = {"FINETUNED_MODEL": own / "finetune" / "wav2vec2_best.pt"}
             evaluated = weights | data | {"SUBSETS": "test-mini", "CPU": "true", "NUM_WORKERS": 0}
             for factor in factors:
@@ -310,6 +318,11 @@ class LabelledCorpus:
     """Name of a start -> the audio that it was pre-trained on."""
     valid: str
     test: str
+    source: str = ""
+    """Environment variable with the folder of its recordings; without it the table has no rows of it."""
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the recipes; the same for every start."""
 
 
 LABELLED = {
@@ -318,33 +331,55 @@ LABELLED = {
         {"the same 30 minutes": "train-mini-30min", "120 minutes": "train-mini"},
         "dev-mini",
         "test-mini",
+        finetuning={"MAX_TOKENS": 64_000},  # an utterance has 1.5 s
+    ),
+    "digits": LabelledCorpus(
+        ("train-2min", "train-5min"),
+        {"16 minutes": "train"},
+        "valid",
+        "test",
+        "DIGITS_DIR",
+        {"MIN_SAMPLE_SIZE": 3_000},  # an utterance has 0.4 s
+        {"MAX_TOKENS": 64_000},
+    ),
+    "mboshi": LabelledCorpus(
+        ("train-5min", "train-20min"),
+        {"the same 20 minutes": "train-20min", "189 minutes": "train"},
+        "valid",
+        "test",
+        "MBOSHI_DIR",
+        finetuning={"MAX_TOKENS": 96_000},
     ),
 }
 
 RANDOM = "random weights"
 """Start of a fine-tuning that shows what pre-training is worth."""
 
-LEARNING_RATES = {False: 0.006, True: 0.004}
+LEARNING_RATES = {False: 0.003, True: 0.004}
 """Whether the start has random weights -> its best learning rate of those tried, on dev voices."""
 
-SAME_BUDGET = {"MAX_TOKENS": 64_000, "MAX_UPDATE": 1_500}
-"""Batches and updates of each fine-tuning: an utterance of the mini corpus has 1.5 s."""
+SAME_UPDATES = 2_000
+"""Of each fine-tuning."""
 
 
 def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     """The data; for each seed the pre-trainings; for each amount of transcripts and each start a
     fine-tuning and its evaluation."""
     data = folder / "data"
-    steps = [Step("label_efficiency_data.sh", data)]
+    given = {name: os.environ[name] for c in LABELLED.values() if (name := c.source) in os.environ}
+    steps = [Step("label_efficiency_data.sh", data, given)]
     device = {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
     for name, corpus in LABELLED.items():
+        if corpus.source and corpus.source not in given:
+            continue
         lists = {**device, "DATASET_DIR": data / name}
         for seed in options.seeds:
             own = folder / name / f"seed_{seed}"
             training = {**lists, "VALID_SUBSET": corpus.valid, "SEED": seed}
             weights = {start: own / _folder(start) for start in corpus.audio}
             for start, subset in corpus.audio.items():
-                variables = {**training, "MODEL": "mini", "TRAIN_SUBSET": subset}
+                variables = {**training, **corpus.pretraining, "MODEL": "mini"}
+                variables["TRAIN_SUBSET"] = subset
                 steps.append(Step("pretrain_small.sh", weights[start], variables))
             for labelled in corpus.labelled:
                 for start in (RANDOM, *corpus.audio):
@@ -353,10 +388,11 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                     tuned = own / labelled / _folder(start)
                     variables = {
                         **training,
-                        **SAME_BUDGET,
+                        **corpus.finetuning,
                         "TRAIN_SUBSET": labelled,
                         "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
                         "RANDOM_WEIGHTS": str(random).lower(),
+                        "MAX_UPDATE": SAME_UPDATES,
                         "LEARNING_RATE": LEARNING_RATES[random],
                     }
                     steps.append(Step("finetune_small.sh", tuned, variables))
@@ -382,6 +418,42 @@ def collect_label_efficiency(steps: list[Step]) -> Fields:
             "uer": round(statistics.median(summary["uer"] for summary in summaries), 2),
             "seeds": len(summaries),
         }
+    return {"rows": rows}
+
+
+CODEBOOKS = {
+    "counted": {},
+    "not_counted": {"KEEP_EQUAL_DISTRACTORS": "false", "LOSS_WEIGHTS": "0.1 0.0"},
+}
+"""What happens to distractors with the target's codes -> variables of the pre-training."""
+
+CODEBOOK_UPDATES = (50, 100, 200, 300, 500, 1_000, 1_500, 2_000)
+"""Rows of the table `codebook`."""
+
+
+def codebook_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
+    """Two pre-trainings on the corpus in DATASET_DIR: the small recipe's, and one as in the paper's
+    code."""
+    shared = {"MODEL": "mini", "MAX_UPDATE": CODEBOOK_UPDATES[-1], "LOG_FREQUENCY": 50}
+    shared |= {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
+    return [
+        Step("pretrain_small.sh", folder / name, shared | variables)
+        for name, variables in CODEBOOKS.items()
+    ]
+
+
+def collect_codebooks(steps: list[Step]) -> Fields:
+    """Loss, accuracy and codes in use at some updates of both."""
+    rows: dict[str, dict[str, float]] = {f"{update:,}": {} for update in CODEBOOK_UPDATES}
+    metrics = {"contrastive_loss": 2, "accuracy": 3, "code_perplexity": 1}
+    for step in steps:
+        curves = read_log(step.folder / LOG).curves
+        for metric, digits in metrics.items():
+            curve = curves[f"train_{metric}"]
+            for update in CODEBOOK_UPDATES:
+                nearest = abs(curve.update - update).argmin()
+                value = round(float(curve.mean[nearest]), digits)
+                rows[f"{update:,}"][f"{step.folder.name}_{metric}"] = value
     return {"rows": rows}
 
 
@@ -417,7 +489,7 @@ REPRODUCTIONS = {
         collect_latencies,
     ),
     "quickstart": Reproduction(
-        "no data and no GPU; 4 runs of about 5 minutes on 2 CPU cores",
+        "no data and no GPU; 6 runs of 3 to 9 minutes on 2 CPU cores",
         quickstart_steps,
         collect_error_rates,
         "",
@@ -430,9 +502,17 @@ REPRODUCTIONS = {
         "",
         (1, 2, 3),
     ),
+    "codebook": Reproduction(
+        "recordings of people, with the filelists train and valid in DATASET_DIR (published on 3 "
+        "hours of Mboshi); no GPU; 2 pre-trainings of MINI, 4 minutes each on a CPU core",
+        codebook_steps,
+        collect_codebooks,
+        "",
+    ),
     "label_efficiency": Reproduction(
         "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
-        "evaluations on 2 CPU cores; time not measured yet",
+        "evaluations on 2 CPU cores, about two hours; recordings of people (DIGITS_DIR, "
+        "MBOSHI_DIR: see scripts/label_efficiency_data.sh) add their rows",
         label_efficiency_steps,
         collect_label_efficiency,
         "",

@@ -122,11 +122,12 @@ TABLES = {
         "The quickstart: error rates on voices not in training",
         (),
         {
+            "transcribed_minutes": "transcripts, min",
             "wer": "WER, %",
             "uer": "CER, %",
             "pretrain_accuracy_first": "pre-training accuracy before",
             "pretrain_accuracy_last": "after",
-            "pretrain_code_perplexity_share": "least code perplexity / (G V)",
+            "pretrain_code_perplexity_share": "code perplexity / (G V)",
         },
     ),
     "elastic": Shape(
@@ -137,6 +138,20 @@ TABLES = {
             "lowest": "lowest",
             "highest": "highest",
             "speed": "audio per second, s",
+        },
+    ),
+    "codebook": Shape(
+        "Pre-training MINI on recordings of people: distractors with the target's codes counted, with "
+        "diversity weight 0.5 (the small recipe); not counted, with 0.1 (as in the paper's code)",
+        (),
+        {
+            f"{name}_{metric}": f"{text}: {heading}"
+            for name, text in (("counted", "counted"), ("not_counted", "not counted"))
+            for metric, heading in (
+                ("contrastive_loss", "loss, bits"),
+                ("accuracy", "accuracy"),
+                ("code_perplexity", "codes of 64"),
+            )
         },
     ),
     "label_efficiency": Shape(

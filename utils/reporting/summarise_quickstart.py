@@ -1,13 +1,14 @@
 """Collect a quickstart's figures: `python -m utils.reporting.summarise_quickstart FOLDER`.
 
-Reads the logs and the evaluation of its stages, prints a few hypotheses, the word error rate and
-what to try next, and writes `summary.json` and `recordings.csv`.
+Reads the logs and the evaluation of its stages, prints what to try next, a few hypotheses and the
+word error rate with and without pre-training, and writes `summary.json` and `recordings.csv`.
 """
 
 import csv
 import io
 import os
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy as np
 from utils.reporting.log import LOG, read_log, read_records
 from utils.reporting.runs import Evaluation, as_texts, read_evaluations
 from utils.reporting.tables import NONE, Table
+from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
-from wav2vec2.cli.flags import ArgumentParser
+from wav2vec2.cli.flags import ArgumentParser, parse_bool
 from wav2vec2.config import MINI
 from wav2vec2.files.filelists import Manifest, read_labels, read_manifest
 from wav2vec2.files.output import write_json, write_lines
@@ -27,6 +29,12 @@ from wav2vec2.files.text import read_json, read_text, split_lines
 
 STAGES = ("corpus", "filelists", "pretrain", "finetune", "evaluate")
 SUBSET = "test-mini"
+
+STORED = Path(__file__).parents[2] / "docs" / "results" / "quickstart.json"
+"""Measured quickstarts."""
+
+RANDOM_ROW = "RANDOM_WEIGHTS=true"
+"""Part of the names of its rows that started from random weights."""
 
 
 def find_evaluation(folder: Path) -> Evaluation:
@@ -37,8 +45,14 @@ def find_evaluation(folder: Path) -> Evaluation:
     raise UserError(f"{folder}: holds no evaluation of {SUBSET}; run scripts/quickstart.sh again")
 
 
-def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
-    """The figures of a finished quickstart in `folder`."""
+def summarise(
+    folder: Path, evaluation: Evaluation, minutes: float, random_weights: bool = False
+) -> dict[str, Any]:
+    """The figures of a finished quickstart in `folder`.
+
+    `minutes`: of audio with transcripts; `random_weights`: whether fine-tuning started from them,
+    so that the pre-training says nothing.
+    """
     log = folder / "pretrain" / LOG
     validations = [
         record["data"]
@@ -47,16 +61,46 @@ def summarise(folder: Path, evaluation: Evaluation) -> dict[str, Any]:
     ]
     if not validations:
         raise UserError(f"{log}: holds no validation; remove its folder and run again")
-    codes = MINI.codebook_groups * MINI.codebook_entries
     fix = "run scripts/quickstart.sh again"
-    return {
-        **{name: evaluation.summary[name] for name in ("wer", "uer", "utterances")},
+    seconds = {stage: float(read_json(folder / f"{stage}.seconds", fix)) for stage in STAGES}
+    codes = MINI.codebook_groups * MINI.codebook_entries
+    pretraining = {
         "pretrain_accuracy_first": validations[0]["val_accuracy"],
         "pretrain_accuracy_last": validations[-1]["val_accuracy"],
-        "pretrain_code_perplexity_share": min(v["val_code_perplexity"] for v in validations)
-        / codes,
-        "seconds": {stage: float(read_json(folder / f"{stage}.seconds", fix)) for stage in STAGES},
+        "pretrain_code_perplexity_share": validations[-1]["val_code_perplexity"] / codes,
     }
+    return {
+        **{name: evaluation.summary[name] for name in ("wer", "uer", "utterances")},
+        "transcribed_minutes": round(minutes, 1),
+        "random_weights": random_weights,
+        **({} if random_weights else pretraining),
+        "seconds": seconds,
+    }
+
+
+def stored_rates(random_weights: bool, minutes: float) -> list[float]:
+    """The word error rates in docs/results of quickstarts from random weights, or from pre-trained
+    ones, with so many minutes of transcripts; none where the file is not at hand."""
+    if not STORED.is_file():
+        return []
+    rows = read_json(STORED, "fetch the repository again")["rows"]
+    return [
+        figures["wer"]
+        for row, figures in rows.items()
+        if figures.get("transcribed_minutes") == minutes and (RANDOM_ROW in row) == random_weights
+    ]
+
+
+def comparison(summary: dict[str, Any]) -> str:
+    """What the transcripts gave with pre-training and without: this run, and the median of stored
+    ones of the other kind."""
+    random, minutes = summary["random_weights"], summary["transcribed_minutes"]
+    ways = {False: "with pre-training", True: "without"}
+    rates = {random: f"{summary['wer']:.1f} %"}
+    if stored := stored_rates(not random, minutes):
+        rates[not random] = f"{statistics.median(stored):.1f} %"
+    parts = [f"{rates[kind]} {ways[kind]}" for kind in sorted(rates)]
+    return f"with {minutes:g} minutes of transcripts: WER {', '.join(parts)}"
 
 
 def write_table(path: Path, manifest: Manifest, words: dict[str, str]) -> None:
@@ -121,12 +165,14 @@ def closing_lines(folder: Path) -> str:
     for _, pairs in shown[:: max(len(shown) // 5, 1)][:2]:
         reference, hypothesis = as_texts(pairs)
         lines += [f"  reference:  {reference}", f"  hypothesis: {hypothesis}", ""]
-    first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
+    if not summary["random_weights"]:
+        first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
+        lines.append(f"pre-training accuracy: {first:.3f} before, {last:.3f} after")
     lines += [
-        f"pre-training accuracy: {first:.3f} before, {last:.3f} after",
         f"word error rate: {summary['wer']:.2f} % on {summary['utterances']} utterances of voices "
         "not in training",
         f"time: {sum(summary['seconds'].values()):.0f} s",
+        comparison(summary),
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -231,14 +277,24 @@ def main() -> None:
     parser.add_argument(
         "--dataset_dir", type=Path, default="datasets/mini", help="the quickstart's corpus"
     )
+    parser.add_argument(
+        "--labelled", default="train-mini-10min", help="the filelist it was fine-tuned on"
+    )
+    words = {"type": parse_bool, "metavar": "true|false", "default": False}
+    text = "whether its fine-tuning started from random weights"
+    parser.add_argument("--random_weights", help=text, **words)
     arguments = parser.parse_args()
-    folder = arguments.folder
-    write_json(folder / "summary.json", summarise(folder, find_evaluation(folder)))
-    print(f"\n{closing_lines(folder)}")
-    print(f"figures: {folder / 'summary.json'}")
+    folder, dataset_dir = arguments.folder, arguments.dataset_dir
+    labelled = read_manifest(dataset_dir, arguments.labelled)
+    minutes = sum(u.samples for u in labelled.utterances) / SAMPLE_RATE / 60
+    evaluation = find_evaluation(folder)
+    summary = summarise(folder, evaluation, minutes, arguments.random_weights)
+    write_json(folder / "summary.json", summary)
+    print(f"\nfigures: {folder / 'summary.json'}")
     print(f"\nTo try next, in a new terminal:\n\n  {python_command()[0]}")
-    for purpose, command in next_commands(folder, arguments.dataset_dir):
+    for purpose, command in next_commands(folder, dataset_dir):
         print(f"\n  # {purpose}\n  {command}")
+    print(f"\n{closing_lines(folder)}", end="")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 from common.training.health import SHORTEST_WINDOW, WARNING_PATIENCE, Warnings
 from common.training.meter import COUNTS, Sums
-from tasks.codebook import diversity_advice
+from tasks.codebook import codebook_advice
 from tasks.pretraining import PretrainingTask
 from tests.unit.test_repository import ROOT
 from wav2vec2.config import MINI, ContrastiveObjective
@@ -134,5 +134,8 @@ def test_more_codes_than_a_sub_batch_has_masked_frames(capsys):
 
 
 def test_the_advice_depends_on_the_weight():
-    assert diversity_advice(0.0).endswith("from 0 to 0.5")
-    assert diversity_advice(0.5).endswith("from 0.5 to 1")
+    weight = "raise the diversity weight, the first of --loss_weights, from"
+    assert codebook_advice(0.0, True) == f"{weight} 0 to 0.5"
+    assert codebook_advice(0.5, True) == f"{weight} 0.5 to 1"
+    kept = "set --keep_equal_distractors true, and "
+    assert codebook_advice(0.1, False) == f"{kept}{weight} 0.1 to 0.5"

@@ -10,6 +10,7 @@ from wav2vec2.contrastive import (
     contrastive_loss,
     count_correct,
     draw_distractors,
+    keep_equal,
 )
 
 
@@ -27,7 +28,7 @@ def test_one_masked_frame_has_no_distractors():
         draw_distractors(1, 1, 5, np.random.default_rng(0))
 
 
-def slow_logits(predictions, targets, codes, distractors, temperature):
+def slow_logits(predictions, targets, codes, distractors, temperature, keep=False):
     """The vectors gathered one by one, as the paper writes it."""
     rows, masked, count = distractors.shape
     logits = torch.empty(rows, masked, 1 + count, dtype=predictions.dtype)
@@ -37,7 +38,7 @@ def slow_logits(predictions, targets, codes, distractors, temperature):
                 other = t if k == 0 else int(distractors[b, t, k - 1])
                 cosine = torch.cosine_similarity(predictions[b, t], targets[b, other], dim=0)
                 logits[b, t, k] = cosine / temperature
-                if k > 0 and torch.equal(codes[b, t], codes[b, other]):
+                if k > 0 and not keep and torch.equal(codes[b, t], codes[b, other]):
                     logits[b, t, k] = -math.inf
     return logits
 
@@ -55,6 +56,19 @@ def test_logits_against_the_gathered_vectors():
     torch.testing.assert_close(logits, expected)
     slow_loss = -expected.log_softmax(-1)[..., 0].sum()
     torch.testing.assert_close(contrastive_loss(logits), slow_loss)
+    kept = slow_logits(predictions, targets, codes, distractors, 0.1, keep=True)
+    torch.testing.assert_close(keep_equal(logits), kept)
+
+
+def test_a_single_code_has_no_loss_unless_equal_distractors_are_kept():
+    predictions, targets = torch.randn(1, 5, 3), torch.ones(1, 5, 3)
+    codes = torch.zeros(1, 5, 2, dtype=torch.long)
+    distractors = torch.tensor(draw_distractors(1, 5, 4, np.random.default_rng(0)))
+    logits = contrastive_logits(predictions, targets, codes, distractors, 0.1)
+    assert float(contrastive_loss(logits)) == 0
+    chance = 5 * math.log(5)
+    assert float(contrastive_loss(keep_equal(logits))) == pytest.approx(chance)
+    assert float(chance_loss(keep_equal(logits))) == pytest.approx(chance)
 
 
 def test_chance_loss_is_that_of_equal_candidates():

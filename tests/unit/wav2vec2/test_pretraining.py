@@ -102,6 +102,27 @@ def test_total_loss_is_the_sum_of_its_parts():
     )
 
 
+def test_equal_distractors_count_where_the_objective_says_so():
+    """With few codes: a higher loss, that of chance for candidates alike; metrics do not change."""
+    waveforms = torch.randn(2, SAMPLES, dtype=torch.float64)
+    batch = PretrainingBatch(waveforms, [make_sub_batch(2, 0)])
+    architecture = replace(TINY, codebook_entries=2)  # four codes, so many distractors are equal
+    outputs = []
+    for keep in (False, True):
+        objective = ContrastiveObjective(
+            distractors=7, dropout_features=0, keep_equal_distractors=keep
+        )
+        outputs.append(make_model(architecture, objective=objective)(batch, temperature=2.0))
+    paper, kept = outputs
+    targets = paper.targets
+    assert kept.contrastive_loss > paper.contrastive_loss
+    assert kept.chance_loss.item() == pytest.approx(targets * np.log(8))
+    assert paper.chance_loss < kept.chance_loss
+    torch.testing.assert_close(kept.correct, paper.correct)
+    difference = kept.contrastive_loss - paper.contrastive_loss
+    torch.testing.assert_close(kept.loss - paper.loss, difference)
+
+
 def test_penalty_gradient_is_scaled_by_the_gradient_multiplier():
     waveforms = torch.randn(2, SAMPLES, dtype=torch.float64)
     part = make_sub_batch(2, 5)

@@ -28,7 +28,7 @@ def test_a_recipe_built_on_another_reads_its_variables():
     names = declared(SCRIPTS / "pretrain_base_benchmark.sh")
     assert declared(BASE).keys() < names.keys()
     assert names["OUTPUT_DIR"] == "results/pretrain_base_benchmark"
-    assert {"NUM_GPUS", "MAX_RESTARTS"} <= declared(SCRIPTS / "quickstart.sh").keys()
+    assert {"NUM_GPUS", "MAX_RESTARTS"} <= declared(SCRIPTS / "pretrain_small.sh").keys()
 
 
 def test_own_variables_and_strangers_pass():

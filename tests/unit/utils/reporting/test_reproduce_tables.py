@@ -175,7 +175,8 @@ def test_resumes_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     assert not (tmp_path / "table.json").exists()
     monkeypatch.delenv("FAIL")
     main(scripts)
-    assert (tmp_path / "ran").read_text().splitlines() == ["1 ", "2 ", "2 ", "3 ", "1 true"]
+    again = ["1 ", "2 ", "2 ", "3 ", "1 true", "2 true", "3 true"]
+    assert (tmp_path / "ran").read_text().splitlines() == again
     printed = capfd.readouterr().out
     assert printed.count("== finished: SEED=1 OUTPUT_DIR=") == 1
     found = results.Measurement.read(tmp_path / "table.json")
@@ -216,7 +217,7 @@ def test_elastic_resumes_cell_by_cell(tmp_path, monkeypatch, capfd):
     expected = []
     for layers, factors in (("[1,(2,4),1]", (2, 4)), ("[1,(2,2:6),1]", (1, 6))):
         for seed in (1, 2, 3):
-            expected.append(f"train {layers} {seed} datasets/mini")
+            expected.append(f"train {layers} {seed} {tmp_path}/runs/elastic/data")
             expected += [f"run {seed} --factor {factor}" for factor in factors]
     assert ran == expected
     found = results.Measurement.read(tmp_path / "table.json")
@@ -246,6 +247,8 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
         (tmp_path / "scripts" / f"{name}.sh").write_text(f"{body}\n")
     arguments = ["label_efficiency", "--runs_dir", str(tmp_path / "runs")]
     arguments += ["--output", str(tmp_path / "table.json"), "--seeds", "1", "2"]
+    for corpus in reproduce_tables.LABELLED.values():
+        monkeypatch.delenv(corpus.source or "-", raising=False)
     monkeypatch.setenv("FAIL", "train-mini-3min 1")
     with pytest.raises(UserError, match="finetune_small.sh ended with exit code 3"):
         main(arguments)
@@ -275,12 +278,56 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert len(set((tmp_path / "budgets").read_text().splitlines())) == 1
 
 
+def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_path, monkeypatch):
+    for corpus in reproduce_tables.LABELLED.values():
+        monkeypatch.delenv(corpus.source or "-", raising=False)
+    options = reproduce_tables.ReproductionOptions(seeds=(1,))
+    alone = reproduce_tables.label_efficiency_steps(options, tmp_path)
+    assert {step.folder.relative_to(tmp_path).parts[0] for step in alone} == {"data", "mini"}
+    monkeypatch.setenv("DIGITS_DIR", "/digits")
+    steps = reproduce_tables.label_efficiency_steps(options, tmp_path)
+    assert steps[0].variables == {"DIGITS_DIR": "/digits"}
+    added = [step for step in steps[1:] if step.command() not in {s.command() for s in alone}]
+    assert {step.folder.relative_to(tmp_path).parts[0] for step in added} == {"digits"}
+    scripts = [step.script for step in added]
+    assert scripts == ["pretrain_small.sh"] + ["finetune_small.sh", "inference.sh"] * 4
+    tuned = [step.variables for step in added if step.script == "finetune_small.sh"]
+    assert len({(v["MAX_UPDATE"], v["MAX_TOKENS"]) for v in tuned}) == 1
+
+
+def test_codebooks_are_compared_at_the_same_updates(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduce_tables, "CODEBOOK_UPDATES", (50, 100))
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "pretrain_small.sh").write_text(
+        'mkdir -p "$OUTPUT_DIR"\n'
+        "codes=$([[ ${KEEP_EQUAL_DISTRACTORS:-} == false ]] && echo 3 || echo 40)\n"
+        "for update in 50 100; do\n"
+        '  data="{\\"train_contrastive_loss\\": 1.5, \\"train_accuracy\\": 0.5, '
+        '\\"train_code_perplexity\\": $((codes + update))}"\n'
+        '  echo "DLLL {\\"type\\": \\"LOG\\", \\"step\\": [1, $update, 100], \\"data\\": $data}"\n'
+        'done >"$OUTPUT_DIR/nvlog.json"\n'
+    )
+    arguments = ["codebook", "--runs_dir", str(tmp_path / "runs")]
+    main([*arguments, "--output", str(tmp_path / "table.json")])
+    rows = results.Measurement.read(tmp_path / "table.json").rows
+    same = {
+        f"{name}_{m}": v
+        for name in ("counted", "not_counted")
+        for m, v in (("contrastive_loss", 1.5), ("accuracy", 0.5))
+    }
+    assert rows == {
+        "50": same | {"counted_code_perplexity": 90, "not_counted_code_perplexity": 53},
+        "100": same | {"counted_code_perplexity": 140, "not_counted_code_perplexity": 103},
+    }
+
+
 def test_another_command_is_not_the_finished_one(tmp_path, scripts, capfd):
     main(scripts)
     marker = tmp_path / "runs" / "quickstart" / "run_3" / reproduce_tables.FINISHED
     marker.write_text(marker.read_text().replace("SEED=3", "SEED=33"))
     main(scripts)
-    assert (tmp_path / "ran").read_text().splitlines()[4:] == ["3 "]
+    assert (tmp_path / "ran").read_text().splitlines()[6:] == ["3 "]
 
 
 def test_a_run_that_left_nothing(tmp_path, finished):

@@ -2,9 +2,12 @@ import json
 
 import pytest
 
+from utils.reporting import summarise_quickstart
 from utils.reporting.summarise_quickstart import (
     STAGES,
     SUBSET,
+    closing_lines,
+    comparison,
     find_evaluation,
     summarise,
 )
@@ -30,16 +33,45 @@ def write(folder, accuracies):
 
 def test_summary(tmp_path):
     write(tmp_path, [0.03, 0.2, 0.25])
-    summary = summarise(tmp_path, find_evaluation(tmp_path))
+    summary = summarise(tmp_path, find_evaluation(tmp_path), 9.96)
     assert summary["wer"] == 9.5 and summary["utterances"] == 240
     assert (summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]) == (0.03, 0.25)
+    assert summary["pretrain_code_perplexity_share"] == 34 / 64  # the last one
+    assert summary["transcribed_minutes"] == 10
     assert summary["seconds"]["pretrain"] == 2.5
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_the_last_line_compares_with_the_median_of_the_other_start(tmp_path, monkeypatch, random):
+    write(tmp_path, [0.03, 0.2])
+    evaluation = find_evaluation(tmp_path)
+    other = "" if random else ", RANDOM_WEIGHTS=true"
+    rows = {
+        f"seed {n}{other}": {"wer": 10.0 * n, "transcribed_minutes": minutes}
+        for n, minutes in ((1, 10), (2, 10), (3, 10), (4, 30))
+    }
+    rows |= {"seed 9" + ("" if other else ", RANDOM_WEIGHTS=true"): {"wer": 99.0}}
+    monkeypatch.setattr(summarise_quickstart, "STORED", tmp_path / "stored.json")
+    summary = summarise(tmp_path, evaluation, 10, random)
+    assert ("pretrain_accuracy_last" in summary) == (not random)
+    alone = "9.5 % without" if random else "9.5 % with pre-training"
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    lines = closing_lines(tmp_path).splitlines()
+    assert lines[-1] == f"with 10 minutes of transcripts: WER {alone}"
+    (tmp_path / "stored.json").write_text(json.dumps({"rows": rows}))
+    lines = closing_lines(tmp_path).splitlines()
+    both = "20.0 % with pre-training, 9.5 % without"
+    both = both if random else "9.5 % with pre-training, 20.0 % without"
+    assert lines[-1] == f"with 10 minutes of transcripts: WER {both}"
+    assert any(line.startswith("pre-training accuracy: ") for line in lines) == (not random)
+    other_minutes = comparison(summary | {"transcribed_minutes": 3})
+    assert other_minutes == f"with 3 minutes of transcripts: WER {alone}"
 
 
 def test_unfinished(tmp_path):
     write(tmp_path, [])
     with pytest.raises(UserError, match="holds no validation"):
-        summarise(tmp_path, find_evaluation(tmp_path))
+        summarise(tmp_path, find_evaluation(tmp_path), 9.96)
     (tmp_path / f"summary_{SUBSET}.json").unlink()
     with pytest.raises(UserError, match="holds no evaluation of test-mini; run scripts"):
         find_evaluation(tmp_path)
@@ -49,4 +81,4 @@ def test_a_stage_without_its_seconds(tmp_path):
     write(tmp_path, [0.03])
     (tmp_path / "finetune.seconds").unlink()
     with pytest.raises(UserError, match="finetune.seconds: cannot be read"):
-        summarise(tmp_path, find_evaluation(tmp_path))
+        summarise(tmp_path, find_evaluation(tmp_path), 9.96)
