@@ -16,7 +16,7 @@ set -euo pipefail
 : "${NUM_REPEATS:=1}"          # times that the subset is measured
 : "${NUM_WARMUP_REPEATS:=0}"   # times that the subset is run before each measurement
 : "${WARMUP:=5}"               # batches before each measurement
-: "${PRECISION:=fp32}"         # or bf16, fp16
+: "${PRECISION:=fp32}"         # or bf16, fp16, int8
 : "${FP16:=false}"             # another name of PRECISION=fp16
 : "${BF16:=false}"             # another name of PRECISION=bf16
 : "${CPU:=false}"

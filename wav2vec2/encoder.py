@@ -79,9 +79,13 @@ class SelfAttention(nn.Module):
         def split(y: Tensor) -> Tensor:  # [batch, frames, D] -> [batch, heads, frames, D / heads]
             return y.view(batch, frames, self.heads, -1).transpose(1, 2)
 
-        q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
+        q, k, v = map(split, self.project(x))
         mixed = self.attend(q, k, v, valid, self.dropout if self.training else 0.0)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, frames, dim))
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of `x`, each of its shape."""
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float

@@ -28,6 +28,7 @@ from wav2vec2.files.torch_file import load_checkpoint
 from wav2vec2.inference import latency
 from wav2vec2.inference.recogniser import Recogniser, RecogniserOptions, prepare_decoder
 from wav2vec2.interop import native
+from wav2vec2.kernels import int8
 
 pytestmark = pytest.mark.integration
 
@@ -302,14 +303,21 @@ def test_a_released_model_transcribes_the_same(evaluate, command, model, tmp_pat
     assert read(found) == read(expected)
 
 
-def test_half_precision_says_how_many_transcripts_differ(evaluate, tmp_path):
+INT8 = pytest.param(
+    "int8",
+    marks=pytest.mark.skipif(bool(int8.why_unsupported()), reason=int8.why_unsupported()),
+)
+
+
+@pytest.mark.parametrize("precision", ["bf16", INT8])
+def test_a_lower_precision_says_how_many_transcripts_differ(evaluate, tmp_path, precision):
     """The model is nearly undecided: rounding changes some transcripts, never all."""
     evaluate("fp32")
-    output, out = evaluate("bf16", "--precision", "bf16", "--compare", tmp_path / "fp32")
+    output, out = evaluate(precision, "--precision", precision, "--compare", tmp_path / "fp32")
     differing, of = re.search(r"mixed: (\d+) of (\d+) transcripts differ", out).groups()
     assert 0 < int(differing) <= int(of) == len(read(output))
     errors = [
-        json.loads((tmp_path / n / "summary_mixed.json").read_text()) for n in ("fp32", "bf16")
+        json.loads((tmp_path / n / "summary_mixed.json").read_text()) for n in ("fp32", precision)
     ]
     assert errors[0]["uer"] == pytest.approx(errors[1]["uer"], rel=0.05)
 

@@ -336,6 +336,74 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     assert peaks[180] < 2560 and peaks[180] < peaks[10] + 300, peaks
 
 
+FAKE_SECONDS = {"torch": 2.0, "help": 2.5, "empty": 3.0, "short": 4.0, "1_to_20_s": 5.0}
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """The commands that the benchmark would time."""
+    commands = []
+
+    def time_process(command):
+        commands.append([str(word) for word in command])
+        name = next(
+            n
+            for n in ("empty", "short", "1_to_20_s", "equal", "help", "torch")
+            if n in commands[-1][-1]
+        )
+        seconds = FAKE_SECONDS.get(name, 4.0)
+        return seconds, seconds / 2, 100.0
+
+    monkeypatch.setattr(transcription, "time_process", time_process)
+    return commands
+
+
+def test_the_parts_of_a_start(command, tmp_path, timed):
+    arguments = ("--start", "--model", "mini", "--rounds", 1, "--output_dir", tmp_path)
+    code, out, err = command(transcription.main, *arguments)
+    assert code == 0, err
+    rows = {line[:34].strip(): line[34:].split()[0] for line in out.splitlines()[2:]}
+    assert rows == {
+        "import of torch": "2.00",
+        "other imports": "0.50",
+        "loading the model": "0.50",
+        "computing 3 s of audio": "1.00",
+        "all, checkpoint in memory": "4.00",
+        **({"all, checkpoint read from disk": "4.00"} if hasattr(os, "posix_fadvise") else {}),
+    }
+    # Of each command two rounds; the parts are differences.
+    assert len(timed) == 2 * (len(rows) - 1)
+    short = soundfile.info(tmp_path / "short.flac")
+    assert short.duration == 3 and soundfile.info(tmp_path / "empty.flac").frames == 1
+
+
+def test_the_speed_on_files_is_without_the_start(command, tmp_path, timed):
+    arguments = ("--files", 3, "--model", "mini", "--rounds", 1, "--output_dir", tmp_path)
+    code, out, err = command(transcription.main, *arguments)
+    assert code == 0, err
+    lengths = [soundfile.info(path).duration for path in (tmp_path / "1_to_20_s").iterdir()]
+    equal = [soundfile.info(path).duration for path in (tmp_path / "equal_lengths").iterdir()]
+    assert len(lengths) == len(equal) == 3 and sum(lengths) == pytest.approx(sum(equal), abs=1e-3)
+    # 5 s and 4 s, less a start of 3 s.
+    rows = {line[:16].strip(): line[16:].split() for line in out.splitlines()[2:]}
+    assert float(rows["1 to 20 s"][0]) == pytest.approx(sum(lengths) / 2, abs=0.06)
+    assert float(rows["equal lengths"][0]) == pytest.approx(sum(lengths), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--start", "--files", "2"), "--start, --files"),
+        (("--start", "--subset", "x"), "--subset"),
+        (("--files", "-1"), "--files"),
+        (("--subset", "x"), "--checkpoint, --subset"),
+    ],
+)
+def test_mistakes_of_the_benchmark(command, flags, words):
+    code, _, err = command(transcription.main, *flags)
+    assert code == 2 and words in err
+
+
 def test_each_channel_has_a_transcript(transcribe, tmp_path):
     sides = [speech(12, seed)[0] for seed in (3, 4)]
     stereo = np.stack([side[: min(map(len, sides))] for side in sides], axis=1)

@@ -1,42 +1,70 @@
-"""Speed of a recogniser, of transformers and of the exported graphs, measured in one run.
+"""Speed and memory of a recogniser, of other programs, and of the exported graphs, in one run.
 
-    python -m utils.benchmarks.inference --model base
+    python -m utils.benchmarks.inference --model base --utterances 1 4 --seconds 2 10 30
 
-On noise, the same weights everywhere.  The models take turns in every round, and
-medians are printed.  Nothing else should run meanwhile.  The first round is not counted.
-`OMP_NUM_THREADS` says how many threads each may take.
+On noise, the same weights everywhere.  Each model has its own process.  They take turns in every
+round; a first round does not count.  Latency is the median time of a batch.  Memory is the rise of
+the process's peak resident size, from before the model was loaded; on a GPU, the peak that was
+allocated.  Nothing else should run meanwhile.  `OMP_NUM_THREADS` says how many threads each may
+take.  A program that is not installed is skipped.
 """
 
+import multiprocessing
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from utils.benchmarks.measuring import measure_in_turns
+from common.runtime.environment import commit, processor
+from common.runtime.signals import stopped_by_signals
+from utils.benchmarks.measuring import measure_in_turns, memory_mib, reset_memory
+from utils.benchmarks.step import command_line
 from utils.benchmarks.transcription import random_model
-from wav2vec2 import kernels
+from utils.reporting.results import Measurement
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
+from wav2vec2.commands.main import share_cores
 from wav2vec2.config import PRESETS, Architecture, Hourglass
-from wav2vec2.ctc import Wav2Vec2ForCTC
-from wav2vec2.files.output import write_json
+from wav2vec2.files.output import prepare_folder, write_json
+from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.inference.batches import sorted_batches
-from wav2vec2.inference.device import inference_device, pick_device
+from wav2vec2.inference.device import (
+    InferencePrecision,
+    check_int8,
+    inference_device,
+    pick_device,
+)
+from wav2vec2.inference.recogniser import Recogniser
 from wav2vec2.interop import huggingface, onnx, torch_export
-from wav2vec2.numerics import TYPES, Precision, cast
+from wav2vec2.numerics import TYPES, Precision
 
 Contestant = Callable[[Tensor, Tensor], Any]
 """Waveforms `[batch, samples]` and their lengths `[batch]` -> its output, in any form."""
+
+Case = list[list[int]]
+"""What is timed: batches, each as the samples of its utterances."""
+
+PEERS = {
+    "transformers": ("transformers",),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "ctranslate2": ("ctranslate2", "transformers"),
+}
+"""Program -> the packages it needs here."""
 
 
 @dataclass(frozen=True)
@@ -49,95 +77,132 @@ class InferenceBenchmarkOptions:
     """Hourglass to compare with the plain encoder; empty: none."""
     utterances: tuple[int, ...] = (4,)
     """Utterances per batch; a table for each."""
-    seconds: float = 10.0
-    """Seconds per utterance."""
+    seconds: tuple[float, ...] = (10.0,)
+    """Seconds per utterance; a table for each."""
     rounds: int = 5
     """Rounds to measure, after one that is not counted."""
     gpu: bool = False
     """Measure on the GPU, not on the CPU."""
     json: str = ""
-    """File for the seconds of audio per second of each model by batch size; '': none."""
-    onnx: bool = False
-    """Also the graph as ONNX files through onnxruntime, fp32 and 8 bits."""
+    """File for the figures, in the form of docs/results; '': none."""
+    peers: tuple[Literal["transformers", "onnxruntime", "openvino", "ctranslate2"], ...] = (
+        "transformers",
+        "onnxruntime",
+        "openvino",
+        "ctranslate2",
+    )
+    """Other programs to compare with; on a GPU, transformers only."""
     exported: bool = False
     """Also the graph as torch.export's archive."""
     compiled: bool = False
     """Also our model through torch.compile, which needs a C++ compiler and takes minutes."""
     mixed: int = 32
-    """Utterances of mixed lengths, 1 to 20 s, sorted and batched against a padded loop in their
-    order; 0: without."""
+    """Utterances of mixed lengths, 1 to 20 s: ours sorted by length, the others in their order; 0:
+    without."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, rounds=1)
+        require_at_least(self, rounds=1, mixed=0)
         if not self.utterances or min(self.utterances) < 1:
             raise UserError("--utterances: give one or more, each at least 1")
-        if self.gpu and (self.onnx or self.exported):
-            raise UserError("--gpu: the graphs run on the CPU; remove --onnx and --exported")
-        require_at_least(self, seconds=0.1)
+        if not self.seconds or min(self.seconds) < 0.1:
+            raise UserError("--seconds: give one or more, each at least 0.1")
+        if self.gpu and self.exported:
+            raise UserError("--gpu: the archive runs on the CPU; remove --exported")
 
 
-def ours(network: Wav2Vec2ForCTC) -> Contestant:
+def ours(path: Path, precision: InferencePrecision, device: torch.device) -> Contestant:
+    network = Recogniser.from_checkpoint(str(path), device, precision).model
     return lambda waveforms, lengths: network(waveforms, lengths).logits
 
 
-def compiled(network: Wav2Vec2ForCTC) -> Contestant:
+def compiled(path: Path, precision: Precision, device: torch.device) -> Contestant:
     """One graph, which has no place for lengths that are looked at: rows of equal length."""
+    network = Recogniser.from_checkpoint(str(path), device, precision).model
     graph = torch.compile(lambda waveforms: network(waveforms).logits)
     return lambda waveforms, lengths: graph(waveforms)
 
 
-def theirs(
-    content: dict[str, Any], precision: Precision, folder: Path, device: torch.device
-) -> Contestant:
-    """transformers' model with the same weights."""
-    if find_spec("transformers") is None:
-        raise UserError(
-            "utils.benchmarks.inference: needs transformers; `pip install transformers`"
-        )
+def through_transformers(path: Path, precision: Precision, device: torch.device) -> Contestant:
     from transformers import Wav2Vec2ForCTC as Peer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if not folder.exists():
-        huggingface.write_huggingface(content, folder)
     dtype = TYPES[precision]
-    peer = Peer.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).eval().to(device)
-
-    def run(waveforms: Tensor, lengths: Tensor) -> Any:
-        # As the library asks for models of the Base kind: zeros, and no mask.
-        return peer(waveforms.to(dtype)).logits
-
-    return run
+    peer = Peer.from_pretrained(path, attn_implementation="sdpa", dtype=dtype).eval().to(device)
+    # As the library asks for models of the Base kind: zeros, and no mask.
+    return lambda waveforms, lengths: peer(waveforms.to(dtype)).logits
 
 
-def through_onnx(content: dict[str, Any], path: Path, *, int8: bool) -> Contestant:
+def through_onnxruntime(path: Path) -> Contestant:
     import onnxruntime
 
-    onnx.write_onnx(content, path, int8=int8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda waveforms, lengths: session.run(
         None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()}
-    )
+    )[0]
 
 
-def through_export(content: dict[str, Any], path: Path) -> Contestant:
-    torch_export.write_exported(content, path)
-    return torch.export.load(path).module()  # our own file: another's may run code
+def through_openvino(path: Path, precision: Precision) -> Contestant:
+    import openvino
+
+    settings = {
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    return lambda waveforms, lengths: request.infer(
+        {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()}
+    )["logits"]
 
 
-def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, Contestant]:
-    """Name -> model; those of a name with `hourglass` have other weights than the plain ones."""
-    plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
-    found: dict[str, Contestant] = {}
+def through_ctranslate2(path: Path, form: str) -> Contestant:
+    import ctranslate2
+
+    threads = torch.get_num_threads()
+    model = ctranslate2.models.Wav2Vec2(str(path), compute_type=form, intra_threads=threads)
+
+    def run(waveforms: Tensor, lengths: Tensor) -> Any:
+        audio = ctranslate2.StorageView.from_array(waveforms[:, None].numpy())
+        return model.encode(audio, to_cpu=True)
+
+    return run
+
+
+def through_export(path: Path) -> Contestant:
+    module = torch.export.load(path).module()  # our own file: another's may run code
+    return lambda waveforms, lengths: module(waveforms, lengths)[0]
+
+
+Build = Callable[[], Contestant]
+"""Loads a model, in the process that is to run it."""
+
+
+def contestants(
+    options: InferenceBenchmarkOptions, plain: Architecture, folder: Path
+) -> tuple[dict[str, Build], list[str]]:
+    """Name -> how to load the model; and a line for each that is skipped.  Writes their files.
+
+    Those of a name with `hourglass` have other weights than the plain ones.
+    """
     device = inference_device(not options.gpu)
-    content, networks = build(plain, device)
-    for precision, network in networks.items():
-        found[f"plain {precision}"] = ours(network)
-        found[f"transformers {precision}"] = theirs(content, precision, folder / "theirs", device)
-        if options.compiled:
-            found[f"plain {precision}, compiled"] = compiled(network)
+    found: dict[str, Build] = {}
+    skipped: list[str] = []
+    content = write_model(plain, folder / "plain.pt")
+    precisions: list[InferencePrecision] = ["fp32", "bf16"]
+    try:
+        check_int8(device)
+        precisions.append("int8")
+    except UserError as error:
+        skipped.append(str(error))
+    for precision in precisions:
+        found[f"plain {precision}"] = partial(ours, folder / "plain.pt", precision, device)
+    if options.compiled:
+        for half in ("fp32", "bf16"):
+            build = partial(compiled, folder / "plain.pt", half, device)
+            found[f"plain {half}, compiled"] = build
     if options.hourglass_config:
         hourglass = Hourglass.parse(options.hourglass_config)
         if hourglass and hourglass.factors:
@@ -145,113 +210,252 @@ def contestants(options: InferenceBenchmarkOptions, folder: Path) -> dict[str, C
                 f"--hourglass_config {options.hourglass_config}: a benchmark runs one pooling "
                 f"factor; write {replace(hourglass, factors=())}"
             )
-        for precision, network in build(replace(plain, hourglass=hourglass), device)[1].items():
-            found[f"hourglass {precision}"] = ours(network)
-    if options.onnx:
-        for name, int8 in (("fp32", False), ("int8", True)):
-            found[f"ONNX {name}"] = through_onnx(content, folder / f"{name}.onnx", int8=int8)
+        write_model(replace(plain, hourglass=hourglass), folder / "hourglass.pt")
+        for precision in precisions:
+            build = partial(ours, folder / "hourglass.pt", precision, device)
+            found[f"hourglass {precision}"] = build
+    for peer in options.peers:
+        if reason := why_skipped(peer, plain, device):
+            skipped.append(f"{peer}: skipped, because {reason}")
+        else:
+            found |= peers(peer, content, folder, device)
     if options.exported:
-        found["torch.export fp32"] = through_export(content, folder / "graph.pt2")
+        torch_export.write_exported(content, folder / "graph.pt2")
+        found["torch.export fp32"] = partial(through_export, folder / "graph.pt2")
+    return found, skipped
+
+
+def write_model(architecture: Architecture, path: Path) -> dict[str, Any]:
+    """Write a checkpoint with random weights; returns its content."""
+    content, _ = random_model(architecture)
+    save_checkpoint(path, content)
+    return content
+
+
+def why_skipped(peer: str, architecture: Architecture, device: torch.device) -> str:
+    """Why a program cannot run the model here; empty if it can."""
+    if missing := [name for name in PEERS[peer] if find_spec(name) is None]:
+        return f"it needs {' and '.join(missing)}: pip install {' '.join(missing)}"
+    if device.type != "cpu" and peer != "transformers":
+        return "it is measured on CPUs only"
+    if peer == "ctranslate2" and architecture.extractor_norm != "layer":
+        return "it reads only models with the layer extractor, such as --model large"
+    return ""
+
+
+def peers(
+    peer: str, content: dict[str, Any], folder: Path, device: torch.device
+) -> dict[str, Build]:
+    """The models of another program, whose files are written if they are not there yet."""
+    theirs, graph = folder / "transformers", folder / "fp32.onnx"
+    if peer in ("transformers", "ctranslate2") and not theirs.exists():
+        huggingface.write_huggingface(content, theirs)
+    if peer in ("onnxruntime", "openvino") and not graph.exists():
+        onnx.write_onnx(content, graph)
+    halves: tuple[Precision, ...] = ("fp32", "bf16")
+    if peer == "transformers":
+        return {f"{peer} {p}": partial(through_transformers, theirs, p, device) for p in halves}
+    if peer == "openvino":
+        return {f"{peer} {p}": partial(through_openvino, graph, p) for p in halves}
+    if peer == "onnxruntime":
+        small = folder / "int8.onnx"
+        onnx.write_onnx(content, small, int8=True)
+        files = {"fp32": graph, "int8": small}
+        return {f"{peer} {p}": partial(through_onnxruntime, path) for p, path in files.items()}
+    from ctranslate2.converters import TransformersConverter
+
+    own = folder / "ctranslate2"
+    TransformersConverter(str(theirs)).convert(str(own))
+    forms = {"fp32": "float32", "int8": "int8"}
+    return {f"{peer} {p}": partial(through_ctranslate2, own, form) for p, form in forms.items()}
+
+
+def noise(case: Case, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Padded waveforms and lengths of each batch."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for batch in case:
+        rows = [0.1 * torch.randn(samples, generator=generator) for samples in batch]
+        waveforms = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        found.append((waveforms.to(device), torch.tensor(batch)))
     return found
 
 
-def build(
-    architecture: Architecture, device: torch.device
-) -> tuple[dict[str, Any], dict[Precision, Wav2Vec2ForCTC]]:
-    """Random weights, as a checkpoint's content and as networks of both precisions."""
-    networks: dict[Precision, Wav2Vec2ForCTC] = {}
-    for precision in ("fp32", "bf16"):
-        content, network = random_model(architecture)
-        cast(network.eval().to(device), precision)
-        kernels.install(network, device)
-        networks[precision] = network
-    return content, networks
+def serve(connection: Connection, build: Build, device: torch.device) -> None:
+    """In a process of its own: load a model, then answer each case with its seconds and the peak of
+    memory in MiB since the model began to load."""
+    before = reset_memory(device)
+    run = build()
+    connection.send(None)
+    batches, shown = [], None
+    while (case := connection.recv()) is not None:
+        if case != shown:
+            batches, shown = noise(case, device), case
+            reset_memory(device)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for waveforms, lengths in batches:
+                run(waveforms, lengths)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        connection.send((seconds, memory_mib(device) - before))
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+class Worker:
+    """The process of a model."""
+
+    def __init__(self, name: str, build: Build, device: torch.device):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(other, build, device), daemon=True)
+        self._process.start()
+        other.close()
+        self._receive()
+        self.memory = 0.0
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join()
+            raise UserError(
+                f"{self.name}: its process ended with exit code {self._process.exitcode}; "
+                "the lines above say why"
+            ) from None
+
+    def seconds(self, case: Case) -> float:
+        """Run a case once; `memory` is then its peak in MiB."""
+        self._connection.send(case)
+        seconds, self.memory = self._receive()
+        return seconds
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(OSError):  # it has ended
+            self._connection.send(None)
+        self._process.join()
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each call, all of them taking turns."""
-    timed = {name: partial(seconds_of, call) for name, call in calls.items()}
-    taken = measure_in_turns(timed, rounds)
-    return {name: statistics.median(values) for name, values in taken.items()}
+Rows = dict[str, dict[str, float]]
+"""Model -> its figures by name."""
 
 
-def equal_lengths(
-    options: InferenceBenchmarkOptions, found: dict[str, Contestant], utterances: int
-) -> dict[str, float]:
-    """One batch of equally long utterances; returns seconds of audio per second of each model."""
-    samples = round(options.seconds * SAMPLE_RATE)
-    waveforms = 0.1 * torch.randn(utterances, samples, device=inference_device(not options.gpu))
-    lengths = torch.full((utterances,), samples)
-    calls = {n: lambda run=run: run(waveforms, lengths) for n, run in found.items()}
-    taken = medians(calls, options.rounds)
-    audio = utterances * options.seconds
-    print(f"\n{utterances} x {options.seconds:g} s")
-    print("| | audio, s/s | against transformers fp32 | against transformers bf16 |")
-    print("|---|---:|---:|---:|")
-    for name, seconds in taken.items():
-        ratios = [taken[f"transformers {p}"] / seconds for p in ("fp32", "bf16")]
-        print(f"| {name} | {audio / seconds:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-    return {name: audio / seconds for name, seconds in taken.items()}
-
-
-def mixed_lengths(options: InferenceBenchmarkOptions, found: dict[str, Contestant]) -> None:
-    """Sorted batches with little padding, against batches in file order, padded to the longest."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = (SAMPLE_RATE * (1 + 19 * torch.rand(options.mixed, generator=generator))).long()
-    rows = [0.1 * torch.randn(n, generator=generator) for n in lengths.tolist()]
-
-    def run(contestant: Contestant, batches: list[list[int]]) -> None:
-        for batch in batches:
-            waveforms = torch.nn.utils.rnn.pad_sequence([rows[n] for n in batch], True)
-            contestant(waveforms.to(inference_device(not options.gpu)), lengths[batch])
-
-    size = max(options.utterances)
-    in_order = [list(range(n, min(n + size, len(rows)))) for n in range(0, len(rows), size)]
-    ordered = sorted_batches(lengths.tolist(), size)
-    calls = {
-        f"{name}, {how}": lambda name=name, plan=plan: run(found[name], plan)
-        for precision in ("fp32", "bf16")
-        for name, how, plan in (
-            (f"plain {precision}", "sorted", ordered),
-            (f"transformers {precision}", "in order", in_order),
-        )
+def measure(workers: list[Worker], cases: dict[str, Case], rounds: int) -> Rows:
+    """Run each model's case in turns."""
+    timed = {w.name: partial(w.seconds, cases[w.name]) for w in workers}
+    taken = {
+        name: statistics.median(values) for name, values in measure_in_turns(timed, rounds).items()
     }
-    taken = medians(calls, max(options.rounds // 2, 1))
-    audio = float(lengths.sum()) / SAMPLE_RATE
-    print(f"\n| {options.mixed} utterances of 1 to 20 s | audio, s/s |")
-    print("|---|---:|")
-    for name, seconds in taken.items():
-        print(f"| {name} | {audio / seconds:.1f} |")
+    rows: Rows = {}
+    for worker in workers:
+        seconds, case = taken[worker.name], cases[worker.name]
+        rows[worker.name] = {
+            "latency": round(1000 * seconds / len(case), 1),
+            "speed": round(sum(map(sum, case)) / SAMPLE_RATE / seconds, 2),
+            "memory": round(worker.memory),
+        }
+        for precision in ("fp32", "bf16"):
+            if theirs := taken.get(f"transformers {precision}"):
+                rows[worker.name][f"ratio_{precision}"] = round(theirs / seconds, 2)
+    return rows
 
 
+def print_table(title: str, rows: Rows) -> None:
+    print(f"\n{title}")
+    print(
+        "| | latency, ms | audio, s/s | against transformers fp32 | against transformers bf16 "
+        "| memory, MiB |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for name, row in rows.items():
+        ratios = " | ".join(
+            f"{row[key]:.2f}" if (key := f"ratio_{p}") in row else "" for p in ("fp32", "bf16")
+        )
+        numbers = f"{row['latency']:.0f} | {row['speed']:.1f} | {ratios} | {row['memory']}"
+        print(f"| {name} | {numbers} |")
+    sys.stdout.flush()
+
+
+def equal_lengths(workers: list[Worker], utterances: int, seconds: float, rounds: int) -> Rows:
+    """One batch of equally long utterances."""
+    case = [[round(seconds * SAMPLE_RATE)] * utterances]
+    return measure(workers, {worker.name: case for worker in workers}, rounds)
+
+
+def mixed_lengths(workers: list[Worker], count: int, size: int, rounds: int) -> Rows:
+    """Utterances of 1 to 20 s: ours in sorted batches with little padding, the others' in file
+    order, padded to the longest."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = (SAMPLE_RATE * (1 + 19 * torch.rand(count, generator=generator))).long().tolist()
+    in_order = [lengths[n : n + size] for n in range(0, count, size)]
+    ordered = [[lengths[n] for n in batch] for batch in sorted_batches(lengths, size)]
+    cases = {w.name: ordered if w.name.startswith(("plain", "hour")) else in_order for w in workers}
+    return measure(workers, cases, rounds)
+
+
+def versions(names: list[str]) -> dict[str, str]:
+    """Package -> its version, of those that take part."""
+    programs = [peer for peer in PEERS if any(name.startswith(peer) for name in names)]
+    return {
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in ("torch", *programs)},
+    }
+
+
+def write_figures(path: Path, rows: Rows, hardware: str, packages: dict[str, str]) -> None:
+    """The rows in the form of docs/results."""
+    content = {
+        "table": "inference",
+        "command": command_line("utils.benchmarks.inference"),
+        "hardware": hardware,
+        "versions": packages,
+        "commit": commit() or "",
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+    }
+    prepare_folder("--json", path.parent)
+    write_json(path, content, indent=1)
+    Measurement.read(path)
+
+
+@stopped_by_signals("run it again")
 def main() -> None:
     parser = ArgumentParser("utils.benchmarks.inference", __doc__)
     (options,) = parse_dataclasses(parser, [InferenceBenchmarkOptions])
-    if options.gpu:
-        pick_device(cpu=False)
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        found = contestants(options, Path(folder))
-        versions = [f"{n} {version(n)}" for n in ("torch", "transformers")]
-        if options.onnx:
-            versions.append(f"onnxruntime {version('onnxruntime')}")
-        print(
-            f"{options.model}, {inference_device(not options.gpu).type}, "
-            f"{torch.get_num_threads()} threads, medians of {options.rounds}; {', '.join(versions)}"
-        )
-        rates = {size: equal_lengths(options, found, size) for size in options.utterances}
+    share_cores()
+    device = pick_device(cpu=not options.gpu)
+    plain = replace(PRESETS[options.model], hourglass=None, normalize_input=False)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        found, skipped = contestants(options, plain, Path(folder))
+        packages = versions(list(found))
+        hardware = f"{processor()}, {torch.get_num_threads()} threads"
+        if options.gpu:
+            hardware = f"1 x {torch.cuda.get_device_name(device)}"
+        named = ", ".join(f"{name} {number}" for name, number in packages.items())
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        print(f"{options.model}, {hardware}, medians of {options.rounds} rounds; {named}")
+        print(f"load of the machine before (1, 5, 15 minutes): {load}")
+        print("".join(f"{line}\n" for line in skipped), end="", flush=True)
+        workers = []
+        for name, build in found.items():
+            workers.append(worker := Worker(name, build, device))
+            stack.callback(worker.close)
+        figures: Rows = {}
+        for utterances in options.utterances:
+            for seconds in options.seconds:
+                title = f"{utterances} x {seconds:g} s"
+                rows = equal_lengths(workers, utterances, seconds, options.rounds)
+                print_table(title, rows)
+                figures |= {f"{name}, {title}": row for name, row in rows.items()}
         if options.mixed:
-            mixed_lengths(options, found)
+            title = f"{options.mixed} of 1 to 20 s"
+            size = max(options.utterances)
+            rows = mixed_lengths(workers, options.mixed, size, max(options.rounds // 2, 1))
+            print_table(f"{title}, ours sorted", rows)
+            figures |= {f"{name}, {title}": row for name, row in rows.items()}
     if options.json:
-        write_json(options.json, rates)
+        write_figures(Path(options.json), figures, hardware, packages)
 
 
 if __name__ == "__main__":

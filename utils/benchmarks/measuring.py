@@ -1,13 +1,17 @@
-"""What benchmarks measure with: recordings of noise or of something like speech, and turns."""
+"""What benchmarks measure with: recordings of noise or of something like speech, turns, memory."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from wav2vec2.audio.packed import INT16, Header, address
 from wav2vec2.audio.resample import SAMPLE_RATE
+from wav2vec2.cli import telemetry
 from wav2vec2.files.filelists import OWN_FOLDER, write_manifest
 from wav2vec2.files.output import write_chunks
 
@@ -28,6 +32,27 @@ def measure_in_turns(
             if number:
                 found[name].append(value)
     return found
+
+
+def memory_mib(device: torch.device) -> float:
+    """Peak memory so far: allocated on a GPU; resident in this process on a CPU.
+
+    Linux hands a new process its parent's peak in `ru_maxrss`; VmHWM is its own.
+    """
+    if device.type == "cpu":
+        with suppress(OSError):
+            status = Path("/proc/self/status").read_text("utf-8")
+            if found := re.search(r"^VmHWM:\s*(\d+)", status, re.M):
+                return int(found[1]) / 2**10
+    return telemetry.peak_memory_mib(device)
+
+
+def reset_memory(device: torch.device) -> float:
+    """Have `memory_mib` begin anew, on a GPU and on Linux; returns what it is then."""
+    telemetry.reset_peak_memory(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")
+    return memory_mib(device)
 
 
 def write_noise(folder: Path, subset: str, lengths: Sequence[int]) -> None:

@@ -16,7 +16,6 @@ import ctypes
 import itertools
 import json
 import os
-import re
 import sys
 import time
 import zlib
@@ -25,7 +24,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from operator import attrgetter
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -44,9 +42,9 @@ from common.training.trainer import Trainer
 from tasks.pretraining import DrawSubBatch
 from tasks.recipes import PretrainingRecipe, parse_recipe, prepare_trainer
 from utils.benchmarks.flops import pretraining_flops
+from utils.benchmarks.measuring import memory_mib
 from wav2vec2 import kernels
 from wav2vec2.cli.errors import REASONS, UserError, one_line
-from wav2vec2.cli.telemetry import peak_memory_mib
 from wav2vec2.config import Architecture, ContrastiveObjective, Regularisation
 from wav2vec2.feature_extractor import frame_count
 from wav2vec2.files.output import prepare_folder
@@ -139,19 +137,6 @@ def operators(profiler: profile) -> list[tuple[str, int, float]]:
     spent = attrgetter("self_device_time_total" if on_device else "self_cpu_time_total")
     totals.sort(key=spent, reverse=True)
     return [(total.key, total.count, spent(total) / 1000) for total in totals]
-
-
-def memory_mib(device: torch.device) -> float:
-    """Peak memory so far: allocated on a GPU; resident in this process on a CPU.
-
-    Linux hands a new process its parent's peak in `ru_maxrss`; VmHWM is its own.
-    """
-    if device.type == "cpu":
-        with suppress(OSError):
-            status = Path("/proc/self/status").read_text("utf-8")
-            if found := re.search(r"^VmHWM:\s*(\d+)", status, re.M):
-                return int(found[1]) / 2**10
-    return peak_memory_mib(device)
 
 
 def give_memory_back(device: torch.device) -> None:

@@ -180,20 +180,21 @@ def inference(setup: Setup, batch: Batch, folder: Path) -> Command:
         [
             *("python", "-m", "utils.benchmarks.inference", "--model", setup.model),
             *("--hourglass_config", setup.hourglass, "--utterances", "1", "4", "8"),
-            *("--rounds", str(setup.rounds), "--mixed", "0"),
-            *("--json", str(folder / "rates.json"), *size),
+            *("--rounds", str(setup.rounds), "--mixed", "0", "--peers", "transformers"),
+            *("--json", str(folder / "inference.json"), *size),
         ]
     )
 
 
 def read_inference(folder: Path) -> dict[str, Rows]:
+    found = _json(folder / "inference.json")["rows"]
     rows = {}
-    for size, rates in _json(folder / "rates.json").items():
-        ours, theirs = rates["plain bf16"], rates["transformers bf16"]
-        found = {"ours": ours, "transformers": theirs, "hourglass": rates["hourglass bf16"]}
-        rows[f"batch {size}"] = {
-            **{name: round(rate, 1) for name, rate in found.items()},
-            "ratio": round(ours / theirs, 2),
+    for title in [name.removeprefix("plain bf16, ") for name in found if "plain bf16" in name]:
+        models = {"ours": "plain", "transformers": "transformers", "hourglass": "hourglass"}
+        rates = {key: found[f"{model} bf16, {title}"]["speed"] for key, model in models.items()}
+        rows[f"batch {title.split()[0]}"] = {
+            **{key: round(rate, 1) for key, rate in rates.items()},
+            "ratio": round(rates["ours"] / rates["transformers"], 2),
         }
     return {"gpu_inference": rows}
 

@@ -175,6 +175,17 @@ TABLES = {
             "memory": "peak memory, MiB",
         },
     ),
+    "inference": Shape(
+        "Inference on a CPU, by model and batch",
+        (),
+        {
+            "latency": "latency, ms",
+            "speed": "audio, s/s",
+            "ratio_fp32": "times transformers fp32",
+            "ratio_bf16": "times transformers bf16",
+            "memory": "memory, MiB",
+        },
+    ),
     "gpu_peers": Shape("Plain Base, an update, against transformers", (), STEP_COLUMNS),
     "gpu_precision": Shape("Plain Base, an update, by precision", (), STEP_COLUMNS),
     "gpu_concat": Shape("Plain Base, an update, by sub-batches at once", (), STEP_COLUMNS),

@@ -1,12 +1,17 @@
 """The device that a model runs on, and what it supports."""
 
 import os
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from wav2vec2.cli.errors import UserError
+from wav2vec2.kernels import int8
 from wav2vec2.numerics import TYPES, Precision
+
+InferencePrecision = Literal["fp32", "bf16", "fp16", "int8"]
+"""What a model can run in; int8 only infers, on CPUs."""
 
 
 def pick_device(cpu: bool) -> torch.device:
@@ -48,6 +53,14 @@ def usable_device(device: str | torch.device | None) -> torch.device:
             f"device {device!r}: {reason}; give 'cpu', or a GPU such as 'cuda'"
         ) from None
     return number.device
+
+
+def check_int8(device: torch.device) -> None:
+    """UserError if `device` cannot run the model in 8 bits."""
+    if device.type != "cpu":
+        raise UserError("--precision int8: runs on the CPU; add --cpu, or choose bf16 or fp16")
+    if reason := int8.why_unsupported():
+        raise UserError(f"--precision int8: {reason}; choose bf16 or fp32")
 
 
 def check_supported(precision: Precision, device: torch.device) -> None:

@@ -20,12 +20,18 @@ from wav2vec2.feature_extractor import sample_count
 from wav2vec2.files.filelists import Manifest, read_labels
 from wav2vec2.files.hub import cached_path, fetch_folder, is_hub_id
 from wav2vec2.inference.batches import AudioBatch, subset_batches
-from wav2vec2.inference.device import check_supported, inference_device
+from wav2vec2.inference.device import (
+    InferencePrecision,
+    check_int8,
+    check_supported,
+    inference_device,
+)
 from wav2vec2.inference.scoring import logits_by_id, run_model
 from wav2vec2.interop import checkpoints, native
 from wav2vec2.interop.onnx import OnnxRecogniser, is_onnx
 from wav2vec2.interop.state_dict import pick_language
-from wav2vec2.numerics import Precision, cast
+from wav2vec2.kernels import int8
+from wav2vec2.numerics import cast
 from wav2vec2.text.vocabulary import Spelling, Vocabulary
 
 _log = logging.getLogger(__name__)
@@ -50,8 +56,9 @@ class RecogniserOptions:
     """Most utterances per batch; results do not depend on it."""
     cpu: bool = False
     """Run on the CPU even if there is a GPU."""
-    precision: Precision = "fp32"
-    """Type of weights and activations; results in bf16 and fp16 differ slightly from fp32."""
+    precision: InferencePrecision = "fp32"
+    """Type of weights and activations; results differ slightly from those of fp32.  int8, on CPUs:
+    8 bits in matrix products, else bf16 or fp32, whichever is fast on this machine."""
 
     def __post_init__(self) -> None:
         require_at_least(self, batch_size=1)
@@ -84,7 +91,7 @@ class Recogniser:
         cls,
         checkpoint: str,
         device: torch.device,
-        precision: Precision = "fp32",
+        precision: InferencePrecision = "fp32",
         language: str | None = None,
         factor: int | None = None,
     ) -> "Recogniser":
@@ -93,7 +100,10 @@ class Recogniser:
 
         UserError if it is no checkpoint, not fine-tuned, or the device lacks the precision.
         """
-        check_supported(precision, device)
+        if precision == "int8" and not is_onnx(checkpoint):
+            check_int8(device)
+        elif precision != "int8":
+            check_supported(precision, device)
         if is_onnx(checkpoint):
             if precision != "fp32":
                 raise UserError(
@@ -111,6 +121,9 @@ class Recogniser:
         else:
             content = checkpoints.read_at_factor(checkpoint, factor, language)
             model, vocabulary = native.load_ctc(content, checkpoint)
+            if precision == "int8":
+                precision = int8.activation_precision()
+                int8.quantise(model, precision)
             cast(model, precision)
             model = model.to(device)
             kernels.install(model, device)

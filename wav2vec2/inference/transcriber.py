@@ -6,7 +6,7 @@ the mean and variance of the whole.  The logits of the windows are joined and de
 to pause: greedy search finds the same as in one piece, beam search restarts after each pause.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -42,6 +42,9 @@ from wav2vec2.text.vocabulary import WORD_END, Spelling
 
 SEPARATORS = {Spelling.LETTERS: WORD_END, Spelling.PIECES: WORD_START}
 """What separates words in label lines, and no written word contains."""
+
+AHEAD = 4
+"""Batches whose windows are read ahead, so that those of similar length can share a batch."""
 
 Key = TypeVar("Key")
 """Whatever a caller tells its recordings apart by."""
@@ -378,13 +381,17 @@ class Transcriber:
         recordings: Iterable[Reader],
         progress: Callable[[float], object] = lambda seconds: None,
     ) -> Iterator[Reader]:
-        """The recordings, each after it was given the logits of all its windows."""
-        for batch in self._batches(self._windows(recordings)):
-            for part, logits in zip(batch, self._logits(batch)):
-                window = part.window
-                kept = logits[window.keep_start - window.start :][: window.kept]
-                part.recording.add(kept)
-                progress(len(kept) * self.recogniser.frame_samples / SAMPLE_RATE)
+        """The recordings, in order, each after it was given the logits of all its windows."""
+        for group in self._groups(self._windows(recordings)):
+            found: dict[int, Tensor] = {}
+            for batch in self._batches(group):
+                for number, logits in zip(batch, self._logits([group[n] for n in batch])):
+                    window = group[number].window
+                    kept = logits[window.keep_start - window.start :][: window.kept]
+                    found[number] = kept
+                    progress(len(kept) * self.recogniser.frame_samples / SAMPLE_RATE)
+            for number, part in enumerate(group):
+                part.recording.add(found.pop(number))
                 if part.last:
                     yield part.recording
 
@@ -402,22 +409,38 @@ class Transcriber:
                     samples = (start, start + recogniser.samples(frames))
                 yield RecordingWindow(recording, window, samples, last=window is windows[-1])
 
-    def _batches(
+    def _groups(
         self, windows: Iterable[RecordingWindow[Reader]]
     ) -> Iterator[list[RecordingWindow[Reader]]]:
-        """As many windows as `batch_size` allows; on a CPU, no more audio than one full window,
-        because more takes memory there and is no faster."""
-        most = self.recogniser.samples(self.length)
-        on_cpu = self.recogniser.device.type == "cpu"
-        batch: list[RecordingWindow[Reader]] = []
+        """Windows in order, as many as AHEAD batches may hold."""
+        most = AHEAD * self._most_samples()
+        group: list[RecordingWindow[Reader]] = []
         for window in windows:
-            padded = max(map(len, [*batch, window])) * (len(batch) + 1)
-            if batch and (len(batch) == self._batch_size or (on_cpu and padded > most)):
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
+            group.append(window)
+            if len(group) >= AHEAD * self._batch_size or sum(map(len, group)) >= most:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _most_samples(self) -> int:
+        """Most samples of a batch, with padding.  On a CPU that is one full window, because more
+        takes memory there and is no faster."""
+        windows = 1 if self.recogniser.device.type == "cpu" else self._batch_size
+        return windows * self.recogniser.samples(self.length)
+
+    def _batches(self, group: Sequence[RecordingWindow[Reader]]) -> list[list[int]]:
+        """The numbers of a group's windows in batches; those of similar length share one."""
+        most = self._most_samples()
+        batches: list[list[int]] = []
+        for number in sorted(range(len(group)), key=lambda n: -len(group[n])):
+            if batches and len(batches[-1]) < self._batch_size:
+                padded = len(group[batches[-1][0]]) * (len(batches[-1]) + 1)
+                if padded <= most:
+                    batches[-1].append(number)
+                    continue
+            batches.append([number])
+        return batches
 
     def _logits(self, batch: list[RecordingWindow[Reader]]) -> list[Tensor]:
         normalized = self.recogniser.normalize_input

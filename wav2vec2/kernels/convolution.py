@@ -42,11 +42,16 @@ class CpuFeatureExtractor(FeatureExtractor):
         return _Convolutions.apply(
             [row.contiguous() for row in windows],
             self.conv_layers,
+            self.products(),
             frame_count(samples, self.spec),
             torch.stack(kernels),
             torch.stack(biases),
             *(parameter for block in self.conv_layers for parameter in _parameters(block)),
         )
+
+    def products(self) -> list["Product"]:
+        """The convolution of each block as matrix products."""
+        return [Product(block) for block in self.conv_layers]
 
 
 def _parameters(block: ConvBlock) -> tuple[Tensor | None, ...]:
@@ -56,17 +61,7 @@ def _parameters(block: ConvBlock) -> tuple[Tensor | None, ...]:
     return block.conv.weight, block.conv.bias, None, None
 
 
-def _rows(x: Tensor, first_tap: int, taps: int, stride: int, steps: int) -> Tensor:
-    """Taps `first_tap` to `first_tap + taps` of `steps` windows of `x` `[time, channels]`.
-
-    A view `[steps, taps x channels]`; `x` is contiguous.
-    """
-    channels = x.shape[1]
-    start = x.storage_offset() + first_tap * channels
-    return x.as_strided((steps, taps * channels), (stride * channels, 1), start)
-
-
-class _Product:
+class Product:
     """A block's convolution as products of rows that do not overlap: `stride` taps at a time."""
 
     def __init__(self, block: ConvBlock):
@@ -87,10 +82,19 @@ class _Product:
         last = max((end - 1) * self.stride + self.kernel, end * self.stride)
         return start * self.stride, min(last, time)
 
+    def rows(self, x: Tensor, first_tap: int, taps: int, steps: int) -> Tensor:
+        """Taps `first_tap` to `first_tap + taps` of `steps` windows of `x` `[time, channels]`.
+
+        A view `[steps, taps x channels]`; `x` is contiguous.
+        """
+        channels = x.shape[1]
+        start = x.storage_offset() + first_tap * channels
+        return x.as_strided((steps, taps * channels), (self.stride * channels, 1), start)
+
     def forward(self, x: Tensor, out: Tensor) -> None:
         """`x` `[time, in]` -> `out` `[steps, out]`."""
         for (tap, taps), matrix in zip(self.taps, self.matrices):
-            rows = _rows(x, tap, taps, self.stride, len(out))
+            rows = self.rows(x, tap, taps, len(out))
             if tap:
                 out.addmm_(rows, matrix)
             elif self.bias is None:
@@ -102,7 +106,7 @@ class _Product:
         """Gradient of `out` `[steps, out]` -> gradient of `x` `[time, in]`."""
         below = gradient.new_zeros(time, self.shape[1])
         for (tap, taps), matrix in zip(self.taps, self.matrices):
-            rows = _rows(below, tap, taps, self.stride, len(gradient))
+            rows = self.rows(below, tap, taps, len(gradient))
             if tap:
                 rows.addmm_(gradient, matrix.T)
             else:
@@ -112,7 +116,7 @@ class _Product:
     def add_weight_gradient(self, gradient: Tensor, x: Tensor, total: Tensor) -> None:
         """Add to `total` `[kernel, in, out]`, which is fp32."""
         for tap, taps in self.taps:
-            rows = _rows(x, tap, taps, self.stride, len(gradient))
+            rows = self.rows(x, tap, taps, len(gradient))
             part = total[tap : tap + taps].view(-1, self.shape[2])
             if total.dtype == x.dtype:
                 part.addmm_(rows.T, gradient)
@@ -166,6 +170,7 @@ class _Convolutions(torch.autograd.Function):
         ctx,  # noqa: ANN001
         windows: Sequence[Tensor],
         blocks: Sequence[ConvBlock],
+        products: Sequence[Product],
         frames: int,
         kernels: Tensor,
         biases: Tensor,
@@ -173,7 +178,7 @@ class _Convolutions(torch.autograd.Function):
     ):
         dtype, channels = blocks[0].conv.weight.dtype, blocks[-1].conv.out_channels
         learns = any(ctx.needs_input_grad)
-        products, activations = [_Product(b) for b in blocks], [_Activation(b) for b in blocks]
+        activations = [_Activation(b) for b in blocks]
         result = torch.zeros(len(windows), frames, channels, dtype=dtype)
         kept: list[Tensor] = []  # of each utterance, the outputs of all convolutions but the first
         for row, view, kernel, bias in zip(result, windows, kernels, biases):
@@ -204,7 +209,7 @@ class _Convolutions(torch.autograd.Function):
         kernels, biases, *saved = ctx.saved_tensors
         kept = saved[4 * len(blocks) :]
         wide, dtype = kernels.dtype, blocks[0].conv.weight.dtype
-        products, activations = [_Product(b) for b in blocks], [_Activation(b) for b in blocks]
+        products, activations = [Product(b) for b in blocks], [_Activation(b) for b in blocks]
         # Of each block: weight (as [kernel, in, out]), bias, gain and offset.
         totals = [
             [
@@ -265,4 +270,4 @@ class _Convolutions(torch.autograd.Function):
             for g in (weight.permute(2, 1, 0).contiguous(), *rest)
         ]
         gradients[:2] = [None, None]
-        return None, None, None, of_kernels, of_biases, *gradients
+        return None, None, None, None, of_kernels, of_biases, *gradients

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from wav2vec2.audio.decode import normalize
+from wav2vec2.audio.decode import normalize, stream_audio
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.waveform import Waveform
 from wav2vec2.cli.errors import UserError
@@ -169,6 +169,35 @@ def test_batches_change_nothing():
     for size in (1, 2, 5, 100):
         assert transcribe(recogniser, rows, size, **options) == alone
     assert alone[1].text == alone[4].text == "" and alone[1].words == ()
+
+
+def test_recordings_of_similar_length_share_a_batch():
+    seconds = [1, 5, 2, 5, 1, 2]
+    rows = [noise(n * SAMPLE_RATE, seed) for seed, n in enumerate(seconds)]
+    recogniser = Local(2, True)
+    alone = [transcribe(recogniser, [row])[0] for row in rows]
+    recogniser.batches.clear()
+    assert transcribe(recogniser, rows, batch_size=2) == alone
+    batches = [[length // SAMPLE_RATE for length in batch] for batch in recogniser.batches]
+    assert batches == [[5, 5], [2, 2], [1, 1]]
+
+
+@pytest.mark.parametrize("seconds, most", [(1, 12), (9, 4)])
+def test_only_some_recordings_are_read_ahead(seconds, most):
+    """Most of 3 per batch, or of 10 s of audio; four batches."""
+    opened = []
+
+    def recordings():
+        for number in range(14):
+            opened.append(number)
+            yield number, Waveform(stream_audio(noise(seconds * SAMPLE_RATE, number), SAMPLE_RATE))
+
+    windows = WindowOptions(window_seconds=10)
+    transcriber = Transcriber(Local(2, True), GreedyDecoder(LETTERS), windows, 3)
+    transcripts = transcriber.transcribe_all(recordings())
+    assert next(transcripts)[0] == 0
+    assert len(opened) <= most + 1
+    assert [key for key, _ in transcripts] == list(range(1, 14))
 
 
 def test_a_gpu_takes_full_batches_a_cpu_one_windows_audio():
