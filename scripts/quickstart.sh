@@ -27,10 +27,9 @@ if [[ $RANDOM_WEIGHTS == true ]]; then : "${PRETRAIN_UPDATES:=20}"; fi
 : "${FINETUNE_UPDATES:=2000}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-export CPU=true NUM_GPUS NUM_WORKERS DATASET_DIR SEED
-# Recipes say which of the variables that they are given they do not read.
-export -n MINUTES LABEL_MINUTES PRETRAIN_UPDATES PRETRAIN_LEARNING_RATE FINETUNE_UPDATES \
-    FINETUNE_LEARNING_RATE RANDOM_WEIGHTS HOURGLASS_CONFIG OUTPUT_DIR
+# Recipes say which of the variables that they are given they do not read: each gets its own.
+export -n OUTPUT_DIR DATASET_DIR MINUTES LABEL_MINUTES SEED RANDOM_WEIGHTS NUM_GPUS NUM_WORKERS \
+    HOURGLASS_CONFIG PRETRAIN_UPDATES PRETRAIN_LEARNING_RATE FINETUNE_UPDATES FINETUNE_LEARNING_RATE
 LABELLED=train-mini-${LABEL_MINUTES}min
 
 mkdir -p "$OUTPUT_DIR"
@@ -56,25 +55,30 @@ corpus() {
 
 filelists() {
     {
-        SUBSETS="train-mini dev-mini test-mini" bash scripts/generate_filelists.sh
+        DATASET_DIR=$DATASET_DIR SUBSETS="train-mini dev-mini test-mini" \
+            bash scripts/generate_filelists.sh
         "$PYTHON" -m utils.data.make_label_subsets --dataset_dir "$DATASET_DIR" --subset train-mini \
             --minutes "$LABEL_MINUTES"
     } | sed '/^next: /d'
 }
 
+# recipe SCRIPT [FLAG ...]: a training recipe, with the variables that both stages share.
+recipe() {
+    CPU=true NUM_GPUS=$NUM_GPUS NUM_WORKERS=$NUM_WORKERS DATASET_DIR=$DATASET_DIR SEED=$SEED \
+        VALID_SUBSET=dev-mini VALIDATE_FREQUENCY=1 SAVE_FREQUENCY=1000 bash "scripts/$1" "${@:2}"
+}
+
 pretrain_mini() {
     OUTPUT_DIR=$OUTPUT_DIR/pretrain MODEL=mini HOURGLASS_CONFIG=$HOURGLASS_CONFIG \
-        TRAIN_SUBSET=train-mini VALID_SUBSET=dev-mini \
-        MAX_UPDATE=$PRETRAIN_UPDATES LEARNING_RATE=$PRETRAIN_LEARNING_RATE SAVE_FREQUENCY=1000 VALIDATE_FREQUENCY=1 \
-        bash scripts/pretrain_small.sh --validate_at_start
+        TRAIN_SUBSET=train-mini MAX_UPDATE=$PRETRAIN_UPDATES LEARNING_RATE=$PRETRAIN_LEARNING_RATE \
+        recipe pretrain_small.sh --validate_at_start
 }
 
 finetune_mini() {
     PRETRAINED_MODEL=$OUTPUT_DIR/pretrain/wav2vec2_update$PRETRAIN_UPDATES.pt \
-        OUTPUT_DIR=$OUTPUT_DIR/finetune TRAIN_SUBSET=$LABELLED VALID_SUBSET=dev-mini \
-        MAX_TOKENS=64000 MAX_UPDATE=$FINETUNE_UPDATES LEARNING_RATE=$FINETUNE_LEARNING_RATE \
-        RANDOM_WEIGHTS=$RANDOM_WEIGHTS SAVE_FREQUENCY=1000 VALIDATE_FREQUENCY=1 \
-        bash scripts/finetune_small.sh
+        OUTPUT_DIR=$OUTPUT_DIR/finetune TRAIN_SUBSET=$LABELLED MAX_TOKENS=64000 \
+        MAX_UPDATE=$FINETUNE_UPDATES LEARNING_RATE=$FINETUNE_LEARNING_RATE \
+        RANDOM_WEIGHTS=$RANDOM_WEIGHTS recipe finetune_small.sh
 }
 
 evaluate() {

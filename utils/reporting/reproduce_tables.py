@@ -319,7 +319,7 @@ class LabelledCorpus:
     valid: str
     test: str
     source: str = ""
-    """Environment variable with the folder of its recordings; without it the table has no rows of it."""
+    """Environment variable with the folder of its recordings; without it there are no such rows."""
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     finetuning: Mapping[str, Any] = field(default_factory=dict)
     """Variables of the recipes; the same for every start."""
@@ -444,7 +444,7 @@ def codebook_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
 
 def collect_codebooks(steps: list[Step]) -> Fields:
     """Loss, accuracy and codes in use at some updates of both."""
-    rows: dict[str, dict[str, float]] = {f"{update:,}": {} for update in CODEBOOK_UPDATES}
+    rows: dict[str, dict[str, float]] = {f"{update:,} updates": {} for update in CODEBOOK_UPDATES}
     metrics = {"contrastive_loss": 2, "accuracy": 3, "code_perplexity": 1}
     for step in steps:
         curves = read_log(step.folder / LOG).curves
@@ -453,7 +453,7 @@ def collect_codebooks(steps: list[Step]) -> Fields:
             for update in CODEBOOK_UPDATES:
                 nearest = abs(curve.update - update).argmin()
                 value = round(float(curve.mean[nearest]), digits)
-                rows[f"{update:,}"][f"{step.folder.name}_{metric}"] = value
+                rows[f"{update:,} updates"][f"{step.folder.name}_{metric}"] = value
     return {"rows": rows}
 
 

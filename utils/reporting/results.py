@@ -141,8 +141,8 @@ TABLES = {
         },
     ),
     "codebook": Shape(
-        "Pre-training MINI on recordings of people: distractors with the target's codes counted, with "
-        "diversity weight 0.5 (the small recipe); not counted, with 0.1 (as in the paper's code)",
+        "Pre-training MINI on recordings of people: distractors with the target's codes counted, "
+        "and diversity weight 0.5 (the small recipe); not counted, and 0.1 (the paper's code)",
         (),
         {
             f"{name}_{metric}": f"{text}: {heading}"

@@ -100,7 +100,8 @@ def comparison(summary: dict[str, Any]) -> str:
     if stored := stored_rates(not random, minutes):
         rates[not random] = f"{statistics.median(stored):.1f} %"
     parts = [f"{rates[kind]} {ways[kind]}" for kind in sorted(rates)]
-    return f"with {minutes:g} minutes of transcripts: WER {', '.join(parts)}"
+    unit = "minute" if minutes == 1 else "minutes"
+    return f"with {minutes:g} {unit} of transcripts: WER {', '.join(parts)}"
 
 
 def write_table(path: Path, manifest: Manifest, words: dict[str, str]) -> None:

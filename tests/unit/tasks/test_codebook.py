@@ -63,7 +63,7 @@ def recorded(path=LOG):
 
 def test_the_recorded_healthy_run_has_no_warning(capsys):
     curve = recorded()
-    assert len(curve) == 1000
+    assert len(curve) == 3000
     assert warnings_of(curve, capsys) == ([], [])
 
 

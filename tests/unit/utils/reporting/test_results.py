@@ -85,8 +85,8 @@ def test_quoted_output_is_that_of_another_run(tmp_path, quickstart, capsys):
     update_docs(quickstart, [readme, page], folder)
     assert "word error rate: 12.35 % on 240" in readme.read_text() and "old" not in page.read_text()
     assert readme.read_text().startswith("a\n<!-- output: quickstart -->\n```\n")
-    assert "| 1000 | 4.99 |" in page.read_text() and "| corpus | 1.5 |" in page.read_text()
-    assert "| 50 | 134.37 | – |" in page.read_text()
+    assert "| 3000 | 4.54 |" in page.read_text() and "| corpus | 1.5 |" in page.read_text()
+    assert "| 50 | 158.06 | – |" in page.read_text()
     # The run is kept, so that the same text follows without it.
     for name in QUOTED_FILES:
         assert (folder / KEPT / name).read_bytes().strip() == (
