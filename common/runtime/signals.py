@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 from wav2vec2.cli.errors import StoppedBySignal
@@ -60,6 +61,17 @@ def stopped_by_signals(advice: str) -> Iterator[None]:
                 raise StoppedBySignal(f"{error}; {advice}") from None
     finally:
         _request = before
+
+
+@contextmanager
+def interrupts_left_to_parent() -> Iterator[None]:
+    """Processes started inside do not receive Ctrl-C, sent to all: this one answers it."""
+    resource_tracker.ensure_running()  # its start would end the block of the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def note_signal(number: int) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from common.runtime.signals import note_signal, obey_signals
+from common.runtime.signals import interrupts_left_to_parent, note_signal, obey_signals
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.cli.progress import progress
 from wav2vec2.cli.workers import end_with_parent
@@ -90,13 +90,8 @@ def _in_shares(
     tasks = iter(tasks)
     begun: deque[Future[list[Result]]] = deque()
     while share := list(islice(tasks, size)):
-        # The first call starts the processes.  Ctrl-C, which reaches them too, waits in them until
-        # `_start_worker` has said that the parent answers it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with interrupts_left_to_parent():  # the first call starts the processes
             begun.append(pool.submit(_run_share, function, share))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if len(begun) == AHEAD * workers:
             yield from _await(begun.popleft())
     while begun:
@@ -136,7 +131,8 @@ def _terminate(number: int, _: object) -> None:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
+    # As `interrupts_left_to_parent`, and for the programs that a task starts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()

@@ -12,6 +12,12 @@ from utils.reporting import results
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_the_process_that_measures_has_no_torch():
+    """Linux counts the memory of a parent in the peak of the processes that it starts."""
+    code = "import sys, utils.benchmarks.import_corpus; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.long
 def test_every_row_is_measured(tmp_path):
     flags = ["--rows", 8, "--hours", 0.001, "--long_minutes", 0.02, "--json", tmp_path / "f.json"]

@@ -1,7 +1,11 @@
 """utils/benchmarks/inference.py prints its tables, and compares models that compute the same."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.integration.conftest import ROOT
 from utils.benchmarks import inference
 from utils.benchmarks.inference import PEERS, InferenceBenchmarkOptions
 from utils.reporting.results import Measurement
@@ -113,3 +118,28 @@ def test_tables(command, tmp_path):
 def test_mistakes(command, flags, words):
     code, _, err = command(inference.main, *flags)
     assert code == 2 and words in err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, 4, "error: stopped by SIGTERM; run it again\n"),
+        (signal.SIGINT, 130, "error: interrupted\n"),
+    ],
+)
+def test_a_signal_ends_it_and_its_processes(number, code, said):
+    command = [sys.executable, "-m", "utils.benchmarks.inference", "--model", "mini"]
+    command += ["--utterances", "1", "--seconds", "0.5", "--rounds", "100000", "--mixed", "0"]
+    process = subprocess.Popen(
+        [*command, "--peers", "--hourglass_config", ""],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline().startswith("mini, ")
+    os.killpg(process.pid, number)  # as Ctrl-C in a terminal, while its processes start
+    _, errors = process.communicate(timeout=120)  # the pipes are closed: all have ended
+    assert (process.returncode, errors) == (code, said)

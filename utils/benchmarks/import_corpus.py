@@ -30,16 +30,15 @@ import numpy as np
 import soundfile
 
 from common.runtime.signals import obey_signals, stopped_by_signals
-from utils.benchmarks.measuring import voice
+from utils.benchmarks.measuring import voice, write_figures
 from utils.corpora.conversion import JOURNAL, Converted, flac_path, journal_line, stamp_of
 from utils.corpora.sources import Utterance
 from utils.corpus_report.facts import Facts, Origin
-from utils.reporting.results import Measurement
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.audio.source import recording_key
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
-from wav2vec2.files.output import prepare_folder, write_json, write_lines
+from wav2vec2.files.output import write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -253,27 +252,6 @@ def measure(options: ImportBenchmarkOptions, folder: Path) -> dict[str, dict[str
     return rows
 
 
-def write_figures(path: Path, rows: dict[str, dict[str, float]]) -> None:
-    """The rows with machine, versions and commit, in the form of docs/results."""
-    # These import torch, which would add to the memory that child processes begin with.
-    from common.runtime.environment import commit, processor
-    from utils.benchmarks.step import command_line
-
-    names = ("torch", "numpy", "soundfile", "soxr")
-    content = {
-        "table": "import_corpus",
-        "command": command_line("utils.benchmarks.import_corpus"),
-        "hardware": f"{processor()}, one core",
-        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in names}},
-        "commit": commit() or "",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": rows,
-    }
-    prepare_folder("--json", path.parent)
-    write_json(path, content, indent=1)
-    Measurement.read(path)
-
-
 @stopped_by_signals("run it again")
 def main() -> None:
     parser = ArgumentParser("utils.benchmarks.import_corpus", __doc__)
@@ -281,7 +259,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     if options.json:
-        write_figures(Path(options.json), rows)
+        from common.runtime.environment import processor  # which imports torch
+
+        packages = {name: version(name) for name in ("torch", "numpy", "soundfile", "soxr")}
+        hardware = f"{processor()}, one core"
+        write_figures(Path(options.json), "import_corpus", hardware, packages, rows)
 
 
 if __name__ == "__main__":

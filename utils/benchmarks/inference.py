@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -28,18 +28,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from common.runtime.environment import commit, processor
-from common.runtime.signals import stopped_by_signals
-from utils.benchmarks.measuring import measure_in_turns, memory_mib, reset_memory
-from utils.benchmarks.step import command_line
+from common.runtime.environment import processor
+from common.runtime.signals import interrupts_left_to_parent, obey_signals, stopped_by_signals
+from utils.benchmarks.measuring import (
+    measure_in_turns,
+    memory_mib,
+    reset_memory,
+    write_figures,
+)
 from utils.benchmarks.transcription import random_model
-from utils.reporting.results import Measurement
 from wav2vec2.audio.resample import SAMPLE_RATE
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, parse_dataclasses, require_at_least
 from wav2vec2.commands.main import share_cores
 from wav2vec2.config import PRESETS, Architecture, Hourglass
-from wav2vec2.files.output import prepare_folder, write_json
 from wav2vec2.files.torch_file import save_checkpoint
 from wav2vec2.inference.batches import sorted_batches
 from wav2vec2.inference.device import (
@@ -288,7 +290,8 @@ def serve(connection: Connection, build: Build, device: torch.device) -> None:
     run = build()
     connection.send(None)
     batches, shown = [], None
-    while (case := connection.recv()) is not None:
+    while True:
+        case = connection.recv()
         if case != shown:
             batches, shown = noise(case, device), case
             reset_memory(device)
@@ -310,16 +313,20 @@ class Worker:
         self.name = name
         self._connection, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, build, device), daemon=True)
-        self._process.start()
+        with interrupts_left_to_parent():
+            self._process.start()
         other.close()
         self._receive()
         self.memory = 0.0
 
     def _receive(self) -> Any:
         try:
+            while not self._connection.poll(0.1):
+                obey_signals()
             return self._connection.recv()
         except EOFError:
             self._process.join()
+            obey_signals()  # it may have been sent to both
             raise UserError(
                 f"{self.name}: its process ended with exit code {self._process.exitcode}; "
                 "the lines above say why"
@@ -327,14 +334,14 @@ class Worker:
 
     def seconds(self, case: Case) -> float:
         """Run a case once; `memory` is then its peak in MiB."""
+        obey_signals()
         self._connection.send(case)
         seconds, self.memory = self._receive()
         return seconds
 
     def close(self) -> None:
         """End the process."""
-        with suppress(OSError):  # it has ended
-            self._connection.send(None)
+        self._process.terminate()
         self._process.join()
 
 
@@ -397,26 +404,7 @@ def mixed_lengths(workers: list[Worker], count: int, size: int, rounds: int) -> 
 def versions(names: list[str]) -> dict[str, str]:
     """Package -> its version, of those that take part."""
     programs = [peer for peer in PEERS if any(name.startswith(peer) for name in names)]
-    return {
-        "python": sys.version.split()[0],
-        **{name: version(name) for name in ("torch", *programs)},
-    }
-
-
-def write_figures(path: Path, rows: Rows, hardware: str, packages: dict[str, str]) -> None:
-    """The rows in the form of docs/results."""
-    content = {
-        "table": "inference",
-        "command": command_line("utils.benchmarks.inference"),
-        "hardware": hardware,
-        "versions": packages,
-        "commit": commit() or "",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": rows,
-    }
-    prepare_folder("--json", path.parent)
-    write_json(path, content, indent=1)
-    Measurement.read(path)
+    return {name: version(name) for name in ("torch", *programs)}
 
 
 @stopped_by_signals("run it again")
@@ -455,7 +443,7 @@ def main() -> None:
             print_table(f"{title}, ours sorted", rows)
             figures |= {f"{name}, {title}": row for name, row in rows.items()}
     if options.json:
-        write_figures(Path(options.json), figures, hardware, packages)
+        write_figures(Path(options.json), "inference", hardware, packages, figures)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 import torch
 
+from utils.benchmarks.measuring import command_line
 from utils.benchmarks.step import (
     Worker,
-    command_line,
     configuration_flags,
     noise_flags,
     parse_options,

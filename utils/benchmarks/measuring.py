@@ -1,19 +1,29 @@
-"""What benchmarks measure with: recordings of noise or of something like speech, turns, memory."""
+"""What benchmarks measure with: recordings of noise or of something like speech, turns, memory; and
+how they write their figures.
 
+Torch is imported where it is needed: a process that has it hands its memory to those it starts.
+"""
+
+import os
 import re
+import shlex
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 
+from utils.reporting.results import Measurement
 from wav2vec2.audio.packed import INT16, Header, address
 from wav2vec2.audio.resample import SAMPLE_RATE
-from wav2vec2.cli import telemetry
 from wav2vec2.files.filelists import OWN_FOLDER, write_manifest
-from wav2vec2.files.output import write_chunks
+from wav2vec2.files.output import prepare_folder, write_chunks, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 Name = TypeVar("Name")
 
@@ -34,11 +44,13 @@ def measure_in_turns(
     return found
 
 
-def memory_mib(device: torch.device) -> float:
+def memory_mib(device: "torch.device") -> float:
     """Peak memory so far: allocated on a GPU; resident in this process on a CPU.
 
     Linux hands a new process its parent's peak in `ru_maxrss`; VmHWM is its own.
     """
+    from wav2vec2.cli import telemetry
+
     if device.type == "cpu":
         with suppress(OSError):
             status = Path("/proc/self/status").read_text("utf-8")
@@ -47,12 +59,55 @@ def memory_mib(device: torch.device) -> float:
     return telemetry.peak_memory_mib(device)
 
 
-def reset_memory(device: torch.device) -> float:
-    """Have `memory_mib` begin anew, on a GPU and on Linux; returns what it is then."""
+def reset_memory(device: "torch.device") -> float:
+    """Make `memory_mib` count from what is in use now, on a GPU and on Linux; returns that, MiB."""
+    from wav2vec2.cli import telemetry
+
     telemetry.reset_peak_memory(device)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", "utf-8")
     return memory_mib(device)
+
+
+def command_line(module: str) -> str:
+    """The command of this process, without a machine's own folders."""
+
+    def relative(text: str) -> str:
+        path = Path(text)
+        if not path.is_absolute():
+            return text
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+    threads = os.environ.get("OMP_NUM_THREADS")
+    start = f"OMP_NUM_THREADS={threads} " if threads else ""
+    return f"{start}python -m {module} {shlex.join(map(relative, sys.argv[1:]))}"
+
+
+def write_figures(
+    path: Path,
+    table: str,
+    hardware: str,
+    packages: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Write the rows of the benchmark `table`, of its module's name, in the form of docs/results.
+
+    `packages`: name -> version of those that take part.  UserError if the file cannot be written.
+    """
+    from common.runtime.environment import commit
+
+    content = {
+        "table": table,
+        "command": command_line(f"utils.benchmarks.{table}"),
+        "hardware": hardware,
+        "versions": {"python": sys.version.split()[0], **packages},
+        "commit": commit() or "",
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+    }
+    prepare_folder("--json", path.parent)
+    write_json(path, content, indent=1)
+    Measurement.read(path)
 
 
 def write_noise(folder: Path, subset: str, lengths: Sequence[int]) -> None:

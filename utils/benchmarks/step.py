@@ -28,8 +28,6 @@ update; to --json the table of hourglass factors as docs/results keeps it.
 """
 
 import json
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -41,7 +39,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tasks.recipes import PretrainingRecipe, configuration_of, parse_recipe
-from utils.benchmarks.measuring import write_noise
+from utils.benchmarks.measuring import command_line, write_noise
 from utils.benchmarks.step_tables import (
     Configuration,
     Result,
@@ -329,20 +327,6 @@ def check_batches(results: list[Result]) -> None:
         assert work == first, f"{result.configuration} saw other batches than the first"
 
 
-def command_line(module: str = "utils.benchmarks.step") -> str:
-    """As it was given, without a machine's own folders."""
-
-    def relative(text: str) -> str:
-        path = Path(text)
-        if not path.is_absolute():
-            return text
-        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
-
-    threads = os.environ.get("OMP_NUM_THREADS")
-    start = f"OMP_NUM_THREADS={threads} " if threads else ""
-    return f"{start}python -m {module} {shlex.join(map(relative, sys.argv[1:]))}"
-
-
 def described(options: StepOptions, recipe: PretrainingRecipe, results: list[Result]) -> str:
     """What was measured, on what, in a line."""
     surroundings = results[0].ready["environment"]
@@ -365,7 +349,7 @@ def write_results(
 ) -> None:
     """The raw figures, the tables, and what docs/results keeps."""
     content = {
-        "command": command_line(),
+        "command": command_line("utils.benchmarks.step"),
         "environment": results[0].ready["environment"] | versions_of(results),
         "options": {**asdict(options), "output_dir": Path(options.output_dir).name, "json": None},
         "recipe": {
@@ -396,7 +380,7 @@ def write_table(options: StepOptions, results: list[Result], path: Path) -> None
     content = {
         "table": "pooling_factor",
         "setting": precision if "cuda" in surroundings else f"CPU, {precision}",
-        "command": command_line(),
+        "command": command_line("utils.benchmarks.step"),
         "hardware": f"{surroundings['hardware']}, {surroundings['threads']} threads"
         if "cuda" not in surroundings
         else f"1 x {surroundings['hardware']}",
