@@ -314,8 +314,8 @@ class LabelledCorpus:
 
     labelled: tuple[str, ...]
     """Of the audio with transcripts, from few to many."""
-    audio: Mapping[str, str]
-    """Name of a start -> the audio that it was pre-trained on."""
+    audio: Mapping[str, tuple[str, int]]
+    """Name of a start -> the audio that it was pre-trained on, and for how many updates."""
     valid: str
     test: str
     source: str = ""
@@ -325,29 +325,36 @@ class LabelledCorpus:
     """Variables of the recipes; the same for every start."""
 
 
+THREE_SPEEDS = {"SPEEDS": "0.88 1 1.12"}
+
 LABELLED = {
     "mini": LabelledCorpus(
         tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
-        {"the same 30 minutes": "train-mini-30min", "120 minutes": "train-mini"},
+        {
+            "the same 30 minutes": ("train-mini-30min", 4_000),
+            "120 minutes": ("train-mini", 16_000),
+        },
         "dev-mini",
         "test-mini",
+        pretraining=THREE_SPEEDS,
         finetuning={"MAX_TOKENS": 64_000},  # an utterance has 1.5 s
     ),
     "digits": LabelledCorpus(
         ("train-2min", "train-5min"),
-        {"16 minutes": "train"},
+        {"16 minutes": ("train", 4_000)},
         "valid",
         "test",
         "DIGITS_DIR",
-        {"MIN_SAMPLE_SIZE": 3_000},  # an utterance has 0.4 s
+        {**THREE_SPEEDS, "MIN_SAMPLE_SIZE": 3_000},  # an utterance has 0.4 s
         {"MAX_TOKENS": 64_000},
     ),
     "mboshi": LabelledCorpus(
         ("train-5min", "train-20min"),
-        {"the same 20 minutes": "train-20min", "189 minutes": "train"},
+        {"the same 20 minutes": ("train-20min", 4_000), "189 minutes": ("train", 16_000)},
         "valid",
         "test",
         "MBOSHI_DIR",
+        THREE_SPEEDS,
         finetuning={"MAX_TOKENS": 96_000},
     ),
 }
@@ -377,14 +384,14 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
             own = folder / name / f"seed_{seed}"
             training = {**lists, "VALID_SUBSET": corpus.valid, "SEED": seed}
             weights = {start: own / _folder(start) for start in corpus.audio}
-            for start, subset in corpus.audio.items():
+            for start, (subset, updates) in corpus.audio.items():
                 variables = {**training, **corpus.pretraining, "MODEL": "mini"}
-                variables["TRAIN_SUBSET"] = subset
+                variables |= {"TRAIN_SUBSET": subset, "MAX_UPDATE": updates}
                 steps.append(Step("pretrain_small.sh", weights[start], variables))
             for labelled in corpus.labelled:
                 for start in (RANDOM, *corpus.audio):
                     random = start == RANDOM
-                    source = next(iter(weights.values())) if random else weights[start]
+                    source = [*weights.values()][-1] if random else weights[start]
                     tuned = own / labelled / _folder(start)
                     variables = {
                         **training,
