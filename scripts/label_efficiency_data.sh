@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the corpora of the table label_efficiency in OUTPUT_DIR, with filelists of the minutes that have
 # transcripts: two hours of spoken commands, and recordings of people where their folders are given.
-# No speaker of the validation or test set is in train, nor a phrase of the spoken commands.
+# No speaker of the validation or test set is in train, but the prompts have one speaker per language.  No phrase
+# of the spoken commands or the prompts is in two sets.  The folder people lists all audio of people to pre-train on.
 set -euo pipefail
 
 : "${OUTPUT_DIR:=results/tables/label_efficiency/data}"  # a folder for each corpus goes there
@@ -9,8 +10,11 @@ set -euo pipefail
 : "${LABEL_MINUTES:=1 3 10 30}"  # of them with transcripts, a filelist each
 : "${DIGITS_DIR:=}"              # a copy of github.com/Jakobovski/free-spoken-digit-dataset; empty: no rows of it
 : "${MBOSHI_DIR:=}"              # a copy of github.com/besacier/mboshi-french-parallel-corpus; empty: no rows of it
+: "${PROMPTS_DIR:=}"            # /usr/share/asterisk/sounds with its packages (docs/few_transcripts.md); empty: no rows of it
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
+# Recipes say which of the variables that they are given they do not read.
+export -n OUTPUT_DIR MINUTES LABEL_MINUTES DIGITS_DIR MBOSHI_DIR PROMPTS_DIR
 
 # subsets FOLDER SUBSET MINUTES: filelists of the minutes with transcripts.
 subsets() {
@@ -19,12 +23,21 @@ subsets() {
     "$PYTHON" -m utils.data.make_label_subsets --dataset_dir "$1" --subset "$2" --minutes "${minutes[@]}"
 }
 
-# import_table NAME MINUTES: import OUTPUT_DIR/NAME.tsv, unless that is done.
-import_table() {
-    if [[ ! -f $OUTPUT_DIR/$1/test.tsv ]]; then
-        "$PYTHON" -m utils.data.import_corpus --table "$OUTPUT_DIR/$1.tsv" --output_dir "$OUTPUT_DIR/$1" || (($? == 1))
+# import NAME FLAG ...: make OUTPUT_DIR/NAME, unless that is done.
+import() {
+    local name=$1
+    shift
+    if [[ ! -f $OUTPUT_DIR/$name/train.tsv ]]; then
+        "$PYTHON" -m utils.data.import_corpus --output_dir "$OUTPUT_DIR/$name" "$@" || (($? == 1))
     fi
-    subsets "$OUTPUT_DIR/$1" train "$2"
+}
+
+# import_table NAME MINUTES FLAG ...: import OUTPUT_DIR/NAME.tsv.
+import_table() {
+    local name=$1 minutes=$2
+    shift 2
+    import "$name" --table "$OUTPUT_DIR/$name.tsv" "$@"
+    subsets "$OUTPUT_DIR/$name" train "$minutes"
 }
 
 "$PYTHON" -m utils.data.make_mini_corpus --output_dir "$OUTPUT_DIR/mini" --minutes "$MINUTES"
@@ -57,4 +70,35 @@ if [[ -n $MBOSHI_DIR ]]; then
         done
     } >"$OUTPUT_DIR/mboshi.tsv"
     import_table mboshi "5 20"
+fi
+
+if [[ -n $PROMPTS_DIR ]]; then
+    # The words of a phrase keep its repetitions, which differ in punctuation, in one subset.
+    zcat /usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz | awk -F ': ' '
+        BEGIN { print "path\ttext\twords" }
+        /^[^;:]+: / {
+            text = words = substr($0, length($1) + 3)
+            gsub(/[^A-Za-z]+/, " ", words)
+            gsub(/^ | $/, "", words)
+            print $1 ".g722\t" text "\t" tolower(words)
+        }' >"$OUTPUT_DIR/prompts.tsv"
+    import_table prompts "3 10" --audio_root "$PROMPTS_DIR/en_US_f_Allison" --group_column words \
+        --allow_shared_speakers true --test_share 0.2
+    for language in es_MX_f_Allison fr_CA_f_June it_IT_m_Carlo ru_RU_f_IvrvoiceRU; do
+        import "prompts_$language" --audio_dir "$PROMPTS_DIR/$language" --split train
+    done
+fi
+
+# All audio of people to pre-train on, and to validate on, as filelists.
+if [[ -n $DIGITS_DIR$MBOSHI_DIR$PROMPTS_DIR ]]; then
+    mkdir -p "$OUTPUT_DIR/people"
+    for subset in train valid; do
+        lists=("$OUTPUT_DIR"/{digits,mboshi,prompts*}/"$subset.tsv")
+        {
+            echo /
+            for list in "${lists[@]}"; do
+                [[ ! -f $list ]] || awk 'NR == 1 {root = substr($0, 2); next} {print root "/" $0}' "$list"
+            done
+        } >"$OUTPUT_DIR/people/$subset.tsv"
+    done
 fi

@@ -14,7 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 
 import inference
 from tasks.recipes import parse_recipe
@@ -210,3 +212,62 @@ def test_a_few_prompts_can_be_memorised(few, pretrained, tmp_path, command):
     assert code == 0
     texts = [line.split("\t")[1] for line in out.splitlines()[-2:]]  # training printed the rest
     assert texts == ["YOU HAVE", "THANK YOU"]
+
+
+def test_data_of_the_curve_keep_test_speakers_and_phrases_out_of_training(tmp_path, monkeypatch):
+    """What scripts/label_efficiency_data.sh makes, from few recordings."""
+    prompts, digits, mboshi = (tmp_path / name for name in ("prompts", "digits", "mboshi"))
+    prompts.mkdir()
+    (prompts / ENGLISH.name).symlink_to(ENGLISH)
+    for language in (SPANISH.name, "fr_CA_f_June", "it_IT_m_Carlo", "ru_RU_f_IvrvoiceRU"):
+        (prompts / language).mkdir()
+        for path in sorted(SPANISH.glob("*.g722"))[:30]:
+            (prompts / language / path.name).symlink_to(path)
+    noise = np.random.default_rng(1)
+    for speaker in ("george", "nicolas", "yweweler"):
+        for index in range(60):
+            write(digits / "recordings" / f"{index % 10}_{speaker}_{index}.wav", noise, 6)
+    for speaker in ("abiayi", "kouarata", "martial"):
+        for index in range(60):
+            path = mboshi / "full_corpus_newsplit" / "all" / f"{speaker}_{index}.wav"
+            write(path, noise, 22 if speaker == "abiayi" else 2)
+            path.with_suffix(".mb.cleaned").write_text("wa ba\n")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folders = {"PROMPTS_DIR": prompts, "DIGITS_DIR": digits, "MBOSHI_DIR": mboshi}
+    for name, value in {**folders, "OUTPUT_DIR": tmp_path / "data", "MINUTES": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("LABEL_MINUTES", "1")
+    done = subprocess.run(
+        ["bash", "scripts/label_efficiency_data.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+    def paths(folder: str, subset: str) -> set[Path]:
+        listed = read_manifest(tmp_path / "data" / folder, subset).utterances
+        return {Path(utterance.path) for utterance in listed}
+
+    for folder, tested, trained in (("digits", "yweweler", "george"), ("mboshi", "martial", "abi")):
+        assert all(tested in path.name for path in paths(folder, "test"))
+        assert all(trained in path.name for path in paths(folder, "train"))
+    words = {
+        subset: set((tmp_path / "data" / "prompts" / f"{subset}.wrd").read_text().splitlines())
+        for subset in ("train", "valid", "test")
+    }
+    assert len(words["test"]) > 50
+    assert not words["test"] & (words["train"] | words["valid"])
+    assert not words["valid"] & words["train"]
+    others = sorted(path.name for path in (tmp_path / "data").glob("prompts_*"))
+    assert len(others) == 4
+    for subset in ("train", "valid"):
+        parts = [paths(name, subset) for name in ("digits", "mboshi", "prompts", *others)]
+        assert paths("people", subset) == set.union(*parts)
+    assert all(path.is_file() for path in paths("people", "train"))
+
+
+def write(path: Path, noise: np.random.Generator, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, noise.normal(0, 0.1, int(seconds * 16_000)), 16_000)

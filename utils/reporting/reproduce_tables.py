@@ -309,53 +309,60 @@ def collect_elastic(steps: list[Step]) -> Fields:
 
 
 @dataclass(frozen=True)
+class Audio:
+    """What a start of the table `label_efficiency` is pre-trained on."""
+
+    folder: str
+    """Of the filelists, below the data."""
+    train: str
+    valid: str
+    updates: int
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+PRETRAINED_ON = {
+    "the same 30 minutes": Audio("mini", "train-mini-30min", "dev-mini", 4_000),
+    "120 minutes": Audio("mini", "train-mini", "dev-mini", 16_000),
+    # A spoken digit has 0.4 s.
+    "all audio of people": Audio("people", "train", "valid", 16_000, {"MIN_SAMPLE_SIZE": 3_000}),
+}
+"""Name of a start -> its audio."""
+
+
+@dataclass(frozen=True)
 class LabelledCorpus:
     """A corpus of the table `label_efficiency`: filelists of a folder."""
 
     labelled: tuple[str, ...]
     """Of the audio with transcripts, from few to many."""
-    audio: Mapping[str, tuple[str, int]]
-    """Name of a start -> the audio that it was pre-trained on, and for how many updates."""
+    starts: tuple[str, ...]
+    """Of PRETRAINED_ON."""
     valid: str
     test: str
+    max_tokens: int
+    """MAX_TOKENS of the fine-tunings, for about 5 utterances."""
     source: str = ""
     """Environment variable with the folder of its recordings; without it there are no such rows."""
-    pretraining: Mapping[str, Any] = field(default_factory=dict)
-    finetuning: Mapping[str, Any] = field(default_factory=dict)
-    """Variables of the recipes; the same for every start."""
 
 
-THREE_SPEEDS = {"SPEEDS": "0.88 1 1.12"}
+PEOPLE = ("all audio of people",)
 
 LABELLED = {
     "mini": LabelledCorpus(
         tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
-        {
-            "the same 30 minutes": ("train-mini-30min", 4_000),
-            "120 minutes": ("train-mini", 16_000),
-        },
+        ("the same 30 minutes", "120 minutes"),
         "dev-mini",
         "test-mini",
-        pretraining=THREE_SPEEDS,
-        finetuning={"MAX_TOKENS": 64_000},  # an utterance has 1.5 s
+        64_000,
     ),
     "digits": LabelledCorpus(
-        ("train-2min", "train-5min"),
-        {"16 minutes": ("train", 4_000)},
-        "valid",
-        "test",
-        "DIGITS_DIR",
-        {**THREE_SPEEDS, "MIN_SAMPLE_SIZE": 3_000},  # an utterance has 0.4 s
-        {"MAX_TOKENS": 64_000},
+        ("train-2min", "train-5min"), PEOPLE, "valid", "test", 64_000, "DIGITS_DIR"
     ),
     "mboshi": LabelledCorpus(
-        ("train-5min", "train-20min"),
-        {"the same 20 minutes": ("train-20min", 4_000), "189 minutes": ("train", 16_000)},
-        "valid",
-        "test",
-        "MBOSHI_DIR",
-        THREE_SPEEDS,
-        finetuning={"MAX_TOKENS": 96_000},
+        ("train-5min", "train-20min"), PEOPLE, "valid", "test", 96_000, "MBOSHI_DIR"
+    ),
+    "prompts": LabelledCorpus(
+        ("train-3min", "train-10min"), PEOPLE, "valid", "test", 96_000, "PROMPTS_DIR"
     ),
 }
 
@@ -374,39 +381,54 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
     fine-tuning and its evaluation."""
     data = folder / "data"
     given = {name: os.environ[name] for c in LABELLED.values() if (name := c.source) in os.environ}
-    steps = [Step("label_efficiency_data.sh", data, given)]
+    steps = {data: Step("label_efficiency_data.sh", data, given)}
     device = {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
-    for name, corpus in LABELLED.items():
-        if corpus.source and corpus.source not in given:
-            continue
+    cells = [
+        (name, corpus, seed)
+        for name, corpus in LABELLED.items()
+        if not corpus.source or corpus.source in given
+        for seed in options.seeds
+    ]
+    for name, corpus, seed in cells:
+        weights = {}
+        for start in corpus.starts:
+            audio = PRETRAINED_ON[start]
+            weights[start] = folder / audio.folder / f"seed_{seed}" / _folder(start)
+            variables = {
+                **device,
+                "DATASET_DIR": data / audio.folder,
+                "VALID_SUBSET": audio.valid,
+                "SEED": seed,
+                "SPEEDS": "0.88 1 1.12",
+                **audio.variables,
+                "MODEL": "mini",
+                "TRAIN_SUBSET": audio.train,
+                "MAX_UPDATE": audio.updates,
+            }
+            pretraining = Step("pretrain_small.sh", weights[start], variables)
+            steps.setdefault(pretraining.folder, pretraining)
         lists = {**device, "DATASET_DIR": data / name}
-        for seed in options.seeds:
-            own = folder / name / f"seed_{seed}"
-            training = {**lists, "VALID_SUBSET": corpus.valid, "SEED": seed}
-            weights = {start: own / _folder(start) for start in corpus.audio}
-            for start, (subset, updates) in corpus.audio.items():
-                variables = {**training, **corpus.pretraining, "MODEL": "mini"}
-                variables |= {"TRAIN_SUBSET": subset, "MAX_UPDATE": updates}
-                steps.append(Step("pretrain_small.sh", weights[start], variables))
-            for labelled in corpus.labelled:
-                for start in (RANDOM, *corpus.audio):
-                    random = start == RANDOM
-                    source = [*weights.values()][-1] if random else weights[start]
-                    tuned = own / labelled / _folder(start)
-                    variables = {
-                        **training,
-                        **corpus.finetuning,
-                        "TRAIN_SUBSET": labelled,
-                        "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
-                        "RANDOM_WEIGHTS": str(random).lower(),
-                        "MAX_UPDATE": SAME_UPDATES,
-                        "LEARNING_RATE": LEARNING_RATES[random],
-                    }
-                    steps.append(Step("finetune_small.sh", tuned, variables))
-                    best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}
-                    tested = {**lists, **best, "SUBSETS": corpus.test}
-                    steps.append(Step("inference.sh", tuned / "test", tested))
-    return steps
+        for labelled in corpus.labelled:
+            for start in (RANDOM, *corpus.starts):
+                random = start == RANDOM
+                tuned = folder / name / f"seed_{seed}" / labelled / _folder(start)
+                source = weights[corpus.starts[-1] if random else start]
+                variables = {
+                    **lists,
+                    "VALID_SUBSET": corpus.valid,
+                    "SEED": seed,
+                    "MAX_TOKENS": corpus.max_tokens,
+                    "TRAIN_SUBSET": labelled,
+                    "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
+                    "RANDOM_WEIGHTS": str(random).lower(),
+                    "MAX_UPDATE": SAME_UPDATES,
+                    "LEARNING_RATE": LEARNING_RATES[random],
+                }
+                steps[tuned] = Step("finetune_small.sh", tuned, variables)
+                best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}
+                tested = {**lists, **best, "SUBSETS": corpus.test}
+                steps[tuned / "test"] = Step("inference.sh", tuned / "test", tested)
+    return list(steps.values())
 
 
 def collect_label_efficiency(steps: list[Step]) -> Fields:
@@ -518,8 +540,8 @@ REPRODUCTIONS = {
     ),
     "label_efficiency": Reproduction(
         "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
-        "evaluations on 2 CPU cores, about two hours; recordings of people (DIGITS_DIR, "
-        "MBOSHI_DIR: see scripts/label_efficiency_data.sh) add their rows",
+        "evaluations, three hours on a CPU core; recordings of people (DIGITS_DIR, MBOSHI_DIR, "
+        "PROMPTS_DIR: see scripts/label_efficiency_data.sh) add their rows",
         label_efficiency_steps,
         collect_label_efficiency,
         "",

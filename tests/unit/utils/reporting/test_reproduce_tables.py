@@ -290,11 +290,17 @@ def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_p
     steps = reproduce_tables.label_efficiency_steps(options, tmp_path)
     assert steps[0].variables == {"DIGITS_DIR": "/digits"}
     added = [step for step in steps[1:] if step.command() not in {s.command() for s in alone}]
-    assert {step.folder.relative_to(tmp_path).parts[0] for step in added} == {"digits"}
+    assert {step.folder.relative_to(tmp_path).parts[0] for step in added} == {"people", "digits"}
     scripts = [step.script for step in added]
     assert scripts == ["pretrain_small.sh"] + ["finetune_small.sh", "inference.sh"] * 4
     tuned = [step.variables for step in added if step.script == "finetune_small.sh"]
     assert len({(v["MAX_UPDATE"], v["MAX_TOKENS"]) for v in tuned}) == 1
+    monkeypatch.setenv("MBOSHI_DIR", "/mboshi")
+    steps = reproduce_tables.label_efficiency_steps(options, tmp_path)
+    people = [
+        step for step in steps if step.variables.get("DATASET_DIR") == tmp_path / "data/people"
+    ]
+    assert len(people) == 1  # one pre-training for all corpora
 
 
 def test_codebooks_are_compared_at_the_same_updates(tmp_path, monkeypatch):
