@@ -263,7 +263,7 @@ def test_the_table_with_a_few_updates(tmp_path, monkeypatch, capfd):
     rows = results.Measurement.read(tmp_path / "table.json").rows
     assert list(rows) == ["elastic, run at 1", "elastic, run at 3"]
     for row in rows.values():
-        assert row["lowest"] == row["wer"] == row["highest"] and row["speed"] > 0
+        assert row["wer_lowest"] == row["wer"] == row["wer_highest"] and row["speed"] > 0
     own = tmp_path / "runs" / "elastic" / "elastic" / "seed_1"
     rates = load_checkpoint(own / "finetune" / "wav2vec2_best.pt")[native.FACTOR_WER]
     assert rates.keys() == {"2", "3", "4"}

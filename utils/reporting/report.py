@@ -11,8 +11,8 @@ from typing import Literal
 
 from utils.reporting.clips import add_audio
 from utils.reporting.page import render_markdown, render_page
-from utils.reporting.plots import write_figures
-from utils.reporting.results import update_docs
+from utils.reporting.plots import write_figures, write_table_figures
+from utils.reporting.results import measured_rows, update_docs
 from utils.reporting.runs import Run, find_runs, name_runs
 from wav2vec2.cli.errors import Failures, UserError, list_failures, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags, require_at_least
@@ -32,7 +32,8 @@ class ReportOptions:
     dataset_dir: str = ""
     """Folder of the evaluated filelists, to find their audio; default: as evaluated."""
     plots: str = ""
-    """Folder to write the diagrams to as figures, one per kind of run; needs matplotlib."""
+    """Folder to write the diagrams to as figures, one per kind of run; with --update-docs, those of
+    measured tables.  Needs matplotlib."""
     plot_format: Literal["png", "svg", "pdf"] = "png"
     """Format of the figures of --plots."""
 
@@ -88,6 +89,10 @@ def main() -> int | None:
         if len(namespace.runs) > 1:
             raise UserError("--update-docs: takes at most one RUN, a finished quickstart's folder")
         update_docs(*map(Path, namespace.runs))
+        if options.plots:
+            folder = prepare_folder("--plots", options.plots)
+            for path in write_table_figures(measured_rows(), folder, options.plot_format):
+                print(f"report: {path}")
         return None
     if not namespace.runs:
         raise UserError(

@@ -248,13 +248,13 @@ def _folder(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def word_error_rates(summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Median and range over evaluations, in percent."""
-    rates = [summary["wer"] for summary in summaries]
+def error_rates(summaries: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
+    """Median and range of `wer` or `uer` over evaluations, in percent."""
+    rates = [summary[metric] for summary in summaries]
     return {
-        "wer": round(statistics.median(rates), 2),
-        "lowest": round(min(rates), 2),
-        "highest": round(max(rates), 2),
+        metric: round(statistics.median(rates), 2),
+        f"{metric}_lowest": round(min(rates), 2),
+        f"{metric}_highest": round(max(rates), 2),
     }
 
 
@@ -302,7 +302,7 @@ def collect_elastic(steps: list[Step]) -> Fields:
             summaries = found[_folder(name), str(factor)]
             speeds = [1 / summary["real_time_factor"] for summary in summaries]
             rows[f"{name}, run at {factor}"] = {
-                **word_error_rates(summaries),
+                **error_rates(summaries, "wer"),
                 "speed": round(statistics.median(speeds), 1),
             }
     return {"rows": rows}
@@ -443,8 +443,8 @@ def collect_label_efficiency(steps: list[Step]) -> Fields:
     rows = {}
     for row, summaries in cells.items():
         rows[row] = {
-            **word_error_rates(summaries),
-            "uer": round(statistics.median(summary["uer"] for summary in summaries), 2),
+            **error_rates(summaries, "wer"),
+            **error_rates(summaries, "uer"),
             "seeds": len(summaries),
         }
     return {"rows": rows}

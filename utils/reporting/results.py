@@ -135,8 +135,8 @@ TABLES = {
         (),
         {
             "wer": "WER, %, median",
-            "lowest": "lowest",
-            "highest": "highest",
+            "wer_lowest": "lowest",
+            "wer_highest": "highest",
             "speed": "audio per second, s",
         },
     ),
@@ -159,9 +159,11 @@ TABLES = {
         (),
         {
             "wer": "WER, %, median",
-            "lowest": "lowest",
-            "highest": "highest",
+            "wer_lowest": "lowest",
+            "wer_highest": "highest",
             "uer": "CER, %, median",
+            "uer_lowest": "lowest",
+            "uer_highest": "highest",
             "seeds": "seeds",
         },
     ),
@@ -320,6 +322,15 @@ def measured_tables(folder: Path = RESULTS) -> dict[str, str]:
         for name, shape in TABLES.items()
         if (measurements := [m for m in found if m.table == name])
     }
+
+
+def measured_rows(folder: Path = RESULTS) -> dict[str, dict[str, dict[str, float]]]:
+    """Table -> its rows, those of several files together."""
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        for measurement in Measurement.read_all(path):
+            rows.setdefault(measurement.table, {}).update(measurement.rows)
+    return rows
 
 
 def with_tables(documents: Mapping[str, str], made: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,13 @@ from tests.unit.utils.reporting.logs import line, parameters
 from utils.reporting import tables
 from utils.reporting.page import ASSETS, render_markdown, render_page, sections
 from utils.reporting.panels import diagrams, panel_of
-from utils.reporting.plots import write_figures
+from utils.reporting.plots import (
+    TABLE_FIGURES,
+    few_transcripts,
+    pooling_factors,
+    write_figures,
+    write_table_figures,
+)
 from utils.reporting.report import collect_runs, remarks
 from utils.reporting.results import KEPT, RESULTS, ROOT
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
@@ -265,3 +271,65 @@ def test_figures(tmp_path, suffix):
     assert write_figures(runs, tmp_path, suffix) == [path] and path.read_bytes() == first
     if suffix == "svg":
         assert b"Contrastive accuracy" in first and b"validation" in first
+
+
+def rates(wer: float, uer: float = 1.0) -> dict[str, float]:
+    """Figures of a row: median, and a range of two points."""
+    found = {"wer": wer, "uer": uer}
+    for name, value in list(found.items()):
+        found |= {f"{name}_lowest": value - 1, f"{name}_highest": value + 1}
+    return found
+
+
+def test_lines_of_measured_tables():
+    """Each row is one point; of Mboshi the characters' error rate."""
+    panels = few_transcripts(
+        {
+            "mini, 1min, random weights": rates(90),
+            "mini, 1min, 120 minutes": rates(40),
+            "mini, 10min, random weights": rates(30),
+            "mboshi, 5min, all audio of people": rates(99, 50),
+        }
+    )
+    assert panels == {
+        "Spoken commands: WER, %": {
+            "random weights": [(1, 90, 89, 91), (10, 30, 29, 31)],
+            "pre-trained: 120 minutes": [(1, 40, 39, 41)],
+        },
+        "Mboshi, unseen speaker: CER, %": {
+            "pre-trained: all audio of people": [(5, 50, 49, 51)],
+        },
+    }
+    rows = {"fixed 2, run at 2": rates(5), "fixed 4, run at 4": rates(6)}
+    rows |= {"fixed 4, run at 1": rates(9), "elastic, run at 1": rates(7)}
+    assert pooling_factors(rows) == {
+        "WER, %": {
+            "trained at this factor": [(2, 5, 4, 6), (4, 6, 5, 7)],
+            "trained at 4": [(4, 6, 5, 7), (1, 9, 8, 10)],
+            "trained at 2 to 6": [(1, 7, 6, 8)],
+        }
+    }
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_figures_of_measured_tables(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    tables = {
+        "label_efficiency": {
+            f"{corpus}, {minutes}min, {start}": rates(wer / minutes, wer)
+            for corpus in ("mini", "prompts")
+            for minutes in (1, 3, 10)
+            for start, wer in (("random weights", 100), ("120 minutes", 60))
+        },
+        "elastic": {f"elastic, run at {factor}": rates(10 + factor) for factor in range(1, 7)},
+        "codebook": {"50 updates": {"accuracy": 1.0}},  # has no figure
+    }
+    paths = write_table_figures(tables, tmp_path, suffix)
+    assert paths == [tmp_path / f"{table}.{suffix}" for table in TABLE_FIGURES]
+    first = [path.read_bytes() for path in paths]
+    assert min(map(len, first)) > 5_000
+    assert [p.read_bytes() for p in write_table_figures(tables, tmp_path, suffix)] == first
+    if suffix == "svg":
+        assert b"minutes of transcripts" in first[0] and b"Telephone prompts: CER" in first[0]
+        assert b"trained at 2 to 6" in first[1] and b"trained at 4" not in first[1]
+    assert write_table_figures({}, tmp_path, suffix) == []

@@ -225,7 +225,7 @@ def test_elastic_resumes_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert list(found.rows) == [
         *("fixed 4, run at 2", "fixed 4, run at 4", "elastic, run at 1", "elastic, run at 6")
     ]
-    wer = {"wer": 64.5, "lowest": 61.5, "highest": 69.5}
+    wer = {"wer": 64.5, "wer_lowest": 61.5, "wer_highest": 69.5}
     assert found.rows["elastic, run at 6"] == {**wer, "speed": 16.7}
     assert "| elastic, run at 6 | 64.5 | 61.5 | 69.5 | 16.7 |" in capfd.readouterr().out
 
@@ -265,7 +265,8 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert list(found) == [f"mini, {amount}, {start}" for amount in amounts for start in starts]
     assert {row["seeds"] for row in found.values()} == {2}
     row = found["mini, 1min, random weights"]
-    assert row["lowest"] < row["wer"] < row["highest"]
+    assert row["wer_lowest"] < row["wer"] < row["wer_highest"]
+    assert row["uer_lowest"] == row["uer"] == row["uer_highest"] == 1.5
     ran = (tmp_path / "ran").read_text().splitlines()
     assert [line for line in ran if line.startswith("pretrain")] == [
         f"pretrain {subset} {seed}"
