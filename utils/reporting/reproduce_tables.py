@@ -369,8 +369,11 @@ LABELLED = {
 RANDOM = "random weights"
 """Start of a fine-tuning that shows what pre-training is worth."""
 
-LEARNING_RATES = {False: 0.003, True: 0.004}
-"""Whether the start has random weights -> its best learning rate of those tried, on dev voices."""
+OWN_SETTINGS: dict[bool, dict[str, Any]] = {
+    True: {"LEARNING_RATE": 0.004},
+    False: {"LEARNING_RATE": 0.004, "MASK_PROB": 0.2, "MASK_CHANNEL_PROB": 0.1},
+}
+"""Whether the start has random weights -> its best settings of those tried, on dev voices."""
 
 SAME_UPDATES = 2_000
 """Of each fine-tuning."""
@@ -422,7 +425,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                     "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
                     "RANDOM_WEIGHTS": str(random).lower(),
                     "MAX_UPDATE": SAME_UPDATES,
-                    "LEARNING_RATE": LEARNING_RATES[random],
+                    **OWN_SETTINGS[random],
                 }
                 steps[tuned] = Step("finetune_small.sh", tuned, variables)
                 best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}
