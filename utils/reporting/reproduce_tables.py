@@ -369,11 +369,10 @@ LABELLED = {
 RANDOM = "random weights"
 """Start of a fine-tuning that shows what pre-training is worth."""
 
-OWN_SETTINGS: dict[bool, dict[str, Any]] = {
-    True: {"LEARNING_RATE": 0.004},
-    False: {"LEARNING_RATE": 0.004, "MASK_PROB": 0.2, "MASK_CHANNEL_PROB": 0.1},
-}
-"""Whether the start has random weights -> its best settings of those tried, on dev voices."""
+FEW_MINUTES = 5
+"""With at most so many minutes of transcripts, masks gain; with more they cost (both starts)."""
+
+MASKS = {"MASK_PROB": 0.2, "MASK_CHANNEL_PROB": 0.1}
 
 SAME_UPDATES = 2_000
 """Of each fine-tuning."""
@@ -412,6 +411,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
             steps.setdefault(pretraining.folder, pretraining)
         lists = {**device, "DATASET_DIR": data / name}
         for labelled in corpus.labelled:
+            minutes = int(labelled.rpartition("-")[2].removesuffix("min"))
             for start in (RANDOM, *corpus.starts):
                 random = start == RANDOM
                 tuned = folder / name / f"seed_{seed}" / labelled / _folder(start)
@@ -425,7 +425,8 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                     "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
                     "RANDOM_WEIGHTS": str(random).lower(),
                     "MAX_UPDATE": SAME_UPDATES,
-                    **OWN_SETTINGS[random],
+                    "LEARNING_RATE": 0.004,
+                    **(MASKS if minutes <= FEW_MINUTES else {}),
                 }
                 steps[tuned] = Step("finetune_small.sh", tuned, variables)
                 best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}

@@ -240,7 +240,8 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
         "pretrain_small": 'echo "pretrain $TRAIN_SUBSET $SEED" >>ran',
         "finetune_small": 'echo "tune $TRAIN_SUBSET $PRETRAINED_MODEL $RANDOM_WEIGHTS" >>ran\n'
         '[[ "$TRAIN_SUBSET $SEED" == "$FAIL" ]] && exit 3\n'
-        'echo "$MAX_UPDATE $MAX_TOKENS" >>budgets',
+        'echo "$MAX_UPDATE $MAX_TOKENS" >>budgets\n'
+        'echo "$TRAIN_SUBSET ${MASK_PROB:-none}" >>masks',
         "inference": 'wer=$(($(wc -l <ran)))\nmkdir -p "$OUTPUT_DIR"\n'
         'echo "{\\"wer\\": $wer, \\"uer\\": 1.5}" >"$OUTPUT_DIR/summary_$SUBSETS.json"',
     }
@@ -279,6 +280,10 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert sum("120_minutes" in line for line in tuned) == 2 * 4 * 2 + 1
     assert sum(line.endswith("true") for line in tuned) == 2 * 4 + 1
     assert len(set((tmp_path / "budgets").read_text().splitlines())) == 1
+    assert set((tmp_path / "masks").read_text().splitlines()) == {
+        *("train-mini-1min 0.2", "train-mini-3min 0.2"),
+        *("train-mini-10min none", "train-mini-30min none"),
+    }
 
 
 def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_path, monkeypatch):
