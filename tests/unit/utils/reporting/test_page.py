@@ -15,7 +15,7 @@ from utils.reporting.plots import (
     write_table_figures,
 )
 from utils.reporting.report import collect_runs, remarks
-from utils.reporting.results import KEPT, RESULTS, ROOT
+from utils.reporting.results import KEPT, RESULTS, ROOT, measured_rows
 from utils.reporting.runs import SHOWN, find_runs, read_hypotheses
 from wav2vec2.cli.errors import UserError
 from wav2vec2.text.error_rate import pair_words
@@ -259,6 +259,16 @@ def test_the_documents_figure_is_that_of_the_quoted_quickstart(tmp_path):
     runs, _ = collect_runs([RESULTS / KEPT / "pretrain"])
     (path,) = write_figures(runs, tmp_path, "svg")
     assert path.read_text() == kept
+
+
+def test_the_documents_figures_are_those_of_the_measured_tables(tmp_path):
+    """`python -m utils.reporting.report --update-docs --plots docs/images --plot_format svg`."""
+    matplotlib = pytest.importorskip("matplotlib")
+    for path in write_table_figures(measured_rows(), tmp_path, "svg"):
+        kept = (ROOT / "docs" / "images" / path.name).read_text()
+        if f"Matplotlib v{matplotlib.__version__}," not in kept:
+            pytest.skip("drawn by another version of matplotlib")
+        assert path.read_text() == kept
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
