@@ -57,6 +57,9 @@ from wav2vec2.numerics import TYPES, Precision
 Contestant = Callable[[Tensor, Tensor], Any]
 """Waveforms `[batch, samples]` and their lengths `[batch]` -> its output, in any form."""
 
+PAUSE = 0.5
+"""Seconds before each turn: threads of the process before may still wait busily for work."""
+
 Case = list[list[int]]
 """What is timed: batches, each as the samples of its utterances."""
 
@@ -335,6 +338,7 @@ class Worker:
     def seconds(self, case: Case) -> float:
         """Run a case once; `memory` is then its peak in MiB."""
         obey_signals()
+        time.sleep(PAUSE)
         self._connection.send(case)
         seconds, self.memory = self._receive()
         return seconds
