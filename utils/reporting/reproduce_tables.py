@@ -340,7 +340,7 @@ class LabelledCorpus:
     valid: str
     test: str
     max_tokens: int
-    """MAX_TOKENS of the fine-tunings, for about 5 utterances."""
+    """MAX_TOKENS of the fine-tunings."""
     source: str = ""
     """Environment variable with the folder of its recordings; without it there are no such rows."""
 
@@ -544,7 +544,7 @@ REPRODUCTIONS = {
     ),
     "label_efficiency": Reproduction(
         "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
-        "evaluations, three hours on a CPU core; recordings of people (DIGITS_DIR, MBOSHI_DIR, "
+        "evaluations, about 2.5 hours on a CPU core; recordings of people (DIGITS_DIR, MBOSHI_DIR, "
         "PROMPTS_DIR: see scripts/label_efficiency_data.sh) add their rows",
         label_efficiency_steps,
         collect_label_efficiency,

@@ -264,7 +264,9 @@ def test_the_documents_figure_is_that_of_the_quoted_quickstart(tmp_path):
 def test_the_documents_figures_are_those_of_the_measured_tables(tmp_path):
     """`python -m utils.reporting.report --update-docs --plots docs/images --plot_format svg`."""
     matplotlib = pytest.importorskip("matplotlib")
-    for path in write_table_figures(measured_rows(), tmp_path, "svg"):
+    drawn = write_table_figures(measured_rows(), tmp_path, "svg")
+    assert drawn
+    for path in drawn:
         kept = (ROOT / "docs" / "images" / path.name).read_text()
         if f"Matplotlib v{matplotlib.__version__}," not in kept:
             pytest.skip("drawn by another version of matplotlib")
