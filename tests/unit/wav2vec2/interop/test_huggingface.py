@@ -475,6 +475,7 @@ def test_a_file_in_place_of_the_parent_folder(tmp_path):
         ({"model_type": "speech-encoder-decoder"}, "a sequence-to-sequence model"),
         ({"model_type": "whisper"}, "Whisper"),
         ({"model_type": "wav2vec2-bert"}, "w2v-BERT"),
+        ({"model_type": "bert"}, "BERT, a model of text"),
         ({"architectures": ["Wav2Vec2ForSequenceClassification"]}, "a classifier"),
         ({"architectures": ["Wav2Vec2ForAudioFrameClassification"]}, "a classifier"),
         ({"architectures": ["Wav2Vec2ForXVector"]}, "a classifier of speakers"),
