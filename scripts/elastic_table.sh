@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Word error rate and throughput by pooling factor: MINI models trained at one factor, run at theirs
-# and at others, and an elastic one trained at 2 to 6; three seeds each, on 30 minutes of spoken commands.
+# Word error rate and throughput by pooling factor: MINI trained at factor 1, 2, 4 or 6, and an elastic one
+# trained at 2 to 6.  That of 4 and the elastic one run at 1 to 6, the others at their own factor.
+# Three seeds each, on 30 minutes of spoken commands.
 #   bash scripts/elastic_table.sh --dry_run   prints the recipes, one per line
 #   bash scripts/elastic_table.sh             runs or resumes them, and writes docs/results/elastic.json
 # Arguments go to `bash scripts/reproduce_tables.sh elastic`.

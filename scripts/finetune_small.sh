@@ -12,14 +12,14 @@ set -euo pipefail
 : "${VALID_SUBSET:=valid}"                 # one or several filelists
 : "${LABELS:=ltr}"                         # ending of the label files
 
-: "${NUM_GPUS:=1}"               # processes, one per GPU; with CPU=true one per core
+: "${NUM_GPUS:=1}"               # processes, 1 or 2: one per GPU; with CPU=true they share the cores
 : "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
 : "${BATCHES_PER_UPDATE:=2}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
 : "${UPDATE_FREQ:=2}"            # batches that a process accumulates
 : "${AUTO_GEOMETRY:=true}"       # with other numbers of processes, UPDATE_FREQ is chosen to match
 : "${MAX_TOKENS:=240000}"        # audio samples in a sub-batch, padding included
 
-: "${SPEEDS=0.88 1 1.12}"         # each utterance at each: a few voices become more; empty: as recorded
+: "${SPEEDS=0.88 1 1.12}"         # of each training utterance: they imitate more voices; empty: as recorded
 : "${RANDOM_WEIGHTS:=false}"     # the architecture of PRETRAINED_MODEL with random weights, to compare
 : "${FREEZE_FINETUNE_UPDATES:=0}"
 : "${MASK_PROB:=0.0}"

@@ -13,7 +13,7 @@ set -euo pipefail
 : "${PROMPTS_DIR:=}"            # /usr/share/asterisk/sounds with its packages (docs/few_transcripts.md); empty: no rows of it
 
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
-# Recipes say which of the variables that they are given they do not read.
+# Not exported: recipes print a note on variables that they do not read.
 export -n OUTPUT_DIR MINUTES LABEL_MINUTES DIGITS_DIR MBOSHI_DIR PROMPTS_DIR
 
 # subsets FOLDER SUBSET MINUTES: filelists of the minutes with transcripts.

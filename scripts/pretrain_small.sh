@@ -10,7 +10,7 @@ set -euo pipefail
 : "${TRAIN_SUBSET:=train}"                # one or several filelists
 : "${VALID_SUBSET:=valid}"                # one or several filelists
 
-: "${NUM_GPUS:=1}"               # processes, one per GPU; with CPU=true one per core
+: "${NUM_GPUS:=1}"               # processes, 1 or 2: one per GPU; with CPU=true they share the cores
 : "${NUM_CONCAT_BATCHES:=1}"     # sub-batches that a process computes at once
 : "${BATCHES_PER_UPDATE:=2}"     # NUM_GPUS x NUM_CONCAT_BATCHES x UPDATE_FREQ of the recipe
 : "${UPDATE_FREQ:=2}"            # batches that a process accumulates
@@ -23,7 +23,7 @@ set -euo pipefail
 : "${HOURGLASS_CONFIG=[2,(4,2),2]}"  # layers and shortening factor; of mini [1,(2,2),1]; empty: plain encoder
 : "${MASK_PROB:=0.65}"
 : "${MASK_SPAN:=5}"              # frames per masked span
-: "${KEEP_EQUAL_DISTRACTORS:=true}" # those with the target's codes count in the loss: few codes do not pay
+: "${KEEP_EQUAL_DISTRACTORS:=true}" # count distractors with the target's codes: else few codes make the task easy
 : "${LOSS_WEIGHTS:=0.5 0.0}"     # diversity, features penalty
 : "${DROPOUT:=0.0}"
 : "${DROPOUT_INPUT:=0.0}"

@@ -27,12 +27,25 @@ if [[ $RANDOM_WEIGHTS == true ]]; then : "${PRETRAIN_UPDATES:=20}"; fi
 : "${FINETUNE_UPDATES:=2000}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-# Recipes say which of the variables that they are given they do not read: each gets its own.
+# Not exported: recipes print a note on variables that they do not read.
 export -n OUTPUT_DIR DATASET_DIR MINUTES LABEL_MINUTES SEED RANDOM_WEIGHTS NUM_GPUS NUM_WORKERS \
     HOURGLASS_CONFIG PRETRAIN_UPDATES PRETRAIN_LEARNING_RATE FINETUNE_UPDATES FINETUNE_LEARNING_RATE
 LABELLED=train-mini-${LABEL_MINUTES}min
 
+# A finished stage is not run again, so a folder holds the results of one choice of settings.
+settings=
+for name in MINUTES LABEL_MINUTES SEED RANDOM_WEIGHTS HOURGLASS_CONFIG PRETRAIN_UPDATES \
+    PRETRAIN_LEARNING_RATE FINETUNE_UPDATES FINETUNE_LEARNING_RATE; do
+    settings+="$name=${!name} "
+done
 mkdir -p "$OUTPUT_DIR"
+[[ -f $OUTPUT_DIR/settings ]] || echo "$settings" >"$OUTPUT_DIR/settings"
+if [[ $(<"$OUTPUT_DIR/settings") != "$settings" ]]; then
+    echo "error: OUTPUT_DIR $OUTPUT_DIR holds a quickstart with other settings;" \
+        "choose another folder, or restore what $OUTPUT_DIR/settings has" >&2
+    exit 2
+fi
+
 # stage NAME COMMAND ...: run a stage unless it is done; its seconds are kept for the summary.
 stage() {
     local name=$1 start

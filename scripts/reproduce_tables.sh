@@ -8,5 +8,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
-prepare_python requirements.txt
+prepare_python requirements-quickstart.txt
 "$PYTHON" -m utils.reporting.reproduce_tables "$@"

@@ -1,5 +1,6 @@
 """Plausible mistakes of a first hour: each ends with exit code 2 and one line with the fix."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,26 @@ def test_scripts(name, variables, parts, monkeypatch):
     monkeypatch.chdir(ROOT)
     result = script(name, **variables)
     check(result.returncode, result.stderr, *parts)
+
+
+@pytest.mark.parametrize("other", [{"SEED": "2"}, {"LABEL_MINUTES": "3"}, {"HOURGLASS_CONFIG": ""}])
+def test_a_quickstart_in_the_folder_of_another(other, tmp_path):
+    """A finished stage is not run again: its results would pass for those of the new settings."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    python = tmp_path / "python3"  # every command succeeds and does nothing
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+
+    def quickstart(**variables):
+        environment = {**os.environ, "PYTHON": str(python), "OUTPUT_DIR": "out", **variables}
+        command = ["bash", str(tmp_path / "scripts" / "quickstart.sh")]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert quickstart().returncode == 0
+    again = quickstart()
+    assert again.returncode == 0 and again.stdout.count("done already") == 5
+    result = quickstart(**other)
+    check(result.returncode, result.stderr, "OUTPUT_DIR out holds", "out/settings")
 
 
 @pytest.mark.parametrize(
