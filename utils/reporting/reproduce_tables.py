@@ -528,8 +528,8 @@ REPRODUCTIONS = {
         "",
     ),
     "elastic": Reproduction(
-        "no data and no GPU; a quickstart of about 5 minutes on 2 CPU cores for each of 5 models "
-        "and each of --seeds, then short evaluations; time not measured yet",
+        "no data and no GPU; for each of 5 models and each of --seeds a quickstart of 5 minutes on "
+        "a CPU core, then evaluations of seconds",
         elastic_steps,
         collect_elastic,
         "",
