@@ -17,6 +17,7 @@ from tests.integration.conftest import ROOT
 from utils.benchmarks import inference
 from utils.benchmarks.inference import PEERS, InferenceBenchmarkOptions
 from utils.reporting.results import Measurement
+from wav2vec2.cli.errors import UserError
 from wav2vec2.config import LARGE, MINI
 
 GROUP = replace(MINI, hourglass=None, normalize_input=False)
@@ -113,11 +114,32 @@ def test_tables(command, tmp_path):
         (["--seconds", "0"], "--seconds"),
         (["--utterances", "0"], "--utterances"),
         (["--hourglass_config", "[1,(2,2:4),1]", "--model", "mini"], "one pooling factor"),
+        (["--model", "mini"], "--hourglass_config [2,(8,4),2] has 12 layers, the model has 4"),
     ],
 )
 def test_mistakes(command, flags, words):
     code, _, err = command(inference.main, *flags)
     assert code == 2 and words in err
+
+
+def nothing():
+    """Loads a model that does nothing."""
+    return lambda waveforms, lengths: None
+
+
+def dies():
+    """Loads a model that ends its process as the system does when memory runs out."""
+    return lambda waveforms, lengths: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("build", [nothing, dies])
+def test_a_process_that_was_killed_is_named(build):
+    worker = inference.Worker("plain fp32", build, CPU)
+    if build is nothing:
+        assert worker.seconds([[100]]) > 0
+        worker.close()
+    with pytest.raises(UserError, match="plain fp32: its process ended with exit code -"):
+        worker.seconds([[100]])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ take.  A program that is not installed is skipped.
 
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -215,7 +216,11 @@ def contestants(
                 f"--hourglass_config {options.hourglass_config}: a benchmark runs one pooling "
                 f"factor; write {replace(hourglass, factors=())}"
             )
-        write_model(replace(plain, hourglass=hourglass), folder / "hourglass.pt")
+        try:
+            architecture = replace(plain, hourglass=hourglass)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        write_model(architecture, folder / "hourglass.pt")
         for precision in precisions:
             build = partial(ours, folder / "hourglass.pt", precision, device)
             found[f"hourglass {precision}"] = build
@@ -327,19 +332,26 @@ class Worker:
             while not self._connection.poll(0.1):
                 obey_signals()
             return self._connection.recv()
-        except EOFError:
-            self._process.join()
-            obey_signals()  # it may have been sent to both
-            raise UserError(
-                f"{self.name}: its process ended with exit code {self._process.exitcode}; "
-                "the lines above say why"
-            ) from None
+        except (EOFError, ConnectionError):
+            raise self._death() from None
+
+    def _death(self) -> UserError:
+        self._process.join()
+        obey_signals()  # it may have been sent to both
+        code = self._process.exitcode
+        why = "the lines above say why"
+        if code == -signal.SIGKILL:  # as the system does when memory runs out
+            why = "perhaps for lack of memory: try fewer --peers, or a smaller batch"
+        return UserError(f"{self.name}: its process ended with exit code {code}; {why}")
 
     def seconds(self, case: Case) -> float:
         """Run a case once; `memory` is then its peak in MiB."""
         obey_signals()
         time.sleep(PAUSE)
-        self._connection.send(case)
+        try:
+            self._connection.send(case)
+        except ConnectionError:
+            raise self._death() from None
         seconds, self.memory = self._receive()
         return seconds
 
@@ -434,20 +446,21 @@ def main() -> None:
             workers.append(worker := Worker(name, build, device))
             stack.callback(worker.close)
         figures: Rows = {}
+
+        def report(title: str, rows: Rows, note: str = "") -> None:
+            print_table(title + note, rows)
+            figures.update({f"{name}, {title}": row for name, row in rows.items()})
+            if options.json:  # after each case: a later one may exceed the memory
+                write_figures(Path(options.json), "inference", hardware, packages, figures)
+
         for utterances in options.utterances:
             for seconds in options.seconds:
-                title = f"{utterances} x {seconds:g} s"
                 rows = equal_lengths(workers, utterances, seconds, options.rounds)
-                print_table(title, rows)
-                figures |= {f"{name}, {title}": row for name, row in rows.items()}
+                report(f"{utterances} x {seconds:g} s", rows)
         if options.mixed:
-            title = f"{options.mixed} of 1 to 20 s"
             size = max(options.utterances)
             rows = mixed_lengths(workers, options.mixed, size, max(options.rounds // 2, 1))
-            print_table(f"{title}, ours sorted", rows)
-            figures |= {f"{name}, {title}": row for name, row in rows.items()}
-    if options.json:
-        write_figures(Path(options.json), "inference", hardware, packages, figures)
+            report(f"{options.mixed} of 1 to 20 s", rows, ", ours sorted")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ class Shape:
     """Row -> a cell for each column."""
     source: str = ""
     """Source of the published figures."""
+    spread: str = ""
+    """Key of the only figure shown; rows named `A, B` become a row A with a column for each B."""
 
 
 STEP_COLUMNS = {
@@ -178,7 +180,7 @@ TABLES = {
         },
     ),
     "inference": Shape(
-        "Inference on a CPU, by model and batch",
+        "Inference of Base by batch, seconds of audio per second",
         (),
         {
             "latency": "latency, ms",
@@ -187,6 +189,7 @@ TABLES = {
             "ratio_bf16": "times transformers bf16",
             "memory": "memory, MiB",
         },
+        spread="speed",
     ),
     "gpu_peers": Shape("Plain Base, an update, against transformers", (), STEP_COLUMNS),
     "gpu_precision": Shape("Plain Base, an update, by precision", (), STEP_COLUMNS),
@@ -295,6 +298,8 @@ def figure(value: Any) -> str:
 
 def measured_table(shape: Shape, measurements: list[Measurement]) -> str:
     """One table in markdown, with the rows that were measured."""
+    if shape.spread:
+        return _spread_table(shape, measurements)
     headings = list(shape.columns.values())
     columns, sources = [""], [measurement.source() for measurement in measurements]
     for measurement in measurements:
@@ -311,6 +316,21 @@ def measured_table(shape: Shape, measurements: list[Measurement]) -> str:
         rows.append([name, *cells, *shape.published.get(name, ())])
     text = Table(shape.title, columns, rows).markdown()
     return f"**{shape.title}**\n\n{text}\n\n{' '.join(sources)}".strip()
+
+
+def _spread_table(shape: Shape, measurements: list[Measurement]) -> str:
+    """One figure of each measurement's rows `A, B`: a row for each A, a column for each B."""
+    parts = [f"**{shape.title}**"]
+    for measurement in measurements:
+        cells: dict[str, dict[str, str]] = {}
+        for row, figures in measurement.rows.items():
+            name, _, column = row.partition(", ")
+            cells.setdefault(name, {})[column] = figure(figures.get(shape.spread))
+        columns = list(dict.fromkeys(column for found in cells.values() for column in found))
+        rows = [[name, *(found.get(c, NONE) for c in columns)] for name, found in cells.items()]
+        table = Table(shape.title, ["", *columns], rows).markdown()
+        parts += [table, measurement.source()]
+    return "\n\n".join(parts)
 
 
 def measured_tables(folder: Path = RESULTS) -> dict[str, str]:

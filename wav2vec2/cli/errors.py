@@ -168,6 +168,10 @@ def list_failures(failures: Sequence[str]) -> ExitCode:
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
 
 
+class OutputClosed(BrokenPipeError):
+    """Whatever reads standard output or standard error has ended, such as `| head`."""
+
+
 class _CheckedStream:
     """Standard output or standard error; a UserError if it cannot take what is written."""
 
@@ -191,8 +195,8 @@ class _CheckedStream:
                 f"{self._name}: its encoding {error.encoding} lacks {error.object[error.start]!a}; "
                 "set PYTHONIOENCODING=utf-8"
             ) from None
-        except BrokenPipeError:
-            raise
+        except BrokenPipeError as error:
+            raise OutputClosed(*error.args) from None
         except OSError as error:
             with suppress(OSError, ValueError):  # or Python would try again when it ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
@@ -239,7 +243,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         code = 130
-    except BrokenPipeError:  # whatever reads our output has ended, such as `| head`
+    except OutputClosed:
         sys.stderr.close()
         code = 141
     sys.exit(int(code or ExitCode.DONE))

@@ -142,6 +142,25 @@ def test_a_table_has_the_measured_rows_alone(tmp_path):
     assert "bf16: throughput" in table and "pretrain_base_benchmark.sh" in table
 
 
+def test_one_figure_of_named_pairs_becomes_a_table_of_rows_and_columns(tmp_path):
+    rows = {
+        "plain fp32, 1 x 2 s": {"speed": 9.3, "memory": 400},
+        "plain fp32, 4 x 2 s": {"speed": 14.7},
+        "openvino fp32, 1 x 2 s": {"speed": 14.4},
+    }
+    versions = {"torch": "2.13", "openvino": "2026.4"}
+    measured = {**GOOD, "table": "inference", "rows": rows, "versions": versions}
+    (tmp_path / "a.json").write_text(json.dumps(measured))
+    (table,) = measured_tables(tmp_path).values()
+    assert table.splitlines()[2:6] == [
+        "|  | 1 x 2 s | 4 x 2 s |",
+        "|---|---|---|",
+        "| plain fp32 | 9.3 | 14.7 |",
+        "| openvino fp32 | 14.4 | – |",
+    ]
+    assert "openvino 2026.4" in table.splitlines()[-1]
+
+
 def block(names, content="old"):
     return f"<!-- measured tables: {names} -->\n{content}\n{END}"
 

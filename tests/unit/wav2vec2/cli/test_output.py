@@ -74,3 +74,32 @@ def test_help_into_a_full_disk(arguments):
         )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: standard output: cannot be written")
+
+
+@pytest.mark.parametrize("lines", [1, 50_000])
+def test_a_reader_that_has_ended(lines):
+    """Such as `| head`: the exit code of SIGPIPE, and not a word."""
+    main = f"lambda: [print(n, flush=n == 0) for n in range({lines})] and None"
+    code = f"from wav2vec2.cli.errors import run_command; input(); run_command({main})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
+def test_another_broken_pipe_is_not_taken_for_the_reader(error):
+    """Such as that to a process that has died: it must not end in silence."""
+
+    def main():
+        raise error
+
+    with pytest.raises(error):
+        run_command(main)
