@@ -130,7 +130,8 @@ from wav2vec2.cli.errors import run_command
 
 def main():
     t.gpu_report.GRACE = 0.5
-    t.signal.signal(t.signal.SIGTERM, t.signal.default_int_handler)
+    for number in (t.signal.SIGINT, t.signal.SIGTERM):  # a shell's background job ignores SIGINT
+        t.signal.signal(number, t.signal.default_int_handler)
     folder = Path(sys.argv[1])
     report = t.Report.open(folder, t.MACHINE, "NVIDIA A")
     setup = t.Setup(folder, False, 5, 0.0, "data", "train", "valid")
