@@ -114,6 +114,8 @@ def test_tables(command, tmp_path):
         (["--seconds", "0"], "--seconds"),
         (["--utterances", "0"], "--utterances"),
         (["--hourglass_config", "[1,(2,2:4),1]", "--model", "mini"], "one pooling factor"),
+        (["--hourglass_config", "x"], "--hourglass_config 'x': write it like"),
+        (["--hourglass_config", "[2,(8,0),2]"], "the factor must be at least 1"),
         (["--model", "mini"], "--hourglass_config [2,(8,4),2] has 12 layers, the model has 4"),
     ],
 )

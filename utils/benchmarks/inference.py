@@ -114,6 +114,13 @@ class InferenceBenchmarkOptions:
             raise UserError("--seconds: give one or more, each at least 0.1")
         if self.gpu and self.exported:
             raise UserError("--gpu: the archive runs on the CPU; remove --exported")
+        hourglass = Hourglass.parse(self.hourglass_config)
+        if hourglass and hourglass.factors:
+            raise UserError(
+                f"--hourglass_config {self.hourglass_config}: a benchmark runs one pooling "
+                f"factor; write {replace(hourglass, factors=())}"
+            )
+        replace(PRESETS[self.model], hourglass=hourglass)  # an error unless the layers fit
 
 
 def ours(path: Path, precision: InferencePrecision, device: torch.device) -> Contestant:
@@ -211,16 +218,7 @@ def contestants(
             found[f"plain {half}, compiled"] = build
     if options.hourglass_config:
         hourglass = Hourglass.parse(options.hourglass_config)
-        if hourglass and hourglass.factors:
-            raise UserError(
-                f"--hourglass_config {options.hourglass_config}: a benchmark runs one pooling "
-                f"factor; write {replace(hourglass, factors=())}"
-            )
-        try:
-            architecture = replace(plain, hourglass=hourglass)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        write_model(architecture, folder / "hourglass.pt")
+        write_model(replace(plain, hourglass=hourglass), folder / "hourglass.pt")
         for precision in precisions:
             build = partial(ours, folder / "hourglass.pt", precision, device)
             found[f"hourglass {precision}"] = build

@@ -180,7 +180,7 @@ TABLES = {
         },
     ),
     "inference": Shape(
-        "Inference of Base by batch, seconds of audio per second",
+        "Inference by batch, seconds of audio per second",
         (),
         {
             "latency": "latency, ms",
