@@ -169,6 +169,7 @@ def closing_lines(folder: Path) -> str:
     if not summary["random_weights"]:
         first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
         lines.append(f"pre-training accuracy: {first:.3f} before, {last:.3f} after")
+        lines.append("with more updates pre-training gains more: docs/few_transcripts.md")
     lines += [
         f"word error rate: {summary['wer']:.2f} % on {summary['utterances']} utterances of voices "
         "not in training",
