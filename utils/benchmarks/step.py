@@ -386,6 +386,7 @@ def write_table(options: StepOptions, results: list[Result], path: Path) -> None
         else f"1 x {surroundings['hardware']}",
         "versions": {k: v for k, v in versions_of(results).items() if k != "transformers"},
         "commit": surroundings.get("commit", ""),
+        "date": time.strftime("%Y-%m-%d"),
         "rows": factor_rows(results, (precision, concat)),
     }
     prepare_folder("--json", path.parent)

@@ -9,6 +9,7 @@ import os
 import shlex
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -556,13 +557,14 @@ REPRODUCTIONS = {
 
 
 def describe_environment() -> Fields:
-    """Hardware, versions and commit.  A run's row or recipe gives the number of its GPUs."""
+    """Hardware, versions, commit and date.  A run's row or recipe gives the number of its GPUs."""
     gpu = torch.cuda.is_available()
     found = environment.describe(torch.device("cuda" if gpu else "cpu"), 1)
     return {
-        "hardware": found["hardware"] if gpu else f"{found['cores']} CPU cores",
-        "versions": {"torch": found["torch"].partition("+")[0]},
+        "hardware": found["hardware"] + ("" if gpu else f", {found['cores']} cores"),
+        "versions": {"python": found["python"], "torch": found["torch"].partition("+")[0]},
         "commit": found.get("commit", ""),
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 

@@ -261,6 +261,7 @@ class Measurement:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         parts = [f"`{self.command}`", escape(self.hardware), escape(versions)]
         parts += [f"commit {escape(self.commit)}"] if self.commit else []
+        parts += [escape(self.date)] if self.date else []
         setting = f"{escape(self.setting)}: " if self.setting else ""
         return f"{setting}{'; '.join(part for part in parts if part)}."
 

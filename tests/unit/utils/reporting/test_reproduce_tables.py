@@ -124,6 +124,7 @@ def test_factors_are_the_benchmarks_own(tmp_path, finished):
     content = {
         **{"table": "pooling_factor", "setting": "CPU, fp32", "command": "the benchmark"},
         **{"hardware": "a processor", "versions": {"torch": "2"}, "commit": "abc"},
+        "date": "2026-01-02",
         "rows": {"baseline": {"throughput": 1.0, "memory": 100.0}},
     }
     (folder / "table.json").write_text(json.dumps(content))
