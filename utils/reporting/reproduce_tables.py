@@ -545,8 +545,8 @@ REPRODUCTIONS = {
     ),
     "label_efficiency": Reproduction(
         "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
-        "evaluations, about 2.5 hours on a CPU core; recordings of people (DIGITS_DIR, MBOSHI_DIR, "
-        "PROMPTS_DIR: see scripts/label_efficiency_data.sh) add their rows",
+        "evaluations, 1.5 to 2.5 hours on a CPU core; recordings of people (DIGITS_DIR, "
+        "MBOSHI_DIR, PROMPTS_DIR: see scripts/label_efficiency_data.sh) add their rows and as long",
         label_efficiency_steps,
         collect_label_efficiency,
         "",
