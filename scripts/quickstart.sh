@@ -24,18 +24,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 if [[ $RANDOM_WEIGHTS == true ]]; then : "${PRETRAIN_UPDATES:=20}"; fi
 : "${PRETRAIN_UPDATES:=3000}"
 : "${PRETRAIN_LEARNING_RATE:=0.002}"
+: "${PRETRAIN_SPEEDS:=}"            # of each utterance of the pre-training; empty: as recorded
 : "${FINETUNE_UPDATES:=2000}"
 : "${FINETUNE_LEARNING_RATE:=0.004}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Not exported: recipes print a note on variables that they do not read.
 export -n OUTPUT_DIR DATASET_DIR MINUTES LABEL_MINUTES SEED RANDOM_WEIGHTS NUM_GPUS NUM_WORKERS \
-    HOURGLASS_CONFIG PRETRAIN_UPDATES PRETRAIN_LEARNING_RATE FINETUNE_UPDATES FINETUNE_LEARNING_RATE
+    HOURGLASS_CONFIG PRETRAIN_UPDATES PRETRAIN_LEARNING_RATE PRETRAIN_SPEEDS FINETUNE_UPDATES \
+    FINETUNE_LEARNING_RATE
 LABELLED=train-mini-${LABEL_MINUTES}min
 
 # A finished stage is not run again, so a folder holds the results of one choice of settings.
 settings=
 for name in MINUTES LABEL_MINUTES SEED RANDOM_WEIGHTS HOURGLASS_CONFIG PRETRAIN_UPDATES \
-    PRETRAIN_LEARNING_RATE FINETUNE_UPDATES FINETUNE_LEARNING_RATE; do
+    PRETRAIN_LEARNING_RATE PRETRAIN_SPEEDS FINETUNE_UPDATES FINETUNE_LEARNING_RATE; do
     settings+="$name=${!name} "
 done
 mkdir -p "$OUTPUT_DIR"
@@ -84,7 +86,7 @@ recipe() {
 pretrain_mini() {
     OUTPUT_DIR=$OUTPUT_DIR/pretrain MODEL=mini HOURGLASS_CONFIG=$HOURGLASS_CONFIG \
         TRAIN_SUBSET=train-mini MAX_UPDATE=$PRETRAIN_UPDATES LEARNING_RATE=$PRETRAIN_LEARNING_RATE \
-        recipe pretrain_small.sh --validate_at_start
+        SPEEDS=$PRETRAIN_SPEEDS recipe pretrain_small.sh --validate_at_start
 }
 
 finetune_mini() {
