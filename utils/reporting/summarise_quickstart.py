@@ -34,7 +34,8 @@ STORED = Path(__file__).parents[2] / "docs" / "results" / "quickstart.json"
 """Measured quickstarts."""
 
 RANDOM_ROW = "RANDOM_WEIGHTS=true"
-"""Part of the names of its rows that started from random weights."""
+LONG_ROW = "PRETRAIN_UPDATES=16000"
+"""The names of their rows say after the seed what is not the default."""
 
 
 def find_evaluation(folder: Path) -> Evaluation:
@@ -78,16 +79,16 @@ def summarise(
     }
 
 
-def stored_rates(random_weights: bool, minutes: float) -> list[float]:
-    """The word error rates in docs/results of quickstarts from random weights, or from pre-trained
-    ones, with so many minutes of transcripts; none where the file is not at hand."""
+def stored_rates(row: str, minutes: float) -> list[float]:
+    """The word error rates in docs/results of quickstarts of a kind (`RANDOM_ROW`, `LONG_ROW`, or
+    empty: the default) with so many minutes of transcripts; none where the file is not at hand."""
     if not STORED.is_file():
         return []
     rows = read_json(STORED, "fetch the repository again")["rows"]
     return [
         figures["wer"]
-        for row, figures in rows.items()
-        if figures.get("transcribed_minutes") == minutes and (RANDOM_ROW in row) == random_weights
+        for name, figures in rows.items()
+        if figures.get("transcribed_minutes") == minutes and name.partition(", ")[2] == row
     ]
 
 
@@ -97,7 +98,7 @@ def comparison(summary: dict[str, Any]) -> str:
     random, minutes = summary["random_weights"], summary["transcribed_minutes"]
     ways = {False: "with pre-training", True: "without"}
     rates = {random: f"{summary['wer']:.1f} %"}
-    if stored := stored_rates(not random, minutes):
+    if stored := stored_rates("" if random else RANDOM_ROW, minutes):
         rates[not random] = f"{statistics.median(stored):.1f} %"
     parts = [f"{rates[kind]} {ways[kind]}" for kind in sorted(rates)]
     unit = "minute" if minutes == 1 else "minutes"
@@ -169,7 +170,10 @@ def closing_lines(folder: Path) -> str:
     if not summary["random_weights"]:
         first, last = summary["pretrain_accuracy_first"], summary["pretrain_accuracy_last"]
         lines.append(f"pre-training accuracy: {first:.3f} before, {last:.3f} after")
-        lines.append("with more updates pre-training gains more: docs/few_transcripts.md")
+        more = "with more updates pre-training gains more"
+        if stored := stored_rates(LONG_ROW, summary["transcribed_minutes"]):
+            more += f": WER {statistics.median(stored):.1f} % with {LONG_ROW}"
+        lines.append(f"{more} (docs/quickstart.md)")
     lines += [
         f"word error rate: {summary['wer']:.2f} % on {summary['utterances']} utterances of voices "
         "not in training",

@@ -160,7 +160,7 @@ def scripts(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "quickstart.sh").write_text(
-        'echo "$SEED ${RANDOM_WEIGHTS:-}" >>ran\n'
+        'echo "$SEED ${RANDOM_WEIGHTS:-}${PRETRAIN_UPDATES:-}" >>ran\n'
         '[[ ${FAIL:-} == "$SEED" ]] && exit 7\n'
         'mkdir -p "$OUTPUT_DIR"\n'
         'echo "{\\"wer\\": $SEED.125, \\"uer\\": 0.5}" >"$OUTPUT_DIR/summary.json"\n'
@@ -178,6 +178,7 @@ def test_resumes_where_it_stopped(tmp_path, monkeypatch, scripts, capfd):
     monkeypatch.delenv("FAIL")
     main(scripts)
     again = ["1 ", "2 ", "2 ", "3 ", "1 true", "2 true", "3 true"]
+    again += ["1 16000", "2 16000", "3 16000"]
     assert (tmp_path / "ran").read_text().splitlines() == again
     printed = capfd.readouterr().out
     assert printed.count("== finished: SEED=1 OUTPUT_DIR=") == 1
@@ -342,7 +343,7 @@ def test_another_command_is_not_the_finished_one(tmp_path, scripts, capfd):
     marker = tmp_path / "runs" / "quickstart" / "run_3" / reproduce_tables.FINISHED
     marker.write_text(marker.read_text().replace("SEED=3", "SEED=33"))
     main(scripts)
-    assert (tmp_path / "ran").read_text().splitlines()[6:] == ["3 "]
+    assert (tmp_path / "ran").read_text().splitlines()[9:] == ["3 "]
 
 
 def test_a_run_that_left_nothing(tmp_path, finished):

@@ -63,8 +63,16 @@ def test_the_last_line_compares_with_the_median_of_the_other_start(tmp_path, mon
     both = "20.0 % with pre-training, 9.5 % without"
     both = both if random else "9.5 % with pre-training, 20.0 % without"
     assert lines[-1] == f"with 10 minutes of transcripts: WER {both}"
-    for start in ("pre-training accuracy: ", "with more updates pre-training gains more: "):
+    for start in ("pre-training accuracy: ", "with more updates pre-training gains more (docs"):
         assert any(line.startswith(start) for line in lines) == (not random)
+    longer = {
+        f"seed {n}, PRETRAIN_UPDATES=16000": {"wer": wer, "transcribed_minutes": 10}
+        for n, wer in ((1, 3.0), (2, 9.0), (3, 4.0))
+    }
+    (tmp_path / "stored.json").write_text(json.dumps({"rows": rows | longer}))
+    lines = closing_lines(tmp_path).splitlines()
+    assert lines[-1] == f"with 10 minutes of transcripts: WER {both}"  # of the default's rows
+    assert any(": WER 4.0 % with PRETRAIN_UPDATES=16000 (" in li for li in lines) == (not random)
     other_minutes = comparison(summary | {"transcribed_minutes": 3})
     assert other_minutes == f"with 3 minutes of transcripts: WER {alone}"
 
