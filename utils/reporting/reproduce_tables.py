@@ -529,7 +529,7 @@ REPRODUCTIONS = {
         collect_latencies,
     ),
     "quickstart": Reproduction(
-        "no data and no GPU; 6 runs of 3 to 9 minutes and 3 of half an hour on 2 CPU cores",
+        "no data and no GPU; 6 runs of 3 to 9 minutes and 3 of about 40 minutes on 2 CPU cores",
         quickstart_steps,
         collect_error_rates,
         "",
