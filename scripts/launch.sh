@@ -85,7 +85,8 @@ launch() {
         fi
     fi
     # The launcher prints one line instead of torch's forty when machines cannot connect.
-    [[ -v TORCH_CPP_LOG_LEVEL ]] || export TORCH_CPP_LOG_LEVEL=ERROR
+    [[ -v TORCH_CPP_LOG_LEVEL ]] \
+        || export TORCH_CPP_LOG_LEVEL=$([[ $CPU == true ]] && echo FATAL || echo ERROR)
     "$PYTHON" -m common.runtime.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \
         --max_restarts "$MAX_RESTARTS" \
         train.py "${arguments[@]}"

@@ -190,11 +190,12 @@ def process_group(
             f"WORLD_SIZE={world_size()}: {one_line(error)}; start several processes with "
             "`python -m common.runtime.launcher`, or unset WORLD_SIZE for a single one"
         ) from None
-    except dist.DistError as error:
-        why = one_line(error).split(" Exception raised from ")[0]
+    except RuntimeError as error:
+        if not _of_a_peer(error):
+            raise
         raise PeerLost(
-            f"process {rank()}: WORLD_SIZE={world_size()}, but fewer joined ({why}); start "
-            "all of them again, or unset WORLD_SIZE for a single one"
+            f"process {rank()}: WORLD_SIZE={world_size()}, but fewer joined "
+            f"({reason_of(error)}); start all of them again, or unset WORLD_SIZE for a single one"
         ) from None
     _watchdog, done = CollectiveWatchdog(store, limit.total_seconds()), Event()
 
@@ -260,6 +261,13 @@ def _with_peers() -> Iterator[None]:
         raise _watchdog.explain(reason_of(error)) from error
 
 
+def _of_a_peer(error: RuntimeError) -> bool:
+    """Whether it comes from torch's communication."""
+    # Errors of gloo are known by the place in its source that they name.
+    of_gloo = re.match(r"(Gloo \w+ failed with )?\[\S*gloo\S*\] ", str(error))
+    return bool(of_gloo) or isinstance(error, dist.DistError)
+
+
 @contextmanager
 def _others_named() -> Iterator[None]:
     """PeerLost for a failure of torch's own collectives, such as those inside a sharded model."""
@@ -267,9 +275,7 @@ def _others_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Errors of gloo are known by the place in its source that they begin with.
-        of_gloo = re.match(r"\[\S*gloo\S*\] ", str(error))
-        if not (of_gloo or isinstance(error, dist.DistError)):
+        if not _of_a_peer(error):
             raise
         raise _watchdog.explain(reason_of(error)) from error
 
@@ -279,7 +285,8 @@ def reason_of(error: RuntimeError) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     if "Last error:" in lines[:-1]:  # NCCL's own words, after torch's
         return lines[lines.index("Last error:") + 1].strip()[:150]
-    return re.sub(r"^\[\S+\] ", "", lines[0])[:150] if lines else type(error).__name__
+    place = r"^(Gloo \w+ failed with )?\[\S+\] "
+    return re.sub(place, "", lines[0])[:150] if lines else type(error).__name__
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 from torch.distributed import DistError
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -98,8 +99,10 @@ def main(argv: list[str]) -> int:
         record = Path(folder) / "exit.json"
         os.environ[RECORD_VARIABLE] = str(record)
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
-        # Its warnings about a lost process come with a stack of C++ frames.
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        # Its warnings about a lost process come with a stack of C++ frames; the errors that it
+        # logs on CPUs are those that it raises.
+        level = "ERROR" if torch.cuda.is_available() else "FATAL"
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", level)
         # After a restart a shared store still holds the addresses of the processes before.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         arguments = torchrun.parse_args(argv)

@@ -99,6 +99,7 @@ def test_a_killed_process_is_named(tmp_path, killed):
     result = run(
         tmp_path,
         f"""
+distributed.sum_over_ranks(torch.ones(1))
 if rank == {killed}:
     os.kill(os.getpid(), signal.SIGKILL)
 distributed.sum_over_ranks(torch.ones(1))
@@ -306,6 +307,8 @@ def test_another_runtime_error_is_no_lost_peer(tmp_path):
 def test_why_a_collective_failed():
     gloo = RuntimeError("[/a/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
     assert reason_of(gloo) == "Connection closed by peer [127.0.0.1]:1"
+    forming = RuntimeError("Gloo connectFullMesh failed with [/gloo/pair.h:311] Connect timeout")
+    assert reason_of(forming) == "Connect timeout"
     nccl = RuntimeError(
         "NCCL error in: x.cpp:5, remote process exited or there was a network error\n"
         "ncclRemoteError: A call failed possibly due to a network error.\nLast error:\n"
@@ -386,6 +389,48 @@ run_command(main)
     assert result.returncode == code, result.stderr
     assert result.stderr.splitlines()[-1].startswith(message), result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_process_that_is_lost_while_the_group_forms(tmp_path):
+    """Process 1 has said where it listens and dies before process 0 connects to it."""
+    body = f"""
+import os, pathlib, signal, threading, time
+import torch
+from common.runtime import distributed
+from wav2vec2.cli.errors import run_command
+go, form = pathlib.Path({str(tmp_path)!r}) / "go", torch.distributed.init_process_group
+def form_late(*arguments, **options):
+    if distributed.is_main():
+        while not go.exists():
+            time.sleep(0.1)
+    else:
+        threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    form(*arguments, **options)
+torch.distributed.init_process_group = form_late
+def main():
+    with distributed.process_group(torch.device("cpu"), 0.1):
+        pass
+run_command(main)
+"""
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    first, second = [
+        subprocess.Popen(
+            [sys.executable, "-c", body],
+            cwd=ROOT,
+            env=environment | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    second.communicate(timeout=120)
+    (tmp_path / "go").touch()
+    said = first.communicate(timeout=120)[1]
+    assert (first.returncode, second.returncode) == (5, -signal.SIGKILL), said
+    last = said.splitlines()[-1]  # gloo reports its attempts to connect before
+    assert last.startswith("error: process 0: WORLD_SIZE=2, but fewer joined ("), said
+    assert "Traceback" not in said
 
 
 def test_processes_of_one_machine_need_no_name_for_it(tmp_path):
