@@ -34,10 +34,10 @@ set -euo pipefail
 : "${ENCODER_LAYERDROP:=0.0}"
 : "${FEATURE_GRAD_MULT:=1.0}"    # 0: the feature extractor is not trained
 
-: "${MAX_UPDATE:=1500}"          # the schedule ends here
+: "${MAX_UPDATE:=2000}"          # the schedule ends here
 : "${WARMUP_UPDATES:=}"          # default: a tenth of MAX_UPDATE
 : "${HOLD_UPDATES:=}"            # at the peak; default: four tenths of MAX_UPDATE
-: "${LEARNING_RATE:=0.004}"      # at its peak
+: "${LEARNING_RATE:=0.002}"      # at its peak; MINI was measured with 0.004
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-8}"
 : "${WEIGHT_DECAY:=0.0}"

@@ -18,6 +18,7 @@ set -euo pipefail
 : "${MAX_TOKENS:=80000}"         # audio samples in a sub-batch: few utterances keep their masked frames
 : "${MIN_SAMPLE_SIZE:=8000}"     # samples; shorter utterances are skipped
 : "${MAX_SAMPLE_SIZE:=80000}"    # samples; longer utterances are cropped
+: "${SPEEDS=0.88 1 1.12}"        # of each training utterance: they imitate more voices; empty: as recorded
 
 : "${MODEL:=small}"              # small or mini
 : "${HOURGLASS_CONFIG=[2,(4,2),2]}"  # layers and shortening factor; of mini [1,(2,2),1]; empty: plain encoder
@@ -34,9 +35,10 @@ set -euo pipefail
 : "${FEATURE_GRAD_MULT:=1.0}"    # 0: the feature extractor is not trained
 : "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}" # start, end, decay per update
 
-: "${MAX_UPDATE:=4000}"          # updates in total
+: "${MAX_UPDATE:=16000}"         # updates in total
 : "${WARMUP_UPDATES:=}"          # default: a tenth of MAX_UPDATE
-: "${LEARNING_RATE:=0.002}"      # at its peak
+if [[ $MODEL == mini ]]; then : "${LEARNING_RATE:=0.002}"; fi
+: "${LEARNING_RATE:=0.001}"      # at its peak; 0.002 with MODEL=mini
 : "${ADAM_BETAS:=0.9 0.98}"
 : "${ADAM_EPS:=1e-6}"
 : "${WEIGHT_DECAY:=0.01}"

@@ -475,7 +475,7 @@ def codebook_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     """Two pre-trainings on the corpus in DATASET_DIR: the small recipe's, and one as in the paper's
     code."""
     shared = {"MODEL": "mini", "MAX_UPDATE": CODEBOOK_UPDATES[-1], "LOG_FREQUENCY": 50}
-    shared |= {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
+    shared |= {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0, "SPEEDS": ""}
     return [
         Step("pretrain_small.sh", folder / name, shared | variables)
         for name, variables in CODEBOOKS.items()
