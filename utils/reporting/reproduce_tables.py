@@ -327,9 +327,12 @@ class Audio:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+COMMAND_MINUTES = 120
+"""Of the spoken commands, the corpus `mini`."""
+
 PRETRAINED_ON = {
     "the same 30 minutes": Audio("mini", "train-mini-30min", "dev-mini", 4_000),
-    "120 minutes": Audio("mini", "train-mini", "dev-mini", 16_000),
+    f"{COMMAND_MINUTES} minutes": Audio("mini", "train-mini", "dev-mini", 16_000),
     # A spoken digit has 0.4 s.
     "all audio of people": Audio("people", "train", "valid", 16_000, {"MIN_SAMPLE_SIZE": 3_000}),
 }
@@ -357,7 +360,7 @@ PEOPLE = ("all audio of people",)
 LABELLED = {
     "mini": LabelledCorpus(
         tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
-        ("the same 30 minutes", "120 minutes"),
+        ("the same 30 minutes", f"{COMMAND_MINUTES} minutes"),
         "dev-mini",
         "test-mini",
         64_000,
@@ -390,7 +393,8 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
     fine-tuning and its evaluation."""
     data = folder / "data"
     given = {name: os.environ[name] for c in LABELLED.values() if (name := c.source) in os.environ}
-    steps = {data: Step("label_efficiency_data.sh", data, given)}
+    # The names of the rows say how much audio there is, whatever MINUTES is outside.
+    steps = {data: Step("label_efficiency_data.sh", data, {"MINUTES": COMMAND_MINUTES, **given})}
     device = {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
     cells = [
         (name, corpus, seed)

@@ -238,7 +238,7 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     (tmp_path / "scripts").mkdir()
     bodies = {
-        "label_efficiency_data": 'echo "data $OUTPUT_DIR" >>ran',
+        "label_efficiency_data": 'echo "data $MINUTES" >>ran',
         "pretrain_small": 'echo "pretrain $TRAIN_SUBSET $SEED" >>ran',
         "finetune_small": 'echo "tune $TRAIN_SUBSET $PRETRAINED_MODEL $RANDOM_WEIGHTS" >>ran\n'
         '[[ "$TRAIN_SUBSET $SEED" == "$FAIL" ]] && exit 3\n'
@@ -253,6 +253,7 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     arguments += ["--output", str(tmp_path / "table.json"), "--seeds", "1", "2"]
     for corpus in reproduce_tables.LABELLED.values():
         monkeypatch.delenv(corpus.source or "-", raising=False)
+    monkeypatch.setenv("MINUTES", "31")  # the rows say 120
     monkeypatch.setenv("FAIL", "train-mini-3min 1")
     with pytest.raises(UserError, match="finetune_small.sh ended with exit code 3"):
         main(arguments)
@@ -271,6 +272,7 @@ def test_label_efficiency_is_written_cell_by_cell(tmp_path, monkeypatch, capfd):
     assert row["wer_lowest"] < row["wer"] < row["wer_highest"]
     assert row["uer_lowest"] == row["uer"] == row["uer_highest"] == 1.5
     ran = (tmp_path / "ran").read_text().splitlines()
+    assert [line for line in ran if line.startswith("data")] == ["data 120"]
     assert [line for line in ran if line.startswith("pretrain")] == [
         f"pretrain {subset} {seed}"
         for seed in (1, 2)
@@ -296,7 +298,7 @@ def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_p
     assert {step.folder.relative_to(tmp_path).parts[0] for step in alone} == {"data", "mini"}
     monkeypatch.setenv("DIGITS_DIR", "/digits")
     steps = reproduce_tables.label_efficiency_steps(options, tmp_path)
-    assert steps[0].variables == {"DIGITS_DIR": "/digits"}
+    assert steps[0].variables == {"MINUTES": 120, "DIGITS_DIR": "/digits"}
     added = [step for step in steps[1:] if step.command() not in {s.command() for s in alone}]
     assert {step.folder.relative_to(tmp_path).parts[0] for step in added} == {"people", "digits"}
     scripts = [step.script for step in added]
