@@ -84,7 +84,8 @@ launch() {
                 --master_port "${MASTER_PORT:-29500}" --rdzv_conf "timeout=$seconds")
         fi
     fi
-    # The launcher prints one line instead of torch's forty when machines cannot connect.
+    # The launcher prints one line instead of torch's forty when machines cannot connect.  On CPUs
+    # torch's log only repeats errors that it raises.
     [[ -v TORCH_CPP_LOG_LEVEL ]] \
         || export TORCH_CPP_LOG_LEVEL=$([[ $CPU == true ]] && echo FATAL || echo ERROR)
     "$PYTHON" -m common.runtime.launcher "${rendezvous[@]}" --nproc_per_node "$NUM_GPUS" \

@@ -35,6 +35,9 @@ HEARTBEAT_SECONDS, SILENT_SECONDS = 0.5, 2.0
 GAVE_UP = "gave up"
 """The last heartbeat of a process that ends because it waited in vain."""
 
+PLACE = r"(Gloo \w+ failed with )?\[\S+\] "
+"""What an error of gloo begins with: the place in its source."""
+
 
 def world_size() -> int:
     """Processes of the run, as torchrun says."""
@@ -263,9 +266,8 @@ def _with_peers() -> Iterator[None]:
 
 def _of_a_peer(error: RuntimeError) -> bool:
     """Whether it comes from torch's communication."""
-    # Errors of gloo are known by the place in its source that they name.
-    of_gloo = re.match(r"(Gloo \w+ failed with )?\[\S*gloo\S*\] ", str(error))
-    return bool(of_gloo) or isinstance(error, dist.DistError)
+    place = re.match(PLACE, str(error))
+    return isinstance(error, dist.DistError) or bool(place and "gloo" in place[0])
 
 
 @contextmanager
@@ -285,8 +287,7 @@ def reason_of(error: RuntimeError) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     if "Last error:" in lines[:-1]:  # NCCL's own words, after torch's
         return lines[lines.index("Last error:") + 1].strip()[:150]
-    place = r"^(Gloo \w+ failed with )?\[\S+\] "
-    return re.sub(place, "", lines[0])[:150] if lines else type(error).__name__
+    return re.sub(f"^{PLACE}", "", lines[0])[:150] if lines else type(error).__name__
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -424,9 +424,13 @@ run_command(main)
         )
         for rank in (0, 1)
     ]
-    second.communicate(timeout=120)
-    (tmp_path / "go").touch()
-    said = first.communicate(timeout=120)[1]
+    try:
+        second.communicate(timeout=120)
+        (tmp_path / "go").touch()
+        said = first.communicate(timeout=120)[1]
+    finally:
+        first.kill()
+        second.kill()
     assert (first.returncode, second.returncode) == (5, -signal.SIGKILL), said
     last = said.splitlines()[-1]  # gloo reports its attempts to connect before
     assert last.startswith("error: process 0: WORLD_SIZE=2, but fewer joined ("), said
