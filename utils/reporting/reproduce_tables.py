@@ -330,13 +330,21 @@ class Audio:
 COMMAND_MINUTES = 120
 """Of the spoken commands, the corpus `mini`."""
 
-PRETRAINED_ON = {
+COMMANDS = {
     "the same 30 minutes": Audio("mini", "train-mini-30min", "dev-mini", 4_000),
     f"{COMMAND_MINUTES} minutes": Audio("mini", "train-mini", "dev-mini", 16_000),
-    # A spoken digit has 0.4 s.
-    "all audio of people": Audio("people", "train", "valid", 16_000, {"MIN_SAMPLE_SIZE": 3_000}),
 }
-"""Name of a start -> its audio."""
+"""Name of a start of `mini` -> its audio."""
+
+
+def people(corpus: str) -> dict[str, Audio]:
+    """Name of a start -> its audio, for a corpus of recordings of people."""
+    # A spoken digit has 0.4 s.
+    short = {"MIN_SAMPLE_SIZE": 3_000}
+    return {
+        "the same corpus": Audio(corpus, "train", "valid", 4_000, short),
+        "all audio of people": Audio("people", "train", "valid", 16_000, short),
+    }
 
 
 @dataclass(frozen=True)
@@ -345,8 +353,8 @@ class LabelledCorpus:
 
     labelled: tuple[str, ...]
     """Of the audio with transcripts, from few to many."""
-    starts: tuple[str, ...]
-    """Of PRETRAINED_ON."""
+    starts: Mapping[str, Audio]
+    """Name of a pre-trained start -> its audio, from little to much."""
     valid: str
     test: str
     max_tokens: int
@@ -355,24 +363,22 @@ class LabelledCorpus:
     """Environment variable with the folder of its recordings; without it there are no such rows."""
 
 
-PEOPLE = ("all audio of people",)
-
 LABELLED = {
     "mini": LabelledCorpus(
         tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
-        ("the same 30 minutes", f"{COMMAND_MINUTES} minutes"),
+        COMMANDS,
         "dev-mini",
         "test-mini",
         64_000,
     ),
     "digits": LabelledCorpus(
-        ("train-2min", "train-5min"), PEOPLE, "valid", "test", 64_000, "DIGITS_DIR"
+        ("train-2min", "train-5min"), people("digits"), "valid", "test", 64_000, "DIGITS_DIR"
     ),
     "mboshi": LabelledCorpus(
-        ("train-5min", "train-20min"), PEOPLE, "valid", "test", 96_000, "MBOSHI_DIR"
+        ("train-5min", "train-20min"), people("mboshi"), "valid", "test", 96_000, "MBOSHI_DIR"
     ),
     "prompts": LabelledCorpus(
-        ("train-3min", "train-10min"), PEOPLE, "valid", "test", 96_000, "PROMPTS_DIR"
+        ("train-3min", "train-10min"), people("prompts"), "valid", "test", 96_000, "PROMPTS_DIR"
     ),
 }
 
@@ -404,8 +410,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
     ]
     for name, corpus, seed in cells:
         weights = {}
-        for start in corpus.starts:
-            audio = PRETRAINED_ON[start]
+        for start, audio in corpus.starts.items():
             weights[start] = folder / audio.folder / f"seed_{seed}" / _folder(start)
             variables = {
                 **device,
@@ -426,7 +431,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
             for start in (RANDOM, *corpus.starts):
                 random = start == RANDOM
                 tuned = folder / name / f"seed_{seed}" / labelled / _folder(start)
-                source = weights[corpus.starts[-1] if random else start]
+                source = weights[list(corpus.starts)[-1] if random else start]
                 variables = {
                     **lists,
                     "VALID_SUBSET": corpus.valid,
@@ -556,7 +561,8 @@ REPRODUCTIONS = {
     "label_efficiency": Reproduction(
         "no data and no GPU; for each of --seeds 2 pre-trainings of MINI, 12 fine-tunings and "
         "evaluations, 1.5 to 2.5 hours on a CPU core; recordings of people (DIGITS_DIR, "
-        "MBOSHI_DIR, PROMPTS_DIR: see scripts/label_efficiency_data.sh) add their rows and as long",
+        "MBOSHI_DIR, PROMPTS_DIR: see scripts/label_efficiency_data.sh) add 4 pre-trainings, 18 "
+        "fine-tunings and 1.5 to 2.5 hours",
         label_efficiency_steps,
         collect_label_efficiency,
         "",

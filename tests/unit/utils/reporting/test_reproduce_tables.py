@@ -302,15 +302,19 @@ def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_p
     added = [step for step in steps[1:] if step.command() not in {s.command() for s in alone}]
     assert {step.folder.relative_to(tmp_path).parts[0] for step in added} == {"people", "digits"}
     scripts = [step.script for step in added]
-    assert scripts == ["pretrain_small.sh"] + ["finetune_small.sh", "inference.sh"] * 4
+    assert scripts == ["pretrain_small.sh"] * 2 + ["finetune_small.sh", "inference.sh"] * 6
+    # On the corpus alone, and on all of them.
+    assert [step.variables["DATASET_DIR"].name for step in added[:2]] == ["digits", "people"]
     tuned = [step.variables for step in added if step.script == "finetune_small.sh"]
     assert len({(v["MAX_UPDATE"], v["MAX_TOKENS"]) for v in tuned}) == 1
+    sources = {v["PRETRAINED_MODEL"].parent for v in tuned}
+    assert sources == {step.folder for step in added[:2]}
     monkeypatch.setenv("MBOSHI_DIR", "/mboshi")
     steps = reproduce_tables.label_efficiency_steps(options, tmp_path)
     people = [
         step for step in steps if step.variables.get("DATASET_DIR") == tmp_path / "data/people"
     ]
-    assert len(people) == 1  # one pre-training for all corpora
+    assert len(people) == 1  # one pre-training on all corpora
 
 
 def test_codebooks_are_compared_at_the_same_updates(tmp_path, monkeypatch):
