@@ -15,9 +15,10 @@ from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags, launch
 from utils import probe
 from utils.checkpoints import convert, release
-from utils.reporting import reproduce_tables, results
+from utils.reporting import results
 from utils.reporting.log import read_log
 from utils.reporting.panels import panel_of
+from utils.reproduction import reproduce_tables
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.files.torch_file import load_checkpoint
 from wav2vec2.interop import native

@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from utils.reporting.log import LOG, read_log
-from utils.reporting.reproduce_tables import QUICKSTART_DIGITS
 from utils.reporting.results import (
     END,
     KEPT,
@@ -22,6 +21,7 @@ from utils.reporting.results import (
     with_output,
     with_tables,
 )
+from utils.reproduction.reproduce_tables import QUICKSTART_DIGITS
 from wav2vec2.cli.errors import UserError
 
 GOOD = {

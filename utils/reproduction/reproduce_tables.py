@@ -1,4 +1,4 @@
-"""Reproduce a table of the README: `python -m utils.reporting.reproduce_tables TABLE`.
+"""Reproduce a table of the README: `python -m utils.reproduction.reproduce_tables TABLE`.
 
 Runs recipes of scripts/, each with its own output folder below --runs_dir.  Finished ones are not
 run again, interrupted ones resume.  At the end, the figures are written to --output and printed
@@ -6,12 +6,10 @@ beside the published ones; `utils.reporting.report --update-docs` puts them into
 """
 
 import os
-import shlex
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,98 +21,22 @@ from utils.reporting.log import LOG, read_log
 from utils.reporting.panels import PUBLISHED_ACCURACY
 from utils.reporting.summarise_quickstart import LONG_ROW, RANDOM_ROW
 from utils.reporting.tables import PUBLISHED_LATENCY
+from utils.reproduction.label_efficiency import (
+    collect_label_efficiency,
+    label_efficiency_steps,
+)
+from utils.reproduction.steps import (
+    Fields,
+    Reproduction,
+    ReproductionOptions,
+    Step,
+    error_rates,
+    folder_of,
+    read_result,
+)
 from wav2vec2.cli.errors import UserError, run_command
 from wav2vec2.cli.flags import ArgumentParser, add_flags, from_flags
-from wav2vec2.files.output import prepare_folder, write_json, write_lines
-from wav2vec2.files.text import read_json
-
-FINISHED = "finished"
-"""File in a step's output folder with the command that finished."""
-
-Fields = dict[str, Any]
-"""Fields of a Measurement, at least its rows."""
-
-
-@dataclass(frozen=True)
-class ReproductionOptions:
-    """Reproduction"""
-
-    runs_dir: str = "results/tables"
-    """Folder of the runs, with a folder per table."""
-    output: str = ""
-    """File to write; docs/results/TABLE.json if empty."""
-    seeds: tuple[int, ...] = ()
-    """Seeds, each with its own run, of tables over several seeds.  Default: 1 to 8; of `elastic`
-    and `label_efficiency`, 1 to 3."""
-    gpus: tuple[int, ...] = (1, 4, 8)
-    """Numbers of GPUs in the throughput table."""
-    dry_run: bool = False
-    """Print the commands, one per line, and run nothing."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A recipe with its variables and flags."""
-
-    script: str
-    folder: Path
-    """Its OUTPUT_DIR."""
-    variables: dict[str, Any] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        values = {**self.variables, "OUTPUT_DIR": self.folder}
-        return {name: str(value) for name, value in values.items()}
-
-    @property
-    def words(self) -> list[str]:
-        return ["bash", f"scripts/{self.script}", *self.arguments]
-
-    def command(self) -> str:
-        """The command as a user would type it."""
-        pairs = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " ".join([*pairs, shlex.join(self.words)])
-
-    @property
-    def finished(self) -> bool:
-        """Whether this command has finished in its folder."""
-        marker = self.folder / FINISHED
-        return marker.is_file() and marker.read_text(encoding="utf-8").strip() == self.command()
-
-    def run(self) -> None:
-        """Run it unless it has finished; UserError if it fails."""
-        if self.finished:
-            print(f"== finished: {self.command()}", flush=True)
-            return
-        print(f"== {self.command()}", flush=True)
-        environment = {**os.environ, **self.environment}
-        code = subprocess.run(self.words, env=environment, cwd=results.ROOT).returncode
-        if code:
-            raise UserError(
-                f"{self.script} ended with exit code {code}, see above; fix that, then run this "
-                "command again to resume"
-            )
-        write_lines(prepare_folder("--runs_dir", self.folder) / FINISHED, [self.command()])
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """How a table is reproduced."""
-
-    needs: str
-    steps: Callable[[ReproductionOptions, Path], list[Step]]
-    collect: Callable[[list[Step]], Fields]
-    """The figures that the finished steps left."""
-    setting: str = "bf16"
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
-    partial: bool = False
-    """Whether `collect` takes steps of which some have not run: the table is then written after
-    each."""
-
-
-def read_result(path: Path) -> Any:
-    return read_json(path, "remove its folder and run again")
+from wav2vec2.files.output import prepare_folder, write_json
 
 
 def pretraining_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
@@ -250,21 +172,6 @@ def collect_error_rates(steps: list[Step]) -> Fields:
     return {"rows": rows}
 
 
-def _folder(name: str) -> str:
-    """The folder of a model or start with this name."""
-    return name.replace(" ", "_")
-
-
-def error_rates(summaries: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
-    """Median and range of `wer` or `uer` over evaluations, in percent."""
-    rates = [summary[metric] for summary in summaries]
-    return {
-        metric: round(statistics.median(rates), 2),
-        f"{metric}_lowest": round(min(rates), 2),
-        f"{metric}_highest": round(max(rates), 2),
-    }
-
-
 ELASTIC_MODELS: dict[str, tuple[str, Sequence[int]]] = {
     "fixed 1": ("1", (1,)),
     "fixed 2": ("2", (2,)),
@@ -285,7 +192,7 @@ def elastic_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     data = {"DATASET_DIR": os.environ.get("DATASET_DIR", folder / "data")}
     for name, (trained, factors) in ELASTIC_MODELS.items():
         for seed in options.seeds:
-            own = folder / _folder(name) / f"seed_{seed}"
+            own = folder / folder_of(name) / f"seed_{seed}"
             layers = {"HOURGLASS_CONFIG": f"[1,(2,{trained}),1]", "SEED": seed}
             steps.append(Step("quickstart.sh", own, data | ELASTIC_TRAINING | layers))
             weights = {"FINETUNED_MODEL": own / "finetune" / "wav2vec2_best.pt"}
@@ -306,167 +213,12 @@ def collect_elastic(steps: list[Step]) -> Fields:
     rows = {}
     for name, (_, factors) in ELASTIC_MODELS.items():
         for factor in factors:
-            summaries = found[_folder(name), str(factor)]
+            summaries = found[folder_of(name), str(factor)]
             speeds = [1 / summary["real_time_factor"] for summary in summaries]
             rows[f"{name}, run at {factor}"] = {
                 **error_rates(summaries, "wer"),
                 "speed": round(statistics.median(speeds), 1),
             }
-    return {"rows": rows}
-
-
-@dataclass(frozen=True)
-class Audio:
-    """What a start of the table `label_efficiency` is pre-trained on."""
-
-    folder: str
-    """Of the filelists, below the data."""
-    train: str
-    valid: str
-    updates: int
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-
-COMMAND_MINUTES = 120
-"""Of the spoken commands, the corpus `mini`."""
-
-COMMANDS = {
-    "the same 30 minutes": Audio("mini", "train-mini-30min", "dev-mini", 4_000),
-    f"{COMMAND_MINUTES} minutes": Audio("mini", "train-mini", "dev-mini", 16_000),
-}
-"""Name of a start of `mini` -> its audio."""
-
-
-def people(corpus: str) -> dict[str, Audio]:
-    """Name of a start -> its audio, for a corpus of recordings of people."""
-    # A spoken digit has 0.4 s.
-    short = {"MIN_SAMPLE_SIZE": 3_000}
-    return {
-        "the same corpus": Audio(corpus, "train", "valid", 4_000, short),
-        "all audio of people": Audio("people", "train", "valid", 16_000, short),
-    }
-
-
-@dataclass(frozen=True)
-class LabelledCorpus:
-    """A corpus of the table `label_efficiency`: filelists of a folder."""
-
-    labelled: tuple[str, ...]
-    """Of the audio with transcripts, from few to many."""
-    starts: Mapping[str, Audio]
-    """Name of a pre-trained start -> its audio, from little to much."""
-    valid: str
-    test: str
-    max_tokens: int
-    """MAX_TOKENS of the fine-tunings."""
-    source: str = ""
-    """Environment variable with the folder of its recordings; without it there are no such rows."""
-
-
-LABELLED = {
-    "mini": LabelledCorpus(
-        tuple(f"train-mini-{minutes}min" for minutes in (1, 3, 10, 30)),
-        COMMANDS,
-        "dev-mini",
-        "test-mini",
-        64_000,
-    ),
-    "digits": LabelledCorpus(
-        ("train-2min", "train-5min"), people("digits"), "valid", "test", 64_000, "DIGITS_DIR"
-    ),
-    "mboshi": LabelledCorpus(
-        ("train-5min", "train-20min"), people("mboshi"), "valid", "test", 96_000, "MBOSHI_DIR"
-    ),
-    "prompts": LabelledCorpus(
-        ("train-3min", "train-10min"), people("prompts"), "valid", "test", 96_000, "PROMPTS_DIR"
-    ),
-}
-
-RANDOM = "random weights"
-"""Start of a fine-tuning that shows what pre-training is worth."""
-
-FEW_MINUTES = 5
-"""With at most so many minutes of transcripts, masks gain; with more they cost (both starts)."""
-
-MASKS = {"MASK_PROB": 0.2, "MASK_CHANNEL_PROB": 0.1}
-
-SAME_UPDATES = 2_000
-"""Of each fine-tuning."""
-
-
-def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
-    """The data; for each seed the pre-trainings; for each amount of transcripts and each start a
-    fine-tuning and its evaluation."""
-    data = folder / "data"
-    given = {name: os.environ[name] for c in LABELLED.values() if (name := c.source) in os.environ}
-    # The names of the rows say how much audio there is, whatever MINUTES is outside.
-    steps = {data: Step("label_efficiency_data.sh", data, {"MINUTES": COMMAND_MINUTES, **given})}
-    device = {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0}
-    cells = [
-        (name, corpus, seed)
-        for name, corpus in LABELLED.items()
-        if not corpus.source or corpus.source in given
-        for seed in options.seeds
-    ]
-    for name, corpus, seed in cells:
-        weights = {}
-        for start, audio in corpus.starts.items():
-            weights[start] = folder / audio.folder / f"seed_{seed}" / _folder(start)
-            variables = {
-                **device,
-                "DATASET_DIR": data / audio.folder,
-                "VALID_SUBSET": audio.valid,
-                "SEED": seed,
-                "SPEEDS": "0.88 1 1.12",
-                **audio.variables,
-                "MODEL": "mini",
-                "TRAIN_SUBSET": audio.train,
-                "MAX_UPDATE": audio.updates,
-            }
-            pretraining = Step("pretrain_small.sh", weights[start], variables)
-            steps.setdefault(pretraining.folder, pretraining)
-        lists = {**device, "DATASET_DIR": data / name}
-        for labelled in corpus.labelled:
-            minutes = int(labelled.rpartition("-")[2].removesuffix("min"))
-            for start in (RANDOM, *corpus.starts):
-                random = start == RANDOM
-                tuned = folder / name / f"seed_{seed}" / labelled / _folder(start)
-                source = weights[list(corpus.starts)[-1] if random else start]
-                variables = {
-                    **lists,
-                    "VALID_SUBSET": corpus.valid,
-                    "SEED": seed,
-                    "MAX_TOKENS": corpus.max_tokens,
-                    "TRAIN_SUBSET": labelled,
-                    "PRETRAINED_MODEL": source / "wav2vec2_best.pt",
-                    "RANDOM_WEIGHTS": str(random).lower(),
-                    "MAX_UPDATE": SAME_UPDATES,
-                    "LEARNING_RATE": 0.004,
-                    **(MASKS if minutes <= FEW_MINUTES else {}),
-                }
-                steps[tuned] = Step("finetune_small.sh", tuned, variables)
-                best = {"FINETUNED_MODEL": tuned / "wav2vec2_best.pt"}
-                tested = {**lists, **best, "SUBSETS": corpus.test}
-                steps[tuned / "test"] = Step("inference.sh", tuned / "test", tested)
-    return list(steps.values())
-
-
-def collect_label_efficiency(steps: list[Step]) -> Fields:
-    """Error rates of each cell that has finished: median, lowest and highest over its seeds."""
-    cells: dict[str, list[Any]] = {}
-    for step in steps:
-        if step.script == "inference.sh" and step.finished:
-            name, _, labelled, start, _ = step.folder.parts[-5:]
-            row = f"{name}, {labelled.rpartition('-')[2]}, {start.replace('_', ' ')}"
-            summary = read_result(step.folder / f"summary_{LABELLED[name].test}.json")
-            cells.setdefault(row, []).append(summary)
-    rows = {}
-    for row, summaries in cells.items():
-        rows[row] = {
-            **error_rates(summaries, "wer"),
-            **error_rates(summaries, "uer"),
-            "seeds": len(summaries),
-        }
     return {"rows": rows}
 
 
@@ -585,7 +337,7 @@ def describe_environment() -> Fields:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser("utils.reporting.reproduce_tables", __doc__)
+    parser = ArgumentParser("utils.reproduction.reproduce_tables", __doc__)
     parser.add_argument(
         "table", nargs="?", metavar="TABLE", help=f"one of {', '.join(REPRODUCTIONS)}"
     )

@@ -1,0 +1,1 @@
+"""The command that reproduces the tables: the recipes that it runs, and what it collects."""
