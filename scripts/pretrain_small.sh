@@ -33,7 +33,7 @@ set -euo pipefail
 : "${ACTIVATION_DROPOUT:=0.0}"
 : "${ENCODER_LAYERDROP:=0.0}"
 : "${FEATURE_GRAD_MULT:=1.0}"    # 0: the feature extractor is not trained
-: "${GUMBEL_TEMPERATURE:=2.0 0.5 0.999995}" # start, end, decay per update
+: "${GUMBEL_TEMPERATURE:=2.0 0.5 0}" # start, end, decay per update; 0: the end comes at half of MAX_UPDATE
 
 : "${MAX_UPDATE:=16000}"         # updates in total
 : "${WARMUP_UPDATES:=}"          # default: a tenth of MAX_UPDATE

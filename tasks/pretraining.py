@@ -192,7 +192,7 @@ class PretrainingTask:
         check_settings(data, crop, architecture, masking)
         self.data, self.crop, self.architecture = data, crop, architecture
         self.regularisation, self.masking, self.objective = regularisation, masking, objective
-        self.run, self.device = run, device
+        self.run, self.device, self.max_update = run, device, recipe.schedule.max_update
         named = read_manifests("--train_subset", data.dataset_dir, data.train_subset)
         corpora = filter_corpora(
             {name: at_speeds(manifest, data.speeds) for name, manifest in named.items()},
@@ -287,7 +287,9 @@ class PretrainingTask:
         self.model.wav2vec2.set_factor(factor)
 
     def forward(self, batch: TrainingBatch, update: int) -> MicroBatchResult:
-        temperature = gumbel_temperature(update, *self.objective.gumbel_temperature)
+        temperature = gumbel_temperature(
+            update, self.max_update, *self.objective.gumbel_temperature
+        )
         output = self.model(
             PretrainingBatch(batch.waveforms, batch.draws),
             temperature=temperature,

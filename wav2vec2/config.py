@@ -411,7 +411,8 @@ class ContrastiveObjective:
     """Weights of the diversity loss and of the features penalty; each is multiplied by the number
     of masked frames."""
     gumbel_temperature: tuple[float, float, float] = (2.0, 0.5, 0.999995)
-    """Start, end, and decay per update of the Gumbel-softmax temperature."""
+    """Start, end, and decay per update of the Gumbel-softmax temperature.  Decay 0: the end is
+    reached at half of the updates, however many there are."""
 
     def __post_init__(self) -> None:
         _check_finite(self)
@@ -431,7 +432,7 @@ class ContrastiveObjective:
         )
         start, end, decay = self.gumbel_temperature
         _check(
-            start >= end > 0 and 0 < decay <= 1,
+            start >= end > 0 and 0 <= decay <= 1,
             f"--gumbel_temperature {_as_flag(self.gumbel_temperature)}: needs start >= end > 0, "
-            "0 < decay <= 1",
+            "0 <= decay <= 1",
         )

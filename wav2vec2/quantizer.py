@@ -15,9 +15,13 @@ def perplexity(mean_assignment: Tensor) -> Tensor:
     return entropy.exp().sum()
 
 
-def gumbel_temperature(update: int, start: float, end: float, decay: float) -> float:
+def gumbel_temperature(
+    update: int, max_update: int, start: float, end: float, decay: float
+) -> float:
     """Temperature during update `update`, counted from 1: `start`, times `decay` per update, at
-    least `end`."""
+    least `end`.  Decay 0: the factor per update that leads to `end` at half of `max_update`."""
+    if not decay:
+        decay = (end / start) ** (2 / max_update)
     return max(start * decay ** (update - 1), end)
 
 

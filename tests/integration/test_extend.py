@@ -9,7 +9,11 @@ import train
 from tasks.recipes import parse_recipe, prepare_trainer
 from tests.integration.conftest import flags
 from tests.integration.test_bad_input import one_line
-from tests.integration.test_training import pretrained, stop_during  # noqa: F401 (fixture)
+from tests.integration.test_training import (  # noqa: F401 (fixture)
+    log_records,
+    pretrained,
+    stop_during,
+)
 from wav2vec2.cli.errors import StoppedBySignal, UserError
 from wav2vec2.files.torch_file import load_checkpoint
 
@@ -65,6 +69,19 @@ def test_a_run_that_was_extended_is_resumed_with_the_flag(corpus, tmp_path):
     trainer_of(corpus, tmp_path, **later, extend=True).train()
     with pytest.raises(UserError, match="hold_updates was 1, is now 2.*, keep --extend"):
         trainer_of(corpus, tmp_path, **later)
+
+
+def test_a_temperature_by_the_number_of_updates_follows_the_extension(corpus, tmp_path):
+    """As the learning rate does: that of a run which was planned for so many updates."""
+    command = flags("pretrain", corpus, tmp_path, max_update=1)
+    falling = ["--gumbel_temperature", "2", "0.5", "0"]
+    for changed in ([], ["--max_update", "8", "--extend", "true"]):
+        recipe = parse_recipe([*command, *falling, *changed])
+        prepare_trainer(recipe, torch.device("cpu")).train()
+    lines = [r["data"] for r in log_records(tmp_path) if len(r.get("step", ())) == 3]
+    found = [data["train_temperature"] for data in lines if "train_temperature" in data]
+    expected = [2.0, *(2 * 0.25 ** (update / 4) for update in (1, 2, 3)), *[0.5] * 4]
+    assert found == pytest.approx(expected)
 
 
 def test_what_is_refused(corpus, pretrained, tmp_path, command):  # noqa: F811

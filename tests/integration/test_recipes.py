@@ -127,8 +127,8 @@ def test_other_finetuning_recipes(corpus, mini_checkpoint, tmp_path, recipe):
 
 @pytest.mark.parametrize("model", ["mini", "small"])
 def test_small_recipes(corpus, tmp_path, model):
-    """From audio to a recogniser by MODEL alone; the hourglass, learning rate, warm-up and batches
-    follow."""
+    """From audio to a recogniser by MODEL alone; the hourglass, learning rate, warm-up, temperature
+    and batches follow."""
     updates = {"MAX_UPDATE": "2", "LOG_FREQUENCY": "1"}
     shared = {**updates, "CPU": "true", "DATASET_DIR": corpus, "VALID_SUBSET": "dev"}
     pretrained, tuned = tmp_path / "pretrain", tmp_path / "finetune"
@@ -139,6 +139,9 @@ def test_small_recipes(corpus, tmp_path, model):
     assert "effective batch size differs" not in result.stderr
     found = json.loads((pretrained / "config.json").read_text())
     assert found["learning_rate"] == {"mini": 0.002, "small": 0.001}[model]
+    logged = [r["data"] for r in log_records(pretrained) if len(r.get("step", ())) == 3]
+    temperatures = [data["train_temperature"] for data in logged if "train_loss" in data]
+    assert temperatures == [2.0, 0.5]  # at its end from half of the updates
 
     shared |= {"PRETRAINED_MODEL": pretrained / "wav2vec2_best.pt", "SPEEDS": "0.9 1 1.1"}
     result = script("finetune_small.sh", **shared, OUTPUT_DIR=tuned)

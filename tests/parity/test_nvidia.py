@@ -328,7 +328,7 @@ def test_30_updates_of_pretraining(pretrain, noise, eps, bound):
 
     def forward(step, update):
         noise(step)
-        temperature = gumbel_temperature(update, *objective.gumbel_temperature)
+        temperature = gumbel_temperature(update, MAX_UPDATE, *objective.gumbel_temperature)
         output = model(batch_of(step, args["num_negatives"]), temperature=temperature)
         assert output.targets == step["size"]
         return result_of(output.loss, output.targets)

@@ -277,7 +277,9 @@ class TransformersTask:
         self.ours.begin_update(update)
         kept = [n for n, keep in zip(self.layers, self.kept_layers) if keep]
         self.model.wav2vec2.encoder.layers = torch.nn.ModuleList(kept)
-        temperature = gumbel_temperature(update, *self.ours.objective.gumbel_temperature)
+        temperature = gumbel_temperature(
+            update, self.ours.max_update, *self.ours.objective.gumbel_temperature
+        )
         self.model.set_gumbel_temperature(temperature)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from utils.reproduction.steps import (
+    SLOW_TEMPERATURE,
     Fields,
     ReproductionOptions,
     Step,
@@ -122,6 +123,7 @@ def label_efficiency_steps(options: ReproductionOptions, folder: Path) -> list[S
                 "VALID_SUBSET": audio.valid,
                 "SEED": seed,
                 "SPEEDS": "0.88 1 1.12",
+                **SLOW_TEMPERATURE,
                 **audio.variables,
                 "MODEL": "mini",
                 "TRAIN_SUBSET": audio.train,

@@ -26,6 +26,7 @@ from utils.reproduction.label_efficiency import (
     label_efficiency_steps,
 )
 from utils.reproduction.steps import (
+    SLOW_TEMPERATURE,
     Fields,
     Reproduction,
     ReproductionOptions,
@@ -237,6 +238,7 @@ def codebook_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
     code."""
     shared = {"MODEL": "mini", "MAX_UPDATE": CODEBOOK_UPDATES[-1], "LOG_FREQUENCY": 50}
     shared |= {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0, "SPEEDS": ""}
+    shared |= SLOW_TEMPERATURE
     return [
         Step("pretrain_small.sh", folder / name, shared | variables)
         for name, variables in CODEBOOKS.items()

@@ -129,6 +129,8 @@ def test_hourglass_must_have_all_layers():
         (Masking, {"mask_span": 0}, "--mask_span"),
         (ContrastiveObjective, {"distractors": 0}, "--distractors"),
         (ContrastiveObjective, {"gumbel_temperature": (0.5, 2.0, 0.9)}, "--gumbel_temperature"),
+        (ContrastiveObjective, {"gumbel_temperature": (2.0, 0.5, 1.1)}, "0 <= decay <= 1"),
+        (ContrastiveObjective, {"gumbel_temperature": (2.0, 0.5, -0.1)}, "0 <= decay <= 1"),
         (ContrastiveObjective, {"logit_temperature": 0.0}, "--logit_temperature 0.0"),
         (ContrastiveObjective, {"loss_weights": (-0.1, 10.0)}, "--loss_weights -0.1 10.0"),
         (Masking, {"mask_distribution": "gamma"}, "--mask_distribution gamma: choose static, uni"),

@@ -94,6 +94,20 @@ def test_half_precision_inputs_are_quantized_in_fp32():
 
 def test_gumbel_temperature_is_annealed_per_update():
     schedule = (2.0, 0.5, 0.9)
-    assert gumbel_temperature(1, *schedule) == 2.0
-    assert gumbel_temperature(2, *schedule) == pytest.approx(1.8)
-    assert gumbel_temperature(1000, *schedule) == 0.5
+    assert gumbel_temperature(1, 4000, *schedule) == 2.0
+    assert gumbel_temperature(2, 4000, *schedule) == pytest.approx(1.8)
+    assert gumbel_temperature(1000, 4000, *schedule) == 0.5
+
+
+@pytest.mark.parametrize("updates", [2, 100, 16_000])
+def test_gumbel_temperature_without_decay_reaches_its_end_at_half_of_the_updates(updates):
+    temperatures = [gumbel_temperature(n, updates, 2.0, 0.5, 0.0) for n in range(1, updates + 1)]
+    half = updates // 2
+    assert temperatures[0] == 2.0
+    assert temperatures[half // 2] == pytest.approx(2.0 * 0.25 ** (half // 2 / half))
+    assert temperatures[half - 1] > 0.5
+    assert temperatures[half:] == pytest.approx([0.5] * half)
+
+
+def test_a_constant_gumbel_temperature():
+    assert gumbel_temperature(7, 10, 1.5, 1.5, 0.0) == 1.5

@@ -82,6 +82,8 @@ def test_recordings_of_people_are_in_the_table_where_their_folder_is_given(tmp_p
     assert scripts == ["pretrain_small.sh"] * 2 + ["finetune_small.sh", "inference.sh"] * 6
     # On the corpus alone, and on all of them.
     assert [step.variables["DATASET_DIR"].name for step in added[:2]] == ["digits", "people"]
+    pretrained = [step.variables for step in steps if step.script == "pretrain_small.sh"]
+    assert {v["GUMBEL_TEMPERATURE"] for v in pretrained} == {"2.0 0.5 0.999995"}
     tuned = [step.variables for step in added if step.script == "finetune_small.sh"]
     assert len({(v["MAX_UPDATE"], v["MAX_TOKENS"]) for v in tuned}) == 1
     sources = {v["PRETRAINED_MODEL"].parent for v in tuned}
