@@ -85,7 +85,8 @@ recipe() {
 
 pretrain_mini() {
     # The published error rates were measured with this temperature.
-    GUMBEL_TEMPERATURE="2.0 0.5 0.999995" OUTPUT_DIR=$OUTPUT_DIR/pretrain MODEL=mini HOURGLASS_CONFIG=$HOURGLASS_CONFIG \
+    GUMBEL_TEMPERATURE="2.0 0.5 0.999995" \
+        OUTPUT_DIR=$OUTPUT_DIR/pretrain MODEL=mini HOURGLASS_CONFIG=$HOURGLASS_CONFIG \
         TRAIN_SUBSET=train-mini MAX_UPDATE=$PRETRAIN_UPDATES LEARNING_RATE=$PRETRAIN_LEARNING_RATE \
         SPEEDS=$PRETRAIN_SPEEDS recipe pretrain_small.sh --validate_at_start
 }

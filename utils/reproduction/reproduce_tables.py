@@ -234,8 +234,8 @@ CODEBOOK_UPDATES = (50, 100, 200, 300, 500, 1_000, 1_500, 2_000)
 
 
 def codebook_steps(options: ReproductionOptions, folder: Path) -> list[Step]:
-    """Two pre-trainings on the corpus in DATASET_DIR: the small recipe's, and one as in the paper's
-    code."""
+    """Two pre-trainings on the corpus in DATASET_DIR, both with the slow temperature: the small
+    recipe's, and one with the weights and distractors of the paper's code."""
     shared = {"MODEL": "mini", "MAX_UPDATE": CODEBOOK_UPDATES[-1], "LOG_FREQUENCY": 50}
     shared |= {"CPU": str(not torch.cuda.is_available()).lower(), "NUM_WORKERS": 0, "SPEEDS": ""}
     shared |= SLOW_TEMPERATURE

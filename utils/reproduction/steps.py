@@ -18,8 +18,8 @@ FINISHED = "finished"
 """File in a step's output folder with the command that finished."""
 
 SLOW_TEMPERATURE = {"GUMBEL_TEMPERATURE": "2.0 0.5 0.999995"}
-"""Variables of a pre-training whose published figures have the decay of the Base recipe, instead of
-the small recipe's, which depends on the number of updates."""
+"""The decay of the Base recipe, with which the published figures were measured.  That of the small
+recipe depends on the number of updates."""
 
 Fields = dict[str, Any]
 """Fields of a Measurement, at least its rows."""
